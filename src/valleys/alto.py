@@ -1,0 +1,196 @@
+"""The public classes ALTO (E on LAMB) and Lamb: their options and defaults."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from valleys._layerwise import Layerwise, Params
+
+__all__ = ["ALTO", "Lamb"]
+
+
+class ALTO(Layerwise):
+    r"""LAMB fed by E: large-batch training that goes on along the valley.
+
+    .. math::
+        a_k &= \beta_1 a_{k-1} + (1-\beta_1)(g_k - g_{k-1}), \qquad \tilde g_k = g_k + \alpha a_k \\
+        m_k &= \beta_2 m_{k-1} + (1-\beta_2) \tilde g_k, \qquad
+        v_k = \beta_3 v_{k-1} + (1-\beta_3) \tilde g_k^2 \\
+        r_k &= \frac{m_k / (1-\beta_2^k)}{\sqrt{v_k / (1-\beta_3^k)} + \epsilon_1} + \lambda \theta_{k-1} \\
+        \theta_k &= \theta_{k-1} - \eta\, r_k \frac{\phi(|\theta|)}{|r_k| + \epsilon_2 \phi(|\theta|)},
+        \qquad \phi(x) = x + \epsilon_3
+
+    for each parameter tensor ("layer") by itself; E's part in one buffer instead of two, so three buffers in all. They
+    are float32 where the parameter is float16 or bfloat16. Norms accumulate in float32 or better.
+
+    Two departures from the paper: the ratio is 1 where the parameter is exactly zero (LAMB's convention; the paper's
+    phi would hold such a layer at eps3), and where the weight decay is at least as large as the rest of the update (an
+    unused expert, say, which the ratio would otherwise shrink by lr per step).
+
+    Every option may be set per parameter group.
+
+    Args:
+        params: parameters, named parameters or parameter groups; :func:`valleys.param_groups` makes good ones.
+        lr: learning rate, >= 0: the relative length of a layer's step. A tensor is allowed. Default: 1e-2.
+        betas: memory of E, of the first and of the second moment, each in [0, 1). Default: (0.99, 0.9, 0.99).
+        alpha: strength of E, ``|alpha| * (1 - betas[0]) < 1``; below 0 explores, above 0 exploits. Default: -5.
+        eps: eps1, >= 0, added to the root of the second moment. Default: 1e-6.
+        weight_decay: lambda, >= 0; part of the update whose length the ratio sets. Default: 1e-4.
+        trust_eps: eps2, >= 0. Default: 1e-6.
+        norm_eps: eps3, >= 0. Default: 1e-10.
+        bias_correction: divide the moments by 1 - beta^k (Alg. 2); False is Alg. 1. Default: True.
+        layer_adaptation: apply the ratio; False leaves Adam's update with decoupled weight decay. Default: True.
+        trust_clip: bounds of the ratio, ``(low, high)`` or the upper one. Default: None, no bounds.
+        max_grad_norm: clip the group's gradients to this l2 norm, > 0, without changing ``.grad``. Default: None.
+        accelerate: the moments that E's gradient enters, of "momentum" and "second_moment". Default: both.
+        maximize: ascend instead of descend. Default: False.
+        foreach: multi-tensor operations instead of a loop; None: on accelerators. Default: None.
+        fused: True insists on a fused kernel, which this version does not have. Default: None.
+        capturable: keep the step count on the parameter's device, for CUDA graphs. Default: False.
+        differentiable: let autograd follow the step. Default: False.
+
+    Raises:
+        ValueError: an option out of its range, also in a group, also later in ``add_param_group``.
+        RuntimeError: ``fused=True``; ``differentiable`` together with ``foreach`` or ``capturable``; sparse gradients.
+
+    Example:
+        >>> import torch, valleys
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        >>> optimizer = valleys.ALTO(valleys.param_groups(model, weight_decay=1e-4), lr=1e-2)
+        >>> loss = model(torch.ones(4, 2)).square().mean()
+        >>> loss.backward()
+        >>> optimizer.step()
+
+    Source: Zhao et al. 2025 (arXiv 2510.27153), Alg. 2 and, without bias correction, Alg. 1.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-2,
+        betas: tuple[float, float, float] = (0.99, 0.9, 0.99),
+        alpha: float = -5.0,
+        eps: float = 1e-6,
+        weight_decay: float = 1e-4,
+        *,
+        trust_eps: float = 1e-6,
+        norm_eps: float = 1e-10,
+        bias_correction: bool = True,
+        layer_adaptation: bool = True,
+        trust_clip: float | tuple[float, float] | None = None,
+        max_grad_norm: float | None = None,
+        accelerate: tuple[str, ...] = ("momentum", "second_moment"),
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "alpha": alpha,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "trust_eps": trust_eps,
+                "norm_eps": norm_eps,
+                "bias_correction": bias_correction,
+                "layer_adaptation": layer_adaptation,
+                "trust_clip": trust_clip,
+                "max_grad_norm": max_grad_norm,
+                "accelerate": accelerate,
+                "maximize": maximize,
+                "foreach": foreach,
+                "fused": fused,
+                "capturable": capturable,
+                "differentiable": differentiable,
+            },
+        )
+
+
+class Lamb(Layerwise):
+    r"""LAMB: ALTO at alpha = 0, without E's buffer.
+
+    .. math::
+        \theta_k = \theta_{k-1} - \eta\, r_k \frac{\phi(|\theta|)}{|r_k| + \epsilon_2 \phi(|\theta|)}, \qquad
+        r_k = \frac{m_k / (1-\beta_2^k)}{\sqrt{v_k / (1-\beta_3^k)} + \epsilon_1} + \lambda \theta_{k-1}
+
+    The baseline for :class:`valleys.ALTO`, with the same options, departures and backends. No gradient is clipped
+    unless ``max_grad_norm`` says so; other LAMBs differ there and elsewhere, see docs/lamb.md.
+
+    Args:
+        params: parameters, named parameters or parameter groups; :func:`valleys.param_groups` makes good ones.
+        lr: learning rate, >= 0. A tensor is allowed. Default: 1e-3.
+        betas: decay rates of the first and second moment, each in [0, 1). Default: (0.9, 0.999).
+        eps: eps1, >= 0, added to the root of the second moment. Default: 1e-6.
+        weight_decay: lambda, >= 0. Default: 0.01.
+        trust_eps: eps2, >= 0; 0 is LAMB's own ratio. Default: 1e-6.
+        norm_eps: eps3, >= 0; 0 is LAMB's own ratio. Default: 1e-10.
+        bias_correction: as in :class:`valleys.ALTO`. Default: True.
+        layer_adaptation: as in :class:`valleys.ALTO`. Default: True.
+        trust_clip: as in :class:`valleys.ALTO`. Default: None.
+        max_grad_norm: as in :class:`valleys.ALTO`. Default: None.
+        maximize: ascend instead of descend. Default: False.
+        foreach: as in :class:`valleys.ALTO`. Default: None.
+        fused: as in :class:`valleys.ALTO`. Default: None.
+        capturable: as in :class:`valleys.ALTO`. Default: False.
+        differentiable: as in :class:`valleys.ALTO`. Default: False.
+
+    Raises:
+        ValueError: an option out of its range, also in a group, also later in ``add_param_group``.
+        RuntimeError: ``fused=True``; ``differentiable`` together with ``foreach`` or ``capturable``; sparse gradients.
+
+    Example:
+        >>> import torch, valleys
+        >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> optimizer = valleys.Lamb([weight], lr=0.1, weight_decay=0.0, trust_eps=0.0, norm_eps=0.0)
+        >>> weight.grad = torch.tensor([1.0, -1.0])
+        >>> optimizer.step()  # a step of length lr * |weight| = 0.5 along (-1, 1)
+        >>> weight.data
+        tensor([2.6464, 4.3536])
+
+    Source: You et al. 2019 (arXiv 1904.00962), Alg. 2; phi and eps2 as in Zhao et al. 2025 (arXiv 2510.27153).
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        *,
+        trust_eps: float = 1e-6,
+        norm_eps: float = 1e-10,
+        bias_correction: bool = True,
+        layer_adaptation: bool = True,
+        trust_clip: float | tuple[float, float] | None = None,
+        max_grad_norm: float | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "trust_eps": trust_eps,
+                "norm_eps": norm_eps,
+                "bias_correction": bias_correction,
+                "layer_adaptation": layer_adaptation,
+                "trust_clip": trust_clip,
+                "max_grad_norm": max_grad_norm,
+                "maximize": maximize,
+                "foreach": foreach,
+                "fused": fused,
+                "capturable": capturable,
+                "differentiable": differentiable,
+            },
+        )

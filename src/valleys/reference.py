@@ -1,0 +1,249 @@
+"""The mathematics in the paper's symbols: both forms of E, Algs. 1-5, LAMB. Slow, out of place, any dtype.
+
+Everything else in the package is tested against these functions. They hold no state: what a step needs goes in, what
+the next step needs comes out. ``theta``, ``g``, ``a``, ``m``, ``v`` and ``s`` have the shape of one parameter ("layer").
+
+Source: Zhao et al. 2025 (arXiv 2510.27153), Algs. 1-5; the one-buffer form is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Moments",
+    "OneBuffer",
+    "TwoBuffer",
+    "alto",
+    "alto_vanilla",
+    "any_optimizer",
+    "clip",
+    "eadam",
+    "esgd",
+    "explore",
+    "lamb",
+    "phi",
+    "trust_ratio",
+    "zeros",
+]
+
+T = TypeVar("T")
+
+
+class TwoBuffer(NamedTuple):
+    """E's memory as the paper writes it: ``a`` = a_{k-1}, ``g`` = g_{k-1}; both start at zero."""
+
+    a: Tensor
+    g: Tensor
+
+
+class OneBuffer(NamedTuple):
+    """E's memory in one buffer: ``s`` = s_{k-1}, the EMA of the gradient; starts at zero."""
+
+    s: Tensor
+
+
+class Moments(NamedTuple):
+    """First and second moment after ``k`` steps."""
+
+    m: Tensor
+    v: Tensor
+    k: int
+
+
+def zeros(theta: Tensor) -> Moments:
+    """The moments before the first step."""
+    return Moments(torch.zeros_like(theta), torch.zeros_like(theta), 0)
+
+
+def explore(
+    g: Tensor, memory: TwoBuffer | OneBuffer, alpha: float, b1: float
+) -> tuple[Tensor, TwoBuffer | OneBuffer]:
+    """The gradient that E hands on, and E's next memory.
+
+    Two buffers (the paper):  a_k = b1 a_{k-1} + (1-b1)(g_k - g_{k-1}),   g~_k = g_k + alpha a_k.
+    One buffer (ours):        g~_k = g_k + c (g_k - s_{k-1}),   s_k = b1 s_{k-1} + (1-b1) g_k,   c = alpha (1-b1).
+
+    The forms agree because a_k = s_k - s_{k-1}, as long as alpha and b1 do not change during the run.
+    """
+    if isinstance(memory, TwoBuffer):
+        a = b1 * memory.a + (1 - b1) * (g - memory.g)
+        return g + alpha * a, TwoBuffer(a, g)
+    c = alpha * (1 - b1)
+    return g + c * (g - memory.s), OneBuffer(b1 * memory.s + (1 - b1) * g)
+
+
+def phi(x: Tensor, eps3: float) -> Tensor:
+    """phi(x) = x + eps3, the paper's bound of a layer's norm away from zero."""
+    return x + eps3
+
+
+def trust_ratio(
+    theta: Tensor,
+    u: Tensor,
+    lam: float,
+    *,
+    eps2: float,
+    eps3: float,
+    clip: tuple[float, float] | None = None,
+) -> Tensor:
+    """phi(|theta|) / (|r| + eps2 phi(|theta|)) with r = u + lam theta, or 1 where that means nothing.
+
+    It means nothing where theta = 0 (LAMB's convention) and where |u| <= lam |theta|: the update is then mostly weight
+    decay (all of it, where the gradient is zero), which the ratio would blow up to a shrinkage by lr per step. Both are
+    departures from the paper.
+    """
+    r = u + lam * theta
+    w_norm, u_norm, r_norm = (torch.linalg.vector_norm(x) for x in (theta, u, r))
+    w = phi(w_norm, eps3)
+    ratio = w / (r_norm + eps2 * w)
+    if clip is not None:
+        ratio = ratio.clamp(*clip)
+    meaningful = (w_norm > 0) & (u_norm > lam * w_norm)
+    return torch.where(meaningful, ratio, torch.ones_like(ratio))
+
+
+def alto(
+    theta: Tensor,
+    g: Tensor,
+    memory: TwoBuffer | OneBuffer | None,
+    moments: Moments,
+    *,
+    lr: float | Tensor,
+    alpha: float,
+    b1: float,
+    b2: float,
+    b3: float,
+    lam: float,
+    eps1: float,
+    eps2: float,
+    eps3: float,
+    bias_correction: bool = True,
+    layer_adaptation: bool = True,
+    in_m: bool = True,
+    in_v: bool = True,
+    ratio_clip: tuple[float, float] | None = None,
+) -> tuple[Tensor, TwoBuffer | OneBuffer | None, Moments]:
+    """Alg. 2 (and, with ``memory`` None, LAMB): one step of one layer.
+
+    m = b2 m + (1-b2) g~,  v = b3 v + (1-b3) g~^2,  mh = m / (1-b2^k),  vh = v / (1-b3^k),
+    u = mh / (sqrt(vh) + eps1),  r = u + lam theta,  theta -= lr * trust_ratio * r.
+
+    ``bias_correction``, ``layer_adaptation``, ``in_m`` and ``in_v`` are the switches of the paper's Table 7.
+    """
+    adapted = g
+    if memory is not None:
+        adapted, memory = explore(g, memory, alpha, b1)
+    for_m, for_v = adapted if in_m else g, adapted if in_v else g
+    k = moments.k + 1
+    m = b2 * moments.m + (1 - b2) * for_m
+    v = b3 * moments.v + (1 - b3) * for_v * for_v
+    mh, vh = (m / (1 - b2**k), v / (1 - b3**k)) if bias_correction else (m, v)
+    u = mh / (vh.sqrt() + eps1)
+    ratio = trust_ratio(theta, u, lam, eps2=eps2, eps3=eps3, clip=ratio_clip) if layer_adaptation else 1.0
+    return theta - lr * ratio * (u + lam * theta), memory, Moments(m, v, k)
+
+
+def alto_vanilla(
+    theta: Tensor,
+    g: Tensor,
+    memory: TwoBuffer | OneBuffer,
+    moments: Moments,
+    *,
+    lr: float,
+    alpha: float,
+    b1: float,
+    b2: float,
+    b3: float,
+    lam: float,
+    eps1: float,
+    eps2: float,
+    eps3: float,
+) -> tuple[Tensor, TwoBuffer | OneBuffer | None, Moments]:
+    """Alg. 1: Alg. 2 without bias correction; the paper's theorems are stated for it."""
+    symbols = {"alpha": alpha, "b1": b1, "b2": b2, "b3": b3, "lam": lam, "eps1": eps1, "eps2": eps2, "eps3": eps3}
+    return alto(theta, g, memory, moments, lr=lr, bias_correction=False, **symbols)
+
+
+def lamb(
+    theta: Tensor,
+    g: Tensor,
+    moments: Moments,
+    *,
+    lr: float,
+    b2: float,
+    b3: float,
+    lam: float,
+    eps1: float,
+    eps2: float,
+    eps3: float,
+) -> tuple[Tensor, Moments]:
+    """LAMB: Alg. 2 at alpha = 0."""
+    symbols = {"b2": b2, "b3": b3, "lam": lam, "eps1": eps1, "eps2": eps2, "eps3": eps3}
+    theta, _, moments = alto(theta, g, None, moments, lr=lr, alpha=0.0, b1=0.0, **symbols)
+    return theta, moments
+
+
+def esgd(
+    theta: Tensor,
+    g: Tensor,
+    memory: TwoBuffer | OneBuffer,
+    m: Tensor,
+    *,
+    lr: float,
+    alpha: float,
+    b1: float,
+    b2: float,
+) -> tuple[Tensor, TwoBuffer | OneBuffer, Tensor]:
+    """Alg. 3: m = b2 m + (g + alpha a);  theta -= lr m."""
+    adapted, memory = explore(g, memory, alpha, b1)
+    m = b2 * m + adapted
+    return theta - lr * m, memory, m
+
+
+def eadam(
+    theta: Tensor,
+    g: Tensor,
+    memory: TwoBuffer | OneBuffer,
+    moments: Moments,
+    *,
+    lr: float,
+    alpha: float,
+    b1: float,
+    b2: float,
+    b3: float,
+    eps: float,
+) -> tuple[Tensor, TwoBuffer | OneBuffer, Moments]:
+    """Alg. 4: Adam with g + alpha a in place of g, in both moments."""
+    adapted, memory = explore(g, memory, alpha, b1)
+    k = moments.k + 1
+    m = b2 * moments.m + (1 - b2) * adapted
+    v = b3 * moments.v + (1 - b3) * adapted * adapted
+    mh, vh = m / (1 - b2**k), v / (1 - b3**k)
+    return theta - lr * mh / (vh.sqrt() + eps), memory, Moments(m, v, k)
+
+
+def any_optimizer(
+    rule: Callable[[Tensor, Tensor, T], tuple[Tensor, T]],
+    theta: Tensor,
+    g: Tensor,
+    memory: TwoBuffer | OneBuffer,
+    state: T,
+    *,
+    alpha: float,
+    b1: float,
+) -> tuple[Tensor, TwoBuffer | OneBuffer, T]:
+    """Alg. 5: ``rule(theta, gradient, state) -> (theta, state)``, any optimizer, fed g + alpha a."""
+    adapted, memory = explore(g, memory, alpha, b1)
+    theta, state = rule(theta, adapted, state)
+    return theta, memory, state
+
+
+def clip(gs: Sequence[Tensor], max_norm: float) -> list[Tensor]:
+    """All gradients of a group times min(1, max_norm / (|g| + 1e-6)), as ``torch.nn.utils.clip_grad_norm_`` has it."""
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gs]))
+    return [g * (max_norm / (norm + 1e-6)).clamp(max=1.0) for g in gs]
