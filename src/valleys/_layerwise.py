@@ -149,7 +149,7 @@ class Layerwise(Optimizer):
             buffer = state.get("explore_exp_avg")
             moments = reference.Moments(state["exp_avg"], state["exp_avg_sq"], int(state["step"].item()) - 1)
             new, memory, moments = reference.alto(
-                param.to(moments.m.dtype),
+                param.clone().to(moments.m.dtype),  # autograd keeps it; the parameter is overwritten below
                 grad.to(moments.m.dtype),
                 None if buffer is None else reference.OneBuffer(buffer),
                 moments,

@@ -16,8 +16,8 @@ from valleys.hyperparameters import check_range
 
 __all__ = ["param_groups"]
 
-# Found rather than listed, so that torch's next norm layer is known too; the private bases (_NormBase) bring in
-# the layers others derive from them.
+# Found rather than listed, so that torch's next norm layer is known too; with the private bases (_NormBase),
+# from which third parties derive theirs.
 _TORCH_NORMS: tuple[type, ...] = tuple(
     {
         base
@@ -40,42 +40,44 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Split a model's parameters into weights, and norms and biases without decay or layerwise ratio.
 
-    Weights get ``weight_decay`` and ``layer_adaptation=True``; norms, gains and biases get ``weight_decay=0.0`` and
-    ``layer_adaptation=False``. The latter is the option of ``ALTO`` and ``Lamb`` that turns the trust ratio off for a
-    group: a tensor that starts at zero has a tiny norm and would hardly move under it. Other optimizers ignore it.
+    Weights get ``weight_decay`` and ``layer_adaptation=True``; norms, gains and biases get
+    ``weight_decay=0.0`` and ``layer_adaptation=False``. The latter is the option of ``ALTO`` and ``Lamb``
+    that turns the trust ratio off for a group: a tensor that starts at zero has a tiny norm and would hardly
+    move under it. Other optimizers ignore it.
 
     In the second group is every parameter that
 
     * has at most one dimension: biases, norms, PReLU slopes, layer scales, scalars;
-    * is a bias by name, whatever its shape: ``bias`` is a word of the name and ``weight`` is not (``bias_ih_l0``,
-      ``in_proj_bias``, ``bias_k``, ``relative_position_bias_table``);
-    * belongs directly to a norm layer: the weight and bias of a torch norm layer and its subclasses in any shape; and,
-      in a layer whose class name contains "norm" but which extends no other torch layer, parameters with at most one
-      dimension above 1, such as ``(1, C, 1, 1)``, or the shape the layer calls ``normalized_shape``. Matrices of such
-      a layer are weights, and so is all that its submodules own, so blocks named ``AddNorm``, ``PreNorm`` or
-      ``NormMLP`` do no harm;
+    * is a bias by name, whatever its shape: ``bias`` is a word of the name and ``weight`` is not
+      (``bias_ih_l0``, ``in_proj_bias``, ``bias_k``, ``relative_position_bias_table``);
+    * is the ``weight`` or ``bias`` of a torch norm layer or of a subclass of one, whatever its shape;
+    * belongs directly to another layer whose class name contains "norm" and which extends no torch layer, if
+      it has at most one dimension above 1, such as ``(1, C, 1, 1)``, or the layer's ``normalized_shape``.
+      Matrices of such a layer are weights and its submodules are judged for themselves, so that blocks called
+      ``AddNorm``, ``PreNorm`` or ``NormMLP`` do no harm;
     * is the magnitude of a weight norm (``parametrizations.weight.original0`` or the older ``weight_g``).
 
-    All others are weights: embeddings, class tokens, position tables too. Shapes are read as they are, so call this
-    before a wrapper flattens them (FSDP1, DeepSpeed ZeRO-3); FSDP2's parameters keep their shape.
+    All others are weights: embeddings, class tokens and position tables too. Shapes are read as they are, so
+    call this before a wrapper flattens them (FSDP1, DeepSpeed ZeRO-3); FSDP2's parameters keep their shape.
 
     Args:
-        model: The module to optimize. Tied parameters count once, frozen ones (``requires_grad=False``) not at all.
+        model: The module to optimize. Tied parameters count once, frozen ones (``requires_grad=False``) not
+            at all.
         weight_decay: Decay of the weights, in [0, inf), default 1e-4.
         overrides: Maps glob patterns over parameter names (case-sensitive, as in ``fnmatch``: ``"head.*"``,
-            ``"*.embed*"``) to group options (``{"lr": 1e-3}``), which are laid over the two defaults above. Later
-            patterns win. A tied parameter answers to each of its names, a parametrized one also to its plain name
-            (``head.weight``). Default none.
+            ``"*.embed*"``) to group options (``{"lr": 1e-3}``), which are laid over the two defaults above.
+            Later patterns win. A tied parameter answers to each of its names, a parametrized one also to its
+            plain name (``head.weight``). Default none.
 
     Returns:
-        Groups for any optimizer of torch.optim that takes several: weights, norms and biases, then what the overrides
-        set apart, by first parameter. Parameters with the same options share a group, in the order of
-        ``model.named_parameters()``; there are no empty groups.
+        Groups for any optimizer of torch.optim that takes several: weights, norms and biases, then what the
+        overrides set apart, by first parameter. Parameters with the same options share a group, in the order
+        of ``model.named_parameters()``; there are no empty groups.
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: ``weight_decay`` is out of range; the model has no trainable parameter, or one whose shape is not
-            known yet; a pattern matches no parameter or sets ``"params"``.
+        ValueError: ``weight_decay`` is out of range; the model has no trainable parameter, or one whose shape
+            is not known yet; a pattern matches no parameter or sets ``"params"``.
 
     Example:
         >>> from torch import nn
@@ -101,21 +103,21 @@ def param_groups(
             )
 
     uses = list(_uses(model))
-    names = [name for use in uses for name in use.names]
-    for pattern in overrides:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.0)
-            raise ValueError(
-                f"overrides: the pattern {pattern!r} matches no parameter; names of this model are, for example, "
-                + ", ".join(near)
-            )
-
     parameters: dict[int, list[_Use]] = {}
     for use in uses:
         if use.param.requires_grad:
             parameters.setdefault(id(use.param), []).append(use)
     if not parameters:
         raise ValueError("model has no trainable parameters; unfreeze some with requires_grad_(True)")
+
+    names = [name for use in uses for name in use.names]
+    for pattern in overrides:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.0)
+            raise ValueError(
+                f"overrides: the pattern {pattern!r} matches no parameter; this model has, for example, "
+                + ", ".join(near)
+            )
 
     groups: list[tuple[dict[str, Any], list[nn.Parameter]]] = [
         ({"weight_decay": weight_decay, "layer_adaptation": True}, []),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -62,12 +64,12 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
 
     update = list(torch._foreach_sqrt(exp_avg_sqs))
     if rule.bias_correction:
-        torch._foreach_div_(update, _corrections(tensors.steps, rule.beta3, rule.capturable, root=True))
+        torch._foreach_div_(update, _corrections(tensors.steps, rule.beta3, dtype, rule.capturable, root=True))
     torch._foreach_add_(update, rule.eps)
     torch._foreach_reciprocal_(update)
     torch._foreach_mul_(update, exp_avgs)
     if rule.bias_correction:
-        torch._foreach_div_(update, _corrections(tensors.steps, rule.beta2, rule.capturable))
+        torch._foreach_div_(update, _corrections(tensors.steps, rule.beta2, dtype, rule.capturable))
 
     _apply(params, wide, update, rule)
 
@@ -83,11 +85,13 @@ def _prepared(grads: list[Tensor], dtype: torch.dtype, maximize: bool, clip: Ten
 
 
 def _corrections(
-    steps: list[Tensor], beta: float, capturable: bool, root: bool = False
+    steps: list[Tensor], beta: float, dtype: torch.dtype, capturable: bool, root: bool = False
 ) -> list[float] | list[Tensor]:
     """1 - beta^k for each tensor's own k, or its square root; as numbers unless that would synchronise."""
     if capturable:
-        corrections = [1 - beta**k for k in steps]
+        # 1 - beta^k would cancel in float32 for beta near 1.
+        log_beta = math.log(beta) if beta > 0 else -math.inf
+        corrections = [-torch.expm1(k.to(dtype) * log_beta) for k in steps]
         return [x.sqrt() for x in corrections] if root else corrections
     numbers = [1 - beta ** k.item() for k in steps]
     return [x**0.5 for x in numbers] if root else numbers
