@@ -7,6 +7,7 @@ The subclass derives from the optimizer's class alone, because assigning ``__cla
 from __future__ import annotations
 
 import functools
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -97,6 +98,15 @@ def _check_group(group: dict[str, Any]) -> None:
     )
 
 
+def _warn_without_buffers(state: dict[Any, Any], groups: list[dict[str, Any]]) -> None:
+    active = any(group["explore_alpha"] != 0 for group in groups)
+    if active and state and not any(BUFFER in entry for entry in state.values() if isinstance(entry, dict)):
+        warnings.warn(
+            f"the state dict has no {BUFFER!r}: it was saved by an optimizer without E, whose memory starts empty",
+            stacklevel=5,
+        )
+
+
 def _rebuild(base: type[Optimizer]) -> Optimizer:
     cls = adapted_class(base)
     return cls.__new__(cls)
@@ -182,12 +192,6 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
             handle.remove()
 
     def load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
-        buffers: dict[Tensor, Tensor] = {}
-
-        def put(param: Tensor, states: dict[str, Tensor]) -> None:
-            if BUFFER in states:
-                buffers[param] = states[BUFFER]
-
         def complete(incoming: dict[str, Any]) -> dict[str, Any]:
             """A checkpoint of the plain optimizer lacks E's options: they stay as they are."""
             mine = [{key: group[key] for key in ("explore_alpha", "explore_beta")} for group in self.param_groups]
@@ -196,10 +200,14 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
             groups = [{**own, **group} for own, group in zip(mine, incoming["param_groups"], strict=True)]
             for group in groups:
                 _check_group(group)
+            _warn_without_buffers(incoming["state"], groups)
             return {**incoming, "param_groups": groups}
 
-        load_keeping_dtype(self, functools.partial(base.load_state_dict, self), state_dict, (BUFFER,), put, complete)
-        self._explore_buffers = buffers
+        def install(states: list[tuple[Tensor, dict[str, Tensor]]]) -> None:
+            self._explore_buffers = {param: entry[BUFFER] for param, entry in states if BUFFER in entry}
+
+        load = functools.partial(base.load_state_dict, self)
+        load_keeping_dtype(self, load, state_dict, (BUFFER,), install, complete)
 
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
         state = {

@@ -87,9 +87,12 @@ class Layerwise(Optimizer):
                 _check_group({**self.defaults, **group}, self._explores)
             return incoming
 
-        load_keeping_dtype(
-            self, super().load_state_dict, state_dict, self._states, lambda p, s: self.state[p].update(s), check
-        )
+        def install(states: list[tuple[Tensor, dict[str, Tensor]]]) -> None:
+            for param, entry in states:
+                if entry:
+                    self.state[param].update(entry)
+
+        load_keeping_dtype(self, super().load_state_dict, state_dict, self._states, install, check)
 
     @property
     def _states(self) -> tuple[str, ...]:

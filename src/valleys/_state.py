@@ -22,10 +22,10 @@ def load_keeping_dtype(
     load: Callable[[dict[str, Any]], None],
     state_dict: dict[str, Any],
     keys: Collection[str],
-    put: Callable[[Tensor, dict[str, Tensor]], None],
+    install: Callable[[list[tuple[Tensor, dict[str, Tensor]]]], None],
     complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda state_dict: state_dict,
 ) -> None:
-    """Calls ``load``, but hands the states named ``keys`` to ``put``, in their own dtype on their parameter's device.
+    """Calls ``load``, but hands the states named ``keys`` to ``install``, in their own dtype on their parameter's device.
 
     It works through temporary hooks at the inner ends of the chain: the user's pre-hooks see and may replace the whole
     state dict, the user's post-hooks find everything in place, and each fires once.
@@ -35,7 +35,7 @@ def load_keeping_dtype(
         load: the base class's ``load_state_dict``, bound.
         state_dict: what the user passed.
         keys: names of states that must not be cast.
-        put: gets a parameter and those of its states that the dictionary holds.
+        install: gets every parameter with those of its states that the dictionary holds.
         complete: last change to the dictionary, after the user's pre-hooks.
 
     Raises:
@@ -64,9 +64,13 @@ def load_keeping_dtype(
     def restore(_: Optimizer) -> None:
         nonlocal done
         params = [param for group in optimizer.param_groups for param in group["params"]]
-        for param, states in zip(params, taken, strict=True):
-            # A copy: torch itself would alias the tensors of the dictionary.
-            put(param, {key: value.detach().to(param.device, copy=True) for key, value in states.items()})
+        # Copies: torch itself would alias the tensors of the dictionary.
+        install(
+            [
+                (param, {key: value.detach().to(param.device, copy=True) for key, value in states.items()})
+                for param, states in zip(params, taken, strict=True)
+            ]
+        )
         done = True
 
     handles = [
