@@ -55,9 +55,10 @@ def parameters(dtype: torch.dtype, seed: int = 0) -> list[torch.nn.Parameter]:
 
 
 def gradients(params: list[torch.nn.Parameter], step: int) -> list[Tensor | None]:
-    """A fixed sequence; some parameters have no gradient at some steps."""
+    """A fixed sequence; some parameters have no gradient at some steps, some a zero one."""
     generator = torch.Generator().manual_seed(1000 + step)
     grads = [torch.randn(p.shape, dtype=torch.float64, generator=generator).to(p.dtype) for p in params]
+    grads = [grad * ((step + index) % 7 != 6) for index, grad in enumerate(grads)]
     return [None if (step + index) % 5 == 3 else grad for index, grad in enumerate(grads)]
 
 

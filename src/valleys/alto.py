@@ -23,9 +23,9 @@ class ALTO(Layerwise):
     for each parameter tensor ("layer") by itself; E's part in one buffer instead of two, so three buffers in all. They
     are float32 where the parameter is float16 or bfloat16. Norms accumulate in float32 or better.
 
-    Two departures from the paper: the ratio is 1 where the parameter is exactly zero (LAMB's convention; the paper's
-    phi would hold such a layer at eps3), and where the weight decay is at least as large as the rest of the update (an
-    unused expert, say, which the ratio would otherwise shrink by lr per step).
+    Two departures from the paper: the ratio is 1 where the parameter or its update is exactly zero (LAMB's convention;
+    the paper's phi would hold a zero layer at eps3), and at most 1 where the gradient is exactly zero (an unused expert,
+    whose weight decay the ratio would blow up to a shrinkage by lr per step).
 
     Every option may be set per parameter group.
 

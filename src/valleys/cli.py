@@ -15,13 +15,12 @@ def main() -> None:
     """
     try:
         from valleys.lab.commands import app
+
+        app()
     except ModuleNotFoundError as error:
-        sys.exit(_missing(error))
+        if str(error.name).split(".")[0] == "valleys":
+            raise
+        sys.stderr.write(f"valleys: the lab needs {error.name}: pip install 'valleys[lab]'\n")
+        sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
-    app()
-
-
-def _missing(error: ModuleNotFoundError) -> int:
-    sys.stderr.write(f"valleys: the command line needs {error.name}: pip install 'valleys[lab]'\n")
-    return 2
+        sys.exit(130)  # before a command had begun

@@ -84,27 +84,26 @@ def phi(x: Tensor, eps3: float) -> Tensor:
 
 def trust_ratio(
     theta: Tensor,
-    u: Tensor,
-    lam: float,
+    r: Tensor,
+    g: Tensor,
     *,
     eps2: float,
     eps3: float,
     clip: tuple[float, float] | None = None,
 ) -> Tensor:
-    """phi(|theta|) / (|r| + eps2 phi(|theta|)) with r = u + lam theta, or 1 where that means nothing.
+    """phi(|theta|) / (|r| + eps2 phi(|theta|)); 1 where theta or r is zero; at most 1 where the gradient g is zero.
 
-    It means nothing where theta = 0 (LAMB's convention) and where |u| <= lam |theta|: the update is then mostly weight
-    decay (all of it, where the gradient is zero), which the ratio would blow up to a shrinkage by lr per step. Both are
-    departures from the paper.
+    The exceptions are departures from the paper. A zero theta or r has no length to adapt (LAMB's convention). A layer
+    whose gradient is exactly zero, an unused expert say, is left with a dying momentum and its weight decay; the ratio
+    would blow them up until the layer shrinks by lr per step.
     """
-    r = u + lam * theta
-    w_norm, u_norm, r_norm = (torch.linalg.vector_norm(x) for x in (theta, u, r))
+    w_norm, r_norm, g_norm = (torch.linalg.vector_norm(x) for x in (theta, r, g))
     w = phi(w_norm, eps3)
     ratio = w / (r_norm + eps2 * w)
     if clip is not None:
         ratio = ratio.clamp(*clip)
-    meaningful = (w_norm > 0) & (u_norm > lam * w_norm)
-    return torch.where(meaningful, ratio, torch.ones_like(ratio))
+    ratio = torch.where((w_norm > 0) & (r_norm > 0), ratio, torch.ones_like(ratio))
+    return torch.where(g_norm > 0, ratio, ratio.clamp(max=1.0))
 
 
 def alto(
@@ -131,7 +130,7 @@ def alto(
     """Alg. 2 (and, with ``memory`` None, LAMB): one step of one layer.
 
     m = b2 m + (1-b2) g~,  v = b3 v + (1-b3) g~^2,  mh = m / (1-b2^k),  vh = v / (1-b3^k),
-    u = mh / (sqrt(vh) + eps1),  r = u + lam theta,  theta -= lr * trust_ratio * r.
+    r = mh / (sqrt(vh) + eps1) + lam theta,  theta -= lr * trust_ratio * r.
 
     ``bias_correction``, ``layer_adaptation``, ``in_m`` and ``in_v`` are the switches of the paper's Table 7.
     """
@@ -143,9 +142,9 @@ def alto(
     m = b2 * moments.m + (1 - b2) * for_m
     v = b3 * moments.v + (1 - b3) * for_v * for_v
     mh, vh = (m / (1 - b2**k), v / (1 - b3**k)) if bias_correction else (m, v)
-    u = mh / (vh.sqrt() + eps1)
-    ratio = trust_ratio(theta, u, lam, eps2=eps2, eps3=eps3, clip=ratio_clip) if layer_adaptation else 1.0
-    return theta - lr * ratio * (u + lam * theta), memory, Moments(m, v, k)
+    r = mh / (vh.sqrt() + eps1) + lam * theta
+    ratio = trust_ratio(theta, r, g, eps2=eps2, eps3=eps3, clip=ratio_clip) if layer_adaptation else 1.0
+    return theta - lr * ratio * r, memory, Moments(m, v, k)
 
 
 def alto_vanilla(

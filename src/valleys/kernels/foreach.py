@@ -50,6 +50,7 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
     dtype = exp_avgs[0].dtype
     # A parameter in lower precision than its state is updated through a wide copy, rounded once at the end.
     wide = params if params[0].dtype == dtype else [p.to(dtype) for p in params]
+    moving = torch.stack(torch._foreach_norm(tensors.grads, dtype=dtype)) > 0 if rule.layer_adaptation else None
     grads = _prepared(tensors.grads, dtype, rule.maximize, clip)
 
     adapted = grads
@@ -71,7 +72,17 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
     if rule.bias_correction:
         torch._foreach_div_(update, _corrections(tensors.steps, rule.beta2, dtype, rule.capturable))
 
-    _apply(params, wide, update, rule)
+    if rule.weight_decay != 0:
+        torch._foreach_add_(update, wide, alpha=rule.weight_decay)
+    # A CPU number costs nothing to read; one on the device stays there.
+    lr = rule.lr.item() if isinstance(rule.lr, Tensor) and rule.lr.device.type == "cpu" else rule.lr
+    if moving is None:
+        torch._foreach_mul_(update, -lr)
+    else:
+        torch._foreach_mul_(update, list((-lr * _ratios(wide, update, moving, rule)).unbind()))
+    torch._foreach_add_(wide, update)
+    if wide is not params:
+        torch._foreach_copy_(params, wide)
 
 
 def _prepared(grads: list[Tensor], dtype: torch.dtype, maximize: bool, clip: Tensor | None) -> list[Tensor]:
@@ -97,35 +108,12 @@ def _corrections(
     return [x**0.5 for x in numbers] if root else numbers
 
 
-def _apply(params: list[Tensor], wide: list[Tensor], update: list[Tensor], rule: Rule) -> None:
-    """theta -= lr * trust_ratio * (update + weight_decay * theta); consumes ``update``."""
-    # A CPU number costs nothing to read; one on the device stays there.
-    lr = rule.lr.item() if isinstance(rule.lr, Tensor) and rule.lr.device.type == "cpu" else rule.lr
-    if rule.layer_adaptation:
-        torch._foreach_mul_(update, [-lr * ratio for ratio in _decayed_ratios(wide, update, rule)])
-    else:
-        if rule.weight_decay != 0:
-            torch._foreach_add_(update, wide, alpha=rule.weight_decay)
-        torch._foreach_mul_(update, -lr)
-    if wide is params:
-        torch._foreach_add_(params, update)
-    else:
-        torch._foreach_add_(wide, update)
-        torch._foreach_copy_(params, wide)
-
-
-def _decayed_ratios(wide: list[Tensor], update: list[Tensor], rule: Rule) -> list[Tensor]:
-    """Adds the weight decay to ``update`` and returns each layer's ratio; :func:`valleys.reference.trust_ratio`."""
-    w_norms = torch._foreach_norm(wide)
-    u_norms = torch._foreach_norm(update)
-    r_norms = u_norms
-    if rule.weight_decay != 0:
-        torch._foreach_add_(update, wide, alpha=rule.weight_decay)
-        r_norms = torch._foreach_norm(update)
-    w, u, r = torch.stack(w_norms), torch.stack(u_norms), torch.stack(r_norms)
+def _ratios(wide: list[Tensor], update: list[Tensor], moving: Tensor, rule: Rule) -> Tensor:
+    """Every layer's ratio; ``moving`` says whose gradient is not zero. See :func:`valleys.reference.trust_ratio`."""
+    w, r = torch.stack(torch._foreach_norm(wide)), torch.stack(torch._foreach_norm(update))
     phi = w + rule.norm_eps
     ratio = phi / (r + rule.trust_eps * phi)
     if rule.trust_clip is not None:
         ratio = ratio.clamp(*rule.trust_clip)
-    meaningful = (w > 0) & (u > rule.weight_decay * w)
-    return list(torch.where(meaningful, ratio, 1.0).unbind())
+    ratio = torch.where((w > 0) & (r > 0), ratio, 1.0)
+    return torch.where(moving, ratio, ratio.clamp(max=1.0))
