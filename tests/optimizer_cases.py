@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Case:
         matrices_only: takes 2-D parameters only.
         complex: accepts complex parameters.
         maximize: has the option.
+        tensor_lr: accepts a tensor as learning rate.
         amp: does the unscaling of a GradScaler itself.
     """
 
@@ -33,6 +34,7 @@ class Case:
     matrices_only: bool = False
     complex: bool = True
     maximize: bool = True
+    tensor_lr: bool = True
     amp: bool = False
 
     def build(self, params: Any, **changes: Any) -> Optimizer:
@@ -69,8 +71,10 @@ _OTHERS = {
 
 CASES: dict[str, Case] = {
     **{
-        f"{name} {'foreach' if foreach else 'loop'}": Case(
-            case.cls, {**case.options, "foreach": foreach}, complex=case.complex
+        f"{name} {'foreach' if foreach else 'loop'}": replace(
+            case,
+            options={**case.options, "foreach": foreach},
+            tensor_lr=not (foreach and case.cls in (_O.Adam, _O.AdamW)),
         )
         for name, case in _FOREACH.items()
         for foreach in (False, True)

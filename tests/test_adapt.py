@@ -15,7 +15,9 @@ from valleys import reference
 
 ALPHA, BETA = -5.0, 0.9
 ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-SOME = pytest.mark.parametrize("name", ["SGD plain loop", "AdamW foreach", "AdamW fused", "RMSprop loop", "Muon", "Lamb"])
+SOME = pytest.mark.parametrize(
+    "name", ["SGD plain loop", "AdamW foreach", "AdamW fused", "RMSprop loop", "Muon", "Lamb"]
+)
 
 
 def bits(params: list[torch.nn.Parameter]) -> list[Tensor]:
@@ -111,8 +113,8 @@ def test_add_param_group_in_mid_training(case: Case) -> None:
 @ALL
 def test_complex_parameters(case: Case) -> None:
     if not case.complex:
+        params = parameters(case, torch.complex128)
         with pytest.raises((RuntimeError, ValueError)):  # the base itself refuses
-            params = parameters(case, torch.complex128)
             run_adapted(case.build(params), params, range(1))
         return
     ours, theirs = parameters(case, torch.complex128), parameters(case, torch.complex128)
@@ -136,12 +138,9 @@ def test_maximize(case: Case) -> None:
 @ALL
 def test_tensor_lr(case: Case) -> None:
     lr = torch.tensor(0.03, dtype=torch.float64)
-    try:
-        theirs = parameters(case)
-        plain = case.build(theirs, lr=lr.clone())
-        run_explicit(plain, theirs, 1)
-    except (ValueError, RuntimeError):
-        pytest.raises((ValueError, RuntimeError), case.build, parameters(case), lr=lr.clone())
+    if not case.tensor_lr:
+        with pytest.raises(ValueError, match="lr as a Tensor"):
+            case.build(parameters(case), lr=lr)
         return
     ours, theirs = parameters(case), parameters(case)
     run_adapted(valleys.adapt(case.build(ours, lr=lr.clone()), ALPHA, BETA), ours, range(10))
@@ -179,13 +178,16 @@ def test_inplace_leaves_the_adapted_gradient(case: Case) -> None:
 def test_closure(case: Case) -> None:
     """The closure runs once, with gradients enabled, before adapting; its loss is returned."""
     ours, theirs = parameters(case), parameters(case)
-    adapted, plain = valleys.adapt(case.build(ours), ALPHA, BETA), valleys.adapt(case.build(theirs), ALPHA, BETA)
+    adapted, plain = (
+        valleys.adapt(case.build(ours), ALPHA, BETA),
+        valleys.adapt(case.build(theirs), ALPHA, BETA),
+    )
     calls = []
 
     def loss_of(params: list[torch.nn.Parameter]) -> Tensor:
         return sum(((p - 1) ** 2 * (i + 1)).sum() for i, p in enumerate(params))  # type: ignore[return-value]
 
-    def closure() -> Tensor:
+    def closure() -> Any:
         calls.append(torch.is_grad_enabled())
         adapted.zero_grad()
         loss = loss_of(ours)
@@ -198,7 +200,7 @@ def test_closure(case: Case) -> None:
         expected.backward()
         plain.step()
         with torch.no_grad():
-            assert adapted.step(closure).item() == expected.item()  # type: ignore[attr-defined]
+            assert adapted.step(closure) == expected
     assert calls == [True] * 10
     assert same(bits(ours), bits(theirs))
 

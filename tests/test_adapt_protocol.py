@@ -98,7 +98,7 @@ def test_resume_through_the_safe_loader_is_bit_for_bit(case: Case, dtype: torch.
         return
     run_adapted(again, resumed, range(10, 20))
     if case.cls is torch.optim.NAdam and dtype == torch.float64:
-        # torch turns NAdam's float32 mu_product into float64 on loading, so the plain one does not resume exactly either.
+        # torch turns NAdam's float32 mu_product into float64 on loading: the plain one does not resume exactly either.
         close(params, resumed, rtol=1e-6)
         return
     assert same(bits(params), bits(resumed))
@@ -401,7 +401,8 @@ def test_scaled_gradients_with_a_group_that_is_off() -> None:
     case = CASES["Adam fused"]
     ours, theirs = parameters(case), parameters(case)
     optimizer, unscaled = (
-        adapted(case, [{"params": params[:1], "explore_alpha": 0.0}, {"params": params[1:]}]) for params in (ours, theirs)
+        adapted(case, [{"params": params[:1], "explore_alpha": 0.0}, {"params": params[1:]}])
+        for params in (ours, theirs)
     )
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     for step in range(5):
@@ -443,7 +444,9 @@ def test_what_cannot_be_adapted_is_refused(build: Callable[[], Any], message: st
 
 
 @pytest.mark.parametrize(
-    "cls", [valleys.ALTO, valleys.Lamb, valleys.ESGD, valleys.EAdam, valleys.EAdamW], ids=lambda cls: cls.__name__
+    "cls",
+    [valleys.ALTO, valleys.Lamb, valleys.ESGD, valleys.EAdam, valleys.EAdamW],
+    ids=lambda cls: cls.__name__,
 )
 def test_sparse_gradients_are_refused_before_any_change(cls: Any) -> None:
     embedding = torch.nn.Embedding(5, 3, sparse=True)
@@ -473,7 +476,7 @@ def test_an_optimizer_that_evaluates_elsewhere_is_refused_at_the_step() -> None:
     (param,) = one()
     optimizer = valleys.adapt(Sam([param]))
 
-    def closure() -> Tensor:
+    def closure() -> Any:
         optimizer.zero_grad()
         loss = (param**2).sum()
         loss.backward()
@@ -538,7 +541,7 @@ def test_distributed_checkpoint_sees_the_buffers_and_changes_nothing() -> None:
                 # A fresh Adam counts torch.distributed.checkpoint's own step with zero gradients, with or without E.
                 if asked and (step > 0 or not name.startswith(("Adam", "Lamb"))):
                     optimizer.zero_grad()
-                    state = get_optimizer_state_dict(model, optimizer)
+                    state: Any = get_optimizer_state_dict(model, optimizer)
                     assert "explore_exp_avg" in state["state"]["weight"]
                     set_optimizer_state_dict(model, optimizer, state)
                 set_gradients(list(model.parameters()), step, missing=False)

@@ -159,9 +159,8 @@ def test_a_bad_checkpoint_changes_nothing() -> None:
 def test_clipping_is_per_group() -> None:
     """Each group's own norm and bound; Alg. 1 without the ratio shows the gradient's scale in the moments."""
     a, b, c = one()[0], one()[0], one()[0]
-    optimizer = valleys.Lamb(
-        [{"params": [a, b], "max_grad_norm": 1.0}, {"params": [c]}], betas=(0.0, 0.0), layer_adaptation=False
-    )
+    groups: list[dict[str, Any]] = [{"params": [a, b], "max_grad_norm": 1.0}, {"params": [c]}]
+    optimizer = valleys.Lamb(groups, betas=(0.0, 0.0), layer_adaptation=False)
     for param in (a, b, c):
         param.grad = torch.full((3,), 2.0)
     optimizer.step()

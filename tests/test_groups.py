@@ -210,9 +210,7 @@ def test_normal_is_no_norm(name: str) -> None:
 
 
 def test_vectors_and_scalars_are_gains() -> None:
-    model = Owner(
-        gamma=(4,), logit_scale=(), cls_token=(1, 1, 4), pos_embed=(1, 7, 4), weight=(4,), empty=(0,)
-    )
+    model = Owner(gamma=(4,), logit_scale=(), cls_token=(1, 1, 4), pos_embed=(1, 7, 4), weight=(4,), empty=(0,))
     assert split(model) == (["cls_token", "pos_embed"], ["gamma", "logit_scale", "weight", "empty"])
 
 
@@ -415,9 +413,7 @@ def test_patterns_are_case_sensitive() -> None:
 
 
 def test_a_pattern_that_matches_nothing_shows_near_names() -> None:
-    with pytest.raises(
-        ValueError, match=r"'haed\.\*' matches no parameter; this model has, .*head\.(weight|bias)"
-    ):
+    with pytest.raises(ValueError, match=r"'haed\.\*' matches no parameter; this model has, .*head\.(weight|bias)"):
         param_groups(net(), overrides={"haed.*": {"lr": 0.1}})
     with pytest.raises(ValueError, match="'head' matches no parameter"):  # a prefix is no pattern
         param_groups(net(), overrides={"head": {"lr": 0.1}})

@@ -14,7 +14,7 @@ from ALTO import ALTO as AuthorsALTO  # noqa: N811
 import valleys
 
 SHAPES = [(4, 3), (6,), (2, 3, 2), (1,)]
-PAPERS_RATIO = {"trust_eps": 0.0, "norm_eps": 0.0}
+PAPERS_RATIO: Any = {"trust_eps": 0.0, "norm_eps": 0.0}
 
 
 def start() -> list[torch.Tensor]:
@@ -55,7 +55,8 @@ def test_lamb_equals_optax(weight_decay: float) -> None:
             params = optax.apply_updates(params, updates)
         expected = [torch.tensor(jax.device_get(p)) for p in params]
     ours = train(
-        lambda p: valleys.Lamb(p, 0.02, (0.9, 0.98), eps=1e-4, weight_decay=weight_decay, **PAPERS_RATIO), sequence()
+        lambda p: valleys.Lamb(p, 0.02, (0.9, 0.98), eps=1e-4, weight_decay=weight_decay, **PAPERS_RATIO),
+        sequence(),
     )
     assert_equal(ours, expected)
 
@@ -67,12 +68,26 @@ def test_lamb_equals_pytorch_optimizer(weight_decay: float, maximize: bool) -> N
 
     def theirs(params: Any) -> Any:
         return pytorch_optimizer.Lamb(
-            params, 0.02, (0.9, 0.98), weight_decay, weight_decouple=False, eps=0.0, maximize=maximize, adam_debias=True
+            params,
+            0.02,
+            (0.9, 0.98),
+            weight_decay,
+            weight_decouple=False,
+            eps=0.0,
+            maximize=maximize,
+            adam_debias=True,
         )
 
     def ours(params: Any) -> Any:
         return valleys.Lamb(
-            params, 0.02, (0.9, 0.98), 0.0, weight_decay, bias_correction=False, maximize=maximize, **PAPERS_RATIO
+            params,
+            0.02,
+            (0.9, 0.98),
+            0.0,
+            weight_decay,
+            bias_correction=False,
+            maximize=maximize,
+            **PAPERS_RATIO,
         )
 
     assert_equal(train(ours, sequence()), train(theirs, sequence()))
@@ -95,13 +110,14 @@ def test_authors_switch_the_ratio_off_without_decay() -> None:
     betas = (0.99, 0.9, 0.99)
     theirs = train(lambda p: AuthorsALTO(p, 0.02, betas, -5, eps=1e-6, weight_decay=0), sequence())
     ours = train(
-        lambda p: valleys.ALTO(p, 0.02, betas, -5, 1e-6, 0.0, max_grad_norm=1.0, layer_adaptation=False), sequence()
+        lambda p: valleys.ALTO(p, 0.02, betas, -5, 1e-6, 0.0, max_grad_norm=1.0, layer_adaptation=False),
+        sequence(),
     )
     assert_equal(ours, theirs)
 
 
 def test_the_paper_ratios_eps_hardly_matter() -> None:
-    """The defaults' eps2 and eps3 change a run by less than a millionth, except where a layer starts at zero."""
+    """The defaults' eps2 and eps3 change a run of 40 steps in the sixth digit at most."""
     plain = train(lambda p: valleys.Lamb(p, 0.02, **PAPERS_RATIO), sequence())
     default = train(lambda p: valleys.Lamb(p, 0.02), sequence())
     for a, b in zip(plain, default, strict=True):

@@ -72,7 +72,16 @@ def test_e_by_hand(memory: TwoBuffer | OneBuffer) -> None:
     assert second.item() == 1.5
 
 
-SYMBOLS = {"alpha": -2.0, "b1": 0.75, "b2": 0.5, "b3": 0.75, "lam": 0.0, "eps1": 0.0, "eps2": 0.0, "eps3": 0.0}
+SYMBOLS = {
+    "alpha": -2.0,
+    "b1": 0.75,
+    "b2": 0.5,
+    "b3": 0.75,
+    "lam": 0.0,
+    "eps1": 0.0,
+    "eps2": 0.0,
+    "eps3": 0.0,
+}
 
 
 def two_steps(**changes: float | bool) -> list[float]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch.optim import lr_scheduler
 
-from optimizer_cases import parameters
+from optimizer_cases import CASES, parameters
 from test_adapt import bits, run_adapted, same
-from test_adapt_protocol import CASES, OURS, adapted
+from test_adapt_protocol import OURS, adapted
 
 EVERY = {**CASES, **OURS}
 
@@ -47,7 +47,8 @@ def test_resume_in_a_new_process_is_bit_for_bit(tmp_path: Path) -> None:
             scheduler.step()
         ends[name] = bits(params)
     torch.save(stopped, tmp_path / "stopped.pt")
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import pathlib, test_resume_process as t; "
+    here = str(Path(__file__).parent)
+    code = f"import sys, pathlib; sys.path.insert(0, {here!r}); import test_resume_process as t; "
     code += f"t.resume(pathlib.Path({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     resumed = torch.load(tmp_path / "resumed.pt", weights_only=True)

@@ -93,9 +93,7 @@ def track_step(optimizer: Optimizer) -> None:
 
 
 def _check_group(group: dict[str, Any]) -> None:
-    check_explore(
-        group["explore_alpha"], group["explore_beta"], alpha_name="explore_alpha", beta_name="explore_beta"
-    )
+    check_explore(group["explore_alpha"], group["explore_beta"], alpha_name="explore_alpha", beta_name="explore_beta")
 
 
 def _warn_without_buffers(state: dict[Any, Any], groups: list[dict[str, Any]]) -> None:
@@ -157,12 +155,11 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
         # The base's own function, without its hooks: those of this object fire around this one.
         hooked: Any = base.step
         base_step = hooked.__wrapped__ if getattr(hooked, "hooked", False) else hooked
-        with adapted_gradients(self) as adapted:
-            with _without_scale(self) if adapted else nullcontext():
-                result = base_step(self, **options) if evaluated is None else base_step(self, evaluated, **options)
+        with adapted_gradients(self) as adapted, _without_scale(self) if adapted else nullcontext():
+            result = base_step(self, **options) if evaluated is None else base_step(self, evaluated, **options)
         for param in adapted:
-            # Stateless bases leave no entry; torch.distributed.checkpoint takes an empty ``state`` for a fresh optimizer
-            # and steps it with zero gradients, which would move the buffers.
+            # Stateless bases leave no entry; torch.distributed.checkpoint takes an empty ``state`` for a fresh
+            # optimizer and steps it with zero gradients, which would move the buffers.
             self.state.setdefault(param, {})
         return result if evaluated is None else evaluated.loss
 

@@ -47,12 +47,14 @@ def adapted_gradients(optimizer: Any) -> Iterator[list[Tensor]]:
     found_inf = getattr(optimizer, "found_inf", None)
     inplace = optimizer._explore_inplace
     differentiable = bool(optimizer.defaults.get("differentiable", False))
+    # backward(create_graph=True): second-order optimizers differentiate ``.grad`` again.
+    graph = any(entry.grad.requires_grad for entry in active) and not differentiable
     # A group with alpha = 0 beside an active one needs unscaling all the same.
     touched = entries if scale is not None else active
     try:
-        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(graph or (differentiable and torch.is_grad_enabled())):
             for bucket in _buckets(touched, buffers):
-                _adapt_bucket(bucket, buffers, scale, found_inf, inplace, differentiable)
+                _adapt_bucket(bucket, buffers, scale, found_inf, inplace, differentiable, graph)
         yield [entry.param for entry in active]
     finally:
         if not inplace:
@@ -69,8 +71,8 @@ def _entries(optimizer: Any) -> Iterator[_Entry]:
                 continue
             if param.grad.layout != torch.strided:
                 raise RuntimeError(
-                    f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient, which E "
-                    "would make dense; build its layer with sparse=False, or leave it to an optimizer without E"
+                    f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient, "
+                    "which E would make dense; build its layer with sparse=False, or leave it to an optimizer without E"
                 )
             yield _Entry(param, param.grad, alpha, beta)
 
@@ -80,7 +82,15 @@ def _buckets(entries: list[_Entry], buffers: dict[Tensor, Tensor]) -> list[list[
     buckets: dict[Any, list[_Entry]] = {}
     for entry in entries:
         off = entry.alpha == 0 and entry.param not in buffers
-        key = (off, entry.alpha, entry.beta, entry.grad.device, entry.grad.dtype, entry.param.dtype, type(entry.grad))
+        key = (
+            off,
+            entry.alpha,
+            entry.beta,
+            entry.grad.device,
+            entry.grad.dtype,
+            entry.param.dtype,
+            type(entry.grad),
+        )
         buckets.setdefault(key, []).append(entry)
     return list(buckets.values())
 
@@ -92,6 +102,7 @@ def _adapt_bucket(
     found_inf: Tensor | None,
     inplace: bool,
     differentiable: bool,
+    graph: bool,
 ) -> None:
     alpha, beta = bucket[0].alpha, bucket[0].beta
     grads = [entry.grad for entry in bucket]
@@ -105,12 +116,14 @@ def _adapt_bucket(
                 buffers[param] = torch.zeros_like(param, dtype=state_dtype(param), requires_grad=False)
         old = [buffers[entry.param] for entry in bucket]
         # A skipped step and a differentiable one must not overwrite the buffer they started from.
-        kept = found_inf is not None or differentiable
+        kept = found_inf is not None or differentiable or graph
         new = [buffer.clone() for buffer in old] if kept else old
         wide = [grad.to(buffer.dtype) for grad, buffer in zip(grads, new, strict=True)]
         adapted = explore_(wide, new, alpha=alpha, beta=beta, inplace=inplace)
         if alpha == 0:
             adapted = grads
+        if graph:
+            new = [buffer.detach() for buffer in new]
         if found_inf is not None:
             skip = found_inf.to(old[0].device).bool()
             new = [torch.where(skip, before, after) for before, after in zip(old, new, strict=True)]

@@ -104,8 +104,8 @@ class Layerwise(Optimizer):
         for param in params:
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise RuntimeError(
-                    f"{type(self).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient; build its "
-                    "layer with sparse=False, or leave it to torch.optim.SparseAdam"
+                    f"{type(self).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient; "
+                    "build its layer with sparse=False, or leave it to torch.optim.SparseAdam"
                 )
         return params
 
@@ -185,12 +185,11 @@ def _real(tensor: Tensor) -> Tensor:
 def _clip_factor(grads: list[Tensor], max_grad_norm: float) -> Tensor:
     """min(1, max_grad_norm / (|g| + 1e-6)) over a group; norms accumulate in float32 or better."""
     device = grads[0].device
-    norms = [
-        torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).to(device) for g in grads
-    ]
+    norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).to(device) for g in grads]
     dtype = max((norm.dtype for norm in norms), key=lambda dtype: torch.finfo(dtype).bits)
     norm = torch.linalg.vector_norm(torch.stack([norm.to(dtype) for norm in norms]))
-    return (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+    factor: Tensor = max_grad_norm / (norm + 1e-6)
+    return factor.clamp(max=1.0)
 
 
 def _rule(group: dict[str, Any]) -> Rule:

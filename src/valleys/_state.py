@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 __all__ = ["load_keeping_dtype", "state_dtype"]
 
+State = dict[Any, Any]
+
 
 def state_dtype(param: Tensor) -> torch.dtype:
     """The dtype of a parameter's states: its own, but float32 for half precision, where an EMA would stall."""
@@ -22,13 +24,14 @@ def load_keeping_dtype(
     load: Callable[[dict[str, Any]], None],
     state_dict: dict[str, Any],
     keys: Collection[str],
-    install: Callable[[list[tuple[Tensor, dict[str, Tensor]]]], None],
+    install: Callable[[list[tuple[Tensor, State]]], None],
     complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda state_dict: state_dict,
 ) -> None:
-    """Calls ``load``, but hands the states named ``keys`` to ``install``, in their own dtype on their parameter's device.
+    """Calls ``load``, but hands the states named ``keys`` to ``install``, in their own dtype on the right device.
 
-    It works through temporary hooks at the inner ends of the chain: the user's pre-hooks see and may replace the whole
-    state dict, the user's post-hooks find everything in place, and each fires once.
+    ``load`` never sees those states: some classes read their argument again after torch has loaded it. Temporary hooks
+    at both ends of the chain let the user's pre-hooks see and replace the whole dictionary, and the user's post-hooks
+    find everything in place; each fires once.
 
     Args:
         optimizer: what is loaded into.
@@ -41,25 +44,19 @@ def load_keeping_dtype(
     Raises:
         RuntimeError: ``load`` ignores the hooks of ``torch.optim.Optimizer``.
     """
-    taken: list[dict[str, Tensor]] = []
+    visible, hidden = _split(state_dict["state"], keys)
+    taken: list[State] = []
     done = False
+
+    def reveal(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
+        state = incoming["state"]
+        return {**incoming, "state": {**state, **{i: {**state.get(i, {}), **entry} for i, entry in hidden.items()}}}
 
     def strip(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
         incoming = complete(incoming)
-        state = incoming["state"]
-        taken.extend(
-            {key: value for key, value in state.get(index, {}).items() if key in keys}
-            for group in incoming["param_groups"]
-            for index in group["params"]
-        )
-        kept = {
-            index: {key: value for key, value in entry.items() if key not in keys}
-            if isinstance(entry, dict)
-            else entry
-            for index, entry in state.items()
-        }
-        # An entry left empty would be one that the base class never made.
-        return {**incoming, "state": {index: entry for index, entry in kept.items() if entry != {}}}
+        rest, ours = _split(incoming["state"], keys)
+        taken.extend(ours.get(index, {}) for group in incoming["param_groups"] for index in group["params"])
+        return {**incoming, "state": rest}
 
     def restore(_: Optimizer) -> None:
         nonlocal done
@@ -74,11 +71,12 @@ def load_keeping_dtype(
         done = True
 
     handles = [
+        optimizer.register_load_state_dict_pre_hook(reveal, prepend=True),
         optimizer.register_load_state_dict_pre_hook(strip),
         optimizer.register_load_state_dict_post_hook(restore, prepend=True),
     ]
     try:
-        load(state_dict)
+        load({**state_dict, "state": visible})
     finally:
         for handle in handles:
             handle.remove()
@@ -87,3 +85,16 @@ def load_keeping_dtype(
             f"{type(optimizer).__name__}.load_state_dict ignores the hooks of torch.optim.Optimizer, so the states "
             f"{sorted(keys)} could not be loaded; load into the optimizer before adapting it"
         )
+
+
+def _split(state: State, keys: Collection[str]) -> tuple[State, State]:
+    """The state without ``keys``, and ``keys`` alone; entries left empty are dropped from both."""
+    rest: State = {}
+    ours: State = {}
+    for index, entry in state.items():
+        if not isinstance(entry, dict):
+            rest[index] = entry
+            continue
+        rest[index] = {key: value for key, value in entry.items() if key not in keys}
+        ours[index] = {key: value for key, value in entry.items() if key in keys}
+    return {i: e for i, e in rest.items() if e != {}}, {i: e for i, e in ours.items() if e}

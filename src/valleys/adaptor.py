@@ -13,15 +13,13 @@ from valleys._adapted import activate, adapted_class, register, release_step, tr
 from valleys.alto import ALTO
 from valleys.hyperparameters import check_explore
 
-__all__ = ["EAdam", "EAdamW", "ESGD", "adapt"]
+__all__ = ["ESGD", "EAdam", "EAdamW", "adapt"]
 
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
-def adapt(
-    optimizer: OptimizerT, alpha: float = -5.0, beta: float = 0.99, *, inplace: bool = False
-) -> OptimizerT:
+def adapt(optimizer: OptimizerT, alpha: float = -5.0, beta: float = 0.99, *, inplace: bool = False) -> OptimizerT:
     r"""Makes a torch optimizer explore: the same object, whose steps see E's gradient instead of ``.grad``.
 
     .. math::
@@ -107,6 +105,11 @@ def _refuse(optimizer: object) -> None:
     if isinstance(optimizer, torch.optim.SparseAdam):
         raise TypeError(
             f"optimizer ({name}) needs sparse gradients, which E would make dense; use Adam with dense gradients"
+        )
+    if hasattr(optimizer, "fused_backward"):
+        raise TypeError(
+            f"optimizer ({name}) updates the parameters inside the backward pass, so no step could be adapted; use an "
+            "optimizer that waits for step"
         )
     for attribute in ("optimizer", "base_optimizer"):
         inner = getattr(optimizer, attribute, None)

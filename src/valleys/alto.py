@@ -24,8 +24,8 @@ class ALTO(Layerwise):
     are float32 where the parameter is float16 or bfloat16. Norms accumulate in float32 or better.
 
     Two departures from the paper: the ratio is 1 where the parameter or its update is exactly zero (LAMB's convention;
-    the paper's phi would hold a zero layer at eps3), and at most 1 where the gradient is exactly zero (an unused expert,
-    whose weight decay the ratio would blow up to a shrinkage by lr per step).
+    the paper's phi would hold a zero layer at eps3), and at most 1 where the gradient is exactly zero (an unused
+    expert, whose weight decay the ratio would blow up to a shrinkage by lr per step).
 
     Every option may be set per parameter group.
 

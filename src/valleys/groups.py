@@ -98,9 +98,7 @@ def param_groups(
     overrides = overrides or {}
     for pattern, options in overrides.items():
         if "params" in options:
-            raise ValueError(
-                f"overrides[{pattern!r}] must not set 'params': the pattern chooses the parameters"
-            )
+            raise ValueError(f"overrides[{pattern!r}] must not set 'params': the pattern chooses the parameters")
 
     uses = list(_uses(model))
     parameters: dict[int, list[_Use]] = {}
@@ -176,12 +174,7 @@ def _is_weight_norm(mechanism: object) -> bool:
 
 def _is_norm_or_bias(use: _Use) -> bool:
     words = use.tensor.lower().split("_")
-    return (
-        use.param.ndim <= 1
-        or ("bias" in words and "weight" not in words)
-        or use.magnitude
-        or _is_norm_gain(use)
-    )
+    return use.param.ndim <= 1 or ("bias" in words and "weight" not in words) or use.magnitude or _is_norm_gain(use)
 
 
 def _is_norm_gain(use: _Use) -> bool:
@@ -197,8 +190,7 @@ def _is_norm_gain(use: _Use) -> bool:
 def _extends_torch_layer(module: nn.Module) -> bool:
     # class NormalizedLinear(nn.Linear): its (1, n) weight is a weight.
     return any(
-        base.__module__.startswith("torch.nn.modules.") and base is not nn.Module
-        for base in type(module).__mro__
+        base.__module__.startswith("torch.nn.modules.") and base is not nn.Module for base in type(module).__mro__
     )
 
 

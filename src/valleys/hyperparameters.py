@@ -78,9 +78,7 @@ def suggest(batch_size: int) -> Suggestion:
             "pass the number of examples per parameter update"
         ) from None
     if size < 1:
-        raise ValueError(
-            f"batch_size must be at least 1, got {size}; pass the number of examples per parameter update"
-        )
+        raise ValueError(f"batch_size must be at least 1, got {size}; pass the number of examples per parameter update")
     return _SMALL_BATCH if size < _LARGE_FROM else _LARGE_BATCH
 
 
@@ -176,9 +174,7 @@ def check_explore(alpha: float, beta: float, *, alpha_name: str = "alpha", beta_
     Source:
         Zhao et al., NeurIPS 2025, arXiv 2510.27153: |alpha| < 1 / (1 - beta1).
     """
-    check_range(
-        alpha_name, alpha, -math.inf, remedy="0 switches E off; suggest(batch_size) gives the paper's value"
-    )
+    check_range(alpha_name, alpha, -math.inf, remedy="0 switches E off; suggest(batch_size) gives the paper's value")
     check_range(
         beta_name,
         beta,

@@ -1,7 +1,7 @@
 """The mathematics in the paper's symbols: both forms of E, Algs. 1-5, LAMB. Slow, out of place, any dtype.
 
 Everything else in the package is tested against these functions. They hold no state: what a step needs goes in, what
-the next step needs comes out. ``theta``, ``g``, ``a``, ``m``, ``v`` and ``s`` have the shape of one parameter ("layer").
+the next step needs comes out. ``theta``, ``g``, ``a``, ``m``, ``v``, ``s`` have the shape of one parameter ("layer").
 
 Source: Zhao et al. 2025 (arXiv 2510.27153), Algs. 1-5; the one-buffer form is ours.
 """
@@ -9,7 +9,7 @@ Source: Zhao et al. 2025 (arXiv 2510.27153), Algs. 1-5; the one-buffer form is o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -60,9 +60,7 @@ def zeros(theta: Tensor) -> Moments:
     return Moments(torch.zeros_like(theta), torch.zeros_like(theta), 0)
 
 
-def explore(
-    g: Tensor, memory: TwoBuffer | OneBuffer, alpha: float, b1: float
-) -> tuple[Tensor, TwoBuffer | OneBuffer]:
+def explore(g: Tensor, memory: TwoBuffer | OneBuffer, alpha: float, b1: float) -> tuple[Tensor, TwoBuffer | OneBuffer]:
     """The gradient that E hands on, and E's next memory.
 
     Two buffers (the paper):  a_k = b1 a_{k-1} + (1-b1)(g_k - g_{k-1}),   g~_k = g_k + alpha a_k.
@@ -78,7 +76,7 @@ def explore(
 
 
 def phi(x: Tensor, eps3: float) -> Tensor:
-    """phi(x) = x + eps3, the paper's bound of a layer's norm away from zero."""
+    """x + eps3, which keeps a layer's norm away from zero."""
     return x + eps3
 
 
@@ -91,7 +89,9 @@ def trust_ratio(
     eps3: float,
     clip: tuple[float, float] | None = None,
 ) -> Tensor:
-    """phi(|theta|) / (|r| + eps2 phi(|theta|)); 1 where theta or r is zero; at most 1 where the gradient g is zero.
+    """A layer's ratio: phi(|theta|) / (|r| + eps2 phi(|theta|)), with two exceptions.
+
+    It is 1 where theta or r is zero, and at most 1 where the gradient g is zero.
 
     The exceptions are departures from the paper. A zero theta or r has no length to adapt (LAMB's convention). A layer
     whose gradient is exactly zero, an unused expert say, is left with a dying momentum and its weight decay; the ratio
@@ -164,7 +164,16 @@ def alto_vanilla(
     eps3: float,
 ) -> tuple[Tensor, TwoBuffer | OneBuffer | None, Moments]:
     """Alg. 1: Alg. 2 without bias correction; the paper's theorems are stated for it."""
-    symbols = {"alpha": alpha, "b1": b1, "b2": b2, "b3": b3, "lam": lam, "eps1": eps1, "eps2": eps2, "eps3": eps3}
+    symbols: Any = {
+        "alpha": alpha,
+        "b1": b1,
+        "b2": b2,
+        "b3": b3,
+        "lam": lam,
+        "eps1": eps1,
+        "eps2": eps2,
+        "eps3": eps3,
+    }
     return alto(theta, g, memory, moments, lr=lr, bias_correction=False, **symbols)
 
 
@@ -182,7 +191,7 @@ def lamb(
     eps3: float,
 ) -> tuple[Tensor, Moments]:
     """LAMB: Alg. 2 at alpha = 0."""
-    symbols = {"b2": b2, "b3": b3, "lam": lam, "eps1": eps1, "eps2": eps2, "eps3": eps3}
+    symbols: Any = {"b2": b2, "b3": b3, "lam": lam, "eps1": eps1, "eps2": eps2, "eps3": eps3}
     theta, _, moments = alto(theta, g, None, moments, lr=lr, alpha=0.0, b1=0.0, **symbols)
     return theta, moments
 
