@@ -1,0 +1,154 @@
+"""The commands of ``valleys``: each parses, calls the lab, and shows what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from valleys.lab import demo, tasks
+from valleys.lab import optimizers as registry
+from valleys.lab.compare import Comparison, compare
+from valleys.lab.errors import LabError
+from valleys.lab.summary import cells
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="ALTO, the E adaptor, and a lab that says whether they help on your task.",
+)
+
+WIDE = 200
+"""Columns of a table that goes to a file or a pipe: wide enough that nothing is cut."""
+
+LEFT_TO_THE_REPORT = ("hyperparameters", "optimizer ms")
+"""Columns that a terminal has no room for; the validation metric is another."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("valleys"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave."),
+    ] = False,
+) -> None:
+    """ALTO, the E adaptor, and a lab that says whether they help on your task."""
+
+
+@app.command("compare")
+def _compare(
+    task: Annotated[str, typer.Argument(help="A task's name; `valleys tasks` lists them.")],
+    batch_size: Annotated[int, typer.Option(help="Examples per optimizer step.")],
+    out: Annotated[Path, typer.Option(help="Folder of the report and the finished runs.")],
+    optimizers: Annotated[str, typer.Option(help="Names or module:callable, by commas.")] = "sgd,adamw,lamb,alto",
+    trials: Annotated[int, typer.Option(help="Tuning trials per optimizer.")] = 8,
+    seeds: Annotated[int, typer.Option(help="Fresh seeds per optimizer.")] = 3,
+    epochs: Annotated[int | None, typer.Option(help="Length of a run; default: the task's own.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Examples per backward pass.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in --out.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Tune each optimizer equally, run the chosen values on fresh seeds, say who won."""
+    with _plain_errors():
+        comparison = compare(
+            task,
+            [name.strip() for name in optimizers.split(",") if name.strip()],
+            batch_size=batch_size,
+            trials=trials,
+            seeds=seeds,
+            epochs=epochs,
+            micro_batch=micro_batch,
+            out=out,
+            data_dir=data,
+            storage=storage,
+            device=device,
+        )
+        _show(comparison)
+
+
+@app.command("tasks")
+def _tasks() -> None:
+    """List the tasks."""
+    with _plain_errors():
+        table = _table("task", "what it is")
+        for name in tasks.names():
+            table.add_row(escape(name), escape(tasks.describe(name)))
+        _console().print(table)
+
+
+@app.command("optimizers")
+def _optimizers() -> None:
+    """List the optimizers and the spaces they are tuned in."""
+    with _plain_errors():
+        table = _table("optimizer", "search space")
+        for name in registry.names():
+            space = registry.resolve(name).space
+            ranges = [f"{key} {r.low:g} to {r.high:g}{' (log)' * r.log}" for key, r in space.items()]
+            table.add_row(escape(name), escape(", ".join(ranges)))
+        _console().print(table)
+
+
+@app.command("demo")
+def _demo(out: Annotated[Path, typer.Option(help="Folder of the reports.")]) -> None:
+    """Compare SGD, AdamW, LAMB and ALTO at large batch on digits and sine; a few minutes on two cores."""
+    with _plain_errors():
+        for comparison in demo.run(out):
+            _show(comparison)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A user's mistake is one line and exit code 2; Ctrl-C is one line and 130."""
+    try:
+        yield
+    except LabError as error:
+        typer.echo(f"valleys: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        typer.echo("valleys: interrupted; the same command continues", err=True)
+        raise typer.Exit(130) from error
+
+
+def _show(comparison: Comparison) -> None:
+    console = _console()
+    rows = [cells(row, comparison.metric) for row in comparison.rows]
+    titles = [title for title in rows[0] if title not in LEFT_TO_THE_REPORT and not title.startswith("validation")]
+    table = _table(*titles, title=f"{comparison.task} at batch {comparison.batch_size}")
+    for row in rows:
+        table.add_row(*(escape(row[title]) for title in titles))
+    console.print(table)
+    console.print(escape(comparison.verdict.sentence), soft_wrap=True, highlight=False)
+    for note in comparison.warnings:
+        console.print(escape(f"note: {note}"), soft_wrap=True, highlight=False)
+    for path in comparison.paths.values():
+        console.print(escape(str(path)), soft_wrap=True, highlight=False)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def _table(*titles: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in titles:
+        table.add_column(heading, overflow="fold")
+    return table

@@ -1,0 +1,242 @@
+"""Compare optimizers fairly: equal tuning for each, then fresh seeds, then a verdict."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from valleys.lab import optimizers as registry
+from valleys.lab import report, tasks, trainer, tuning
+from valleys.lab.environment import environment
+from valleys.lab.errors import LabError
+from valleys.lab.optimizers import OptimizerSpec
+from valleys.lab.progress import Follow, watch
+from valleys.lab.record import Record
+from valleys.lab.statistics import Verdict
+from valleys.lab.store import Key, Store
+from valleys.lab.summary import Row, summarize
+from valleys.lab.task import Task
+
+__all__ = ["FIRST_SEED", "Comparison", "compare"]
+
+FIRST_SEED = 1000
+"""The final seeds count from here, far from the tuning seed."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Args:
+        task: the task's name.
+        batch_size: examples per optimizer step.
+        metric: the metric's name with its unit.
+        selected: the chosen hyperparameters by optimizer; None where every trial diverged.
+        trials: the tuning runs by optimizer, in the order of the points.
+        records: the runs with the chosen hyperparameters on fresh seeds, by optimizer.
+        rows: the table, best optimizer first.
+        verdict: who won and by how much.
+        warnings: what a reader of the numbers should know.
+        paths: the files written: ``markdown``, ``json``, ``curves``.
+    """
+
+    task: str
+    batch_size: int
+    metric: str
+    selected: Mapping[str, Mapping[str, float] | None]
+    trials: Mapping[str, tuple[Record, ...]]
+    records: Mapping[str, tuple[Record, ...]]
+    rows: tuple[Row, ...]
+    verdict: Verdict
+    warnings: tuple[str, ...]
+    paths: Mapping[str, Path]
+
+
+def compare(
+    task: str | Task,
+    optimizers: Sequence[str | OptimizerSpec],
+    *,
+    batch_size: int,
+    trials: int = 8,
+    seeds: int = 3,
+    epochs: int | None = None,
+    micro_batch: int | None = None,
+    out: Path | str,
+    data_dir: Path | str | None = None,
+    storage: str | None = None,
+    device: str = "auto",
+    progress: bool | None = None,
+) -> Comparison:
+    """Tune each optimizer with equally many trials, run the chosen values on fresh seeds, and say who won.
+
+    An interrupted comparison goes on when it is called again with the same arguments; finished runs are kept.
+
+    Args:
+        task: name of a task, or a task of your own.
+        optimizers: names (``module:callable`` included) or specifications of your own; at least one.
+        batch_size: examples per optimizer step, at most those of the training split.
+        trials: quasi-random hyperparameter points per optimizer, at least 1. May grow in a later call.
+        seeds: fresh seeds for the chosen hyperparameters, at least 1. May grow in a later call.
+        epochs: length of a run; default: the task's own.
+        micro_batch: examples per backward pass, gradients accumulated; default: the whole batch at once.
+        out: folder of the report, and of the comparison's storage.
+        data_dir: where the task's data lies, for a task that needs it.
+        storage: Optuna storage URL; default: an SQLite file in ``out``.
+        device: ``cpu``, ``cuda``, or ``auto``: CUDA where there is one.
+        progress: whether to show a progress bar on stderr; default: where it is a terminal.
+
+    Returns:
+        The comparison; its report is in ``out``.
+
+    Raises:
+        LabError: on a mistake in the arguments, before any work.
+    """
+    for name, value in (("trials", trials), ("seeds", seeds), ("batch size", batch_size), ("epochs", epochs)):
+        if value is not None and value < 1:
+            raise LabError(f"{name} must be at least 1, not {value}")
+    specs = _specs(optimizers)
+    device = _device(device)
+    folder = Path(out)
+    problem = tasks.load(task, Path(data_dir) if data_dir is not None else None) if isinstance(task, str) else task
+    trainer.check(problem, batch_size, micro_batch)
+    configuration = _configuration(problem, batch_size, trials, seeds, epochs, micro_batch, device)
+    spaces = {spec.name: spec.space for spec in specs}
+    command = _command(task, optimizers, configuration, epochs, folder, data_dir, storage)
+
+    def run(spec: OptimizerSpec, point: int, seed: int, follow: Follow, test: bool) -> None:
+        values = points[spec.name][point]
+        store.run(
+            spec.name,
+            "final" if test else "tuning",
+            Key(point, seed),
+            values,
+            spec.space,
+            lambda: trainer.train(
+                problem,
+                spec,
+                values,
+                batch_size=batch_size,
+                seed=seed,
+                epochs=epochs,
+                micro_batch=micro_batch,
+                device=device,
+                test=test,
+                progress=follow,
+            ),
+        )
+
+    with Store(folder, storage) as store:
+        warnings = store.configure(configuration, environment(device), spaces)
+        points = {name: tuning.points(space, trials) for name, space in spaces.items()}
+        # Optimizers take turns, so that a machine that slows down slows all of them down.
+        turns = [(trial, spec) for trial in range(trials) for spec in specs if trial < len(points[spec.name])]
+        with watch(f"tuning on {problem.name}", len(turns), progress) as show:
+            for trial, spec in turns:
+                run(spec, trial, tuning.TUNING_SEED, show(f"{spec.name}, trial {trial + 1}"), test=False)
+        chosen = summarize(store.results(spaces)).chosen
+        tuned = [(spec, point) for spec in specs if (point := chosen[spec.name]) is not None]
+        with watch(f"fresh seeds on {problem.name}", len(tuned) * seeds, progress) as show:
+            for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+                for spec, point in tuned:
+                    run(spec, point, seed, show(f"{spec.name}, seed {seed}"), test=True)
+        results = store.results(spaces)
+        summary = summarize(results, warnings)
+        paths = report.write(results, summary, folder, command)
+    return Comparison(
+        problem.name,
+        batch_size,
+        problem.metric_name,
+        summary.selected,
+        {name: tuple(runs.values()) for name, runs in results.tuning.items()},
+        summary.records,
+        summary.rows,
+        summary.verdict,
+        summary.notes,
+        paths,
+    )
+
+
+def _specs(optimizers: Sequence[str | OptimizerSpec]) -> list[OptimizerSpec]:
+    specs = [registry.resolve(entry) if isinstance(entry, str) else entry for entry in optimizers]
+    if not specs:
+        raise LabError("there is no optimizer to compare; name at least one")
+    names = [spec.name for spec in specs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise LabError(f"optimizers named more than once: {', '.join(twice)}")
+    return specs
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise LabError(f"unknown device {device!r}; known: auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LabError("torch finds no CUDA device here; use --device cpu")
+    return device
+
+
+def _configuration(
+    task: Task,
+    batch_size: int,
+    trials: int,
+    seeds: int,
+    epochs: int | None,
+    micro_batch: int | None,
+    device: str,
+) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "metric": task.metric_name,
+        "maximize": task.maximize,
+        "target": task.target,
+        "schedule": task.schedule,
+        "data": [len(task.train), len(task.validation), len(task.test)],
+        "batch_size": batch_size,
+        "micro_batch": micro_batch,
+        "epochs": task.epochs if epochs is None else epochs,
+        "device": device,
+        "tuning_seed": tuning.TUNING_SEED,
+        "first_seed": FIRST_SEED,
+        "trials": trials,
+        "seeds": seeds,
+    }
+
+
+def _command(
+    task: str | Task,
+    optimizers: Sequence[str | OptimizerSpec],
+    configuration: Mapping[str, Any],
+    epochs: int | None,
+    folder: Path,
+    data_dir: Path | str | None,
+    storage: str | None,
+) -> str:
+    """What repeats the comparison, in a shell or in Python; a storage's password stays out of the report."""
+    options = {
+        "batch_size": configuration["batch_size"],
+        "trials": configuration["trials"],
+        "seeds": configuration["seeds"],
+        "epochs": epochs,
+        "micro_batch": configuration["micro_batch"],
+        "device": configuration["device"],
+        "data_dir": None if data_dir is None else str(data_dir),
+        "storage": None if storage is None else "URL",
+        "out": str(folder),
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    names = [entry for entry in optimizers if isinstance(entry, str)]
+    if not isinstance(task, str) or len(names) < len(optimizers):
+        made = [entry if isinstance(entry, str) else entry.name for entry in optimizers]
+        arguments = "".join(f", {name}={value!r}" for name, value in given.items())
+        return f"valleys.lab.compare({configuration['task']}, [{', '.join(made)}]{arguments})"
+    words = ["valleys", "compare", task, "--optimizers", ",".join(names)]
+    for name, value in given.items():
+        words += ["--data" if name == "data_dir" else f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)

@@ -1,0 +1,35 @@
+"""Where a comparison ran: what its numbers depend on besides its configuration."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+__all__ = ["environment"]
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and hardware, for the report and for a warning when they change between two sittings.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        Plain strings and numbers.
+
+    Example:
+        >>> sorted(environment("cpu"))
+        ['cpus', 'device', 'python', 'threads', 'torch', 'valleys']
+    """
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "valleys": version("valleys"),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine(),
+    }

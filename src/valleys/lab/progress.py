@@ -1,0 +1,50 @@
+"""A progress bar on stderr for a person who waits; nothing for a log file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Follow", "Watch", "watch"]
+
+Follow = Callable[[int, int], None]
+"""Told the steps made and the steps to make."""
+
+Watch = Callable[[str], Follow]
+"""Told the label of each run as it starts, it gives the function that follows the run's steps."""
+
+
+@contextmanager
+def watch(title: str, runs: int, show: bool | None = None) -> Iterator[Watch]:
+    """Follow a number of runs, one after the other.
+
+    Args:
+        title: what is being done.
+        runs: how many runs there will be.
+        show: whether to show a bar; default: where stderr is a terminal.
+
+    Yields:
+        The function to call at the start of each run, with the run's label.
+    """
+    if not (sys.stderr.isatty() if show is None else show):
+        yield lambda label: lambda step, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, force_terminal=show)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        overall = bars.add_task(title, total=runs)
+        current = bars.add_task("", total=None)
+        started = 0
+
+        def start(label: str) -> Follow:
+            nonlocal started
+            bars.update(overall, completed=started)
+            bars.reset(current, description=label, total=None)
+            started += 1
+            return lambda step, total: bars.update(current, completed=step, total=total)
+
+        yield start

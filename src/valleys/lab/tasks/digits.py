@@ -1,0 +1,68 @@
+"""Handwritten digits of 8x8 pixels: the classification task that needs no download and takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from valleys.lab.errors import LabError
+from valleys.lab.task import Split, Task
+from valleys.lab.tasks.classification import accuracy, deal
+
+__all__ = ["load"]
+
+_SEED = 20251027
+
+
+def load(data_dir: Path | None = None) -> Task:
+    """Classify scikit-learn's digits.
+
+    1,797 images dealt 3 : 1 : 1, so that 1,077 train (a batch of 1,024 is possible), 360 validate and 360 test; a CNN
+    of two convolutions. The target, 97 %, is above what a linear model of the pixels reaches (about 96 %).
+
+    Args:
+        data_dir: not used; the data comes with scikit-learn.
+
+    Returns:
+        The task.
+
+    Raises:
+        LabError: scikit-learn is not installed.
+
+    Source: Alpaydin and Kaynak 1998, UCI's optical recognition of handwritten digits (test part).
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise LabError("the task digits needs scikit-learn; pip install 'valleys[lab]'") from error
+    pixels, classes = load_digits(return_X_y=True)
+    inputs = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
+    targets = torch.tensor(classes, dtype=torch.int64)
+    validation, test, *rest = deal(targets, 5, _SEED)
+    train, validation, test = (Split(inputs[chosen], targets[chosen]) for chosen in (torch.cat(rest), validation, test))
+    return Task(
+        name="digits",
+        train=train,
+        validation=validation,
+        test=test,
+        build_model=_model,
+        loss=nn.functional.cross_entropy,
+        metric=accuracy,
+        metric_name="accuracy %",
+        maximize=True,
+        target=97.0,
+        epochs=100,
+    )
+
+
+def _model() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 4 * 4, 10),
+    )

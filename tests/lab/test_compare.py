@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import lab_fakes
+from valleys.lab import Comparison, LabError, Record, compare, trainer
+from valleys.lab.optimizers import Range
+
+Call = dict[str, Any]
+Whole = tuple[Comparison, list[Call], Path]
+
+
+def watched(patch: pytest.MonkeyPatch) -> list[Call]:
+    """Every training run asked for from now on, in order; the fake trainer does them."""
+    made: list[Call] = []
+
+    def train(task: Any, spec: Any, hyperparameters: Any, **options: Any) -> Record:
+        made.append({"optimizer": spec.name, "hyperparameters": dict(hyperparameters), **options})
+        return lab_fakes.train(task, spec, hyperparameters, **options)
+
+    patch.setattr("valleys.lab.trainer.train", train)
+    return made
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    return watched(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """One ordinary comparison, the runs it asked for, and its folder."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        made = watched(patch)
+        return run(out), made, out
+
+
+def run(out: Path, **changes: Any) -> Comparison:
+    arguments: dict[str, Any] = {
+        "task": lab_fakes.task(),
+        "optimizers": [lab_fakes.spec("sgd"), lab_fakes.spec("adamw", 1e-3)],
+        "batch_size": 16,
+        "trials": 4,
+        "seeds": 2,
+        "progress": False,
+        "out": out,
+        **changes,
+    }
+    return compare(arguments.pop("task"), arguments.pop("optimizers"), **arguments)
+
+
+def test_budgets_points_and_seeds_are_equal_and_optimizers_take_turns(whole: Whole) -> None:
+    _, made, _ = whole
+    tuning, final = made[:8], made[8:]
+    assert [call["optimizer"] for call in made] == ["sgd", "adamw"] * 6
+    assert {call["seed"] for call in tuning} == {0}
+    assert [call["seed"] for call in final] == [1000, 1000, 1001, 1001]
+    assert all(a["hyperparameters"] == b["hyperparameters"] for a, b in zip(tuning[::2], tuning[1::2], strict=True))
+    assert len({call["hyperparameters"]["lr"] for call in tuning}) == 4
+
+
+def test_the_test_set_is_read_only_after_selection(whole: Whole) -> None:
+    comparison, made, _ = whole
+    assert [call["test"] for call in made] == [False] * 8 + [True] * 4
+    assert all(record.test is None for runs in comparison.trials.values() for record in runs)
+    assert all(record.test is not None for runs in comparison.records.values() for record in runs)
+
+
+def test_the_best_trial_is_chosen_and_run_on_the_fresh_seeds(whole: Whole) -> None:
+    comparison, _, _ = whole
+    for name in ("sgd", "adamw"):
+        finished = [record for record in comparison.trials[name] if record.validation is not None]
+        best = max(finished, key=lambda record: record.validation or 0)
+        assert comparison.selected[name] == best.hyperparameters
+        assert [record.hyperparameters for record in comparison.records[name]] == [best.hyperparameters] * 2
+        assert [record.seed for record in comparison.records[name]] == [1000, 1001]
+
+
+def test_the_same_call_again_trains_nothing_and_finds_the_same(whole: Whole, calls: list[Call]) -> None:
+    first, _, out = whole
+    report = (out / "report.json").read_text()
+    again = run(out)
+    assert calls == []
+    assert (again.rows, again.verdict, again.selected) == (first.rows, first.verdict, first.selected)
+    assert (out / "report.json").read_text() == report
+
+
+def test_settings_reach_the_trainer(tmp_path: Path, calls: list[Call]) -> None:
+    run(tmp_path, epochs=7, micro_batch=4, trials=1, seeds=1, device="cpu")
+    assert {(call["batch_size"], call["epochs"], call["micro_batch"], call["device"]) for call in calls} == {
+        (16, 7, 4, "cpu")
+    }
+
+
+def test_an_extended_comparison_equals_one_made_in_one_go(tmp_path: Path, whole: Whole, calls: list[Call]) -> None:
+    run(tmp_path, trials=2, seeds=1)
+    calls.clear()
+    extended = run(tmp_path)
+    assert sum(not call["test"] for call in calls) == 2 * 2
+    expected, _, _ = whole
+    assert (extended.rows, extended.verdict, extended.records) == (expected.rows, expected.verdict, expected.records)
+
+
+def test_runs_of_a_superseded_choice_stay_on_record_but_out_of_the_table(tmp_path: Path, calls: list[Call]) -> None:
+    only = [lab_fakes.spec("sgd", 1e-3)]
+    before = run(tmp_path, optimizers=only, trials=1, seeds=1)
+    after = run(tmp_path, optimizers=only, trials=4, seeds=1)
+    assert before.selected["sgd"] != after.selected["sgd"]
+    final = json.loads((tmp_path / "report.json").read_text())["final"]["sgd"]
+    assert [entry["superseded"] for entry in final] == [True, False]
+    assert after.rows[0].runs == 1
+
+
+def test_an_optimizer_whose_every_trial_diverges_loses_and_ends_nothing(tmp_path: Path, calls: list[Call]) -> None:
+    comparison = run(tmp_path, optimizers=[lab_fakes.spec("wild", 1e-9), lab_fakes.spec("sgd")])
+    assert comparison.selected["wild"] is None
+    assert comparison.records["wild"] == ()
+    assert [row.optimizer for row in comparison.rows] == ["sgd", "wild"]
+    assert comparison.rows[1].diverged_trials == 4
+    assert "wild finished no run" in comparison.verdict.sentence or "alone" in comparison.verdict.sentence
+
+
+def test_an_interruption_keeps_what_was_finished(
+    tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Record:
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        calls.append({})
+        return lab_fakes.train(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("valleys.lab.trainer.train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    calls.clear()
+    run(tmp_path)
+    assert len(calls) == 12 - 5
+
+
+def test_a_choice_at_the_edge_is_told(tmp_path: Path, calls: list[Call]) -> None:
+    near = lab_fakes.spec("sgd", 1e-2, lr=Range(1e-2, 1e4))
+    comparison = run(tmp_path, optimizers=[near], trials=8, seeds=1)
+    assert any("edge of the search space" in note for note in comparison.warnings)
+
+
+def test_the_tuning_budget_may_be_one_trial_of_one_optimizer_on_one_seed(tmp_path: Path, calls: list[Call]) -> None:
+    comparison = run(tmp_path, optimizers=[lab_fakes.spec("sgd")], trials=1, seeds=1)
+    assert comparison.rows[0].test is not None
+    assert comparison.rows[0].test[1] is None
+    assert any("one seed" in note for note in comparison.warnings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "no-such-task"}, "no-such-task"),
+        ({"optimizers": ["no-such-optimizer"]}, "no-such-optimizer"),
+        ({"optimizers": []}, "name at least one"),
+        ({"optimizers": [lab_fakes.spec("a"), lab_fakes.spec("a")]}, "more than once: a"),
+        ({"batch_size": 33}, "33"),
+        ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"trials": 0}, "trials must be at least 1, not 0"),
+        ({"seeds": -1}, "seeds must be at least 1, not -1"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"device": "tpu"}, "unknown device 'tpu'"),
+    ],
+)
+def test_mistakes_end_before_any_work(tmp_path: Path, calls: list[Call], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        run(tmp_path / "out", **changes)
+    assert calls == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unusable_folder_ends_before_any_work(tmp_path: Path, calls: list[Call]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LabError, match="cannot write"):
+        run(tmp_path / "file" / "out")
+    assert calls == []
+
+
+def test_progress_is_shown_when_asked_and_nothing_else_is_printed(
+    tmp_path: Path, calls: list[Call], capfd: pytest.CaptureFixture[str]
+) -> None:
+    small: dict[str, Any] = {"trials": 1, "seeds": 1}
+    run(tmp_path / "quiet", progress=None, **small)
+    assert capfd.readouterr() == ("", "")
+    run(tmp_path / "shown", progress=True, **small)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "fresh seeds on fake" in shown.err
+
+
+def test_the_command_in_the_report_repeats_the_comparison(
+    tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("valleys.lab.tasks.load", lambda name, data_dir: lab_fakes.task(name))
+    monkeypatch.setattr("valleys.lab.optimizers.resolve", lab_fakes.spec)
+    storage = f"sqlite:///{tmp_path / 'a.db'}"
+    run(
+        tmp_path / "a b",
+        trials=1,
+        task="fake",
+        optimizers=["sgd", "m:f"],
+        data_dir="d",
+        storage=storage,
+        device="cpu",
+    )
+    command = json.loads((tmp_path / "a b" / "report.json").read_text())["command"]
+    assert command == (
+        "valleys compare fake --optimizers sgd,m:f --batch-size 16 --trials 1 --seeds 2 --device cpu "
+        f"--data d --storage URL --out '{tmp_path / 'a b'}'"
+    )
+
+
+def test_importing_the_package_imports_no_lab_and_the_lab_no_heavy_extra() -> None:
+    code = (
+        "import sys, valleys; assert not [name for name in sys.modules if name.startswith('valleys.lab')];"
+        "import valleys.lab; print({'optuna', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"set()\n"
+
+
+def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: dict[str, Any] = {
+        "task": "sine",
+        "optimizers": ["adamw", "lamb", "alto"],
+        "batch_size": 16384,
+        "trials": 2,
+        "epochs": 1,
+        "micro_batch": 8192,
+    }
+    expected = run(tmp_path / "whole", **arguments)
+    made = 0
+
+    def interrupted(*positional: Any, **options: Any) -> Record:
+        nonlocal made
+        made += 1
+        if made == 9:
+            raise KeyboardInterrupt
+        return trainer.train(*positional, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(compare.__globals__, "trainer", SimpleNamespace(train=interrupted, check=trainer.check))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "parts", **arguments)
+    resumed = run(tmp_path / "parts", **arguments)
+    assert resumed.selected == expected.selected
+    for name in ("adamw", "lamb", "alto"):
+        metrics = [
+            [(record.seed, record.validation, record.test) for record in found.records[name]]
+            for found in (resumed, expected)
+        ]
+        assert metrics[0] == metrics[1]
+        assert all(isinstance(test, float) for _, _, test in metrics[0])
