@@ -76,7 +76,7 @@ def explore(g: Tensor, memory: TwoBuffer | OneBuffer, alpha: float, b1: float) -
 
 
 def phi(x: Tensor, eps3: float) -> Tensor:
-    """x + eps3, which keeps a layer's norm away from zero."""
+    """Add eps3, which keeps a layer's norm away from zero."""
     return x + eps3
 
 

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import lab_fakes
-from valleys.lab import Comparison, LabError, Record, compare, trainer
+from valleys.lab import Comparison, LabError, Record, compare, demo, trainer
 from valleys.lab.optimizers import Range
 
 Call = dict[str, Any]
@@ -228,6 +229,17 @@ def test_importing_the_package_imports_no_lab_and_the_lab_no_heavy_extra() -> No
         "import valleys.lab; print({'optuna', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"set()\n"
+
+
+def test_the_demo_gives_the_threads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[Call]) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr("valleys.lab.tasks.load", lambda name, data_dir: lab_fakes.task(name))
+    monkeypatch.setattr("valleys.lab.optimizers.resolve", lab_fakes.spec)
+    monkeypatch.setattr("valleys.lab.demo.STAGES", [demo.Stage("digits", 16, 1, 1)])
+    monkeypatch.setattr("valleys.lab.trainer.check", lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    assert len(list(demo.run(tmp_path))) == 1
+    assert (seen, torch.get_num_threads()) == ([1], before)
 
 
 def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(

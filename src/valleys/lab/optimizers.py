@@ -1,10 +1,10 @@
 """Optimizers by name, each with the space it is tuned in.
 
-Every space has two dimensions, so that equal numbers of trials are equally thorough: the learning rate over two decades
-(three for SGD and ESGD, whose steps scale with the gradient), and the memory of the method's main average (for the
-adapted ones, of E), as 1 minus its decay. Adagrad forgets nothing; the start of its accumulator takes that place.
-Everything else is at the method's defaults: weight decay at that of its constructor, on weights only (norms and biases
-have none), and alpha of E at -5, the paper's value for batches of 1,024 and more.
+Every space has two dimensions, so that equal numbers of trials are equally thorough: the learning rate over two
+decades, and the memory of the method's main average (for the adapted ones, of E), as 1 minus its decay. Adagrad forgets
+nothing; the start of its accumulator takes that place. Everything else is at the method's defaults: weight decay at
+that of its constructor, on weights only (norms and biases have none), and alpha of E at -5, the paper's value for batches of
+1,024 and more.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def _adam_space(memory: Range = _MOMENTUM, low: float = 3e-4) -> dict[str, Range
     return {"lr": Range(low, 100 * low), "one_minus_beta1": memory}
 
 
-_SGD_LR, _LAMB_LR = Range(1e-3, 1.0), Range(3e-3, 0.3)
+_SGD_LR, _LAMB_LR = Range(1e-2, 1.0), Range(3e-3, 0.3)
 
 # name -> (constructor, space, weight decay: the method's default)
 _REGISTRY: dict[str, tuple[_Make, dict[str, Range], float]] = {

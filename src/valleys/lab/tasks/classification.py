@@ -45,7 +45,7 @@ def deal(labels: Tensor, piles: int, seed: int) -> list[Tensor]:
 
     Example:
         >>> [pile.tolist() for pile in deal(torch.tensor([0, 0, 1, 1]), 2, seed=0)]
-        [[1, 3], [0, 2]]
+        [[0, 3], [1, 2]]
     """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[labels[shuffled].argsort(stable=True)]

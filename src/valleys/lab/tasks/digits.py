@@ -40,13 +40,13 @@ def load(data_dir: Path | None = None) -> Task:
     pixels, classes = load_digits(return_X_y=True)
     inputs = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
     targets = torch.tensor(classes, dtype=torch.int64)
-    validation, test, *rest = deal(targets, 5, _SEED)
-    train, validation, test = (Split(inputs[chosen], targets[chosen]) for chosen in (torch.cat(rest), validation, test))
+    validation, test, *train = deal(targets, 5, _SEED)
+    splits = [Split(inputs[chosen], targets[chosen]) for chosen in (torch.cat(train), validation, test)]
     return Task(
         name="digits",
-        train=train,
-        validation=validation,
-        test=test,
+        train=splits[0],
+        validation=splits[1],
+        test=splits[2],
         build_model=_model,
         loss=nn.functional.cross_entropy,
         metric=accuracy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def load(data_dir: Path | None = None) -> Task:
     """Classify Fashion-MNIST.
 
     Of the 60,000 training images every tenth, class by class, validates (6,000) and 54,000 train; the 10,000 test
-    images are the official ones. A CNN of two strided convolutions and two linear layers. The target, 85 %, is above
-    what a linear model of the pixels reaches (about 84 %).
+    images are the official ones. A CNN of two strided convolutions and two linear layers, initialised after He et al.
+    The target, 85 %, is above what a linear model of the pixels reaches (about 84 %).
 
     Args:
         data_dir: folder of the four IDX files, plain or ``.gz``. Default: Debian's package where it is installed,
@@ -109,12 +110,14 @@ def _from_openml() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     try:
         from sklearn.datasets import fetch_openml
 
-        data = fetch_openml(
-            "Fashion-MNIST",
-            version=1,
-            as_frame=False,
-            parser="pandas" if find_spec("pandas") else "liac-arff",  # the second is slow and needs nothing else
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn warns at each attempt; what counts is the outcome
+            data = fetch_openml(
+                "Fashion-MNIST",
+                version=1,
+                as_frame=False,
+                parser="pandas" if find_spec("pandas") else "liac-arff",  # the second is slow and needs nothing else
+            )
     except (ImportError, OSError, ValueError, http.client.HTTPException) as error:
         raise LabError(
             "Fashion-MNIST is not here: name the folder of its four IDX files as the data folder, or install Debian's "
@@ -135,7 +138,7 @@ def _split(images: Tensor, labels: Tensor) -> Split:
 
 
 def _model() -> nn.Module:
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Conv2d(1, 16, 5, stride=2, padding=2),
         nn.ReLU(),
         nn.Conv2d(16, 32, 3, stride=2, padding=1),
@@ -145,3 +148,10 @@ def _model() -> nn.Module:
         nn.ReLU(),
         nn.Linear(64, 10),
     )
+    for name, param in model.named_parameters():
+        # torch's default keeps too little of the signal for a run of 60 large-batch steps to get anywhere.
+        if name.endswith("weight"):
+            nn.init.kaiming_normal_(param, nonlinearity="relu")
+        else:
+            nn.init.zeros_(param)
+    return model
