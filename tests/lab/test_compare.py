@@ -246,12 +246,12 @@ def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments: dict[str, Any] = {
-        "task": "sine",
-        "optimizers": ["adamw", "lamb", "alto"],
-        "batch_size": 16384,
+        "task": "digits",
+        "optimizers": ["adamw", "alto"],
+        "batch_size": 512,
         "trials": 2,
         "epochs": 1,
-        "micro_batch": 8192,
+        "micro_batch": 256,
     }
     expected = run(tmp_path / "whole", **arguments)
     made = 0
@@ -259,7 +259,7 @@ def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
     def interrupted(*positional: Any, **options: Any) -> Record:
         nonlocal made
         made += 1
-        if made == 9:
+        if made == 6:  # 4 trials and a fresh seed are done
             raise KeyboardInterrupt
         return trainer.train(*positional, **options)
 
@@ -269,7 +269,7 @@ def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
             run(tmp_path / "parts", **arguments)
     resumed = run(tmp_path / "parts", **arguments)
     assert resumed.selected == expected.selected
-    for name in ("adamw", "lamb", "alto"):
+    for name in ("adamw", "alto"):
         metrics = [
             [(record.seed, record.validation, record.test) for record in found.records[name]]
             for found in (resumed, expected)

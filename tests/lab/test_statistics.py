@@ -142,6 +142,21 @@ def test_correction_is_over_all_pairs() -> None:
     assert "Holm" in found.sentence
 
 
+def test_who_is_beaten_and_who_is_not_is_said_of_every_other() -> None:
+    base = (90.0, 90.3, 90.1, 90.2, 90.4)
+    results = {
+        "a": runs(*base),
+        "b": runs(*(value - 0.01 * (-1) ** i - 0.005 for i, value in enumerate(base))),
+        "c": runs(*(value - 5 - 0.01 * i for i, value in enumerate(base))),
+        "d": runs(*(value - 0.2 * (i % 2) for i, value in enumerate(base))),
+    }
+    sentence = verdict(results, maximize=True, metric="m", batch_size=4).sentence
+    first, nor, beaten = sentence.split("; ")
+    assert first.startswith("no difference found between a and b at batch 4")
+    assert nor.startswith("nor from d (p = ")
+    assert beaten.startswith("a beats c (p < 0.0001)")
+
+
 def test_one_seed_supports_no_claim() -> None:
     found = verdict({"a": runs(99.0), "b": runs(1.0)}, maximize=True, metric="m", batch_size=1)
     assert not found.rivals[0].beaten

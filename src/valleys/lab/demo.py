@@ -35,7 +35,7 @@ class Stage:
     epochs: int | None = None
 
 
-STAGES = (Stage("digits", 1024, 8, 5), Stage("sine", 16384, 8, 5))
+STAGES = (Stage("digits", 1024, 8, 5), Stage("sine", 16384, 6, 5))
 
 
 def run(out: Path | str, progress: bool | None = None) -> Iterator[Comparison]:

@@ -3,8 +3,8 @@
 Every space has two dimensions, so that equal numbers of trials are equally thorough: the learning rate over two
 decades, and the memory of the method's main average (for the adapted ones, of E), as 1 minus its decay. Adagrad forgets
 nothing; the start of its accumulator takes that place. Everything else is at the method's defaults: weight decay at
-that of its constructor, on weights only (norms and biases have none), and alpha of E at -5, the paper's value for batches of
-1,024 and more.
+that of its constructor, on weights only (norms and biases have none), and alpha of E at -5, the paper's value for
+batches of 1,024 and more.
 """
 
 from __future__ import annotations

@@ -267,9 +267,11 @@ def _sentence(
     beaten = [f"{rival.name} ({_p(rival.p)})" for rival in rivals[1:] if rival.beaten]
     open_ = [f"{rival.name} ({_p(rival.p)})" for rival in rivals[1:] if not rival.beaten]
     if beaten:
-        parts.append(f"{leader} beats {', '.join(beaten)}")
+        beaten = [f"{leader} beats {', '.join(beaten)}"]
     if open_:
-        parts.append(f"{'no difference found' if rivals[0].beaten else 'nor'} from {', '.join(open_)}")
+        open_ = [f"{'no difference found' if rivals[0].beaten else 'nor'} from {', '.join(open_)}"]
+    # "nor" must follow the sentence on the second, which found no difference either
+    parts += beaten + open_ if rivals and rivals[0].beaten else open_ + beaten
     parts += [f"{name} finished no run" for name in hopeless if rivals]
     parts += [f"{name} diverged on {lost[name]} fresh seeds" for name in lost if lost[name] and name not in hopeless]
     return "; ".join(parts)
