@@ -90,10 +90,12 @@ def test_both_tuned_values_reach_the_optimizer(name: str) -> None:
         hyperparameters = {k: v * 1.5 if k == changed else v for k, v in first.items()}
         model = make_model()
         optimizer = spec.build(model, hyperparameters)
-        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+        generator = torch.Generator().manual_seed(1)
         for _ in range(12):
             optimizer.zero_grad()
-            (model(x) - 1).square().mean().backward()
+            # Gradients must change sign, or sign-based steps would not show their memory.
+            inputs, targets = torch.randn(8, 4, generator=generator), torch.randn(8, 1, generator=generator)
+            (model(inputs) - targets).square().mean().backward()
             optimizer.step()
         ends.append([p.detach().clone() for p in model.parameters()])
     for end in ends[1:]:
