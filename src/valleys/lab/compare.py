@@ -83,7 +83,7 @@ def compare(
         trials: quasi-random hyperparameter points per optimizer, at least 1. May grow in a later call.
         seeds: fresh seeds for the chosen hyperparameters, at least 1. May grow in a later call.
         epochs: length of a run; default: the task's own.
-        micro_batch: examples per backward pass, gradients accumulated; default: the whole batch at once.
+        micro_batch: examples per backward pass, gradients accumulated; default: 4096.
         out: folder of the report, and of the comparison's storage.
         data_dir: where the task's data lies, for a task that needs it.
         storage: Optuna storage URL; default: an SQLite file in ``out``.

@@ -14,6 +14,7 @@ from valleys.lab import curves
 from valleys.lab.statistics import format_mean
 from valleys.lab.store import Key, Results
 from valleys.lab.summary import Summary, cells
+from valleys.lab.trainer import MICRO_BATCH
 
 __all__ = ["escape", "plain", "to_json", "to_markdown", "write"]
 
@@ -207,7 +208,7 @@ def _settings(results: Results, summary: Summary) -> list[list[str]]:
         **configuration,
         "examples": f"{train} train, {validation} validation, {test} test",
         "steps": ", ".join(map(str, steps)) or "-",
-        "micro_batch": configuration["micro_batch"] or "the whole batch",
+        "micro_batch": configuration["micro_batch"] or MICRO_BATCH,
     }
     return [
         [name.replace("_", " "), f"{value:g}" if isinstance(value, float) else str(value)]
