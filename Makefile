@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/valleys demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 lint: $(READY)
 	$(BIN)/ruff check .
