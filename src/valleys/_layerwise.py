@@ -58,7 +58,7 @@ class Layerwise(Optimizer):
             The loss that the closure returned, or None.
 
         Raises:
-            RuntimeError: a sparse gradient.
+            RuntimeError: a sparse gradient, or a parameter sharded as a DTensor.
             ValueError: an option of a group was changed to something out of range.
         """
         loss = None
@@ -102,6 +102,12 @@ class Layerwise(Optimizer):
     def _with_gradient(self, group: dict[str, Any]) -> list[Tensor]:
         params = [param for param in group["params"] if param.grad is not None]
         for param in params:
+            if hasattr(param, "placements"):
+                raise RuntimeError(
+                    f"{type(self).__name__}: a parameter of shape {tuple(param.shape)} is a DTensor, and this version "
+                    "would take the norm of its shard for that of its layer; keep parameters whole (DDP), or adapt an "
+                    "elementwise optimizer"
+                )
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient; "
