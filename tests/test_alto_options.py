@@ -89,8 +89,7 @@ def test_sharded_parameters_are_refused(cls: Any, tmp_path: Path) -> None:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import distribute_tensor
 
-    store = distributed.FileStore(str(tmp_path / "store"), 1)
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         param = torch.nn.Parameter(distribute_tensor(torch.ones(4), DeviceMesh("cpu", [0])))
         optimizer = cls([param])
