@@ -214,3 +214,12 @@ def test_adapted_and_ours_work_with_the_models_own_groups() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_the_clip_norm_accumulates_in_float32() -> None:
+    """The norm of these float16 gradients, 120,000, is no float16 number; the factor would be 0."""
+    param = torch.nn.Parameter(torch.ones(4, dtype=torch.float16))
+    optimizer = valleys.Lamb([param], betas=(0.0, 0.0), max_grad_norm=1.0)
+    param.grad = torch.full((4,), 60000.0, dtype=torch.float16)
+    optimizer.step()
+    torch.testing.assert_close(optimizer.state[param]["exp_avg"], torch.full((4,), 0.5), rtol=1e-3, atol=0)
