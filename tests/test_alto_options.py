@@ -64,8 +64,12 @@ def test_bad_options_of_alto_are_refused(options: dict[str, Any], message: str) 
 
 
 def test_what_cannot_be_honoured_raises() -> None:
-    with pytest.raises(RuntimeError, match="no fused backend"):
-        valleys.ALTO(one(), fused=True)
+    with pytest.raises(RuntimeError, match="fused='triton'.*; leave fused=None"):
+        valleys.ALTO(one(), fused="triton")
+    with pytest.raises(ValueError, match="fused must be None, True, False or the name"):
+        valleys.ALTO(one(), fused="fast")
+    with pytest.raises(RuntimeError, match="fused and foreach"):
+        valleys.ALTO(one(), fused=True, foreach=True)
     with pytest.raises(RuntimeError, match="differentiable"):
         valleys.ALTO(one(), differentiable=True, foreach=True)
     with pytest.raises(ValueError, match="has no effect on Lamb; use ALTO"):

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from valleys import reference
+from valleys._gather import real
 from valleys._state import state_dtype
 from valleys.hyperparameters import check_explore
-from valleys.kernels.foreach import explore_
+from valleys.kernels.choice import select
+from valleys.kernels.layout import layout, ordered, put_back
 
 __all__ = ["adapted_gradients"]
 
@@ -115,22 +118,52 @@ def _adapt_bucket(
             if param not in buffers:
                 buffers[param] = torch.zeros_like(param, dtype=state_dtype(param), requires_grad=False)
         old = [buffers[entry.param] for entry in bucket]
-        # A skipped step and a differentiable one must not overwrite the buffer they started from.
-        kept = found_inf is not None or differentiable or graph
-        new = [buffer.clone() for buffer in old] if kept else old
-        wide = [grad.to(buffer.dtype) for grad, buffer in zip(grads, new, strict=True)]
-        adapted = explore_(wide, new, alpha=alpha, beta=beta, inplace=inplace)
+        if graph or differentiable:
+            adapted, new = _differentiable(grads, old, alpha, beta)
+            new = [buffer.detach() if graph else buffer for buffer in new]
+        else:
+            # A skipped step must not overwrite the buffer it started from.
+            new = old if found_inf is None else [buffer.clone() for buffer in old]
+            adapted = _explore(grads, new, alpha, beta, inplace or scale is not None)
         if alpha == 0:
             adapted = grads
-        if graph:
-            new = [buffer.detach() for buffer in new]
         if found_inf is not None:
             skip = found_inf.to(old[0].device).bool()
             new = [torch.where(skip, before, after) for before, after in zip(old, new, strict=True)]
-        if kept:
-            buffers.update(zip((entry.param for entry in bucket), new, strict=True))
+        buffers.update(zip((entry.param for entry in bucket), new, strict=True))
     for entry, grad in zip(bucket, adapted, strict=True):
         if not inplace:
             entry.param.grad = grad.to(entry.grad.dtype)
         elif grad is not entry.grad:
             entry.grad.copy_(grad)
+
+
+def _differentiable(
+    grads: list[Tensor], buffers: list[Tensor], alpha: float, beta: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The reference itself: out of place, so that autograd can follow."""
+    pairs = [
+        reference.explore(grad.to(buffer.dtype), reference.OneBuffer(buffer), alpha, beta)
+        for grad, buffer in zip(grads, buffers, strict=True)
+    ]
+    return [adapted for adapted, _ in pairs], [
+        memory.s for _, memory in pairs if isinstance(memory, reference.OneBuffer)
+    ]
+
+
+def _explore(grads: list[Tensor], buffers: list[Tensor], alpha: float, beta: float, overwrite: bool) -> list[Tensor]:
+    """One kernel call for all tensors; buffers, and with ``overwrite`` the gradients, are updated in place."""
+    results = grads if overwrite else [torch.empty_like(grad) for grad in grads]
+    columns = [[real(tensor) for tensor in column] for column in (grads, buffers, results)]
+    orders = [layout(grad) for grad in columns[0]]
+    g, s, out = ([ordered(tensor, order) for tensor, order in zip(column, orders, strict=True)] for column in columns)
+    if overwrite:
+        out = g
+    present = [i for i, grad in enumerate(g) if grad.numel()]
+    g, s, out = ([column[i] for i in present] for column in (g, s, out))
+    if present:
+        select(g, (g[0].dtype, g[0].dtype, s[0].dtype), None, None).explore_(g, s, out, alpha=alpha, beta=beta)
+    for i, memory, result in zip(present, s, out, strict=True):
+        put_back(columns[1][i], orders[i], memory)
+        put_back(columns[2][i], orders[i], result)
+    return results

@@ -14,8 +14,23 @@ __all__ = ["load_keeping_dtype", "state_dtype"]
 State = dict[Any, Any]
 
 
-def state_dtype(param: Tensor) -> torch.dtype:
-    """The dtype of a parameter's states: its own, but float32 for half precision, where an EMA would stall."""
+def state_dtype(param: Tensor, wanted: torch.dtype | None = None) -> torch.dtype:
+    """The dtype of a parameter's states: its own, but float32 for half precision, where an EMA would stall.
+
+    Args:
+        param: the parameter.
+        wanted: the option ``state_dtype``, which overrides that for real parameters.
+
+    Raises:
+        RuntimeError: ``wanted`` for a complex parameter.
+    """
+    if wanted is not None:
+        if param.is_complex():
+            raise RuntimeError(
+                f"state_dtype={wanted} is for real parameters, and one of shape {tuple(param.shape)} is complex; "
+                "put it into a group with state_dtype=None"
+            )
+        return wanted
     return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
 
 

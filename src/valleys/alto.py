@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from valleys._layerwise import Layerwise, Params
@@ -82,9 +83,12 @@ class ALTO(Layerwise):
         accelerate: tuple[str, ...] = ("momentum", "second_moment"),
         maximize: bool = False,
         foreach: bool | None = None,
-        fused: bool | None = None,
+        fused: bool | str | None = None,
         capturable: bool = False,
         differentiable: bool = False,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = True,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -106,6 +110,9 @@ class ALTO(Layerwise):
                 "fused": fused,
                 "capturable": capturable,
                 "differentiable": differentiable,
+                "state_dtype": state_dtype,
+                "stochastic_rounding": stochastic_rounding,
+                "seed": seed,
             },
         )
 
@@ -170,9 +177,12 @@ class Lamb(Layerwise):
         max_grad_norm: float | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
-        fused: bool | None = None,
+        fused: bool | str | None = None,
         capturable: bool = False,
         differentiable: bool = False,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = True,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
@@ -192,5 +202,8 @@ class Lamb(Layerwise):
                 "fused": fused,
                 "capturable": capturable,
                 "differentiable": differentiable,
+                "state_dtype": state_dtype,
+                "stochastic_rounding": stochastic_rounding,
+                "seed": seed,
             },
         )

@@ -1,18 +1,23 @@
 """The update of a list of tensors; one signature, several backends.
 
-A backend gets lists of equal length, one entry per parameter, all of one device and one dtype, mutates them in place
-and returns nothing. ``foreach`` is the only backend so far; the for-loop is the same code on lists of one tensor.
+A backend is a module with three functions, ``alto_``, ``explore_`` and ``square_sum``. They get lists of equal length,
+one entry per parameter, all of one device and the same dtypes, contiguous and of the same shape within an entry (see
+``layout``); they mutate in place. ``select`` picks a backend and says why not another.
+
+foreach    torch's multi-tensor operations, in bounded pieces: any device; on lists of one it is the for-loop
+compiled   ``torch.compile`` over the same pieces
+native     one pass in C, compiled when first used: CPU
+triton     one pass in Triton, three launches for all tensors: CUDA
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Rule", "Tensors", "buckets", "use_foreach"]
+__all__ = ["Rule", "Tensors", "wide_dtype"]
 
 
 class Tensors(NamedTuple):
@@ -23,7 +28,9 @@ class Tensors(NamedTuple):
         grads: their gradients, left as they are.
         explore: EMAs of the gradient (E's one buffer); None without E.
         exp_avgs, exp_avg_sqs: first and second moments, in the dtype of ``explore``.
-        steps: steps made, this one included: 0-dimensional tensors on the CPU, or on the device with ``capturable``.
+        steps: steps made, this one included: 0-dimensional float32 tensors on the CPU, or on the device with
+            ``capturable``.
+        salts: one number in [0, 2^32) per tensor, which tells its random bits from the others'; see ``rounding``.
     """
 
     params: list[Tensor]
@@ -32,6 +39,7 @@ class Tensors(NamedTuple):
     exp_avgs: list[Tensor]
     exp_avg_sqs: list[Tensor]
     steps: list[Tensor]
+    salts: list[int]
 
 
 class Rule(NamedTuple):
@@ -53,21 +61,9 @@ class Rule(NamedTuple):
     accelerate_second_moment: bool
     maximize: bool
     capturable: bool
+    stochastic_rounding: bool
 
 
-def use_foreach(foreach: bool | None, params: Iterable[Tensor]) -> bool:
-    """torch.optim's default: foreach where every parameter is on an accelerator, else the for-loop."""
-    if foreach is not None:
-        return foreach
-    return all(type(p) in (Tensor, torch.nn.Parameter) and p.device.type in ("cuda", "xpu") for p in params)
-
-
-def buckets(tensors: Tensors, foreach: bool) -> Iterator[Tensors]:
-    """Splits the lists so that each call sees one device, one dtype and one tensor type; singly for the for-loop."""
-    keys = [
-        (p.device, p.dtype, g.dtype, m.dtype, type(p) is torch.nn.Parameter or type(p)) if foreach else index
-        for index, (p, g, m) in enumerate(zip(tensors.params, tensors.grads, tensors.exp_avgs, strict=True))
-    ]
-    for key in dict.fromkeys(keys):
-        members = [index for index, other in enumerate(keys) if other == key]
-        yield Tensors(*([column[i] for i in members] if column is not None else None for column in tensors))  # type: ignore[arg-type]
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype the update is computed in: float64 for float64 parameters, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,41 +1,52 @@
-"""The update in torch's multi-tensor operations: no synchronisation, any device."""
+"""The update in torch's multi-tensor operations, piece by piece: no synchronisation, any device, bounded temporaries.
+
+``first_pass`` and ``second_pass`` hold the arithmetic; ``compiled`` is made from them.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from valleys.kernels import Rule, Tensors
+from valleys.kernels import Rule, Tensors, wide_dtype
+from valleys.kernels.rounding import Noise, bits, key, round_to_bfloat16
 
-__all__ = ["alto_", "explore_"]
+__all__ = ["Coefficients", "Piece", "alto_", "coefficients", "explore_", "first_pass", "second_pass", "square_sum"]
+
+# Elements per piece: on a CPU what its caches hold, elsewhere enough to hide the launches of some twenty kernels.
+_CPU_PIECE, _DEVICE_PIECE = 2**18, 2**23
 
 
-def explore_(
-    grads: list[Tensor], buffers: list[Tensor], *, alpha: float, beta: float, inplace: bool = False
-) -> list[Tensor]:
-    """E in one buffer: returns g + c (g - s) with c = alpha (1 - beta); s becomes beta s + (1 - beta) g.
+class Piece(NamedTuple):
+    """Whole tensors, or the same slice of one tensor's parameter, gradient and states; ``noise`` for rounding."""
 
-    Args:
-        grads: gradients in the dtype of ``buffers``.
-        buffers: s, updated in place.
-        alpha: strength of E.
-        beta: memory of E.
-        inplace: write the result into ``grads``.
+    params: list[Tensor]
+    grads: list[Tensor]
+    explore: list[Tensor] | None
+    exp_avgs: list[Tensor]
+    exp_avg_sqs: list[Tensor]
+    noise: list[Noise] | None
 
-    Returns:
-        The adapted gradients; ``grads`` themselves with ``inplace``.
-    """
-    c = alpha * (1 - beta)
-    if inplace:
-        torch._foreach_lerp_(grads, buffers, -c)
-        # g is gone; g - s = (g~ - s) / (1 + c).
-        torch._foreach_lerp_(buffers, grads, (1 - beta) / (1 + c))
-        return grads
-    adapted = torch._foreach_lerp(grads, buffers, -c)
-    torch._foreach_lerp_(buffers, grads, 1 - beta)
-    return list(adapted)
+
+class Coefficients(NamedTuple):
+    """A rule as the factors of the equations, for the tensors of one piece."""
+
+    clip: Tensor | None
+    maximize: bool
+    c: float
+    in_m: bool
+    in_v: bool
+    forget1: float
+    forget2: float
+    beta3: float
+    root: Sequence[float | Tensor]
+    eps: Sequence[float | Tensor]
+    weight_decay: float | None
+    measure: bool
 
 
 def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
@@ -46,74 +57,223 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
     """
-    params, exp_avgs, exp_avg_sqs = tensors.params, tensors.exp_avgs, tensors.exp_avg_sqs
-    dtype = exp_avgs[0].dtype
-    # A parameter in lower precision than its state is updated through a wide copy, rounded once at the end.
-    wide = params if params[0].dtype == dtype else [p.to(dtype) for p in params]
-    moving = torch.stack(torch._foreach_norm(tensors.grads, dtype=dtype)) > 0 if rule.layer_adaptation else None
-    grads = _prepared(tensors.grads, dtype, rule.maximize, clip)
+    for indices, slices in _batches(list(tensors[:5]), _piece_size(tensors.params[0])):
+        c = coefficients(tensors, rule, clip, indices)
+        keys = _keys(tensors, rule, indices)
+        pieces = [
+            Piece(*columns, noise=None if keys is None else [Noise(k, start) for k in keys])
+            for start, columns in slices
+        ]
+        kept, norms = None, []
+        for piece in pieces:
+            update, measured = first_pass(piece, c)
+            norms.append(measured)
+            # Recomputed rather than kept where a tensor comes in several pieces.
+            kept = update if len(pieces) == 1 else None
+            del update
+        factors = step_lengths(norms, rule)
+        for piece in pieces:
+            second_pass(piece, c, factors, kept)
 
-    adapted = grads
-    if tensors.explore is not None:
-        adapted = explore_(grads, tensors.explore, alpha=rule.alpha, beta=rule.beta1)
-    for_m = adapted if rule.accelerate_momentum else grads
-    for_v = adapted if rule.accelerate_second_moment else grads
-    torch._foreach_lerp_(exp_avgs, for_m, 1 - rule.beta2)
-    torch._foreach_mul_(exp_avg_sqs, rule.beta3)
-    torch._foreach_addcmul_(exp_avg_sqs, for_v, for_v, 1 - rule.beta3)
-    del grads, adapted, for_m, for_v
 
-    update = list(torch._foreach_sqrt(exp_avg_sqs))
-    if rule.bias_correction:
-        torch._foreach_div_(update, _corrections(tensors.steps, rule.beta3, dtype, rule.capturable, root=True))
-    torch._foreach_add_(update, rule.eps)
-    torch._foreach_reciprocal_(update)
-    torch._foreach_mul_(update, exp_avgs)
-    if rule.bias_correction:
-        torch._foreach_div_(update, _corrections(tensors.steps, rule.beta2, dtype, rule.capturable))
+def first_pass(piece: Piece, c: Coefficients) -> tuple[list[Tensor], Tensor | None]:
+    """Updates s, m, v; returns the update r and, in three rows, the norms of theta and r and the largest |g|."""
+    dtype = wide_dtype(piece.params[0].dtype)
+    # The largest |g| and not the norm, whose squares underflow; on a CPU vector_norm(inf) is ten times slower.
+    largest = torch._foreach_max(torch._foreach_abs(piece.grads)) if c.measure else None
+    grads = _wide(piece.grads, dtype)
+    if c.clip is not None:
+        grads = list(torch._foreach_mul(grads, c.clip.to(dtype=dtype, device=grads[0].device)))
+    if c.maximize:
+        grads = list(torch._foreach_neg(grads))
+    for_m = for_v = grads
+    if piece.explore is not None:
+        s = _wide(piece.explore, dtype)
+        adapted = list(torch._foreach_lerp(grads, s, -c.c))
+        torch._foreach_lerp_(s, grads, c.forget1)
+        _store(piece.explore, s, piece.noise, "explore")
+        for_m, for_v = adapted if c.in_m else grads, adapted if c.in_v else grads
+        del s, adapted
+    m, v = _wide(piece.exp_avgs, dtype), _wide(piece.exp_avg_sqs, dtype)
+    torch._foreach_lerp_(m, for_m, c.forget2)
+    torch._foreach_mul_(v, c.beta3)
+    torch._foreach_addcmul_(v, for_v, for_v, 1 - c.beta3)
+    del grads, for_m, for_v
+    _store(piece.exp_avgs, m, piece.noise, "exp_avg")
+    _store(piece.exp_avg_sqs, v, piece.noise, "exp_avg_sq")
 
-    if rule.weight_decay != 0:
-        torch._foreach_add_(update, wide, alpha=rule.weight_decay)
+    params = _wide(piece.params, dtype)
+    update = _update(piece, params, c)
+    if largest is None:
+        return update, None
+    rows = (torch._foreach_norm(params), torch._foreach_norm(update), _wide(list(largest), dtype))
+    return update, torch.stack([torch.stack(list(row)) for row in rows])
+
+
+def second_pass(
+    piece: Piece, c: Coefficients, factors: Tensor | float | None, update: list[Tensor] | None = None
+) -> None:
+    """theta -= factor * r; ``update`` is r, if it was kept."""
+    params = _wide(piece.params, wide_dtype(piece.params[0].dtype))
+    if update is None:
+        update = _update(piece, params, c)
+    torch._foreach_mul_(update, list((-factors).unbind()) if isinstance(factors, Tensor) else -factors)
+    torch._foreach_add_(params, update)
+    _store(piece.params, params, piece.noise, "param")
+
+
+def step_lengths(norms: Sequence[Tensor | None], rule: Rule) -> Tensor | float:
+    """lr times every layer's ratio; see :func:`valleys.reference.trust_ratio`.
+
+    Args:
+        norms: for each piece of the same tensors, what ``first_pass`` measured.
+        rule: the group's options.
+    """
     # A CPU number costs nothing to read; one on the device stays there.
     lr = rule.lr.item() if isinstance(rule.lr, Tensor) and rule.lr.device.type == "cpu" else rule.lr
-    if moving is None:
-        torch._foreach_mul_(update, -lr)
-    else:
-        torch._foreach_mul_(update, list((-lr * _ratios(wide, update, moving, rule)).unbind()))
-    torch._foreach_add_(wide, update)
-    if wide is not params:
-        torch._foreach_copy_(params, wide)
-
-
-def _prepared(grads: list[Tensor], dtype: torch.dtype, maximize: bool, clip: Tensor | None) -> list[Tensor]:
-    """The gradients in the state's dtype, clipped and turned for maximisation; the user's stay as they are."""
-    grads = [g if g.dtype == dtype else g.to(dtype) for g in grads]
-    if clip is not None:
-        grads = list(torch._foreach_mul(grads, clip.to(dtype=dtype, device=grads[0].device)))
-    if maximize:
-        grads = list(torch._foreach_neg(grads))
-    return grads
-
-
-def _corrections(
-    steps: list[Tensor], beta: float, dtype: torch.dtype, capturable: bool, root: bool = False
-) -> list[float] | list[Tensor]:
-    """1 - beta^k for each tensor's own k, or its square root; as numbers unless that would synchronise."""
-    if capturable:
-        # 1 - beta^k would cancel in float32 for beta near 1.
-        log_beta = math.log(beta) if beta > 0 else -math.inf
-        corrections = [-torch.expm1(k.to(dtype) * log_beta) for k in steps]
-        return [x.sqrt() for x in corrections] if root else corrections
-    numbers = [1 - beta ** k.item() for k in steps]
-    return [x**0.5 for x in numbers] if root else numbers
-
-
-def _ratios(wide: list[Tensor], update: list[Tensor], moving: Tensor, rule: Rule) -> Tensor:
-    """Every layer's ratio; ``moving`` says whose gradient is not zero. See :func:`valleys.reference.trust_ratio`."""
-    w, r = torch.stack(torch._foreach_norm(wide)), torch.stack(torch._foreach_norm(update))
+    parts = [part for part in norms if part is not None]
+    if not parts:
+        return lr
+    measured = torch.stack(parts)
+    (w, r), moving = torch.linalg.vector_norm(measured[:, :2], dim=0), (measured[:, 2] != 0).any(0)
     phi = w + rule.norm_eps
     ratio = phi / (r + rule.trust_eps * phi)
     if rule.trust_clip is not None:
         ratio = ratio.clamp(*rule.trust_clip)
     ratio = torch.where((w > 0) & (r > 0), ratio, 1.0)
-    return torch.where(moving, ratio, ratio.clamp(max=1.0))
+    return lr * torch.where(moving, ratio, ratio.clamp(max=1.0))
+
+
+def explore_(
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    outs: list[Tensor],
+    *,
+    alpha: float,
+    beta: float,
+    keys: list[int] | None = None,
+) -> None:
+    """E in one buffer: writes g + c (g - s) with c = alpha (1 - beta); s becomes beta s + (1 - beta) g.
+
+    Args:
+        grads: gradients.
+        buffers: s, updated in place.
+        outs: get the adapted gradients; may be ``grads`` themselves.
+        alpha: strength of E.
+        beta: memory of E.
+        keys: keys of the random bits that round bfloat16 buffers; None rounds to nearest.
+    """
+    dtype = wide_dtype(grads[0].dtype)
+    for indices, slices in _batches([grads, buffers, outs], _piece_size(grads[0])):
+        for start, (g, s, out) in slices:
+            noise = None if keys is None else [Noise(keys[i], start) for i in indices]
+            wide, memory = _wide(g, dtype), _wide(s, dtype)
+            adapted = list(torch._foreach_lerp(wide, memory, -alpha * (1 - beta)))
+            torch._foreach_lerp_(memory, wide, 1 - beta)
+            _store(s, memory, noise, "explore")
+            torch._foreach_copy_(out, adapted)
+
+
+def square_sum(tensors: list[Tensor]) -> Tensor:
+    """The sum of squares over all tensors, 0-dimensional, accumulated in float32 or better."""
+    norms = torch._foreach_norm(tensors, dtype=wide_dtype(tensors[0].dtype))
+    return torch.stack(list(norms)).square().sum()
+
+
+def coefficients(tensors: Tensors, rule: Rule, clip: Tensor | None, indices: Sequence[int]) -> Coefficients:
+    """The rule's factors for the tensors at ``indices``."""
+    steps = [tensors.steps[i] for i in indices]
+    dtype = wide_dtype(tensors.params[0].dtype)
+    # m / bc2 / (sqrt(v / bc3) + eps) = m / (sqrt(v) root + eps bc2): one factor and one summand per tensor.
+    bc2 = _corrections(steps, rule.beta2, dtype, rule.capturable) if rule.bias_correction else [1.0] * len(steps)
+    bc3 = _corrections(steps, rule.beta3, dtype, rule.capturable) if rule.bias_correction else [1.0] * len(steps)
+    return Coefficients(
+        clip=clip,
+        maximize=rule.maximize,
+        c=rule.alpha * (1 - rule.beta1),
+        in_m=rule.accelerate_momentum,
+        in_v=rule.accelerate_second_moment,
+        forget1=1 - rule.beta1,
+        forget2=1 - rule.beta2,
+        beta3=rule.beta3,
+        root=[two / three**0.5 for two, three in zip(bc2, bc3, strict=True)],
+        eps=[two * rule.eps for two in bc2],
+        weight_decay=rule.weight_decay or None,
+        measure=rule.layer_adaptation,
+    )
+
+
+def _update(piece: Piece, params: list[Tensor], c: Coefficients) -> list[Tensor]:
+    """r from the moments as they are stored, so that both passes get the same."""
+    dtype = params[0].dtype
+    m, v = _wide(piece.exp_avgs, dtype), _wide(piece.exp_avg_sqs, dtype)
+    denominator = torch._foreach_sqrt(v)
+    torch._foreach_mul_(denominator, c.root)  # type: ignore[call-overload]
+    torch._foreach_add_(denominator, c.eps)  # type: ignore[call-overload]
+    update = list(torch._foreach_div(m, denominator))
+    if c.weight_decay is not None:
+        torch._foreach_add_(update, params, alpha=c.weight_decay)
+    return update
+
+
+def _wide(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The tensors themselves where they have the dtype, else copies."""
+    return tensors if tensors[0].dtype == dtype else [tensor.to(dtype) for tensor in tensors]
+
+
+def _store(targets: list[Tensor], values: list[Tensor], noise: list[Noise] | None, role: str) -> None:
+    """Rounds ``values`` into ``targets``, unless they are the same tensors."""
+    if targets is values:
+        return
+    if noise is not None and targets[0].dtype == torch.bfloat16:
+        values = [round_to_bfloat16(x.float(), bits(place, role, x)) for x, place in zip(values, noise, strict=True)]
+    torch._foreach_copy_(targets, values)
+
+
+def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, capturable: bool) -> list[float] | list[Tensor]:
+    """1 - beta^k for each tensor's own k; as numbers unless that would synchronise."""
+    if capturable:
+        # 1 - beta^k would cancel in float32 for beta near 1.
+        log_beta = math.log(beta) if beta > 0 else -math.inf
+        return [-torch.expm1(k.to(dtype) * log_beta) for k in steps]
+    return [1 - beta ** k.item() for k in steps]
+
+
+def _keys(tensors: Tensors, rule: Rule, indices: Sequence[int]) -> list[int | Tensor] | None:
+    if not rule.stochastic_rounding:
+        return None
+    return [key(tensors.salts[i], tensors.steps[i], rule.capturable) for i in indices]
+
+
+def _piece_size(tensor: Tensor) -> int:
+    return _CPU_PIECE if tensor.device.type == "cpu" else _DEVICE_PIECE
+
+
+def _batches(columns: list[list[Tensor] | None], size: int) -> Iterator[tuple[list[int], list[tuple[int, list[Any]]]]]:
+    """Cuts lists of tensors so that few elements are worked on at a time.
+
+    Yields:
+        Indices of small tensors that come together, or of one large tensor; and the slices, each with the index of its
+        first element and, a column each, lists with one tensor per index.
+    """
+    sizes = [tensor.numel() for tensor in columns[0] or []]
+    first = 0
+    while first < len(sizes):
+        last, total = first + 1, sizes[first]
+        while last < len(sizes) and total + sizes[last] <= size:
+            total += sizes[last]
+            last += 1
+        # A subclass, a DTensor say, may not like to be cut.
+        if total <= size or type(columns[0][first]) not in (Tensor, torch.nn.Parameter):  # type: ignore[index]
+            whole = [None if column is None else column[first:last] for column in columns]
+            yield list(range(first, last)), [(0, whole)]
+        else:
+            flat = [None if column is None else column[first].view(-1) for column in columns]
+            yield (
+                [first],
+                [
+                    (start, [None if tensor is None else [tensor[start : start + size]] for tensor in flat])
+                    for start in range(0, total, size)
+                ],
+            )
+        first = last

@@ -1,0 +1,114 @@
+"""From parameters and their state to the lists of contiguous tensors that a kernel takes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from valleys.kernels import Tensors
+from valleys.kernels.choice import Backend, is_plain, select
+from valleys.kernels.layout import Layout, layout, ordered, put_back
+
+__all__ = ["Bucket", "Row", "buckets", "real"]
+
+
+class Row(NamedTuple):
+    """One parameter as a kernel sees it: every tensor contiguous, elements in the same order.
+
+    Args:
+        target: the user's parameter (a complex one as a real view).
+        order: of its dimensions in memory.
+        param: ``target`` itself, a view of it, or a copy if its memory has gaps.
+        grad: its gradient.
+        states: its states, in the order of their names.
+        step: steps made.
+        salt: see :mod:`valleys.kernels.rounding`.
+    """
+
+    target: Tensor
+    order: Layout
+    param: Tensor
+    grad: Tensor
+    states: list[Tensor]
+    step: Tensor
+    salt: int
+
+    @classmethod
+    def of(cls, param: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int) -> Row:
+        """Gathers ``param``; replaces a state in ``state`` whose dtype or strides are no longer the parameter's."""
+        assert param.grad is not None
+        target = real(param)
+        order = layout(target)
+        for name in names:
+            value = state[name]
+            if value.dtype != dtype or not _in_order(real(value), order):
+                form = torch.contiguous_format if order is None else torch.preserve_format
+                state[name] = torch.empty_like(param, dtype=dtype, memory_format=form, requires_grad=False).copy_(value)
+        states = [ordered(real(state[name]), order) for name in names]
+        grad = ordered(real(param.grad), order)
+        return cls(target, order, ordered(target, order), grad, states, state["step"], salt)
+
+    def write_back(self) -> None:
+        """Puts the result into the parameter, if the kernel worked on a copy."""
+        put_back(self.target, self.order, self.param)
+
+
+class Bucket(NamedTuple):
+    """Tensors for one kernel call, and who makes it."""
+
+    backend: Backend
+    tensors: Tensors
+
+
+def buckets(rows: Sequence[Row], group: dict[str, Any], explores: bool) -> list[Bucket]:
+    """Groups rows by device, dtypes and tensor type; without foreach and fused each by itself.
+
+    Args:
+        rows: of one parameter group; empty tensors are left out.
+        group: the options.
+        explores: whether the first state is E's buffer.
+    """
+    keyed: dict[Any, list[Row]] = {}
+    for index, row in enumerate(rows):
+        if row.param.numel() == 0:
+            continue
+        key = (row.param.device, row.param.dtype, row.grad.dtype, is_plain(row.param) or type(row.param))
+        keyed.setdefault(index if _singly(row.param, group) else key, []).append(row)
+    return [_bucket(members, group, explores) for members in keyed.values()]
+
+
+def real(tensor: Tensor) -> Tensor:
+    """A complex tensor as pairs of real numbers, which is how torch.optim treats them."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _bucket(rows: list[Row], group: dict[str, Any], explores: bool) -> Bucket:
+    params = [row.param for row in rows]
+    columns = [list(column) for column in zip(*(row.states for row in rows), strict=True)]
+    tensors = Tensors(
+        params=params,
+        grads=[row.grad for row in rows],
+        explore=columns[0] if explores else None,
+        exp_avgs=columns[-2],
+        exp_avg_sqs=columns[-1],
+        steps=[row.step for row in rows],
+        salts=[row.salt for row in rows],
+    )
+    dtypes = (params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype)
+    return Bucket(select(params, dtypes, group["foreach"], group["fused"]), tensors)
+
+
+def _singly(param: Tensor, group: dict[str, Any]) -> bool:
+    """Whether the for-loop is wanted; without fused and foreach torch.optim's default is foreach on accelerators."""
+    if group["fused"]:
+        return False
+    if group["foreach"] is None:
+        return group["fused"] is False and param.device.type not in ("cuda", "xpu")
+    return not group["foreach"]
+
+
+def _in_order(tensor: Tensor, order: tuple[int, ...] | None) -> bool:
+    return tensor.is_contiguous() if order is None else tensor.permute(order).is_contiguous()

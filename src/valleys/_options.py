@@ -1,0 +1,113 @@
+"""The options of ALTO and Lamb: checks, with errors that say what to do, and their form for the kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from valleys.hyperparameters import check_explore, check_range
+from valleys.kernels import Rule
+from valleys.kernels.choice import FUSED
+
+__all__ = ["check_group", "rule_of"]
+
+_ACCELERATED = ("momentum", "second_moment")
+_STATE_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def rule_of(group: dict[str, Any]) -> Rule:
+    """A group's options as the kernels take them; Lamb's are ALTO's at alpha = 0."""
+    explores = "alpha" in group
+    beta1, beta2, beta3 = group["betas"] if explores else (0.0, *group["betas"])
+    alpha = group["alpha"] if explores else 0.0
+    # A scheduler or the user may have changed these since they were checked.
+    check_explore(alpha, beta1, beta_name="betas[0]")
+    accelerate = group["accelerate"] if explores else ()
+    return Rule(
+        lr=group["lr"],
+        alpha=alpha,
+        beta1=beta1,
+        beta2=beta2,
+        beta3=beta3,
+        eps=group["eps"],
+        weight_decay=group["weight_decay"],
+        trust_eps=group["trust_eps"],
+        norm_eps=group["norm_eps"],
+        bias_correction=group["bias_correction"],
+        layer_adaptation=group["layer_adaptation"],
+        trust_clip=_trust_clip(group["trust_clip"]),
+        accelerate_momentum="momentum" in accelerate,
+        accelerate_second_moment="second_moment" in accelerate,
+        maximize=group["maximize"],
+        capturable=group["capturable"],
+        stochastic_rounding=group["stochastic_rounding"],
+    )
+
+
+def _trust_clip(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    low, high = value if isinstance(value, (tuple, list)) else (0.0, value)
+    return float(low), float(high)
+
+
+def check_group(group: dict[str, Any], explores: bool) -> None:
+    """Raises on the first option out of range, naming it, its value, the range and the remedy."""
+    names = ("beta1 of E", "beta2", "beta3") if explores else ("beta2", "beta3")
+    betas = group["betas"]
+    if not isinstance(betas, (tuple, list)) or len(betas) != len(names):
+        raise ValueError(f"betas must be {len(names)} numbers ({', '.join(names)}), got {betas!r}")
+    for index, (name, beta) in enumerate(zip(names, betas, strict=True)):
+        check_range(f"betas[{index}]", beta, 0.0, 1.0, high_open=True, remedy=f"it is {name}, a decay rate like 0.9")
+    check_range("lr", group["lr"], 0.0, remedy="a usual value is 1e-2")
+    for name in ("eps", "weight_decay", "trust_eps", "norm_eps"):
+        check_range(name, group[name], 0.0, remedy="0 turns it off")
+    _check_trust_clip(group["trust_clip"])
+    if group["max_grad_norm"] is not None:
+        check_range("max_grad_norm", group["max_grad_norm"], 0.0, low_open=True, remedy="None turns clipping off")
+    if explores:
+        check_explore(group["alpha"], betas[0], beta_name="betas[0]")
+        accelerate = group["accelerate"]
+        if isinstance(accelerate, str) or not set(accelerate) <= set(_ACCELERATED):
+            raise ValueError(
+                f"accelerate must be a tuple of names out of {_ACCELERATED}, got {accelerate!r}; () turns E off"
+            )
+    elif "alpha" in group:
+        raise ValueError(f"alpha={group['alpha']!r} has no effect on Lamb; use ALTO, which is Lamb with E")
+    _check_backend(group)
+    _check_precision(group)
+
+
+def _check_trust_clip(value: Any) -> None:
+    if value is None:
+        return
+    bounds = value if isinstance(value, (tuple, list)) else (0.0, value)
+    if len(bounds) != 2:
+        raise ValueError(f"trust_clip must be None, an upper bound or (low, high), got {value!r}")
+    check_range("trust_clip's lower bound", bounds[0], 0.0, remedy="0 means none")
+    check_range("trust_clip's upper bound", bounds[1], bounds[0], remedy="it must not be below the lower one")
+
+
+def _check_backend(group: dict[str, Any]) -> None:
+    fused = group["fused"]
+    if fused not in (None, True, False) and fused not in FUSED:
+        raise ValueError(f"fused must be None, True, False or the name of a backend out of {FUSED}, got {fused!r}")
+    if fused and group["foreach"]:
+        raise RuntimeError("fused and foreach cannot both be on: they are two implementations; leave one unset")
+    if group["differentiable"] and (group["foreach"] or group["capturable"] or fused):
+        raise RuntimeError(
+            "differentiable=True excludes foreach=True, fused=True and capturable=True: autograd needs the "
+            "out-of-place update; leave them unset"
+        )
+
+
+def _check_precision(group: dict[str, Any]) -> None:
+    if group["state_dtype"] is not None and group["state_dtype"] not in _STATE_DTYPES:
+        raise ValueError(
+            f"state_dtype must be None or out of {_STATE_DTYPES}, got {group['state_dtype']!r}; float16 has too small "
+            "a range for squares of gradients"
+        )
+    if group["state_dtype"] is not None and group["differentiable"]:
+        raise RuntimeError("differentiable=True excludes state_dtype: autograd cannot follow the rounding")
+    check_range("seed", group["seed"], 0, 2**32 - 1, remedy="it seeds the stochastic rounding")

@@ -1,0 +1,100 @@
+"""Which backend updates which tensors: the fastest there is, unless the user says otherwise."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from valleys.kernels import Rule, Tensors, foreach
+
+__all__ = ["FUSED", "Backend", "fused_backend", "is_plain", "require_fused", "select"]
+
+# Values of ``fused`` beside None, True and False: backends by name.
+FUSED = ("native", "triton", "compiled")
+
+
+class Backend(Protocol):
+    """What a backend's module offers; see :mod:`valleys.kernels.foreach` for the meaning."""
+
+    alto_: Callable[[Tensors, Rule, Tensor | None], None]
+    explore_: Callable[..., None]
+    square_sum: Callable[[list[Tensor]], Tensor]
+
+
+def select(
+    tensors: Sequence[Tensor], dtypes: tuple[torch.dtype, ...], foreach_option: bool | None, fused: bool | str | None
+) -> Backend:
+    """The backend for tensors of one device.
+
+    Args:
+        tensors: the parameters, or whatever decides by its type and device.
+        dtypes: of parameters, gradients and states.
+        foreach_option: the group's ``foreach``.
+        fused: the group's ``fused``: None takes the fastest backend that works, True insists on a fused one, a name on
+            that one.
+
+    Raises:
+        RuntimeError: ``fused`` asks for what does not work here; the message says why.
+    """
+    if not fused and (fused is False or foreach_option is not None or torch.compiler.is_compiling()):
+        return foreach
+    name = fused if isinstance(fused, str) else _default(tensors[0].device)
+    if name is None:
+        if fused:
+            raise RuntimeError(f"fused=True: there is no fused backend for {tensors[0].device.type}; use foreach=True")
+        return foreach
+    plain = all(is_plain(tensor) for tensor in tensors)
+    backend, problem = fused_backend(name, tensors[0].device, dtypes)
+    if not plain and name != "compiled":
+        kind = next(type(tensor).__name__ for tensor in tensors if not is_plain(tensor))
+        problem = f"a fused kernel needs plain tensors, not {kind}"
+    if backend is not None and problem is None:
+        return backend
+    if fused:
+        raise RuntimeError(f"fused={fused!r}: {problem}; leave fused=None, or use foreach=True")
+    _warn_once(str(problem))
+    return foreach
+
+
+def require_fused(params: Sequence[Tensor], fused: bool | str, state_dtype: Callable[[Tensor], torch.dtype]) -> None:
+    """Raises what the first step would raise about ``fused``, so that it is known before any work is done."""
+    for param in params:
+        if param.device.type != "meta":
+            select([param], (param.dtype, param.dtype, state_dtype(param)), None, fused)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether ``tensor`` has memory of its own that a kernel may write to, unlike most subclasses."""
+    return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
+
+
+@functools.cache
+def fused_backend(
+    name: str, device: torch.device, dtypes: tuple[torch.dtype, ...]
+) -> tuple[Backend | None, str | None]:
+    """The backend of that name, or None and the reason why it does not work here."""
+    try:
+        backend = importlib.import_module(f"valleys.kernels.{name}")
+    except ImportError as error:
+        return None, f"the {name} backend needs {error.name or error}, which does not import; install valleys[{name}]"
+    problem: str | None = backend.unavailable(device, dtypes)
+    return (None, problem) if problem else (backend, None)  # type: ignore[return-value]
+
+
+def _default(device: torch.device) -> str | None:
+    return {"cpu": "native", "cuda": "triton"}.get(device.type)
+
+
+@functools.cache
+def _warn_once(problem: str) -> None:
+    warnings.warn(
+        f"valleys falls back from a fused kernel to multi-tensor operations, which are slower: {problem}. "
+        "Pass fused=False to silence this.",
+        stacklevel=6,
+    )

@@ -1,0 +1,40 @@
+"""Tensors of any strides as contiguous ones in one order of elements, which is all that a kernel needs."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["Layout", "layout", "ordered", "put_back"]
+
+# The order in which a tensor's dimensions lie in memory, or None: no order makes it contiguous.
+Layout = tuple[int, ...] | None
+
+
+def layout(tensor: Tensor) -> Layout:
+    """The permutation of dimensions that makes ``tensor`` contiguous; None if there is none (gaps between elements).
+
+    Example:
+        >>> import torch
+        >>> layout(torch.empty(2, 3, 4, 5).to(memory_format=torch.channels_last))
+        (0, 2, 3, 1)
+        >>> layout(torch.empty(4, 6)[:, ::2]) is None
+        True
+    """
+    if tensor.is_contiguous():
+        return tuple(range(tensor.dim()))
+    strides = tensor.stride()
+    # A dimension of size 1 may have any stride; outermost it is out of the way.
+    order = tuple(sorted(range(tensor.dim()), key=lambda d: (tensor.shape[d] > 1, -strides[d])))
+    return order if tensor.permute(order).is_contiguous() else None
+
+
+def ordered(tensor: Tensor, order: Layout) -> Tensor:
+    """``tensor`` with its dimensions in ``order``, contiguous: a view if it lies so in memory, else a copy."""
+    return (tensor if order is None else tensor.permute(order)).contiguous()
+
+
+def put_back(target: Tensor, order: Layout, value: Tensor) -> None:
+    """Writes ``value``, once ``ordered(target, order)``, into ``target``, unless it was a view of it."""
+    view = target if order is None else target.permute(order)
+    if not view.is_contiguous():
+        view.copy_(value)

@@ -1,0 +1,315 @@
+/* The update on a CPU in two passes over memory; see valleys.reference.alto for the mathematics.
+
+   Compiled by native.py for the dtypes in use: P, G and S are the element types of parameters, gradients and states,
+   WIDE is the type of the arithmetic, RANDOM says whether bfloat16 values are rounded stochastically, EXPLORES whether
+   E's buffer exists. Tensors are worked on in batches that fit into the caches; each thread walks its blocks forwards in the first
+   pass and backwards in the second, so that it finds in its cache what it used last. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+typedef struct { uint16_t bits; } bfloat16;
+
+/* Elements whose squares are summed in WIDE before they go into a double: few enough for float32. */
+#define BLOCK 4096
+/* Elements of small tensors that share one pass. */
+#define BATCH (1 << 19)
+
+static inline uint32_t mix(uint32_t x) {
+  x = (x ^ x >> 16) * 0x7FEB352Du;
+  x = (x ^ x >> 15) * 0x846CA68Bu;
+  return x ^ x >> 16;
+}
+
+static inline float widen_bfloat16(bfloat16 x) {
+  uint32_t pattern = (uint32_t)x.bits << 16;
+  float value;
+  memcpy(&value, &pattern, 4);
+  return value;
+}
+
+/* noise below 2^16 rounds stochastically; see rounding.py. Branches are selects, for the vectoriser. */
+static inline bfloat16 narrow_bfloat16(float value, uint32_t noise) {
+  uint32_t pattern;
+  memcpy(&pattern, &value, 4);
+  uint32_t rounded = (pattern + noise) >> 16;
+  uint32_t special = pattern >> 16 | ((pattern & 0x7FFFFFFFu) > 0x7F800000u ? 0x40u : 0u);
+  bfloat16 result = {(uint16_t)((pattern & 0x7F800000u) == 0x7F800000u ? special : rounded)};
+  return result;
+}
+
+static inline uint32_t to_nearest(float value) {
+  uint32_t pattern;
+  memcpy(&pattern, &value, 4);
+  return 0x7FFFu + (pattern >> 16 & 1u);
+}
+
+#define CAT_(a, b) a##b
+#define CAT(a, b) CAT_(a, b)
+
+static inline WIDE load_double(double x) { return (WIDE)x; }
+static inline WIDE load_float(float x) { return (WIDE)x; }
+static inline WIDE load_bfloat16(bfloat16 x) { return (WIDE)widen_bfloat16(x); }
+static inline void store_double(double *x, WIDE value, uint32_t noise) { (void)noise; *x = (double)value; }
+static inline void store_float(float *x, WIDE value, uint32_t noise) { (void)noise; *x = (float)value; }
+static inline void store_bfloat16(bfloat16 *x, WIDE value, uint32_t noise) {
+  *x = narrow_bfloat16((float)value, noise);
+}
+#ifdef HALF
+typedef _Float16 float16;
+static inline WIDE load_float16(float16 x) { return (WIDE)x; }
+static inline void store_float16(float16 *x, WIDE value, uint32_t noise) { (void)noise; *x = (float16)value; }
+#endif
+
+#define LOAD(T, x) CAT(load_, T)(x)
+#define STORE(T, x, value, noise) \
+  do { WIDE stored = (value); CAT(store_, T)(&(x), stored, RANDOM ? (noise) : to_nearest((float)stored)); } while (0)
+
+#define SQRT(x) _Generic((x), float: sqrtf, double: sqrt)(x)
+
+/* One entry per tensor. */
+typedef struct {
+  int64_t size;
+  P *param;
+  const G *grad;
+  S *explore, *exp_avg, *exp_avg_sq;
+  float *step;
+  uint32_t salt;
+} Tensor;
+
+typedef struct {
+  double lr, c_m, c_v, beta1, beta2, beta3, eps, weight_decay, trust_eps, norm_eps, low, high, scale;
+  int32_t bias_correction, layer_adaptation, threads;
+} Options;
+
+typedef struct { double param, update; int moving; } Sums;
+
+typedef struct { WIDE correct2, root_correct3; uint32_t key; double factor; } Scalars;
+
+static Scalars scalars(const Tensor *t, const Options *o) {
+  double k = *t->step;
+  int corrected = o->bias_correction;
+  Scalars s = {
+    (WIDE)(corrected ? 1 / (1 - pow(o->beta2, k)) : 1),
+    (WIDE)(corrected ? 1 / sqrt(1 - pow(o->beta3, k)) : 1),
+    mix(t->salt ^ (uint32_t)k),
+    o->lr};
+  return s;
+}
+
+/* The update from the moments as they are stored, so that both passes get the same. */
+static inline WIDE update(WIDE m, WIDE v, WIDE p, const Scalars *k, WIDE eps, WIDE decay) {
+  return m * k->correct2 / (SQRT(v) * k->root_correct3 + eps) + decay * p;
+}
+
+static void first_pass(const Tensor *t, int64_t begin, int64_t end, const Options *o, const Scalars *k, Sums *sums) {
+  const WIDE scale = (WIDE)o->scale, c_m = (WIDE)o->c_m, c_v = (WIDE)o->c_v, forget1 = (WIDE)(1 - o->beta1);
+  const WIDE forget2 = (WIDE)(1 - o->beta2), beta3 = (WIDE)o->beta3, forget3 = (WIDE)(1 - o->beta3);
+  const WIDE eps = (WIDE)o->eps, decay = (WIDE)o->weight_decay;
+  const P *restrict param = t->param;
+  const G *restrict grad = t->grad;
+  S *restrict explore = t->explore, *restrict exp_avg = t->exp_avg, *restrict exp_avg_sq = t->exp_avg_sq;
+  const uint32_t key = k->key;
+  const Scalars factors = *k;
+  WIDE pp = 0, rr = 0;
+  int moving = 0;
+#pragma omp simd reduction(+ : pp, rr) reduction(| : moving)
+  for (int64_t i = begin; i < end; i++) {
+    WIDE raw = LOAD(G, grad[i]);
+    moving |= raw != 0;
+    WIDE g = raw * scale, for_m = g, for_v = g;
+    uint32_t h0 = RANDOM ? mix((uint32_t)i + key) : 0, h1 = RANDOM ? mix(h0 + 0x9E3779B9u) : 0;
+    (void)h1;
+#if EXPLORES
+    WIDE s = LOAD(S, explore[i]), difference = g - s;
+    for_m = g + c_m * difference;
+    for_v = g + c_v * difference;
+    STORE(S, explore[i], s + forget1 * difference, h0 >> 16);
+#endif
+    WIDE m = LOAD(S, exp_avg[i]), v = LOAD(S, exp_avg_sq[i]);
+    STORE(S, exp_avg[i], m + forget2 * (for_m - m), h1 & 0xFFFFu);
+    STORE(S, exp_avg_sq[i], beta3 * v + forget3 * for_v * for_v, h1 >> 16);
+    WIDE p = LOAD(P, param[i]);
+    WIDE r = update(LOAD(S, exp_avg[i]), LOAD(S, exp_avg_sq[i]), p, &factors, eps, decay);
+    pp += p * p;
+    rr += r * r;
+  }
+  Sums result = {(double)pp, (double)rr, moving};
+  *sums = result;
+}
+
+static void second_pass(const Tensor *t, int64_t begin, int64_t end, const Options *o, const Scalars *k) {
+  const WIDE eps = (WIDE)o->eps, decay = (WIDE)o->weight_decay, factor = (WIDE)k->factor;
+  P *restrict param = t->param;
+  const S *restrict exp_avg = t->exp_avg, *restrict exp_avg_sq = t->exp_avg_sq;
+  const uint32_t key = k->key;
+  const Scalars factors = *k;
+#pragma omp simd
+  for (int64_t i = begin; i < end; i++) {
+    WIDE p = LOAD(P, param[i]);
+    WIDE r = update(LOAD(S, exp_avg[i]), LOAD(S, exp_avg_sq[i]), p, &factors, eps, decay);
+    STORE(P, param[i], p - factor * r, mix((uint32_t)i + key) & 0xFFFFu);
+  }
+}
+
+/* lr times the layer's ratio; see valleys.reference.trust_ratio. */
+static double step_length(const Options *o, const Sums *sums, int64_t blocks) {
+  double pp = 0, rr = 0;
+  int moving = 0;
+  for (int64_t b = 0; b < blocks; b++) {
+    pp += sums[b].param;
+    rr += sums[b].update;
+    moving |= sums[b].moving;
+  }
+  double w = sqrt(pp), r = sqrt(rr), phi = w + o->norm_eps;
+  double ratio = phi / (r + o->trust_eps * phi);
+  ratio = ratio < o->low ? o->low : ratio > o->high ? o->high : ratio;
+  if (!(w > 0 && r > 0)) ratio = isnan(w) || isnan(r) ? NAN : 1;
+  if (!moving && ratio > 1) ratio = 1;
+  return o->lr * ratio;
+}
+
+typedef struct { int64_t tensor, begin, end; } Block;
+
+/* The blocks of all tensors in order, and where each tensor's start; NULL if there is no memory. */
+static Block *cut(const int64_t *sizes, size_t stride, int64_t count, int64_t **starts) {
+  int64_t total = 0;
+#define SIZE(t) (*(const int64_t *)((const char *)sizes + (t) * stride))
+  for (int64_t t = 0; t < count; t++) total += (SIZE(t) + BLOCK - 1) / BLOCK;
+  Block *blocks = malloc((total + 1) * sizeof *blocks);
+  *starts = malloc((count + 1) * sizeof **starts);
+  if (!blocks || !*starts) {
+    free(blocks);
+    free(*starts);
+    return NULL;
+  }
+  int64_t b = 0;
+  for (int64_t t = 0; t < count; t++) {
+    (*starts)[t] = b;
+    for (int64_t begin = 0; begin < SIZE(t); begin += BLOCK)
+      blocks[b++] = (Block){t, begin, begin + BLOCK < SIZE(t) ? begin + BLOCK : SIZE(t)};
+  }
+  (*starts)[count] = b;
+#undef SIZE
+  return blocks;
+}
+
+static void share(int64_t blocks, int64_t *begin, int64_t *end) {
+  int64_t threads = 1, thread = 0;
+#ifdef _OPENMP
+  threads = omp_get_num_threads();
+  thread = omp_get_thread_num();
+#endif
+  *begin = blocks * thread / threads;
+  *end = blocks * (thread + 1) / threads;
+}
+
+/* One step for all tensors. Returns 0, or 1 if there was no memory and nothing was changed. */
+int alto(const Tensor *tensors, int64_t count, const Options *o) {
+  int64_t *starts;
+  Block *blocks = cut(&tensors->size, sizeof *tensors, count, &starts);
+  if (!blocks) return 1;
+  Sums *sums = malloc((starts[count] + 1) * sizeof *sums);
+  Scalars *k = malloc((count + 1) * sizeof *k);
+  int failed = !(sums && k);
+  if (!failed) {
+    for (int64_t t = 0; t < count; t++) k[t] = scalars(tensors + t, o);
+#pragma omp parallel num_threads(o->threads)
+    for (int64_t first = 0, last; first < count; first = last) {
+      int64_t size = tensors[first].size, begin, end;
+      for (last = first + 1; last < count && size + tensors[last].size <= BATCH; last++) size += tensors[last].size;
+      share(starts[last] - starts[first], &begin, &end);
+      begin += starts[first];
+      end += starts[first];
+      for (int64_t b = begin; b < end; b++) {
+        const Tensor *t = tensors + blocks[b].tensor;
+        first_pass(t, blocks[b].begin, blocks[b].end, o, k + blocks[b].tensor, sums + b);
+        /* Without the layer's norms there is nothing to wait for, and the block is still in the cache. */
+        if (!o->layer_adaptation) second_pass(t, blocks[b].begin, blocks[b].end, o, k + blocks[b].tensor);
+      }
+      if (!o->layer_adaptation) continue;
+#pragma omp barrier
+#pragma omp for schedule(static)
+      for (int64_t t = first; t < last; t++)
+        k[t].factor = step_length(o, sums + starts[t], starts[t + 1] - starts[t]);
+      for (int64_t b = end - 1; b >= begin; b--)
+        second_pass(tensors + blocks[b].tensor, blocks[b].begin, blocks[b].end, o, k + blocks[b].tensor);
+    }
+  }
+  free(sums);
+  free(k);
+  free(blocks);
+  free(starts);
+  return failed;
+}
+
+/* E alone: out = g + c (g - s), s = beta s + (1 - beta) g. */
+typedef struct {
+  int64_t size;
+  const G *grad;
+  S *buffer;
+  G *out;
+  uint32_t key;
+} Explored;
+
+static void explore_block(const Explored *t, int64_t begin, int64_t end, WIDE c, WIDE forget) {
+  /* out may be grad: no restrict, but the elements are independent. */
+  const G *grad = t->grad;
+  S *buffer = t->buffer;
+  G *out = t->out;
+  const uint32_t key = t->key;
+#pragma omp simd
+  for (int64_t i = begin; i < end; i++) {
+    WIDE g = LOAD(G, grad[i]), s = LOAD(S, buffer[i]), difference = g - s;
+    STORE(S, buffer[i], s + forget * difference, mix((uint32_t)i + key) >> 16);
+    WIDE adapted = g + c * difference;
+    /* Gradients are always rounded to nearest. */
+    CAT(store_, G)(out + i, adapted, to_nearest((float)adapted));
+  }
+}
+
+int explore(const Explored *tensors, int64_t count, double c, double forget, int32_t threads) {
+  int64_t *starts;
+  Block *blocks = cut(&tensors->size, sizeof *tensors, count, &starts);
+  if (!blocks) return 1;
+#pragma omp parallel num_threads(threads)
+  {
+    int64_t begin, end;
+    share(starts[count], &begin, &end);
+    for (int64_t b = begin; b < end; b++)
+      explore_block(tensors + blocks[b].tensor, blocks[b].begin, blocks[b].end, (WIDE)c, (WIDE)forget);
+  }
+  free(blocks);
+  free(starts);
+  return 0;
+}
+
+/* The sum of squares over all gradients; the order of the additions does not depend on the threads. */
+int square_sum(const Explored *tensors, int64_t count, int32_t threads, double *result) {
+  int64_t *starts;
+  Block *blocks = cut(&tensors->size, sizeof *tensors, count, &starts);
+  if (!blocks) return 1;
+  double *sums = malloc((starts[count] + 1) * sizeof *sums);
+  if (sums) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t b = 0; b < starts[count]; b++) {
+      const G *grad = tensors[blocks[b].tensor].grad;
+      WIDE sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = blocks[b].begin; i < blocks[b].end; i++) sum += LOAD(G, grad[i]) * LOAD(G, grad[i]);
+      sums[b] = (double)sum;
+    }
+    *result = 0;
+    for (int64_t b = 0; b < starts[count]; b++) *result += sums[b];
+  }
+  int failed = !sums;
+  free(sums);
+  free(blocks);
+  free(starts);
+  return failed;
+}

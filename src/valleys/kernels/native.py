@@ -1,0 +1,241 @@
+"""The update on a CPU in C, compiled with the machine's compiler when first used and kept on disk.
+
+No wheel to build, and the code fits the processor it runs on. The arithmetic is in ``native.c``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from valleys.kernels import Rule, Tensors, wide_dtype
+
+__all__ = ["alto_", "cache_directory", "explore_", "square_sum", "unavailable"]
+
+_TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_SOURCE = Path(__file__).with_name("native.c")
+# No -ffast-math: NaN must stay NaN, and it would switch denormals off in the whole process.
+_FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+
+_pointer, _int64, _int32, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_double
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = [
+        ("size", _int64),
+        ("param", _pointer),
+        ("grad", _pointer),
+        ("explore", _pointer),
+        ("exp_avg", _pointer),
+        ("exp_avg_sq", _pointer),
+        ("step", _pointer),
+        ("salt", ctypes.c_uint32),
+    ]
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [
+        *((name, _double) for name in ("lr", "c_m", "c_v", "beta1", "beta2", "beta3", "eps", "weight_decay")),
+        *((name, _double) for name in ("trust_eps", "norm_eps", "low", "high", "scale")),
+        *((name, _int32) for name in ("bias_correction", "layer_adaptation", "threads")),
+    ]
+
+
+class _Explored(ctypes.Structure):
+    _fields_ = [
+        ("size", _int64),
+        ("grad", _pointer),
+        ("buffer", _pointer),
+        ("out", _pointer),
+        ("key", ctypes.c_uint32),
+    ]
+
+
+def unavailable(device: torch.device, dtypes: Sequence[torch.dtype]) -> str | None:
+    """Why this backend cannot update such tensors, or None if it can; may compile.
+
+    Args:
+        device: of all tensors.
+        dtypes: of parameters, gradients and states.
+    """
+    if device.type != "cpu":
+        return f"the C kernels run on the CPU, not on {device.type}"
+    for dtype in dtypes:
+        if dtype not in _TYPES:
+            return f"the C kernels know no {dtype}"
+    try:
+        _library(*dtypes, random=False, explores=True)
+    except _CompileError as error:
+        return str(error)
+    return None
+
+
+def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
+    """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
+
+    Args:
+        tensors: what to update, on the CPU.
+        rule: the group's options.
+        clip: 0-dimensional factor on all gradients, or None.
+    """
+    dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
+    explores = tensors.explore is not None
+    library = _library(*dtypes, random=rule.stochastic_rounding, explores=explores)
+    buffers = tensors.explore or tensors.exp_avgs
+    items = (_Tensor * len(tensors.params))(
+        *(
+            (p.numel(), p.data_ptr(), g.data_ptr(), s.data_ptr(), m.data_ptr(), v.data_ptr(), k.data_ptr(), salt)
+            for p, g, s, m, v, k, salt in zip(
+                tensors.params,
+                tensors.grads,
+                buffers,
+                tensors.exp_avgs,
+                tensors.exp_avg_sqs,
+                tensors.steps,
+                tensors.salts,
+                strict=True,
+            )
+        )
+    )
+    c = rule.alpha * (1 - rule.beta1)
+    low, high = rule.trust_clip or (0.0, float("inf"))
+    scale = 1.0 if clip is None else clip.item()
+    options = _Options(
+        float(rule.lr),
+        c if rule.accelerate_momentum else 0.0,
+        c if rule.accelerate_second_moment else 0.0,
+        rule.beta1,
+        rule.beta2,
+        rule.beta3,
+        rule.eps,
+        rule.weight_decay,
+        rule.trust_eps,
+        rule.norm_eps,
+        low,
+        high,
+        -scale if rule.maximize else scale,
+        rule.bias_correction,
+        rule.layer_adaptation,
+        torch.get_num_threads(),
+    )
+    _check(library.alto(items, _int64(len(items)), ctypes.byref(options)))
+
+
+def explore_(
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    outs: list[Tensor],
+    *,
+    alpha: float,
+    beta: float,
+    keys: list[int] | None = None,
+) -> None:
+    """E in one pass; see :func:`valleys.kernels.foreach.explore_`."""
+    library = _library(grads[0].dtype, grads[0].dtype, buffers[0].dtype, random=keys is not None, explores=True)
+    items = _explored(grads, buffers, outs, keys or [0] * len(grads))
+    c, forget = _double(alpha * (1 - beta)), _double(1 - beta)
+    _check(library.explore(items, _int64(len(items)), c, forget, _int32(torch.get_num_threads())))
+
+
+def square_sum(tensors: list[Tensor]) -> Tensor:
+    """The sum of squares over all tensors, 0-dimensional, accumulated in float64."""
+    dtype = tensors[0].dtype
+    library = _library(dtype, dtype, wide_dtype(dtype), random=False, explores=True)
+    items = _explored(tensors, tensors, tensors, [0] * len(tensors))
+    result = _double()
+    _check(library.square_sum(items, _int64(len(items)), _int32(torch.get_num_threads()), ctypes.byref(result)))
+    return torch.tensor(result.value, dtype=torch.float64)
+
+
+def cache_directory() -> Path:
+    """Where compiled kernels are kept: ``VALLEYS_CACHE_DIR``, else ``valleys`` in the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("VALLEYS_CACHE_DIR") or Path(base) / "valleys")
+
+
+class _CompileError(RuntimeError):
+    pass
+
+
+def _explored(
+    grads: list[Tensor], buffers: list[Tensor], outs: list[Tensor], keys: list[int]
+) -> ctypes.Array[_Explored]:
+    rows = zip(grads, buffers, outs, keys, strict=True)
+    return (_Explored * len(grads))(
+        *((g.numel(), g.data_ptr(), s.data_ptr(), out.data_ptr(), key) for g, s, out, key in rows)
+    )
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("no memory for the sums of a step; nothing was changed")
+
+
+@functools.cache
+def _library(param: torch.dtype, grad: torch.dtype, state: torch.dtype, *, random: bool, explores: bool) -> ctypes.CDLL:
+    """The kernels for these dtypes, from the disk or compiled now.
+
+    Raises:
+        _CompileError: no compiler, or it failed.
+    """
+    defines = [
+        f"-DP={_TYPES[param]}",
+        f"-DG={_TYPES[grad]}",
+        f"-DS={_TYPES[state]}",
+        f"-DWIDE={_TYPES[wide_dtype(param)]}",
+        f"-DRANDOM={int(random)}",
+        f"-DEXPLORES={int(explores)}",
+        *(["-DHALF"] if torch.float16 in (param, grad, state) else []),
+    ]
+    compiler = shlex.split(os.environ.get("CC", "")) or [next(filter(shutil.which, ("cc", "gcc", "clang")), "")]
+    if not shutil.which(compiler[0]):
+        raise _CompileError(f"no C compiler was found ({compiler[0] or 'cc, gcc, clang'}); install one or set CC")
+    command = [*compiler, *_FLAGS, *defines]
+    key = hashlib.sha256("\0".join([_SOURCE.read_text(), *command, _processor()]).encode()).hexdigest()[:24]
+    for directory in (cache_directory(), None):
+        try:
+            return _load(key, command, directory or Path(tempfile.mkdtemp(prefix="valleys-")))
+        except OSError as error:
+            # A home that cannot be written, or mounted without permission to execute.
+            problem = error
+    raise _CompileError(f"the compiled kernels could not be kept or loaded: {problem}")
+
+
+def _load(key: str, command: list[str], directory: Path) -> ctypes.CDLL:
+    target = directory / f"{key}.so"
+    if not target.exists():
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Several processes may compile at once: each its own file, the last one stays.
+        with tempfile.TemporaryDirectory(dir=directory) as folder:
+            output = Path(folder) / "kernels.so"
+            done = subprocess.run(  # noqa: S603
+                [*command, str(_SOURCE), "-o", str(output), "-lm"], capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                line = next((x for x in done.stderr.splitlines() if "error" in x), done.stderr[-200:])
+                raise _CompileError(f"{command[0]} could not compile the kernels: {line.strip()}")
+            output.replace(target)
+    return ctypes.CDLL(str(target))
+
+
+@functools.cache
+def _processor() -> str:
+    """What -march=native depends on: a cache may be shared by machines of different kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    features = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    return "\n".join([platform.machine(), platform.processor(), *sorted(features)])

@@ -1,0 +1,109 @@
+r"""Stochastic rounding to bfloat16, from random bits that are a function of seed, step and position.
+
+A value between two bfloat16 numbers goes up with the probability of its place between them, so that the expectation is
+exact and a small update moves a large parameter as often as it should; rounding to nearest would drop it every time.
+
+The bits come from a hash and not from a generator's state: backends, replicas and a resumed run get the same ones
+without sharing anything. For element i (in memory order) of a tensor with ``salt`` at step k, in 32-bit arithmetic,
+
+.. math::
+    h_0 = mix(i + mix(salt \oplus k)), \qquad h_1 = mix(h_0 + \text{0x9E3779B9}),
+
+parameter and E's buffer take the low and high half of h_0, the moments those of h_1.
+
+Source: the mixer is C. Wellons' lowbias32 (hash-prospector, public domain); the scheme is ours.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Noise", "bits", "key", "mix", "mix_tensor", "round_to_bfloat16", "salt", "signed"]
+
+_MASK = 0xFFFFFFFF
+GOLDEN = 0x9E3779B9
+
+
+def mix(x: int) -> int:
+    """A bijection of 32-bit numbers whose every output bit depends on every input bit.
+
+    Example:
+        >>> mix(0), mix(1)
+        (0, 1753845952)
+    """
+    x &= _MASK
+    x = ((x ^ x >> 16) * 0x7FEB352D) & _MASK
+    x = ((x ^ x >> 15) * 0x846CA68B) & _MASK
+    return x ^ x >> 16
+
+
+def salt(seed: int, index: int) -> int:
+    """The salt of an optimizer's ``index``-th tensor."""
+    return mix(mix(seed) + GOLDEN * (index + 1))
+
+
+class Noise(NamedTuple):
+    """Where in the sequence of random bits some elements of a tensor are.
+
+    Args:
+        key: mix(salt ^ k): a number, or a 0-dimensional int32 pattern on the tensor's device.
+        start: index of the first element.
+    """
+
+    key: int | Tensor
+    start: int
+
+
+def key(salt: int, step: Tensor, on_device: bool) -> int | Tensor:
+    """mix(salt ^ k), left where ``step`` is if reading it would synchronise."""
+    if on_device:
+        return mix_tensor(step.to(torch.int32) ^ signed(salt))
+    return mix(salt ^ int(step.item()))
+
+
+def bits(noise: Noise, role: str, like: Tensor) -> Tensor:
+    """The 16 random bits of each element of ``like``, as int32; ``role`` is param, explore, exp_avg or exp_avg_sq."""
+    first = signed(noise.key + noise.start) if isinstance(noise.key, int) else noise.key + signed(noise.start)
+    pattern = mix_tensor(torch.arange(like.numel(), dtype=torch.int32, device=like.device) + first)
+    if role in ("exp_avg", "exp_avg_sq"):
+        pattern = mix_tensor(pattern + signed(GOLDEN))
+    if role in ("explore", "exp_avg_sq"):
+        pattern = pattern >> 16
+    return (pattern & 0xFFFF).view(like.shape)
+
+
+def mix_tensor(x: Tensor) -> Tensor:
+    """``mix`` of int32 patterns; int32 products wrap."""
+    x = x ^ (x >> 16 & 0xFFFF)
+    x = x * 0x7FEB352D
+    x = x ^ (x >> 15 & 0x1FFFF)
+    x = x * signed(0x846CA68B)
+    return x ^ (x >> 16 & 0xFFFF)
+
+
+def round_to_bfloat16(x: Tensor, noise: Tensor) -> Tensor:
+    """Rounds up with the probability of x's place between its neighbours; infinities and NaN stay what they are.
+
+    Args:
+        x: float32.
+        noise: int32, uniform in [0, 2^16).
+
+    Returns:
+        bfloat16, one of the two neighbours of ``x``.
+
+    Example:
+        >>> x = torch.full((4,), 1 + 2**-9)  # a quarter of the way from 1 to the next bfloat16 number
+        >>> round_to_bfloat16(x, torch.tensor([0, 20000, 49152, 65535], dtype=torch.int32))
+        tensor([1.0000, 1.0000, 1.0078, 1.0078], dtype=torch.bfloat16)
+    """
+    pattern = (x.view(torch.int32) + noise) & -0x10000
+    # Noise could turn a NaN's pattern into a number's.
+    return torch.where(x.isfinite(), pattern.view(torch.float32), x).to(torch.bfloat16)
+
+
+def signed(x: int) -> int:
+    """The int32 with the pattern of x modulo 2^32."""
+    return (x + 2**31) % 2**32 - 2**31
