@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from valleys._feed import adapted_gradients
+from valleys._joint import step_jointly
 from valleys._state import load_keeping_dtype
 from valleys.hyperparameters import check_explore
 
@@ -44,12 +45,18 @@ def register(cls: type[Optimizer]) -> None:
     _classes[base] = cls
 
 
-def activate(optimizer: Any, alpha: float, beta: float, inplace: bool) -> None:
+def activate(
+    optimizer: Any, alpha: float, beta: float, inplace: bool, state_dtype: torch.dtype | None, seed: int
+) -> None:
     """Gives an object of an adapted class its options and its empty buffers."""
-    optimizer.defaults.update(explore_alpha=alpha, explore_beta=beta)
+    options: dict[str, Any] = {"explore_alpha": alpha, "explore_beta": beta}
+    if state_dtype is not None:
+        # The count and the seed make the random bits of the rounding; a checkpoint takes them along.
+        options.update(explore_state_dtype=state_dtype, explore_seed=seed, explore_count=0)
+    optimizer.defaults.update(options)
     for group in optimizer.param_groups:
-        group.setdefault("explore_alpha", alpha)
-        group.setdefault("explore_beta", beta)
+        for name, value in options.items():
+            group.setdefault(name, value)
         _check_group(group)
     optimizer._explore_buffers = {}
     optimizer._explore_inplace = inplace
@@ -144,6 +151,11 @@ def _without_scale(optimizer: Any) -> Iterator[None]:
         optimizer.grad_scale = scale
 
 
+def _stepped_jointly(optimizer: Any) -> bool:
+    with torch.no_grad():
+        return step_jointly(optimizer)
+
+
 def _methods(base: type[Optimizer]) -> dict[str, Any]:
     """E's methods for a subclass of ``base``; closures over ``base``, as ``super()`` needs a class body."""
 
@@ -152,6 +164,8 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
         if closure is not None:
             with torch.enable_grad():
                 evaluated = _Evaluated(self, closure())
+        if _stepped_jointly(self):
+            return None if evaluated is None else evaluated.loss
         # The base's own function, without its hooks: those of this object fire around this one.
         hooked: Any = base.step
         base_step = hooked.__wrapped__ if getattr(hooked, "hooked", False) else hooked
@@ -191,7 +205,7 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
     def load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
         def complete(incoming: dict[str, Any]) -> dict[str, Any]:
             """A checkpoint of the plain optimizer lacks E's options: they stay as they are."""
-            mine = [{key: group[key] for key in ("explore_alpha", "explore_beta")} for group in self.param_groups]
+            mine = [{k: v for k, v in group.items() if k.startswith("explore_")} for group in self.param_groups]
             if len(mine) != len(incoming["param_groups"]):
                 return incoming  # the base says what is wrong
             groups = [{**own, **group} for own, group in zip(mine, incoming["param_groups"], strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from valleys._state import state_dtype
 from valleys.hyperparameters import check_explore
 from valleys.kernels.choice import select
 from valleys.kernels.layout import layout, ordered, put_back
+from valleys.kernels.rounding import mix, salt
 
 __all__ = ["adapted_gradients"]
 
@@ -24,6 +26,8 @@ class _Entry(NamedTuple):
     grad: Tensor
     alpha: float
     beta: float
+    dtype: torch.dtype  # of the buffer
+    key: int | None  # of the random bits that round it
 
 
 @contextmanager
@@ -58,6 +62,9 @@ def adapted_gradients(optimizer: Any) -> Iterator[list[Tensor]]:
         with torch.set_grad_enabled(graph or (differentiable and torch.is_grad_enabled())):
             for bucket in _buckets(touched, buffers):
                 _adapt_bucket(bucket, buffers, scale, found_inf, inplace, differentiable, graph)
+        for group in optimizer.param_groups:
+            if "explore_count" in group:
+                group["explore_count"] += 1
         yield [entry.param for entry in active]
     finally:
         if not inplace:
@@ -66,10 +73,12 @@ def adapted_gradients(optimizer: Any) -> Iterator[list[Tensor]]:
 
 
 def _entries(optimizer: Any) -> Iterator[_Entry]:
+    numbers = itertools.count()
     for group in optimizer.param_groups:
+        wanted = group.get("explore_state_dtype")
         alpha, beta = group["explore_alpha"], group["explore_beta"]
         check_explore(alpha, beta, alpha_name="explore_alpha", beta_name="explore_beta")
-        for param in group["params"]:
+        for param, number in zip(group["params"], numbers, strict=False):
             if param.grad is None:
                 continue
             if param.grad.layout != torch.strided:
@@ -77,7 +86,10 @@ def _entries(optimizer: Any) -> Iterator[_Entry]:
                     f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient, "
                     "which E would make dense; build its layer with sparse=False, or leave it to an optimizer without E"
                 )
-            yield _Entry(param, param.grad, alpha, beta)
+            key = None
+            if wanted == torch.bfloat16:
+                key = mix(salt(group["explore_seed"], number) ^ group["explore_count"])
+            yield _Entry(param, param.grad, alpha, beta, state_dtype(param, wanted), key)
 
 
 def _buckets(entries: list[_Entry], buffers: dict[Tensor, Tensor]) -> list[list[_Entry]]:
@@ -93,6 +105,7 @@ def _buckets(entries: list[_Entry], buffers: dict[Tensor, Tensor]) -> list[list[
             entry.grad.dtype,
             entry.param.dtype,
             type(entry.grad),
+            entry.dtype,
         )
         buckets.setdefault(key, []).append(entry)
     return list(buckets.values())
@@ -114,9 +127,11 @@ def _adapt_bucket(
     if alpha == 0 and bucket[0].param not in buffers:
         adapted = grads
     else:
-        for param, *_ in bucket:
+        for param, _, _, _, dtype, _ in bucket:
             if param not in buffers:
-                buffers[param] = torch.zeros_like(param, dtype=state_dtype(param), requires_grad=False)
+                buffers[param] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
+            elif buffers[param].dtype != dtype:  # a checkpoint, or the model, had another
+                buffers[param] = buffers[param].to(dtype)
         old = [buffers[entry.param] for entry in bucket]
         if graph or differentiable:
             adapted, new = _differentiable(grads, old, alpha, beta)
@@ -124,7 +139,8 @@ def _adapt_bucket(
         else:
             # A skipped step must not overwrite the buffer it started from.
             new = old if found_inf is None else [buffer.clone() for buffer in old]
-            adapted = _explore(grads, new, alpha, beta, inplace or scale is not None)
+            keys = [entry.key for entry in bucket if entry.key is not None] or None
+            adapted = _explore(grads, new, alpha, beta, keys, inplace or scale is not None)
         if alpha == 0:
             adapted = grads
         if found_inf is not None:
@@ -151,7 +167,9 @@ def _differentiable(
     ]
 
 
-def _explore(grads: list[Tensor], buffers: list[Tensor], alpha: float, beta: float, overwrite: bool) -> list[Tensor]:
+def _explore(
+    grads: list[Tensor], buffers: list[Tensor], alpha: float, beta: float, keys: list[int] | None, overwrite: bool
+) -> list[Tensor]:
     """One kernel call for all tensors; buffers, and with ``overwrite`` the gradients, are updated in place."""
     results = grads if overwrite else [torch.empty_like(grad) for grad in grads]
     columns = [[real(tensor) for tensor in column] for column in (grads, buffers, results)]
@@ -162,8 +180,11 @@ def _explore(grads: list[Tensor], buffers: list[Tensor], alpha: float, beta: flo
     present = [i for i, grad in enumerate(g) if grad.numel()]
     g, s, out = ([column[i] for i in present] for column in (g, s, out))
     if present:
-        select(g, (g[0].dtype, g[0].dtype, s[0].dtype), None, None).explore_(g, s, out, alpha=alpha, beta=beta)
+        select(g, (g[0].dtype, g[0].dtype, s[0].dtype), None, None).explore_(
+            g, s, out, alpha=alpha, beta=beta, keys=None if keys is None else [keys[i] for i in present]
+        )
     for i, memory, result in zip(present, s, out, strict=True):
         put_back(columns[1][i], orders[i], memory)
         put_back(columns[2][i], orders[i], result)
+    torch.autograd.graph.increment_version(results)
     return results

@@ -138,6 +138,9 @@ class Layerwise(Optimizer):
             bucket.backend.alto_(bucket.tensors, rule, clip)
         for row in rows:
             row.write_back()
+        if not torch.compiler.is_compiling():
+            # The kernels write behind autograd's back, which must refuse a backward pass through what they changed.
+            torch.autograd.graph.increment_version(params)
 
     def _numbers(self) -> dict[Tensor, int]:
         """Every parameter's number, which tells its random bits from the others' and survives a resume."""

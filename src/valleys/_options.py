@@ -10,7 +10,7 @@ from valleys.hyperparameters import check_explore, check_range
 from valleys.kernels import Rule
 from valleys.kernels.choice import FUSED
 
-__all__ = ["check_group", "rule_of"]
+__all__ = ["check_group", "check_precision", "rule_of"]
 
 _ACCELERATED = ("momentum", "second_moment")
 _STATE_DTYPES = (torch.float32, torch.bfloat16)
@@ -102,12 +102,18 @@ def _check_backend(group: dict[str, Any]) -> None:
         )
 
 
-def _check_precision(group: dict[str, Any]) -> None:
-    if group["state_dtype"] is not None and group["state_dtype"] not in _STATE_DTYPES:
+def check_precision(state_dtype: object, seed: object) -> None:
+    """Raises unless states can be kept in ``state_dtype`` and ``seed`` is a 32-bit number."""
+    if state_dtype is not None and state_dtype not in _STATE_DTYPES:
         raise ValueError(
-            f"state_dtype must be None or out of {_STATE_DTYPES}, got {group['state_dtype']!r}; float16 has too small "
-            "a range for squares of gradients"
+            f"state_dtype must be None or out of {_STATE_DTYPES}, got {state_dtype!r}; float16 has too small a range "
+            "for squares of gradients"
         )
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer in [0, 2**32), got {seed!r}; it seeds the stochastic rounding")
+
+
+def _check_precision(group: dict[str, Any]) -> None:
+    check_precision(group["state_dtype"], group["seed"])
     if group["state_dtype"] is not None and group["differentiable"]:
         raise RuntimeError("differentiable=True excludes state_dtype: autograd cannot follow the rounding")
-    check_range("seed", group["seed"], 0, 2**32 - 1, remedy="it seeds the stochastic rounding")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from valleys._adapted import activate, adapted_class, register, release_step, track_step
+from valleys._options import check_precision
 from valleys.alto import ALTO
 from valleys.hyperparameters import check_explore
 
@@ -19,7 +20,15 @@ OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
-def adapt(optimizer: OptimizerT, alpha: float = -5.0, beta: float = 0.99, *, inplace: bool = False) -> OptimizerT:
+def adapt(
+    optimizer: OptimizerT,
+    alpha: float = -5.0,
+    beta: float = 0.99,
+    *,
+    inplace: bool = False,
+    state_dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> OptimizerT:
     r"""Makes a torch optimizer explore: the same object, whose steps see E's gradient instead of ``.grad``.
 
     .. math::
@@ -44,6 +53,9 @@ def adapt(optimizer: OptimizerT, alpha: float = -5.0, beta: float = 0.99, *, inp
         beta: memory of E, in [0, 1). Default: 0.99.
         inplace: write the adapted gradient into ``.grad`` and leave it there, which saves one transient copy of the
             gradients. Default: False.
+        state_dtype: dtype of the buffer: None (the parameter's, but float32 for half precision), ``torch.float32``, or
+            ``torch.bfloat16`` with stochastic rounding, half the memory. Default: None.
+        seed: seed of the stochastic rounding, in [0, 2^32). Default: 0.
 
     Returns:
         ``optimizer`` itself, adapted.
@@ -70,6 +82,7 @@ def adapt(optimizer: OptimizerT, alpha: float = -5.0, beta: float = 0.99, *, inp
     _refuse(optimizer)
     # Everything is checked before the object is touched.
     check_explore(alpha, beta)
+    check_precision(state_dtype, seed)
     for group in optimizer.param_groups:
         check_explore(
             group.get("explore_alpha", alpha),
@@ -79,7 +92,7 @@ def adapt(optimizer: OptimizerT, alpha: float = -5.0, beta: float = 0.99, *, inp
         )
     scheduled = release_step(optimizer)
     optimizer.__class__ = adapted_class(type(optimizer))  # type: ignore[assignment]
-    activate(optimizer, alpha, beta, inplace)
+    activate(optimizer, alpha, beta, inplace, state_dtype, seed)
     if scheduled:
         track_step(optimizer)
     return optimizer
@@ -122,7 +135,9 @@ def _refuse(optimizer: object) -> None:
         raise TypeError(f"optimizer ({name}) has E built in; set its alpha and betas[0] instead")
 
 
-def _start(optimizer: Optimizer, alpha: float, beta: float, inplace: bool) -> None:
+def _start(
+    optimizer: Optimizer, alpha: float, beta: float, inplace: bool, state_dtype: torch.dtype | None, seed: int
+) -> None:
     """Activates a ready-made class; ``alpha`` in a group would be silently ignored there, so it raises."""
     for group in optimizer.param_groups:
         for name in ("alpha", "beta"):
@@ -131,7 +146,7 @@ def _start(optimizer: Optimizer, alpha: float, beta: float, inplace: bool) -> No
                     f"{name}={group[name]!r} in a parameter group of {type(optimizer).__name__} has no effect; "
                     f"write explore_{name} instead"
                 )
-    activate(optimizer, alpha, beta, inplace)
+    activate(optimizer, alpha, beta, inplace, state_dtype, seed)
 
 
 class ESGD(torch.optim.SGD):
@@ -146,6 +161,8 @@ class ESGD(torch.optim.SGD):
         alpha: strength of E, ``|alpha| * (1 - beta) < 1``. Default: -5. Per group: ``explore_alpha``.
         beta: memory of E, in [0, 1). Default: 0.99. Per group: ``explore_beta``.
         inplace: leave the adapted gradient in ``.grad`` and save a copy. Default: False.
+        state_dtype: dtype of E's buffer, as in :func:`adapt`. Default: None.
+        seed: seed of its stochastic rounding. Default: 0.
         options: the other options of ``torch.optim.SGD``.
 
     Raises:
@@ -169,11 +186,14 @@ class ESGD(torch.optim.SGD):
         alpha: float = -5.0,
         beta: float = 0.99,
         inplace: bool = False,
+        state_dtype: torch.dtype | None = None,
+        seed: int = 0,
         **options: Any,
     ) -> None:
         check_explore(alpha, beta)
+        check_precision(state_dtype, seed)
         super().__init__(params, lr, momentum, **options)
-        _start(self, alpha, beta, inplace)
+        _start(self, alpha, beta, inplace, state_dtype, seed)
 
 
 class EAdam(torch.optim.Adam):
@@ -188,6 +208,8 @@ class EAdam(torch.optim.Adam):
         alpha: strength of E, ``|alpha| * (1 - beta) < 1``. Default: -5. Per group: ``explore_alpha``.
         beta: memory of E, in [0, 1). Default: 0.99. Per group: ``explore_beta``.
         inplace: leave the adapted gradient in ``.grad`` and save a copy. Default: False.
+        state_dtype: dtype of E's buffer, as in :func:`adapt`. Default: None.
+        seed: seed of its stochastic rounding. Default: 0.
         options: the other options of ``torch.optim.Adam``.
 
     Raises:
@@ -211,11 +233,14 @@ class EAdam(torch.optim.Adam):
         alpha: float = -5.0,
         beta: float = 0.99,
         inplace: bool = False,
+        state_dtype: torch.dtype | None = None,
+        seed: int = 0,
         **options: Any,
     ) -> None:
         check_explore(alpha, beta)
+        check_precision(state_dtype, seed)
         super().__init__(params, lr, betas, **options)
-        _start(self, alpha, beta, inplace)
+        _start(self, alpha, beta, inplace, state_dtype, seed)
 
 
 class EAdamW(torch.optim.AdamW):
@@ -230,6 +255,8 @@ class EAdamW(torch.optim.AdamW):
         alpha: strength of E, ``|alpha| * (1 - beta) < 1``. Default: -5. Per group: ``explore_alpha``.
         beta: memory of E, in [0, 1). Default: 0.99. Per group: ``explore_beta``.
         inplace: leave the adapted gradient in ``.grad`` and save a copy. Default: False.
+        state_dtype: dtype of E's buffer, as in :func:`adapt`. Default: None.
+        seed: seed of its stochastic rounding. Default: 0.
         options: the other options of ``torch.optim.AdamW``.
 
     Raises:
@@ -253,11 +280,14 @@ class EAdamW(torch.optim.AdamW):
         alpha: float = -5.0,
         beta: float = 0.99,
         inplace: bool = False,
+        state_dtype: torch.dtype | None = None,
+        seed: int = 0,
         **options: Any,
     ) -> None:
         check_explore(alpha, beta)
+        check_precision(state_dtype, seed)
         super().__init__(params, lr, betas, **options)
-        _start(self, alpha, beta, inplace)
+        _start(self, alpha, beta, inplace, state_dtype, seed)
 
 
 for _ready_made in (ESGD, EAdam, EAdamW):

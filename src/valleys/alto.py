@@ -22,7 +22,8 @@ class ALTO(Layerwise):
         \qquad \phi(x) = x + \epsilon_3
 
     for each parameter tensor ("layer") by itself; E's part in one buffer instead of two, so three buffers in all. They
-    are float32 where the parameter is float16 or bfloat16. Norms accumulate in float32 or better.
+    are float32 where the parameter is float16 or bfloat16, unless ``state_dtype`` says otherwise. Norms accumulate in
+    float32 or better.
 
     Two departures from the paper: the ratio is 1 where the parameter or its update is exactly zero (LAMB's convention;
     the paper's phi would hold a zero layer at eps3), and at most 1 where the gradient is exactly zero (an unused
@@ -45,14 +46,23 @@ class ALTO(Layerwise):
         max_grad_norm: clip the group's gradients to this l2 norm, > 0, without changing ``.grad``. Default: None.
         accelerate: the moments that E's gradient enters, of "momentum" and "second_moment". Default: both.
         maximize: ascend instead of descend. Default: False.
-        foreach: multi-tensor operations instead of a loop; None: on accelerators. Default: None.
-        fused: True insists on a fused kernel, which this version does not have. Default: None.
+        foreach: True: multi-tensor operations in bounded pieces; False: a loop. Default: None, see ``fused``.
+        fused: None takes the fastest kernel that works for each device and dtype ("native", C, on the CPU; "triton" on
+            CUDA) and warns once if it must fall back to foreach; True insists on one, a name on that one, "compiled"
+            among them (``torch.compile``); False has none. Default: None.
         capturable: keep the step count on the parameter's device, for CUDA graphs. Default: False.
         differentiable: let autograd follow the step. Default: False.
+        state_dtype: dtype of the buffers: None (the parameter's, but float32 for half precision), ``torch.float32``, or
+            ``torch.bfloat16``, half the memory. Default: None.
+        stochastic_rounding: round bfloat16 parameters and buffers up or down at random with the right expectation, so
+            that small updates are not lost; False rounds to nearest. Default: True.
+        seed: seed of that rounding, in [0, 2^32). Random bits depend on it, the step and the element alone: replicas
+            and a resumed run round alike. Default: 0.
 
     Raises:
         ValueError: an option out of its range, also in a group, also later in ``add_param_group``.
-        RuntimeError: ``fused=True``; ``differentiable`` together with ``foreach`` or ``capturable``; sparse gradients.
+        RuntimeError: ``fused`` asks for a kernel that does not work here; options that exclude each other; sparse
+            gradients.
 
     Example:
         >>> import torch, valleys
@@ -144,10 +154,14 @@ class Lamb(Layerwise):
         fused: as in :class:`valleys.ALTO`. Default: None.
         capturable: as in :class:`valleys.ALTO`. Default: False.
         differentiable: as in :class:`valleys.ALTO`. Default: False.
+        state_dtype: as in :class:`valleys.ALTO`. Default: None.
+        stochastic_rounding: as in :class:`valleys.ALTO`. Default: True.
+        seed: as in :class:`valleys.ALTO`. Default: 0.
 
     Raises:
         ValueError: an option out of its range, also in a group, also later in ``add_param_group``.
-        RuntimeError: ``fused=True``; ``differentiable`` together with ``foreach`` or ``capturable``; sparse gradients.
+        RuntimeError: ``fused`` asks for a kernel that does not work here; options that exclude each other; sparse
+            gradients.
 
     Example:
         >>> import torch, valleys

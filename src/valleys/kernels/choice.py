@@ -13,7 +13,7 @@ from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, foreach
 
-__all__ = ["FUSED", "Backend", "fused_backend", "is_plain", "require_fused", "select"]
+__all__ = ["FUSED", "Backend", "best", "fused_backend", "is_plain", "require_fused", "select"]
 
 # Values of ``fused`` beside None, True and False: backends by name.
 FUSED = ("native", "triton", "compiled")
@@ -22,9 +22,23 @@ FUSED = ("native", "triton", "compiled")
 class Backend(Protocol):
     """What a backend's module offers; see :mod:`valleys.kernels.foreach` for the meaning."""
 
-    alto_: Callable[[Tensors, Rule, Tensor | None], None]
-    explore_: Callable[..., None]
-    square_sum: Callable[[list[Tensor]], Tensor]
+    def alto_(self, tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
+        """One step of ALTO or LAMB."""
+
+    def explore_(
+        self,
+        grads: list[Tensor],
+        buffers: list[Tensor],
+        outs: list[Tensor],
+        *,
+        alpha: float,
+        beta: float,
+        keys: list[int] | None = None,
+    ) -> None:
+        """One step of E."""
+
+    def square_sum(self, tensors: list[Tensor]) -> Tensor:
+        """The squared norm of all tensors together."""
 
 
 def select(
@@ -60,6 +74,14 @@ def select(
         raise RuntimeError(f"fused={fused!r}: {problem}; leave fused=None, or use foreach=True")
     _warn_once(str(problem))
     return foreach
+
+
+def best(tensors: Sequence[Tensor], dtypes: tuple[torch.dtype, ...]) -> Backend | None:
+    """The fused backend that ``fused=None`` would take, or None."""
+    name = _default(tensors[0].device)
+    if name is None or torch.compiler.is_compiling() or not all(is_plain(tensor) for tensor in tensors):
+        return None
+    return fused_backend(name, tensors[0].device, dtypes)[0]
 
 
 def require_fused(params: Sequence[Tensor], fused: bool | str, state_dtype: Callable[[Tensor], torch.dtype]) -> None:

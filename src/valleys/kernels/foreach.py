@@ -15,10 +15,24 @@ from torch import Tensor
 from valleys.kernels import Rule, Tensors, wide_dtype
 from valleys.kernels.rounding import Noise, bits, key, round_to_bfloat16
 
-__all__ = ["Coefficients", "Piece", "alto_", "coefficients", "explore_", "first_pass", "second_pass", "square_sum"]
+__all__ = [
+    "Coefficients",
+    "Number",
+    "Piece",
+    "alto_",
+    "coefficients",
+    "explore_",
+    "explore_piece",
+    "first_pass",
+    "second_pass",
+    "square_sum",
+    "step_lengths",
+]
 
 # Elements per piece: on a CPU what its caches hold, elsewhere enough to hide the launches of some twenty kernels.
 _CPU_PIECE, _DEVICE_PIECE = 2**18, 2**23
+
+Number = float | Tensor
 
 
 class Piece(NamedTuple):
@@ -33,19 +47,22 @@ class Piece(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """A rule as the factors of the equations, for the tensors of one piece."""
+    """A rule as the factors of the equations, for the tensors of one piece.
+
+    Numbers are 0-dimensional tensors where ``torch.compile`` would otherwise build their values into its graph.
+    """
 
     clip: Tensor | None
     maximize: bool
-    c: float
+    c: Number
     in_m: bool
     in_v: bool
-    forget1: float
-    forget2: float
-    beta3: float
-    root: Sequence[float | Tensor]
-    eps: Sequence[float | Tensor]
-    weight_decay: float | None
+    forget1: Number
+    forget2: Number
+    forget3: Number
+    root: Sequence[Number]
+    eps: Sequence[Number]
+    weight_decay: Number | None
     measure: bool
 
 
@@ -61,8 +78,7 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         c = coefficients(tensors, rule, clip, indices)
         keys = _keys(tensors, rule, indices)
         pieces = [
-            Piece(*columns, noise=None if keys is None else [Noise(k, start) for k in keys])
-            for start, columns in slices
+            Piece(*[*columns, None if keys is None else [Noise(k, start) for k in keys]]) for start, columns in slices
         ]
         kept, norms = None, []
         for piece in pieces:
@@ -79,8 +95,7 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
 def first_pass(piece: Piece, c: Coefficients) -> tuple[list[Tensor], Tensor | None]:
     """Updates s, m, v; returns the update r and, in three rows, the norms of theta and r and the largest |g|."""
     dtype = wide_dtype(piece.params[0].dtype)
-    # The largest |g| and not the norm, whose squares underflow; on a CPU vector_norm(inf) is ten times slower.
-    largest = torch._foreach_max(torch._foreach_abs(piece.grads)) if c.measure else None
+    largest = _largest(piece.grads) if c.measure else None
     grads = _wide(piece.grads, dtype)
     if c.clip is not None:
         grads = list(torch._foreach_mul(grads, c.clip.to(dtype=dtype, device=grads[0].device)))
@@ -89,15 +104,14 @@ def first_pass(piece: Piece, c: Coefficients) -> tuple[list[Tensor], Tensor | No
     for_m = for_v = grads
     if piece.explore is not None:
         s = _wide(piece.explore, dtype)
-        adapted = list(torch._foreach_lerp(grads, s, -c.c))
-        torch._foreach_lerp_(s, grads, c.forget1)
+        adapted = _lerp(grads, s, -c.c)
+        _lerp_(s, grads, c.forget1)
         _store(piece.explore, s, piece.noise, "explore")
         for_m, for_v = adapted if c.in_m else grads, adapted if c.in_v else grads
         del s, adapted
     m, v = _wide(piece.exp_avgs, dtype), _wide(piece.exp_avg_sqs, dtype)
-    torch._foreach_lerp_(m, for_m, c.forget2)
-    torch._foreach_mul_(v, c.beta3)
-    torch._foreach_addcmul_(v, for_v, for_v, 1 - c.beta3)
+    _lerp_(m, for_m, c.forget2)
+    _lerp_(v, list(torch._foreach_mul(for_v, for_v)), c.forget3)
     del grads, for_m, for_v
     _store(piece.exp_avgs, m, piece.noise, "exp_avg")
     _store(piece.exp_avg_sqs, v, piece.noise, "exp_avg_sq")
@@ -106,13 +120,11 @@ def first_pass(piece: Piece, c: Coefficients) -> tuple[list[Tensor], Tensor | No
     update = _update(piece, params, c)
     if largest is None:
         return update, None
-    rows = (torch._foreach_norm(params), torch._foreach_norm(update), _wide(list(largest), dtype))
+    rows = (torch._foreach_norm(params), torch._foreach_norm(update), _wide(largest, dtype))
     return update, torch.stack([torch.stack(list(row)) for row in rows])
 
 
-def second_pass(
-    piece: Piece, c: Coefficients, factors: Tensor | float | None, update: list[Tensor] | None = None
-) -> None:
+def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: list[Tensor] | None = None) -> None:
     """theta -= factor * r; ``update`` is r, if it was kept."""
     params = _wide(piece.params, wide_dtype(piece.params[0].dtype))
     if update is None:
@@ -163,15 +175,27 @@ def explore_(
         beta: memory of E.
         keys: keys of the random bits that round bfloat16 buffers; None rounds to nearest.
     """
-    dtype = wide_dtype(grads[0].dtype)
     for indices, slices in _batches([grads, buffers, outs], _piece_size(grads[0])):
         for start, (g, s, out) in slices:
             noise = None if keys is None else [Noise(keys[i], start) for i in indices]
-            wide, memory = _wide(g, dtype), _wide(s, dtype)
-            adapted = list(torch._foreach_lerp(wide, memory, -alpha * (1 - beta)))
-            torch._foreach_lerp_(memory, wide, 1 - beta)
-            _store(s, memory, noise, "explore")
-            torch._foreach_copy_(out, adapted)
+            explore_piece(g, s, out, alpha * (1 - beta), 1 - beta, noise)
+
+
+def explore_piece(
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    outs: list[Tensor],
+    c: Number,
+    forget: Number,
+    noise: list[Noise] | None,
+) -> None:
+    """E for one piece; see ``explore_``."""
+    dtype = wide_dtype(grads[0].dtype)
+    wide, memory = _wide(grads, dtype), _wide(buffers, dtype)
+    adapted = _lerp(wide, memory, -c)
+    _lerp_(memory, wide, forget)
+    _store(buffers, memory, noise, "explore")
+    torch._foreach_copy_(outs, adapted)
 
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
@@ -195,7 +219,7 @@ def coefficients(tensors: Tensors, rule: Rule, clip: Tensor | None, indices: Seq
         in_v=rule.accelerate_second_moment,
         forget1=1 - rule.beta1,
         forget2=1 - rule.beta2,
-        beta3=rule.beta3,
+        forget3=1 - rule.beta3,
         root=[two / three**0.5 for two, three in zip(bc2, bc3, strict=True)],
         eps=[two * rule.eps for two in bc2],
         weight_decay=rule.weight_decay or None,
@@ -208,12 +232,40 @@ def _update(piece: Piece, params: list[Tensor], c: Coefficients) -> list[Tensor]
     dtype = params[0].dtype
     m, v = _wide(piece.exp_avgs, dtype), _wide(piece.exp_avg_sqs, dtype)
     denominator = torch._foreach_sqrt(v)
-    torch._foreach_mul_(denominator, c.root)  # type: ignore[call-overload]
-    torch._foreach_add_(denominator, c.eps)  # type: ignore[call-overload]
+    torch._foreach_mul_(denominator, c.root)  # type: ignore[arg-type]
+    torch._foreach_add_(denominator, c.eps)  # type: ignore[arg-type]
     update = list(torch._foreach_div(m, denominator))
     if c.weight_decay is not None:
-        torch._foreach_add_(update, params, alpha=c.weight_decay)
+        _add_(update, params, c.weight_decay)
     return update
+
+
+def _lerp(starts: list[Tensor], ends: list[Tensor], weight: Number) -> list[Tensor]:
+    if isinstance(weight, Tensor):
+        return [torch.lerp(start, end, weight) for start, end in zip(starts, ends, strict=True)]
+    return list(torch._foreach_lerp(starts, ends, weight))
+
+
+def _lerp_(starts: list[Tensor], ends: list[Tensor], weight: Number) -> None:
+    if isinstance(weight, Tensor):
+        for start, end in zip(starts, ends, strict=True):
+            start.lerp_(end, weight)
+    else:
+        torch._foreach_lerp_(starts, ends, weight)
+
+
+def _add_(targets: list[Tensor], others: list[Tensor], factor: Number) -> None:
+    if isinstance(factor, Tensor):
+        torch._foreach_add_(targets, torch._foreach_mul(others, factor))
+    else:
+        torch._foreach_add_(targets, others, alpha=factor)
+
+
+def _largest(tensors: list[Tensor]) -> list[Tensor]:
+    """The largest magnitude in each tensor; not the norm, whose squares underflow."""
+    if tensors[0].device.type == "cpu":
+        return [tensor.abs().amax() for tensor in tensors]  # ten times as fast as the norm there
+    return list(torch._foreach_norm(tensors, math.inf))
 
 
 def _wide(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -230,7 +282,7 @@ def _store(targets: list[Tensor], values: list[Tensor], noise: list[Noise] | Non
     torch._foreach_copy_(targets, values)
 
 
-def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, capturable: bool) -> list[float] | list[Tensor]:
+def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, capturable: bool) -> Sequence[Any]:
     """1 - beta^k for each tensor's own k; as numbers unless that would synchronise."""
     if capturable:
         # 1 - beta^k would cancel in float32 for beta near 1.

@@ -96,7 +96,7 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
     buffers = tensors.explore or tensors.exp_avgs
     items = (_Tensor * len(tensors.params))(
         *(
-            (p.numel(), p.data_ptr(), g.data_ptr(), s.data_ptr(), m.data_ptr(), v.data_ptr(), k.data_ptr(), salt)
+            _Tensor(p.numel(), p.data_ptr(), g.data_ptr(), s.data_ptr(), m.data_ptr(), v.data_ptr(), k.data_ptr(), salt)
             for p, g, s, m, v, k, salt in zip(
                 tensors.params,
                 tensors.grads,
@@ -174,7 +174,7 @@ def _explored(
 ) -> ctypes.Array[_Explored]:
     rows = zip(grads, buffers, outs, keys, strict=True)
     return (_Explored * len(grads))(
-        *((g.numel(), g.data_ptr(), s.data_ptr(), out.data_ptr(), key) for g, s, out, key in rows)
+        *(_Explored(g.numel(), g.data_ptr(), s.data_ptr(), out.data_ptr(), key) for g, s, out, key in rows)
     )
 
 
