@@ -48,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 BACKENDS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False},
     "foreach": {"foreach": True},
+    "native": {"fused": "native"},
     "default": {},
 }
 

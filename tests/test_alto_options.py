@@ -64,7 +64,7 @@ def test_bad_options_of_alto_are_refused(options: dict[str, Any], message: str) 
 
 
 def test_what_cannot_be_honoured_raises() -> None:
-    with pytest.raises(RuntimeError, match="fused='triton'.*; leave fused=None"):
+    with pytest.raises(RuntimeError, match=r"fused='triton'.*; leave fused=None"):
         valleys.ALTO(one(), fused="triton")
     with pytest.raises(ValueError, match="fused must be None, True, False or the name"):
         valleys.ALTO(one(), fused="fast")

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 import valleys
 from third_party import BASE_FAULTS, EXCEPTIONS, NAMES, TAKE_AN_OPTIMIZER, UNAVAILABLE, Case, case
+from valleys.kernels.choice import select
 from valleys.reference import TwoBuffer, explore
 
 ALPHA, BETA = -20.0, 0.97  # c = -0.6
@@ -156,9 +157,11 @@ def one_buffer() -> Feed:
     def change(model: nn.Module) -> None:
         for param in model.parameters():
             assert param.grad is not None
-            average = averages.get(param, torch.zeros_like(param))
-            averages[param] = torch.lerp(average, param.grad, 1 - BETA)
-            param.grad = torch.lerp(param.grad, average, -ALPHA * (1 - BETA))
+            average = averages.setdefault(param, torch.zeros_like(param).detach())
+            adapted = torch.empty_like(param.grad)
+            kernel = select([param], (param.dtype,) * 3, None, None)
+            kernel.explore_([param.grad], [average], [adapted], alpha=ALPHA, beta=BETA)
+            param.grad = adapted
 
     return change
 

@@ -186,5 +186,6 @@ def _explore(
     for i, memory, result in zip(present, s, out, strict=True):
         put_back(columns[1][i], orders[i], memory)
         put_back(columns[2][i], orders[i], result)
-    torch.autograd.graph.increment_version(results)
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(results)
     return results

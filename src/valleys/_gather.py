@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from valleys.kernels import Tensors
-from valleys.kernels.choice import Backend, is_plain, select
-from valleys.kernels.layout import Layout, layout, ordered, put_back
+from valleys.kernels.choice import Backend, select
+from valleys.kernels.layout import Layout, is_plain, layout, ordered, put_back
 
 __all__ = ["Bucket", "Row", "buckets", "real"]
 

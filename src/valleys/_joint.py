@@ -59,7 +59,7 @@ def _suits(optimizer: Any) -> bool:
         group["fused"]
         and group["explore_alpha"] != 0  # at 0 the base itself must step
         and "explore_state_dtype" not in group
-        and not (group["amsgrad"] or group["differentiable"])
+        and not (group["amsgrad"] or group["differentiable"] or group["maximize"])
         and (group["weight_decay"] == 0 or group.get("decoupled_weight_decay", decoupled))
         and not any(isinstance(beta, Tensor) for beta in group["betas"])
         for group in optimizer.param_groups
@@ -96,7 +96,7 @@ def _step_group(optimizer: Any, group: dict[str, Any], params: list[Tensor]) -> 
         trust_clip=None,
         accelerate_momentum=True,
         accelerate_second_moment=True,
-        maximize=group["maximize"],
+        maximize=False,
         # torch's fused kernels keep the count on the device.
         capturable=params[0].device.type != "cpu",
         stochastic_rounding=False,

@@ -102,7 +102,7 @@ def trust_ratio(
     ratio = w / (r_norm + eps2 * w)
     if clip is not None:
         ratio = ratio.clamp(*clip)
-    ratio = torch.where((w_norm > 0) & (r_norm > 0), ratio, torch.ones_like(ratio))
+    ratio = torch.where((w_norm == 0) | (r_norm == 0), torch.ones_like(ratio), ratio)
     return torch.where(g_norm > 0, ratio, ratio.clamp(max=1.0))
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, foreach
+from valleys.kernels.layout import is_plain
 
-__all__ = ["FUSED", "Backend", "best", "fused_backend", "is_plain", "require_fused", "select"]
+__all__ = ["FUSED", "Backend", "best", "fused_backend", "require_fused", "select"]
 
 # Values of ``fused`` beside None, True and False: backends by name.
 FUSED = ("native", "triton", "compiled")
@@ -89,11 +90,6 @@ def require_fused(params: Sequence[Tensor], fused: bool | str, state_dtype: Call
     for param in params:
         if param.device.type != "meta":
             select([param], (param.dtype, param.dtype, state_dtype(param)), None, fused)
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether ``tensor`` has memory of its own that a kernel may write to, unlike most subclasses."""
-    return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
 
 
 @functools.cache

@@ -7,6 +7,7 @@ is a tensor, so that nothing recompiles.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +29,10 @@ def unavailable(device: torch.device, dtypes: Sequence[torch.dtype]) -> str | No
         dtypes: of parameters, gradients and states.
     """
     try:
-        torch.compile(torch.neg, dynamic=True)(torch.ones(2, device=device))
+        with warnings.catch_warnings():
+            # Inductor warns about itself when it is first imported.
+            warnings.simplefilter("ignore")
+            torch.compile(torch.neg, dynamic=True)(torch.ones(2, device=device))
     except Exception as error:  # whatever is missing, inductor's own words say it best
         return f"torch.compile does not work for {device.type}: {str(error).strip().splitlines()[0]}"
     return None
@@ -51,14 +55,19 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         return
     device, dtype = tensors.params[0].device, wide_dtype(tensors.params[0].dtype)
     c = foreach.coefficients(tensors, rule, clip, range(len(tensors.params)))
-    number = functools.partial(_number, device=device, dtype=dtype)
+
+    def number(name: str, value: Any) -> Tensor:
+        return _number(name, value, device, dtype)
+
     common = c._replace(
+        # Inductor sums millions of float32 squares with an error of a percent.
+        measure=None if c.measure is None else torch.float64,
         clip=None if clip is None else clip.to(device, dtype),
-        weight_decay=None if c.weight_decay is None else number(c.weight_decay),
-        c=number(c.c),
-        forget1=number(c.forget1),
-        forget2=number(c.forget2),
-        forget3=number(c.forget3),
+        weight_decay=None if c.weight_decay is None else number("weight_decay", c.weight_decay),
+        c=number("c", c.c),
+        forget1=number("forget1", c.forget1),
+        forget2=number("forget2", c.forget2),
+        forget3=number("forget3", c.forget3),
     )
     roots, eps = (_vector(values, device, dtype) for values in (c.root, c.eps))
     work = []
@@ -74,7 +83,7 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         norms = [_compiled(_measure)(piece, c) for piece, c in work]
     joined = None if norms[0] is None else torch.cat([n for n in norms if n is not None], dim=1)
     lengths = foreach.step_lengths([joined], rule)
-    lengths = torch.as_tensor(lengths, device=device).to(dtype).expand(len(work))
+    lengths = torch.as_tensor(lengths, device=device, dtype=dtype).expand(len(work))
     factors = [length.data.view(1) for length in lengths.clone().unbind()]
     with _many_graphs():
         for (piece, c), factor in zip(work, factors, strict=True):
@@ -92,7 +101,8 @@ def explore_(
 ) -> None:
     """E in one buffer; see :func:`valleys.kernels.foreach.explore_`."""
     device, dtype = grads[0].device, wide_dtype(grads[0].dtype)
-    c, forget = (_number(x, device=device, dtype=dtype) for x in (alpha * (1 - beta), 1 - beta))
+    c = _number("c", alpha * (1 - beta), device, dtype)
+    forget = _number("forget1", 1 - beta, device, dtype)
     patterns = [torch.tensor(signed(k), dtype=torch.int32, device=device) for k in keys or []]
     with _many_graphs():
         for i, columns in enumerate(zip(grads, buffers, outs, strict=True)):
@@ -123,8 +133,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _number(value: Any, *, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A constant on the device; a dozen per group of parameters, sent once."""
+def _number(name: str, value: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A constant on the device, sent once; one for each ``name``, as dynamo tells equal tensors from the same."""
     return torch.tensor(value, dtype=dtype, device=device)
 
 

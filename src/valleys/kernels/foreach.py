@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, wide_dtype
+from valleys.kernels.layout import is_plain
 from valleys.kernels.rounding import Noise, bits, key, round_to_bfloat16
 
 __all__ = [
@@ -50,6 +51,7 @@ class Coefficients(NamedTuple):
     """A rule as the factors of the equations, for the tensors of one piece.
 
     Numbers are 0-dimensional tensors where ``torch.compile`` would otherwise build their values into its graph.
+    ``measure`` is the dtype in which norms accumulate; None: none are needed.
     """
 
     clip: Tensor | None
@@ -63,7 +65,7 @@ class Coefficients(NamedTuple):
     root: Sequence[Number]
     eps: Sequence[Number]
     weight_decay: Number | None
-    measure: bool
+    measure: torch.dtype | None
 
 
 def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
@@ -95,7 +97,7 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
 def first_pass(piece: Piece, c: Coefficients) -> tuple[list[Tensor], Tensor | None]:
     """Updates s, m, v; returns the update r and, in three rows, the norms of theta and r and the largest |g|."""
     dtype = wide_dtype(piece.params[0].dtype)
-    largest = _largest(piece.grads) if c.measure else None
+    largest = None if c.measure is None else _largest(piece.grads)
     grads = _wide(piece.grads, dtype)
     if c.clip is not None:
         grads = list(torch._foreach_mul(grads, c.clip.to(dtype=dtype, device=grads[0].device)))
@@ -120,8 +122,8 @@ def first_pass(piece: Piece, c: Coefficients) -> tuple[list[Tensor], Tensor | No
     update = _update(piece, params, c)
     if largest is None:
         return update, None
-    rows = (torch._foreach_norm(params), torch._foreach_norm(update), _wide(largest, dtype))
-    return update, torch.stack([torch.stack(list(row)) for row in rows])
+    rows = (*(torch._foreach_norm(x, dtype=c.measure) for x in (params, update)), _wide(largest, dtype))
+    return update, torch.stack([torch.stack(list(row)).to(dtype) for row in rows])
 
 
 def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: list[Tensor] | None = None) -> None:
@@ -141,8 +143,10 @@ def step_lengths(norms: Sequence[Tensor | None], rule: Rule) -> Tensor | float:
         norms: for each piece of the same tensors, what ``first_pass`` measured.
         rule: the group's options.
     """
+    lr = rule.lr
     # A CPU number costs nothing to read; one on the device stays there.
-    lr = rule.lr.item() if isinstance(rule.lr, Tensor) and rule.lr.device.type == "cpu" else rule.lr
+    if isinstance(lr, Tensor) and lr.device.type == "cpu" and not torch.compiler.is_compiling():
+        lr = lr.item()
     parts = [part for part in norms if part is not None]
     if not parts:
         return lr
@@ -152,7 +156,7 @@ def step_lengths(norms: Sequence[Tensor | None], rule: Rule) -> Tensor | float:
     ratio = phi / (r + rule.trust_eps * phi)
     if rule.trust_clip is not None:
         ratio = ratio.clamp(*rule.trust_clip)
-    ratio = torch.where((w > 0) & (r > 0), ratio, 1.0)
+    ratio = torch.where((w == 0) | (r == 0), 1.0, ratio)
     return lr * torch.where(moving, ratio, ratio.clamp(max=1.0))
 
 
@@ -223,7 +227,7 @@ def coefficients(tensors: Tensors, rule: Rule, clip: Tensor | None, indices: Seq
         root=[two / three**0.5 for two, three in zip(bc2, bc3, strict=True)],
         eps=[two * rule.eps for two in bc2],
         weight_decay=rule.weight_decay or None,
-        measure=rule.layer_adaptation,
+        measure=dtype if rule.layer_adaptation else None,
     )
 
 
@@ -284,7 +288,7 @@ def _store(targets: list[Tensor], values: list[Tensor], noise: list[Noise] | Non
 
 def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, capturable: bool) -> Sequence[Any]:
     """1 - beta^k for each tensor's own k; as numbers unless that would synchronise."""
-    if capturable:
+    if capturable or torch.compiler.is_compiling():
         # 1 - beta^k would cancel in float32 for beta near 1.
         log_beta = math.log(beta) if beta > 0 else -math.inf
         return [-torch.expm1(k.to(dtype) * log_beta) for k in steps]
@@ -294,21 +298,23 @@ def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, capturabl
 def _keys(tensors: Tensors, rule: Rule, indices: Sequence[int]) -> list[int | Tensor] | None:
     if not rule.stochastic_rounding:
         return None
-    return [key(tensors.salts[i], tensors.steps[i], rule.capturable) for i in indices]
+    on_device = rule.capturable or torch.compiler.is_compiling()
+    return [key(tensors.salts[i], tensors.steps[i], on_device) for i in indices]
 
 
 def _piece_size(tensor: Tensor) -> int:
     return _CPU_PIECE if tensor.device.type == "cpu" else _DEVICE_PIECE
 
 
-def _batches(columns: list[list[Tensor] | None], size: int) -> Iterator[tuple[list[int], list[tuple[int, list[Any]]]]]:
+def _batches(columns: list[list[Tensor] | None], size: int) -> list[tuple[list[int], list[tuple[int, list[Any]]]]]:
     """Cuts lists of tensors so that few elements are worked on at a time.
 
-    Yields:
+    Returns:
         Indices of small tensors that come together, or of one large tensor; and the slices, each with the index of its
         first element and, a column each, lists with one tensor per index.
     """
     sizes = [tensor.numel() for tensor in columns[0] or []]
+    batches: list[tuple[list[int], list[tuple[int, list[Any]]]]] = []
     first = 0
     while first < len(sizes):
         last, total = first + 1, sizes[first]
@@ -316,16 +322,15 @@ def _batches(columns: list[list[Tensor] | None], size: int) -> Iterator[tuple[li
             total += sizes[last]
             last += 1
         # A subclass, a DTensor say, may not like to be cut.
-        if total <= size or type(columns[0][first]) not in (Tensor, torch.nn.Parameter):  # type: ignore[index]
+        if total <= size or not is_plain(columns[0][first]):  # type: ignore[index]
             whole = [None if column is None else column[first:last] for column in columns]
-            yield list(range(first, last)), [(0, whole)]
+            batches.append((list(range(first, last)), [(0, whole)]))
         else:
             flat = [None if column is None else column[first].view(-1) for column in columns]
-            yield (
-                [first],
-                [
-                    (start, [None if tensor is None else [tensor[start : start + size]] for tensor in flat])
-                    for start in range(0, total, size)
-                ],
-            )
+            slices = [
+                (start, [None if tensor is None else [tensor[start : start + size]] for tensor in flat])
+                for start in range(0, total, size)
+            ]
+            batches.append(([first], slices))
         first = last
+    return batches

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-__all__ = ["Layout", "layout", "ordered", "put_back"]
+__all__ = ["Layout", "is_plain", "layout", "ordered", "put_back"]
 
 # The order in which a tensor's dimensions lie in memory, or None: no order makes it contiguous.
 Layout = tuple[int, ...] | None
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether ``tensor`` has memory of its own that a kernel may write to, unlike DTensors and other wrappers."""
+    # A class that intercepts operations sees them only if they go through torch's dispatcher.
+    ordinary = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+    return ordinary and tensor.layout == torch.strided
 
 
 def layout(tensor: Tensor) -> Layout:

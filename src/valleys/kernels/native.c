@@ -169,7 +169,7 @@ static double step_length(const Options *o, const Sums *sums, int64_t blocks) {
   double w = sqrt(pp), r = sqrt(rr), phi = w + o->norm_eps;
   double ratio = phi / (r + o->trust_eps * phi);
   ratio = ratio < o->low ? o->low : ratio > o->high ? o->high : ratio;
-  if (!(w > 0 && r > 0)) ratio = isnan(w) || isnan(r) ? NAN : 1;
+  if (w == 0 || r == 0) ratio = 1;
   if (!moving && ratio > 1) ratio = 1;
   return o->lr * ratio;
 }
