@@ -154,6 +154,8 @@ class Layerwise(Optimizer):
             state["step"] = torch.zeros((), dtype=torch.float32, device=device)
             for name in self._states:
                 state[name] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
+        elif group["capturable"] and state["step"].device != param.device:
+            state["step"] = state["step"].to(param.device)  # switched on in mid-run
 
     def _row(self, param: Tensor, group: dict[str, Any], salt: int) -> Row:
         return Row.of(param, self.state[param], self._states, state_dtype(param, group["state_dtype"]), salt)

@@ -1,0 +1,205 @@
+"""The update on a GPU in Triton: three launches for all tensors, no synchronisation, no atomics.
+
+The kernels are in ``_triton_kernels``; triton itself is imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from valleys.kernels import Rule, Tensors, wide_dtype
+
+__all__ = ["alto_", "explore_", "square_sum", "unavailable"]
+
+# Elements of a program, 8 per thread; how many blocks' sums are added at a time.
+BLOCK, CHUNK = 2048, 1024
+# Without fused multiply-adds the arithmetic is what it says: ALTO at alpha = 0 is LAMB bit for bit.
+_LAUNCH = {"num_warps": 8, "enable_fp_fusion": False}
+
+
+def unavailable(device: torch.device, dtypes: Sequence[torch.dtype] = ()) -> str | None:
+    """Why this backend cannot update such tensors, or None if it can.
+
+    Args:
+        device: of all tensors; the CPU will do where TRITON_INTERPRET=1 was set when the kernels were imported.
+        dtypes: of parameters, gradients and states.
+    """
+    try:
+        kernels = _kernels()
+    except ImportError as error:
+        return f"triton cannot be imported ({error}); install valleys[triton]"
+    for dtype in dtypes:
+        if dtype not in kernels.DTYPES:
+            return f"the Triton kernels know no {dtype}"
+    if kernels.INTERPRETED:
+        return None if device.type == "cpu" else f"TRITON_INTERPRET=1 runs the kernels on the CPU, not on {device.type}"
+    if device.type != "cuda":
+        return f"the Triton kernels run on CUDA devices, not on {device.type}"
+    # For Turing and Volta Triton 3.2 compiles all but the conversion of bfloat16.
+    needed = (8, 0) if torch.bfloat16 in dtypes else (7, 0)
+    capability = torch.cuda.get_device_capability(device)
+    if capability < needed:
+        name = torch.cuda.get_device_name(device)
+        return f"the Triton kernels need compute capability {needed} for these dtypes, {name} has {capability}"
+    return None
+
+
+def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
+    """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
+
+    Args:
+        tensors: what to update.
+        rule: the group's options.
+        clip: 0-dimensional factor on all gradients, or None.
+    """
+    kernels = _kernels()
+    params, exp_avgs = tensors.params, tensors.exp_avgs
+    device, wide = params[0].device, wide_dtype(params[0].dtype)
+    on_device = rule.capturable and all(k.device == device for k in tensors.steps)
+    steps = _addresses(tensors.steps) if on_device else [int(k) for k in torch.stack(tensors.steps).tolist()]
+    columns = [params, tensors.grads, tensors.explore or exp_avgs, exp_avgs, tensors.exp_avg_sqs]
+    lr = rule.lr
+    if isinstance(lr, Tensor) and lr.device.type == "cpu" and device.type != "cpu":
+        lr = lr.item()
+    table, numbers, blocks = _upload(
+        [p.numel() for p in params],
+        [*map(_addresses, columns), steps, tensors.salts],
+        [*_numbers(rule), 0.0 if isinstance(lr, Tensor) else lr, 1.0],
+        wide,
+        device,
+    )
+    # Values that are on the device already are read where they are.
+    lr = lr.to(device) if isinstance(lr, Tensor) else numbers[-2]
+    clip = numbers[-1] if clip is None else clip.to(device)
+    sums = torch.empty(3 * blocks if rule.layer_adaptation else 0, dtype=wide, device=device)
+    p, g, s, w = (kernels.DTYPES[dtype] for dtype in (params[0].dtype, tensors.grads[0].dtype, exp_avgs[0].dtype, wide))
+    options = {"RANDOM": rule.stochastic_rounding, "STEPS_ON_DEVICE": on_device, "BLOCK": BLOCK, **_LAUNCH}
+    first = {"EXPLORES": tensors.explore is not None, "MEASURE": rule.layer_adaptation}
+    count = len(params)
+    with torch.cuda.device_of(table):
+        kernels.alto_first[(blocks,)](table, numbers, lr, clip, sums, count, p, g, s, w, **first, **options)
+        if rule.layer_adaptation:
+            factors = torch.empty(count, dtype=wide, device=device)
+            kernels.alto_ratios[(count,)](table, numbers, lr, sums, factors, blocks, BLOCK, CHUNK, **_LAUNCH)
+            kernels.alto_second[(blocks,)](table, numbers, factors, count, p, s, w, **options)
+
+
+def explore_(
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    outs: list[Tensor],
+    *,
+    alpha: float,
+    beta: float,
+    keys: list[int] | None = None,
+) -> None:
+    """E in one buffer: outs = g + c (g - s) with c = alpha (1 - beta); s becomes beta s + (1 - beta) g.
+
+    Args:
+        grads: gradients g.
+        buffers: s, updated in place.
+        outs: where the result goes, in the dtype of ``grads``; may be ``grads``.
+        alpha: strength of E.
+        beta: memory of E.
+        keys: one per tensor, for the stochastic rounding of bfloat16 buffers; None rounds to nearest.
+    """
+    kernels = _kernels()
+    wide = wide_dtype(grads[0].dtype)
+    table, numbers, blocks = _upload(
+        [g.numel() for g in grads],
+        [_addresses(grads), _addresses(buffers), _addresses(outs), keys or [0] * len(grads)],
+        [alpha * (1 - beta), 1 - beta],
+        wide,
+        grads[0].device,
+    )
+    g, s, w = (kernels.DTYPES[dtype] for dtype in (grads[0].dtype, buffers[0].dtype, wide))
+    with torch.cuda.device_of(table):
+        kernels.explore[(blocks,)](table, numbers, len(grads), g, s, w, keys is not None, BLOCK, **_LAUNCH)
+
+
+def square_sum(tensors: list[Tensor]) -> Tensor:
+    """The sum of squares over all tensors: 0-dimensional float32, or float64 for float64 tensors.
+
+    Args:
+        tensors: of one device and dtype.
+    """
+    kernels = _kernels()
+    dtype, device = tensors[0].dtype, tensors[0].device
+    wide = wide_dtype(dtype)
+    table, _, blocks = _upload([x.numel() for x in tensors], [_addresses(tensors)], [], wide, device)
+    sums = torch.empty(blocks, dtype=wide, device=device)
+    result = torch.empty((), dtype=wide, device=device)
+    types = kernels.DTYPES[dtype], kernels.DTYPES[wide]
+    with torch.cuda.device_of(table):
+        kernels.square_sum_blocks[(blocks,)](table, sums, len(tensors), *types, BLOCK, **_LAUNCH)
+        kernels.square_sum_total[(1,)](sums, result, blocks, CHUNK, **_LAUNCH)
+    return result
+
+
+def _kernels() -> Any:
+    from valleys.kernels import _triton_kernels
+
+    return _triton_kernels
+
+
+def _addresses(tensors: list[Tensor]) -> list[int]:
+    return [x.data_ptr() for x in tensors]
+
+
+def _numbers(rule: Rule) -> list[float]:
+    """A rule as the factors of the equations, in the order in which ``alto_first`` lists them."""
+    c = rule.alpha * (1 - rule.beta1)
+    low, high = rule.trust_clip or (0.0, math.inf)
+    return [
+        -1.0 if rule.maximize else 1.0,
+        c if rule.accelerate_momentum else 0.0,
+        c if rule.accelerate_second_moment else 0.0,
+        1 - rule.beta1,
+        1 - rule.beta2,
+        rule.beta3,
+        1 - rule.beta3,
+        rule.eps,
+        rule.weight_decay,
+        # 1 - beta^k is 1 - e^(k log beta): 1 where log beta is -inf.
+        *(math.log(b) if b > 0 and rule.bias_correction else -math.inf for b in (rule.beta2, rule.beta3)),
+        rule.trust_eps,
+        rule.norm_eps,
+        low,
+        high,
+    ]
+
+
+def _upload(
+    sizes: list[int], columns: list[list[int]], numbers: list[float], wide: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, int]:
+    """What a launch needs to know, in one copy.
+
+    Args:
+        sizes: of each tensor.
+        columns: the rest of the tensors' records.
+        numbers: factors of the equations.
+        wide: their dtype.
+        device: of the tensors.
+
+    Returns:
+        The records, the numbers and how many blocks there are.
+    """
+    *firsts, blocks = itertools.accumulate((-(-size // BLOCK) for size in sizes), initial=0)
+    records = [x for record in zip(firsts, sizes, *columns, strict=True) for x in record]
+    # A multiple of 4, so that what follows is at a multiple of 16 bytes.
+    values = torch.tensor(numbers + [0.0] * (-len(numbers) % 4), dtype=wide)
+    host = torch.cat([values.view(torch.int64), torch.tensor(records, dtype=torch.int64)])
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        # A graph would read the host's memory at each replay, when it may be gone; integers it keeps as arguments.
+        uploaded = torch.zeros_like(host, device=device)
+        torch._foreach_add_(uploaded.unbind(), host.tolist())
+    else:
+        uploaded = (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
+    start = len(host) - len(records)
+    return uploaded[start:], uploaded[:start].view(wide)[: len(numbers)], blocks

@@ -1,0 +1,676 @@
+"""The Triton kernels equal the reference: run by Triton's interpreter on the CPU, and compiled for CUDA.
+
+Whether a kernel is interpreted is decided when it is decorated, and others in this process may have imported triton and
+the kernels already. So the fixture ``kernels`` loads its own copy of the kernels while TRITON_INTERPRET is set, and for
+the length of a test has triton's library functions (tl.sum and the like, kernels too) interpreted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor
+
+import valleys
+from valleys import reference
+from valleys.kernels import Rule, Tensors
+from valleys.kernels import triton as backend
+from valleys.kernels.rounding import Noise, bits, mix, round_to_bfloat16
+
+triton = pytest.importorskip("triton", reason="triton is not installed")
+SOURCE = Path(backend.__file__).with_name("_triton_kernels.py")
+BLOCK = 64
+SHAPES = [(4, 3), (5,), (), (1, 1), (BLOCK,), (4 * BLOCK + 1,)]
+FEW = [(4, 3), (), (2 * BLOCK + 3,)]
+
+# Largest error relative to each tensor's largest element, against a float64 reference fed the same gradients.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+RULE = Rule(
+    lr=0.02,
+    alpha=-5.0,
+    beta1=0.99,
+    beta2=0.9,
+    beta3=0.99,
+    eps=1e-6,
+    weight_decay=1e-4,
+    trust_eps=1e-6,
+    norm_eps=1e-10,
+    bias_correction=True,
+    layer_adaptation=True,
+    trust_clip=None,
+    accelerate_momentum=True,
+    accelerate_second_moment=True,
+    maximize=False,
+    capturable=False,
+    stochastic_rounding=False,
+)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "exploit": {"alpha": 0.5, "beta1": 0.01},
+    "strong": {"alpha": -90.0, "beta2": 0.95, "beta3": 0.999},
+    "much decay": {"weight_decay": 0.5},
+    "large eps": {"eps": 0.1, "trust_eps": 0.2, "norm_eps": 0.3},
+    "no eps": {"eps": 0.0, "trust_eps": 0.0, "norm_eps": 0.0},
+    "Alg. 1": {"bias_correction": False},
+    "betas 0": {"beta1": 0.0, "beta2": 0.0, "beta3": 0.0, "alpha": -0.5},
+    "no ratio": {"layer_adaptation": False},
+    "ratio at most 1": {"trust_clip": (0.0, 1.0)},
+    "ratio at least 30": {"trust_clip": (30.0, 40.0)},
+    "in m": {"accelerate_second_moment": False},
+    "in v": {"accelerate_momentum": False},
+    "maximize": {"maximize": True},
+    "capturable": {"capturable": True},
+    "tensor lr": {"lr": torch.tensor(0.02, dtype=torch.float64)},
+    "tensor lr, no ratio": {"lr": torch.tensor(0.02, dtype=torch.float64), "layer_adaptation": False},
+}
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The kernels as the interpreter runs them, in small blocks, in place of the compiled ones."""
+    with contextlib.suppress(ImportError):
+        # Imported by triton at the first launch, and not with the library patched.
+        importlib.import_module("triton.experimental.gluon")
+    with monkeypatch.context() as context:
+        context.setenv("TRITON_INTERPRET", "1")
+        for library in (triton.language, triton.language.standard):
+            for name, value in list(vars(library).items()):
+                if isinstance(value, triton.JITFunction):
+                    context.setattr(library, name, triton.jit(value.fn))
+        module = interpreted()
+        context.delenv("TRITON_INTERPRET")
+        context.setattr(backend, "_kernels", lambda: module)
+        context.setattr(backend, "BLOCK", BLOCK)
+        context.setattr(backend, "CHUNK", 4)
+        # The interpreter computes with NumPy, which warns where a GPU just returns an infinity or NaN.
+        with numpy.errstate(all="ignore"):
+            yield module
+
+
+def interpreted() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("interpreted_triton_kernels", SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def randn(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def start(
+    shapes: Sequence[tuple[int, ...]],
+    dtype: torch.dtype,
+    state: torch.dtype | None = None,
+    explores: bool = True,
+    grad: torch.dtype | None = None,
+) -> Tensors:
+    """Parameters before their first step; the i-th has made i steps already, with moments still zero."""
+    params = [randn(shape, seed, dtype) for seed, shape in enumerate(shapes)]
+    s, m, v = ([torch.zeros_like(p, dtype=state or dtype) for p in params] for _ in range(3))
+    grads = [torch.zeros_like(p, dtype=grad or dtype) for p in params]
+    steps = [torch.tensor(float(i)) for i in range(len(params))]
+    return Tensors(params, grads, s if explores else None, m, v, steps, [mix(i) for i in range(len(params))])
+
+
+def gradients(tensors: Tensors, k: int) -> None:
+    """The k-th of a fixed sequence of gradients; each tensor's is zero at some step."""
+    for i, grad in enumerate(tensors.grads):
+        grad.copy_(randn(tuple(grad.shape), 1000 * (k + 1) + i) * (k == 0 or (k + i) % 4 != 3))
+
+
+def run(tensors: Tensors, rule: Rule, steps: int, clip: Tensor | None = None) -> Tensors:
+    for k in range(steps):
+        gradients(tensors, k)
+        torch._foreach_add_(tensors.steps, 1)
+        backend.alto_(tensors, rule, clip)
+    return tensors
+
+
+def by_reference(tensors: Tensors, rule: Rule, steps: int, clip: float = 1.0) -> list[Tensor]:
+    """The same run from the same start by ``reference.alto`` in float64."""
+    thetas = [p.to(torch.float64, copy=True) for p in tensors.params]
+    grads = Tensors(*[None if column is None else [*column] for column in tensors])  # type: ignore[arg-type]
+    grads = grads._replace(grads=[g.clone() for g in tensors.grads])
+    memory: list[Any] = [
+        None if tensors.explore is None else reference.OneBuffer(torch.zeros_like(theta)) for theta in thetas
+    ]
+    moments = [reference.zeros(t)._replace(k=int(k)) for t, k in zip(thetas, tensors.steps, strict=True)]
+    for k in range(steps):
+        gradients(grads, k)
+        for i, grad in enumerate(grads.grads):
+            thetas[i], memory[i], moments[i] = reference.alto(
+                thetas[i],
+                grad.double() * (-clip if rule.maximize else clip),
+                memory[i],
+                moments[i],
+                lr=float(rule.lr),
+                alpha=rule.alpha,
+                b1=rule.beta1,
+                b2=rule.beta2,
+                b3=rule.beta3,
+                lam=rule.weight_decay,
+                eps1=rule.eps,
+                eps2=rule.trust_eps,
+                eps3=rule.norm_eps,
+                bias_correction=rule.bias_correction,
+                layer_adaptation=rule.layer_adaptation,
+                in_m=rule.accelerate_momentum,
+                in_v=rule.accelerate_second_moment,
+                ratio_clip=rule.trust_clip,
+            )
+    return thetas
+
+
+def largest_error(actual: list[Tensor], expected: list[Tensor]) -> float:
+    errors = [((a.double() - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True)]
+    assert all(error == error for error in errors)
+    return max(errors)
+
+
+def all_tensors(tensors: Tensors) -> list[Tensor]:
+    return [*tensors.params, *(tensors.explore or []), *tensors.exp_avgs, *tensors.exp_avg_sqs]
+
+
+def same_bits(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    """Equal, NaN included."""
+    return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    ("dtype", "state", "steps"),
+    [
+        (torch.float64, torch.float64, 10),
+        (torch.float32, torch.float32, 10),
+        (torch.bfloat16, torch.float32, 4),
+        (torch.float16, torch.float32, 4),
+    ],
+    ids=str,
+)
+def test_equals_the_reference(dtype: torch.dtype, state: torch.dtype, steps: int) -> None:
+    tensors = start(SHAPES, dtype, state)
+    expected = by_reference(tensors, RULE, steps)
+    assert largest_error(run(tensors, RULE, steps).params, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_equals_the_reference(options: str) -> None:
+    rule = RULE._replace(**OPTIONS[options])
+    tensors = start(FEW, torch.float64)
+    expected = by_reference(tensors, rule, 4)
+    assert largest_error(run(tensors, rule, 4).params, expected) < TOLERANCE[torch.float64]
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_lamb(dtype: torch.dtype) -> None:
+    """Against the reference; and ALTO at alpha = 0 is the same, bit for bit, clipped or not."""
+    clip = torch.tensor(0.3, dtype=dtype)
+    lamb = start(FEW, dtype, explores=False)
+    expected = by_reference(lamb, RULE, 5, clip=clip.item())
+    assert largest_error(run(lamb, RULE, 5, clip).params, expected) < TOLERANCE[dtype]
+    alto = run(start(FEW, dtype), RULE._replace(alpha=0.0), 5, clip)
+    assert same_bits(alto.params, lamb.params)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("layer_adaptation", [True, False])
+def test_mixed_dtypes(layer_adaptation: bool) -> None:
+    rule = RULE._replace(layer_adaptation=layer_adaptation, lr=torch.tensor(0.02))
+    tensors = start(FEW, torch.float32, torch.float64, grad=torch.bfloat16)
+    expected = by_reference(tensors, rule, 4)
+    assert largest_error(run(tensors, rule, 4).params, expected) < TOLERANCE[torch.float32]
+    assert {g.dtype for g in tensors.grads} == {torch.bfloat16}
+
+
+@pytest.mark.usefixtures("kernels")
+def test_grads_are_left_as_found() -> None:
+    tensors = start(FEW, torch.float32)
+    gradients(tensors, 0)
+    before = [g.clone() for g in tensors.grads]
+    torch._foreach_add_(tensors.steps, 1)
+    backend.alto_(tensors, RULE._replace(maximize=True), torch.tensor(0.5))
+    assert same_bits(tensors.grads, before)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(("size", "offset"), [(2 * BLOCK, 1), (2 * BLOCK - 1, 0), (2 * BLOCK - 1, 4)])
+def test_nothing_beside_a_tensor_is_touched(size: int, offset: int) -> None:
+    """Views into larger tensors, some from the middle of 16 bytes on, which must not be moved 16 bytes at a time."""
+    alone, views = start([(size,)], torch.float32), start([(size,)], torch.float32)
+
+    def embed(x: Tensor) -> Tensor:
+        return torch.cat([x.new_full((offset,), 7.0), x, x.new_full((4,), 7.0)])
+
+    columns: Any = views[:5]
+    whole = [[embed(x) for x in column] for column in columns]
+    inner: Any = [[x[offset:-4] for x in column] for column in whole] + [*views[5:]]
+    views = Tensors._make(inner)
+    assert views.params[0].data_ptr() % 16 == 4 * offset % 16
+    run(alone, RULE, 2)
+    run(views, RULE, 2)
+    assert same_bits(all_tensors(views), all_tensors(alone))
+    assert all((x[:offset] == 7).all() and (x[-4:] == 7).all() for column in whole for x in column)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("steps", [0, 10**6])
+def test_bias_correction_does_not_cancel(steps: int, capturable: bool) -> None:
+    """1 - beta^k in float32 for beta near 1."""
+    rule = RULE._replace(beta2=1 - 1e-6, beta3=1 - 1e-7, capturable=capturable, layer_adaptation=False)
+    tensors = start(FEW[:1], torch.float32)
+    tensors.steps[0].fill_(steps)
+    expected = by_reference(tensors, rule, 1)
+    before = tensors.params[0].double()
+    run(tensors, rule, 1)
+    # The moments' step of 1e-7 and the parameter's rounding leave less than this.
+    moved, should = tensors.params[0].double() - before, expected[0] - before
+    torch.testing.assert_close(moved, should, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_zeros_and_nan() -> None:
+    """A zero parameter, a zero gradient, one element's NaN, each beside healthy tensors."""
+    rule = RULE._replace(weight_decay=0.1)
+    tensors = start([(5,), (5,), (BLOCK + 2,), (5,)], torch.float64)
+    tensors.params[0].zero_()
+    expected = by_reference(tensors, rule, 1)
+    gradients(tensors, 0)
+    tensors.grads[1].zero_()
+    tensors.grads[2][BLOCK] = float("nan")
+    torch._foreach_add_(tensors.steps, 1)
+    shrunk = tensors.params[1] * (1 - rule.lr * rule.weight_decay)
+    backend.alto_(tensors, rule)
+    torch.testing.assert_close(tensors.params[0], expected[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(tensors.params[1], shrunk, rtol=1e-12, atol=0)
+    torch.testing.assert_close(tensors.params[3], expected[3], rtol=1e-12, atol=0)
+    nan = torch.arange(BLOCK + 2) == BLOCK
+    for tensor in (column[2] for column in tensors[2:5] if column is not None):
+        assert torch.equal(tensor.isnan(), nan)
+    assert tensors.params[2].isnan().all()  # the layer's norm is not a number
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("value", [6e-8, 255.0])
+def test_norms_of_float16_tensors(value: float) -> None:
+    """The square of 6e-8 is zero in float16, 300 squares of 255 overflow it; the ratio shows it."""
+    tensors = start([(300,)], torch.float16, torch.float32)
+    tensors.params[0].fill_(255.0)
+    tensors.grads[0].fill_(value)
+    tensors.steps[0].add_(1)
+    backend.alto_(tensors, RULE._replace(lr=0.25, eps=0.0, weight_decay=0.0, trust_eps=0.0, norm_eps=0.0))
+    # ratio = |theta| / |r| = 255, so every element moves by 255 lr.
+    assert torch.equal(tensors.params[0], torch.full_like(tensors.params[0], 0.75 * 255))
+
+
+def emulated(tensors: Tensors, rule: Rule, steps: int) -> Tensors:
+    """A run without bias correction and ratio in torch's float32, narrowed with the bits of ``rounding``."""
+    f = [torch.tensor(x) for x in (1 - rule.beta1, 1 - rule.beta2, rule.beta3, 1 - rule.beta3, rule.eps)]
+    c, decay, lr = (torch.tensor(x) for x in (rule.alpha * (1 - rule.beta1), rule.weight_decay, rule.lr))
+    columns: Any = tensors[:5]
+    for k in range(steps):
+        gradients(tensors, k)
+        torch._foreach_add_(tensors.steps, 1)
+        for i, (p, grad, s, m, v) in enumerate(zip(*columns, strict=True)):
+            key = mix(tensors.salts[i] ^ int(tensors.steps[i]))
+            write = narrowing(rule, key)
+            g = grad.float()
+            difference = g - s.float()
+            adapted = g + c * difference
+            write(s, s.float() + f[0] * difference, "explore")
+            write(m, m.float() + f[1] * (adapted - m.float()), "exp_avg")
+            write(v, f[2] * v.float() + f[3] * adapted * adapted, "exp_avg_sq")
+            r = m.float() / (v.float().sqrt() + f[4]) + decay * p.float()
+            write(p, p.float() - lr * r, "param")
+    return tensors
+
+
+def narrowing(rule: Rule, key: int) -> Callable[[Tensor, Tensor, str], None]:
+    def write(to: Tensor, x: Tensor, role: str) -> None:
+        if to.dtype == torch.bfloat16 and rule.stochastic_rounding:
+            x = round_to_bfloat16(x, bits(Noise(key, 0), role, x))
+        to.copy_(x)
+
+    return write
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "state"),
+    [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)],
+    ids=str,
+)
+def test_low_precision_bit_for_bit(dtype: torch.dtype, state: torch.dtype, random: bool, capturable: bool) -> None:
+    rule = RULE._replace(
+        bias_correction=False, layer_adaptation=False, stochastic_rounding=random, capturable=capturable
+    )
+    ours, theirs = start(FEW, dtype, state), start(FEW, dtype, state)
+    assert same_bits(all_tensors(run(ours, rule, 3)), all_tensors(emulated(theirs, rule, 3)))
+
+
+@pytest.mark.usefixtures("kernels")
+def test_stochastic_rounding_with_the_ratio() -> None:
+    """The second launch rounds by the same bits: at the ratio of 1, which trust_clip forces, nothing changes."""
+    rule = RULE._replace(bias_correction=False, stochastic_rounding=True, trust_clip=(1.0, 1.0))
+    ours, theirs = (start(FEW, torch.bfloat16) for _ in range(2))
+    run(ours, rule, 3)
+    run(theirs, rule._replace(layer_adaptation=False), 3)
+    assert same_bits(all_tensors(ours), all_tensors(theirs))
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("random", [False, True])
+def test_every_kind_of_number_is_rounded_like_torch(random: bool) -> None:
+    """Ties, carries into the exponent, subnormal numbers, the largest one, infinities, NaN: s becomes g, narrowed."""
+    halves = torch.tensor([0x0000, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+    tops = torch.tensor([0x0000, 0x0001, 0x007F, 0x0080, 0x3F80, 0x3FFF, 0x7F7F, 0x8000, 0xBF81, 0x7FFF])
+    patterns = (tops[:, None] * 2**16 + halves).flatten()
+    g = torch.where(patterns >= 2**31, patterns - 2**32, patterns).to(torch.int32).view(torch.float32)
+    g = torch.cat([g, torch.tensor([float("inf"), -float("inf"), float("nan")])])
+    s = torch.zeros_like(g, dtype=torch.bfloat16)
+    backend.explore_([g], [s], [torch.empty_like(g)], alpha=0.0, beta=0.0, keys=[77] if random else None)
+    noise = bits(Noise(77, 0), "explore", g)
+    expected = round_to_bfloat16(g, noise) if random else g.to(torch.bfloat16)
+    assert same_bits([s], [expected])
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "state"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+    ],
+    ids=str,
+)
+def test_explore(dtype: torch.dtype, state: torch.dtype, inplace: bool) -> None:
+    grads = [randn(shape, seed, dtype) for seed, shape in enumerate(SHAPES)]
+    buffers = [randn(shape, 100 + seed, state) for seed, shape in enumerate(SHAPES)]
+    expected = [
+        reference.explore(g.double(), reference.OneBuffer(s.double()), -5.0, 0.9)
+        for g, s in zip(grads, buffers, strict=True)
+    ]
+    before = [g.clone() for g in grads]
+    outs = grads if inplace else [torch.empty_like(g) for g in grads]
+    backend.explore_(grads, buffers, outs, alpha=-5.0, beta=0.9)
+    assert largest_error(outs, [g for g, _ in expected]) <= torch.finfo(dtype).eps
+    assert largest_error(buffers, [m.s for _, m in expected if isinstance(m, reference.OneBuffer)]) <= max(
+        torch.finfo(dtype).eps, torch.finfo(state).eps
+    )
+    assert inplace or same_bits(grads, before)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_explore_keys() -> None:
+    shapes = FEW
+    grads = [randn(shape, seed, torch.float32) for seed, shape in enumerate(shapes)]
+    buffers = [randn(shape, 100 + seed, torch.bfloat16) for seed, shape in enumerate(shapes)]
+    keys = [mix(i + 9) for i in range(len(shapes))]
+    forget = torch.tensor(1 - 0.99)
+    expected = [
+        round_to_bfloat16(s.float() + forget * (g - s.float()), bits(Noise(key, 0), "explore", g))
+        for g, s, key in zip(grads, buffers, keys, strict=True)
+    ]
+    backend.explore_(grads, buffers, grads, alpha=-5.0, beta=0.99, keys=keys)
+    assert same_bits(buffers, expected)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_square_sum(dtype: torch.dtype) -> None:
+    tensors = [randn(shape, seed, dtype) for seed, shape in enumerate(SHAPES)]
+    result = backend.square_sum(tensors)
+    assert result.shape == ()
+    assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    expected = sum(x.double().square().sum().item() for x in tensors)
+    assert result.item() == pytest.approx(expected, rel=1e-14 if dtype == torch.float64 else 1e-6)
+
+
+def test_positions_beyond_32_bits(kernels: ModuleType) -> None:
+    """A record that puts a block at element 2^32 + 64 of a tensor of which only that block exists."""
+    begin, size = 2**32 + BLOCK, 10
+    g, s = randn((size,), 0, torch.float32), randn((size,), 1, torch.bfloat16)
+    out = torch.empty_like(g)
+    forget = torch.tensor(0.25)
+    noise = bits(Noise(5, begin), "explore", g)
+    expected = round_to_bfloat16(s.float() + forget * (g - s.float()), noise)
+    addresses = [x.data_ptr() - begin * x.element_size() for x in (g, s, out)]
+    table = torch.tensor([-(begin // BLOCK), begin + size, *addresses, 5])
+    tl = triton.language
+    numbers = torch.tensor([0.0, 0.25])
+    kernels.explore[(1,)](table, numbers, 1, tl.float32, tl.bfloat16, tl.float32, True, BLOCK)
+    assert torch.equal(s, expected)
+    assert torch.equal(out, g)
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_launches_do_not_grow_with_the_tensors(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """And what a tensor's step is depends neither on its neighbours nor on the run."""
+    launched: list[str] = []
+
+    class Counted:
+        def __init__(self, kernel: Any) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            launched.append(self.kernel.__name__)
+            return self.kernel[grid]
+
+    for name in kernels.__all__:
+        if hasattr(getattr(kernels, name), "run"):
+            monkeypatch.setattr(kernels, name, Counted(getattr(kernels, name)))
+
+    shapes = [(1 + 7 * i % (BLOCK + 9),) for i in range(count)]
+    together = run(start(shapes, torch.float32), RULE, 1)
+    assert launched == ["alto_first", "alto_ratios", "alto_second"]
+    launched.clear()
+    again = run(start(shapes, torch.float32), RULE._replace(layer_adaptation=False), 1)
+    assert launched == ["alto_first"]
+    launched.clear()
+    backend.explore_(again.grads, again.exp_avgs, again.grads, alpha=-5.0, beta=0.99)
+    assert launched == ["explore"]
+    launched.clear()
+    backend.square_sum(again.grads)
+    assert launched == ["square_sum_blocks", "square_sum_total"]
+
+    last = start(shapes, torch.float32)
+    last = Tensors(*[None if column is None else column[-1:] for column in last])  # type: ignore[arg-type]
+    last.grads[0].copy_(together.grads[-1])
+    torch._foreach_add_(last.steps, 1)
+    backend.alto_(last, RULE)
+    assert same_bits(all_tensors(last), [column[-1] for column in together[:5] if column and column is not together[1]])
+
+
+def test_unavailable(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
+    floats = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    assert backend.unavailable(cpu, floats) is None
+    assert "know no torch.float8" in (backend.unavailable(cpu, (torch.float8_e5m2,)) or "")
+    assert "TRITON_INTERPRET" in (backend.unavailable(cuda, floats) or "")
+    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    assert "run on CUDA devices, not on cpu" in (backend.unavailable(cpu, floats) or "")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old card")
+    for capability, dtypes, found in (((6, 1), floats[:2], False), ((7, 5), floats[:2], True), ((7, 5), floats, False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        problem = backend.unavailable(cuda, dtypes)
+        assert problem is None if found else f"an old card has {capability}" in str(problem)
+
+    def missing() -> ModuleType:
+        raise ImportError("No module named 'triton'")
+
+    monkeypatch.setattr(backend, "_kernels", missing)
+    assert "install valleys[triton]" in (backend.unavailable(cuda, floats) or "")
+
+
+COMPILE = """
+import json
+import triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from valleys.kernels import _triton_kernels as kernels
+
+def vectors(kernel, capability=90, **known):
+    signature = {name: known.pop(name, "constexpr") for name in kernel.arg_names if name.islower()}
+    signature |= {name: "constexpr" for name in known}
+    places = {(kernel.arg_names.index(name),): value for name, value in known.items()}
+    source = ASTSource(kernel, {name: signature[name] for name in kernel.arg_names}, places)
+    options = {"num_warps": 8, "enable_fp_fusion": False}
+    ptx = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
+    lines = [line for line in ptx.splitlines() if ".global" in line and ".v4" in line]
+    return sum("ld." in line for line in lines), sum("st." in line for line in lines)
+
+found = {}
+f32, bf16 = tl.float32, tl.bfloat16
+for name, param, state in (("float32", f32, f32), ("bfloat16", bf16, bf16), ("mixed", bf16, f32)):
+    table = dict(table="*i64", numbers="*fp32", count="i32")
+    known = dict(P=param, S=state, WIDE=f32, RANDOM=state == bf16, STEPS_ON_DEVICE=True, BLOCK=2048)
+    scalars = dict(lr="*fp64", clip="*fp32", sums="*fp32", EXPLORES=True, MEASURE=True)
+    found[f"alto_first {name}"] = vectors(kernels.alto_first, **table, **known, **scalars, G=param)
+    if name == "float32":
+        found["alto_first on 7.5"] = vectors(kernels.alto_first, 75, **table, **known, **scalars, G=param)
+    found[f"alto_second {name}"] = vectors(kernels.alto_second, **table, factors="*fp32", **known)
+    found[f"explore {name}"] = vectors(
+        kernels.explore, **table, G=param, S=state, WIDE=f32, RANDOM=state == bf16, BLOCK=2048
+    )
+sums = dict(sums="*fp32", blocks="i32", CHUNK=1024)
+vectors(kernels.alto_ratios, table="*i64", numbers="*fp32", lr="*fp64", factors="*fp32", BLOCK=2048, **sums)
+vectors(kernels.square_sum_blocks, table="*i64", sums="*fp32", count="i32", T=f32, WIDE=f32, BLOCK=2048)
+vectors(kernels.square_sum_total, result="*fp32", **sums)
+print(json.dumps(found))
+"""
+
+
+def test_compiles_for_cuda(tmp_path: Path) -> None:
+    """Down to machine code, without a GPU; memory is moved 16 bytes at a time. A process of its own: see above."""
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+        pytest.skip("triton < 3.3 has another interface to compile without a GPU")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    # Per branch of 8 elements a thread: parameter, gradient, s, m, v in two moves of 4 float32, or one of 8 bfloat16.
+    assert json.loads(result.stdout) == {
+        "alto_first float32": [10, 6],
+        "alto_second float32": [6, 2],
+        "explore float32": [4, 4],
+        "alto_first bfloat16": [5, 3],
+        "alto_first on 7.5": [10, 6],
+        "alto_second bfloat16": [3, 1],
+        "explore bfloat16": [2, 2],
+        "alto_first mixed": [8, 6],
+        "alto_second mixed": [5, 1],
+        "explore mixed": [3, 3],
+    }
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def on_device(dtype: torch.dtype) -> list[torch.nn.Parameter]:
+    shapes = [*SHAPES, (300, 70), (3 * backend.BLOCK + 1,)]
+    return [torch.nn.Parameter(randn(shape, seed, dtype).cuda()) for seed, shape in enumerate(shapes)]
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("options", [{}, {"layer_adaptation": False}, {"capturable": True, "max_grad_norm": 0.5}])
+def test_equals_foreach_on_the_device(options: dict[str, Any], dtype: torch.dtype) -> None:
+    ours, theirs = on_device(dtype), on_device(dtype)
+    options = {"lr": 0.02, "stochastic_rounding": False, **options}
+    optimizers = [
+        valleys.ALTO(ours, **options, fused="triton"),
+        valleys.ALTO(theirs, **options, foreach=True, fused=False),
+    ]
+    for k in range(10):
+        for optimizer, params in zip(optimizers, (ours, theirs), strict=True):
+            for i, p in enumerate(params):
+                p.grad = randn(tuple(p.shape), 1000 * (k + 1) + i, dtype).cuda()
+            optimizer.step()
+    assert largest_error([p.detach() for p in ours], [p.detach().double() for p in theirs]) < TOLERANCE[dtype]
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_step_does_not_synchronise() -> None:
+    params = on_device(torch.float32)
+    optimizer = valleys.ALTO(params, lr=torch.tensor(0.02).cuda(), capturable=True, fused=True, max_grad_norm=1.0)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_cuda_graph_equals_eager_steps() -> None:
+    """Gradients made inside the graph lie in its own memory, where no eager step has seen them."""
+    ours, theirs = on_device(torch.float32), on_device(torch.float32)
+    inputs = [torch.zeros_like(p) for p in ours]
+    lrs = [torch.tensor(0.02).cuda() for _ in range(2)]
+    optimizers = [
+        valleys.ALTO(params, lr=lr, capturable=True, fused=True) for params, lr in zip((ours, theirs), lrs, strict=True)
+    ]
+
+    def step(optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter]) -> None:
+        for p, x in zip(params, inputs, strict=True):
+            p.grad = 2 * x
+        optimizer.step()
+
+    def feed(k: int) -> None:
+        for i, x in enumerate(inputs):
+            x.copy_(randn(tuple(x.shape), 1000 * (k + 1) + i))
+        for lr in lrs:
+            lr.fill_(0.02 / (k + 1))
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        feed(0)
+        step(optimizers[0], ours)
+        step(optimizers[1], theirs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(optimizers[0], ours)
+    for k in range(1, 5):
+        feed(k)
+        graph.replay()
+        step(optimizers[1], theirs)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
