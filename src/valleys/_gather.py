@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,7 +45,7 @@ class Row(NamedTuple):
         order = layout(target)
         for name in names:
             value = state[name]
-            if value.dtype != dtype or not _in_order(real(value), order):
+            if is_plain(value) and (value.dtype != dtype or not _in_order(real(value), order)):
                 form = torch.contiguous_format if order is None else torch.preserve_format
                 state[name] = torch.empty_like(param, dtype=dtype, memory_format=form, requires_grad=False).copy_(value)
         states = [ordered(real(state[name]), order) for name in names]
@@ -75,7 +76,8 @@ def buckets(rows: Sequence[Row], group: dict[str, Any], explores: bool) -> list[
     for index, row in enumerate(rows):
         if row.param.numel() == 0:
             continue
-        key = (row.param.device, row.param.dtype, row.grad.dtype, is_plain(row.param) or type(row.param))
+        kind = {type(tensor) for tensor in (row.param, *row.states) if not is_plain(tensor)}
+        key = (row.param.device, row.param.dtype, row.grad.dtype, frozenset(kind))
         keyed.setdefault(index if _singly(row.param, group) else key, []).append(row)
     return [_bucket(members, group, explores) for members in keyed.values()]
 
@@ -98,7 +100,8 @@ def _bucket(rows: list[Row], group: dict[str, Any], explores: bool) -> Bucket:
         salts=[row.salt for row in rows],
     )
     dtypes = (params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype)
-    return Bucket(select(params, dtypes, group["foreach"], group["fused"]), tensors)
+    every = [*params, *itertools.chain(*columns)]
+    return Bucket(select(every, dtypes, group["foreach"], group["fused"]), tensors)
 
 
 def _singly(param: Tensor, group: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from valleys import reference
 from valleys._gather import Bucket, Row, buckets
 from valleys._options import check_group, rule_of
-from valleys._state import load_keeping_dtype, state_dtype
+from valleys._state import load_keeping_dtype, new_state, state_dtype
 from valleys.kernels import Rule
 from valleys.kernels.choice import require_fused
 from valleys.kernels.rounding import salt
@@ -149,11 +149,10 @@ class Layerwise(Optimizer):
     def _initialise(self, param: Tensor, group: dict[str, Any]) -> None:
         state = self.state[param]
         if len(state) == 0:
-            dtype = state_dtype(param, group["state_dtype"])
             device = param.device if group["capturable"] else torch.device("cpu")
             state["step"] = torch.zeros((), dtype=torch.float32, device=device)
             for name in self._states:
-                state[name] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
+                state[name] = new_state(param, group["state_dtype"], signed=name != "exp_avg_sq")
         elif group["capturable"] and state["step"].device != param.device:
             state["step"] = state["step"].to(param.device)  # switched on in mid-run
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from valleys._state import EIGHT_BIT, eight_bit
 from valleys.hyperparameters import check_explore, check_range
 from valleys.kernels import Rule
 from valleys.kernels.choice import FUSED
@@ -102,18 +103,25 @@ def _check_backend(group: dict[str, Any]) -> None:
         )
 
 
-def check_precision(state_dtype: object, seed: object) -> None:
-    """Raises unless states can be kept in ``state_dtype`` and ``seed`` is a 32-bit number."""
-    if state_dtype is not None and state_dtype not in _STATE_DTYPES:
+def check_precision(state_dtype: object, seed: object, more: tuple[object, ...] = ()) -> None:
+    """Raises unless states can be kept in ``state_dtype``, of those or ``more``, and ``seed`` is a 32-bit number."""
+    allowed = (*_STATE_DTYPES, *more)
+    if state_dtype is not None and state_dtype not in allowed:
         raise ValueError(
-            f"state_dtype must be None or out of {_STATE_DTYPES}, got {state_dtype!r}; float16 has too small a range "
-            "for squares of gradients"
+            f"state_dtype must be None or out of {allowed}, got {state_dtype!r}; float16 has too small a range for "
+            "squares of gradients"
         )
+    if state_dtype == EIGHT_BIT:
+        eight_bit()  # an error now, if it is not installed
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be an integer in [0, 2**32), got {seed!r}; it seeds the stochastic rounding")
 
 
 def _check_precision(group: dict[str, Any]) -> None:
-    check_precision(group["state_dtype"], group["seed"])
+    check_precision(group["state_dtype"], group["seed"], (EIGHT_BIT,))
+    if group["state_dtype"] == EIGHT_BIT and group["fused"]:
+        raise RuntimeError(
+            f"fused={group['fused']!r} excludes state_dtype={EIGHT_BIT!r}, which foreach alone can update"
+        )
     if group["state_dtype"] is not None and group["differentiable"]:
         raise RuntimeError("differentiable=True excludes state_dtype: autograd cannot follow the rounding")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -9,12 +10,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["load_keeping_dtype", "state_dtype"]
+__all__ = ["EIGHT_BIT", "eight_bit", "load_keeping_dtype", "new_state", "state_dtype"]
+
+# torchao's blocks of 256 elements with one scale each.
+EIGHT_BIT, _BLOCK = "8bit", 256
 
 State = dict[Any, Any]
 
 
-def state_dtype(param: Tensor, wanted: torch.dtype | None = None) -> torch.dtype:
+def state_dtype(param: Tensor, wanted: torch.dtype | str | None = None) -> torch.dtype:
     """The dtype of a parameter's states: its own, but float32 for half precision, where an EMA would stall.
 
     Args:
@@ -30,8 +34,42 @@ def state_dtype(param: Tensor, wanted: torch.dtype | None = None) -> torch.dtype
                 f"state_dtype={wanted} is for real parameters, and one of shape {tuple(param.shape)} is complex; "
                 "put it into a group with state_dtype=None"
             )
-        return wanted
+        return torch.float32 if isinstance(wanted, str) else wanted
     return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
+
+
+def eight_bit() -> Any:
+    """Class torchao keeps 8-bit states in.
+
+    Raises:
+        ImportError: torchao is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchao speaks of its own future when it is imported
+            from torchao.optim.subclass_8bit import OptimState8bit
+    except ImportError as error:
+        raise ImportError(f"state_dtype={EIGHT_BIT!r} needs torchao; install valleys[torchao]") from error
+    return OptimState8bit
+
+
+def new_state(param: Tensor, wanted: torch.dtype | str | None, signed: bool) -> Tensor:
+    """Zeros for one state of ``param``.
+
+    Args:
+        param: the parameter.
+        wanted: the option ``state_dtype``.
+        signed: whether the state takes negative values.
+
+    Returns:
+        A tensor like ``param``; with "8bit" a torchao one, unless ``param`` is too small for it to be worth it, or of a
+        size or layout that its blocks do not fit.
+    """
+    dtype = state_dtype(param, wanted)
+    if wanted == EIGHT_BIT and param.numel() >= 4096 and param.numel() % _BLOCK == 0 and param.is_contiguous():
+        zeros: Tensor = eight_bit().zeros(param.shape, signed, _BLOCK, param.device)
+        return zeros
+    return torch.zeros_like(param, dtype=dtype, requires_grad=False)
 
 
 def load_keeping_dtype(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -52,8 +54,9 @@ class ALTO(Layerwise):
             among them (``torch.compile``); False has none. Default: None.
         capturable: keep the step count on the parameter's device, for CUDA graphs. Default: False.
         differentiable: let autograd follow the step. Default: False.
-        state_dtype: dtype of the buffers: None (the parameter's, but float32 for half precision), ``torch.float32``, or
-            ``torch.bfloat16``, half the memory. Default: None.
+        state_dtype: dtype of the buffers: None (the parameter's, but float32 for half precision), ``torch.float32``,
+            ``torch.bfloat16``, half the memory, or "8bit", a quarter: torchao's blocks, by foreach alone, for tensors
+            of a multiple of 256 and at least 4096 elements, float32 for the others. Default: None.
         stochastic_rounding: round bfloat16 parameters and buffers up or down at random with the right expectation, so
             that small updates are not lost; False rounds to nearest. Default: True.
         seed: seed of that rounding, in [0, 2^32). Random bits depend on it, the step and the element alone: replicas
@@ -96,7 +99,7 @@ class ALTO(Layerwise):
         fused: bool | str | None = None,
         capturable: bool = False,
         differentiable: bool = False,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | Literal["8bit"] | None = None,
         stochastic_rounding: bool = True,
         seed: int = 0,
     ) -> None:
@@ -194,7 +197,7 @@ class Lamb(Layerwise):
         fused: bool | str | None = None,
         capturable: bool = False,
         differentiable: bool = False,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | Literal["8bit"] | None = None,
         stochastic_rounding: bool = True,
         seed: int = 0,
     ) -> None:

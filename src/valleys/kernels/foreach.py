@@ -274,6 +274,8 @@ def _largest(tensors: list[Tensor]) -> list[Tensor]:
 
 def _wide(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """The tensors themselves where they have the dtype, else copies."""
+    if hasattr(tensors[0], "dequantize") and not is_plain(tensors[0]):
+        return [tensor.dequantize().to(dtype) for tensor in tensors]  # torchao's states
     return tensors if tensors[0].dtype == dtype else [tensor.to(dtype) for tensor in tensors]
 
 
@@ -283,7 +285,11 @@ def _store(targets: list[Tensor], values: list[Tensor], noise: list[Noise] | Non
         return
     if noise is not None and targets[0].dtype == torch.bfloat16:
         values = [round_to_bfloat16(x.float(), bits(place, role, x)) for x, place in zip(values, noise, strict=True)]
-    torch._foreach_copy_(targets, values)
+    if is_plain(targets[0]):
+        torch._foreach_copy_(targets, values)
+    else:
+        for target, value in zip(targets, values, strict=True):
+            target.copy_(value)
 
 
 def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, capturable: bool) -> Sequence[Any]:
@@ -322,7 +328,7 @@ def _batches(columns: list[list[Tensor] | None], size: int) -> list[tuple[list[i
             total += sizes[last]
             last += 1
         # A subclass, a DTensor say, may not like to be cut.
-        if total <= size or not is_plain(columns[0][first]):  # type: ignore[index]
+        if total <= size or not all(is_plain(column[first]) for column in columns if column is not None):
             whole = [None if column is None else column[first:last] for column in columns]
             batches.append((list(range(first, last)), [(0, whole)]))
         else:

@@ -38,7 +38,9 @@ def layout(tensor: Tensor) -> Layout:
 
 def ordered(tensor: Tensor, order: Layout) -> Tensor:
     """``tensor`` with its dimensions in ``order``, contiguous: a view if it lies so in memory, else a copy."""
-    return (tensor if order is None else tensor.permute(order)).contiguous()
+    view = tensor if order is None or order == tuple(range(tensor.dim())) else tensor.permute(order)
+    # A wrapper's ``contiguous`` may copy what is contiguous already.
+    return view if view.is_contiguous() else view.contiguous()
 
 
 def put_back(target: Tensor, order: Layout, value: Tensor) -> None:
