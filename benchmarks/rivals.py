@@ -1,0 +1,170 @@
+"""The contenders: valleys in every backend, its rivals, torch's own. Each is built when its turn comes.
+
+All take the same learning rate and a weight decay: without one the authors' ALTO leaves out the layer ratio.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import SGD, AdamW, Optimizer
+
+import valleys
+from running import OptaxRunning, Running, TorchRunning
+from stage import Stage
+
+__all__ = ["Contender", "contenders", "half_states", "reason"]
+
+FUSED = {"cpu": "native", "cuda": "triton"}
+"""What ``fused=True`` means on each device."""
+
+COMMON: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.01}
+
+ALTO, LAMB, ADAN, ADAMW, SGD_MOMENTUM, EXPLORE = 48, 40, 44, 28, 20, 8
+"""Least bytes that a float32 parameter moves per step. The layer ratio needs a second pass: LAMB's 40 are AdamW's 28
+and 12. E before another optimizer (EXPLORE) adds the reading and writing of its buffer."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the tables.
+
+    Args:
+        name: unique; ``--only`` is searched in it.
+        package: the distribution it comes from.
+        traffic: least bytes that its algorithm moves per parameter and step, what a copy is compared with.
+        build: makes the optimizer over a stage; what it raises is the reason in the table.
+        scratch: it writes into ``.grad``, so it gets a copy of the gradients.
+    """
+
+    name: str
+    package: str
+    traffic: int
+    build: Callable[[Stage], Running]
+    scratch: bool = False
+
+
+def contenders(device: str = "cpu") -> list[Contender]:
+    """Every contender, whether it runs here or not.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    fused = FUSED[device]
+    return [
+        Contender(f"ALTO {fused}", "valleys", ALTO, _torch(valleys.ALTO, fused=True)),
+        Contender("ALTO compiled", "valleys", ALTO, _torch(valleys.ALTO, fused="compiled")),
+        Contender("ALTO foreach", "valleys", ALTO, _torch(valleys.ALTO, foreach=True, fused=False)),
+        Contender("ALTO loop", "valleys", ALTO, _torch(valleys.ALTO, foreach=False, fused=False)),
+        Contender(f"Lamb {fused}", "valleys", LAMB, _torch(valleys.Lamb, fused=True)),
+        Contender("Lamb compiled", "valleys", LAMB, _torch(valleys.Lamb, fused="compiled")),
+        Contender("Lamb foreach", "valleys", LAMB, _torch(valleys.Lamb, foreach=True, fused=False)),
+        Contender("adapt(AdamW fused)", "valleys", ADAMW + EXPLORE, _adapted(AdamW, fused=True)),
+        Contender(
+            "adapt(AdamW fused, inplace)",
+            "valleys",
+            ADAMW + EXPLORE,
+            _adapted(AdamW, {"inplace": True}, fused=True),
+            True,
+        ),
+        Contender("adapt(AdamW foreach)", "valleys", ADAMW + EXPLORE, _adapted(AdamW, foreach=True)),
+        Contender("adapt(SGD foreach)", "valleys", SGD_MOMENTUM + EXPLORE, _adapted(SGD, momentum=0.9, foreach=True)),
+        Contender("authors' ALTO", "e-optimizer-adaptor", ALTO, _authors_alto, scratch=True),
+        Contender("authors' E(AdamW fused)", "e-optimizer-adaptor", ADAMW + EXPLORE, _authors_e),
+        Contender("pytorch_optimizer Lamb", "pytorch_optimizer", LAMB, _pytorch_optimizer("Lamb")),
+        Contender("pytorch_optimizer Lamb loop", "pytorch_optimizer", LAMB, _pytorch_optimizer("Lamb", foreach=False)),
+        Contender("pytorch_optimizer Adan", "pytorch_optimizer", ADAN, _pytorch_optimizer("Adan"), scratch=True),
+        Contender("optax lamb", "optax", LAMB, _optax_lamb),
+        Contender("timm Lamb", "timm", LAMB, _timm_lamb, scratch=True),
+        Contender("apex FusedLAMB", "apex", LAMB, _apex_lamb, scratch=True),
+        Contender("AdamW fused", "torch", ADAMW, _torch(AdamW, fused=True)),
+        Contender("AdamW foreach", "torch", ADAMW, _torch(AdamW, foreach=True)),
+        Contender("SGD foreach", "torch", SGD_MOMENTUM, _torch(SGD, momentum=0.9, foreach=True)),
+    ]
+
+
+def half_states(device: str = "cpu") -> list[Contender]:
+    """The same with the states of valleys in bfloat16, which move two bytes less per state and direction.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    fused, half = FUSED[device], torch.bfloat16
+    rows = [
+        (f"ALTO {fused}", ALTO - 12, _torch(valleys.ALTO, fused=True, state_dtype=half)),
+        ("ALTO foreach", ALTO - 12, _torch(valleys.ALTO, foreach=True, fused=False, state_dtype=half)),
+        (f"Lamb {fused}", LAMB - 8, _torch(valleys.Lamb, fused=True, state_dtype=half)),
+        ("Lamb foreach", LAMB - 8, _torch(valleys.Lamb, foreach=True, fused=False, state_dtype=half)),
+        ("adapt(AdamW fused)", ADAMW + EXPLORE // 2, _adapted(AdamW, {"state_dtype": half}, fused=True)),
+    ]
+    return [Contender(f"{name}, bfloat16 states", "valleys", traffic, build) for name, traffic, build in rows]
+
+
+def reason(error: BaseException) -> str:
+    """Why a contender did not run, in one line for a table, without the paths of this machine."""
+    lines = str(error).strip().splitlines() or [""]
+    text = re.sub(r"\s*\(?/[\w./+-]+\)?", "", lines[0]).replace("|", "/")
+    return f"{type(error).__name__}: {text}"[:200].rstrip(": ")
+
+
+def _torch(cls: Callable[..., Optimizer], **options: Any) -> Callable[[Stage], Running]:
+    return lambda stage: TorchRunning(cls(stage.params, **COMMON, **options), stage)
+
+
+def _adapted(
+    cls: Callable[..., Optimizer], how: dict[str, Any] | None = None, **options: Any
+) -> Callable[[Stage], Running]:
+    def build(stage: Stage) -> Running:
+        base = cls(stage.params, **COMMON, **options)
+        return TorchRunning(valleys.adapt(base, -5.0, 0.99, **(how or {})), stage)
+
+    return build
+
+
+def _authors_alto(stage: Stage) -> Running:
+    from ALTO import ALTO as AuthorsALTO  # noqa: N811
+
+    return TorchRunning(AuthorsALTO(stage.params, betas=(0.99, 0.9, 0.99), alp=-5.0, eps=1e-6, **COMMON), stage)
+
+
+def _authors_e(stage: Stage) -> Running:
+    from E import E
+
+    return TorchRunning(E(AdamW(stage.params, fused=True, **COMMON), alpha=-5.0, beta=0.99), stage)
+
+
+def _pytorch_optimizer(name: str, **options: Any) -> Callable[[Stage], Running]:
+    def build(stage: Stage) -> Running:
+        import pytorch_optimizer
+
+        return TorchRunning(
+            getattr(pytorch_optimizer, name)(stage.params, weight_decouple=False, **COMMON, **options), stage
+        )
+
+    return build
+
+
+def _optax_lamb(stage: Stage) -> Running:
+    if stage.device != "cpu":
+        raise RuntimeError("compared on the CPU only")
+    import optax
+
+    return OptaxRunning(optax.lamb(COMMON["lr"], weight_decay=COMMON["weight_decay"]), stage)
+
+
+def _timm_lamb(stage: Stage) -> Running:
+    from timm.optim import Lamb  # type: ignore[import-not-found]
+
+    return TorchRunning(Lamb(stage.params, **COMMON), stage)
+
+
+def _apex_lamb(stage: Stage) -> Running:
+    if stage.device == "cpu":
+        raise RuntimeError("runs on CUDA only")
+    from apex.optimizers import FusedLAMB  # type: ignore[import-not-found]
+
+    return TorchRunning(FusedLAMB(stage.params, **COMMON), stage)
