@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,9 @@ from valleys.kernels.choice import Backend, select
 from valleys.kernels.layout import Layout, is_plain, layout, ordered, put_back
 
 __all__ = ["Bucket", "Row", "buckets", "real"]
+
+
+_USUAL = {Tensor, torch.nn.Parameter}
 
 
 class Row(NamedTuple):
@@ -41,6 +43,11 @@ class Row(NamedTuple):
     def of(cls, param: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int) -> Row:
         """Gathers ``param``; replaces a state in ``state`` whose dtype or strides are no longer the parameter's."""
         assert param.grad is not None
+        values = [state[name] for name in names]
+        # The usual case at once: this runs for every tensor at every step.
+        usual = param.grad.is_contiguous() and param.is_contiguous() and not param.is_complex()
+        if usual and all(type(x) is Tensor and x.dtype == dtype and x.is_contiguous() for x in values):
+            return cls(param, None, param, param.grad, values, state["step"], salt)
         target = real(param)
         order = layout(target)
         for name in names:
@@ -54,7 +61,8 @@ class Row(NamedTuple):
 
     def write_back(self) -> None:
         """Puts the result into the parameter, if the kernel worked on a copy."""
-        put_back(self.target, self.order, self.param)
+        if self.param is not self.target:
+            put_back(self.target, self.order, self.param)
 
 
 class Bucket(NamedTuple):
@@ -76,8 +84,8 @@ def buckets(rows: Sequence[Row], group: dict[str, Any], explores: bool) -> list[
     for index, row in enumerate(rows):
         if row.param.numel() == 0:
             continue
-        kind = {type(tensor) for tensor in (row.param, *row.states) if not is_plain(tensor)}
-        key = (row.param.device, row.param.dtype, row.grad.dtype, frozenset(kind))
+        types = {type(row.param), *map(type, row.states)}
+        key = (row.param.device, row.param.dtype, row.grad.dtype, None if types <= _USUAL else frozenset(types))
         keyed.setdefault(index if _singly(row.param, group) else key, []).append(row)
     return [_bucket(members, group, explores) for members in keyed.values()]
 
@@ -89,7 +97,7 @@ def real(tensor: Tensor) -> Tensor:
 
 def _bucket(rows: list[Row], group: dict[str, Any], explores: bool) -> Bucket:
     params = [row.param for row in rows]
-    columns = [list(column) for column in zip(*(row.states for row in rows), strict=True)]
+    columns = [[row.states[i] for row in rows] for i in range(len(rows[0].states))]
     tensors = Tensors(
         params=params,
         grads=[row.grad for row in rows],
@@ -100,8 +108,8 @@ def _bucket(rows: list[Row], group: dict[str, Any], explores: bool) -> Bucket:
         salts=[row.salt for row in rows],
     )
     dtypes = (params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype)
-    every = [*params, *itertools.chain(*columns)]
-    return Bucket(select(every, dtypes, group["foreach"], group["fused"]), tensors)
+    # The rows of a bucket have tensors of the same types.
+    return Bucket(select([params[0], *rows[0].states], dtypes, group["foreach"], group["fused"]), tensors)
 
 
 def _singly(param: Tensor, group: dict[str, Any]) -> bool:

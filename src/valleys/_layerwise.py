@@ -74,9 +74,11 @@ class Layerwise(Optimizer):
                 loss = closure()
         # All checks before the first change.
         work = [(group, rule_of(group), self._with_gradient(group)) for group in self.param_groups]
+        first = 0
         for group, rule, params in work:
             if params:
-                self._step_group(group, rule, params)
+                self._step_group(group, rule, params, first)
+            first += len(group["params"])
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -122,7 +124,7 @@ class Layerwise(Optimizer):
                 )
         return params
 
-    def _step_group(self, group: dict[str, Any], rule: Rule, params: list[Tensor]) -> None:
+    def _step_group(self, group: dict[str, Any], rule: Rule, params: list[Tensor], first: int) -> None:
         for param in params:
             self._initialise(param, group)
         torch._foreach_add_([self.state[param]["step"] for param in params], 1)
@@ -130,8 +132,10 @@ class Layerwise(Optimizer):
             with torch.enable_grad():
                 self._step_differentiably(params, rule, group["max_grad_norm"])
             return
-        numbers = self._numbers()
-        rows = [self._row(param, group, salt(group["seed"], numbers[param])) for param in params]
+        # A parameter's number tells its random bits from the others' and survives a resume.
+        numbers = [number for number, param in enumerate(group["params"], first) if param.grad is not None]
+        salts = [salt(group["seed"], number) for number in numbers]
+        rows = [self._row(param, group, bits) for param, bits in zip(params, salts, strict=True)]
         work = buckets(rows, group, self._explores)
         clip = None if group["max_grad_norm"] is None else _clip_factor(work, group["max_grad_norm"])
         for bucket in work:
@@ -141,10 +145,6 @@ class Layerwise(Optimizer):
         if not torch.compiler.is_compiling():
             # The kernels write behind autograd's back, which must refuse a backward pass through what they changed.
             torch.autograd.graph.increment_version(params)
-
-    def _numbers(self) -> dict[Tensor, int]:
-        """Every parameter's number, which tells its random bits from the others' and survives a resume."""
-        return {param: number for number, param in enumerate(p for group in self.param_groups for p in group["params"])}
 
     def _initialise(self, param: Tensor, group: dict[str, Any]) -> None:
         state = self.state[param]
