@@ -134,7 +134,9 @@ class Layerwise(Optimizer):
             return
         # A parameter's number tells its random bits from the others' and survives a resume.
         numbers = [number for number, param in enumerate(group["params"], first) if param.grad is not None]
-        salts = [salt(group["seed"], number) for number in numbers]
+        random = rule.stochastic_rounding and torch.bfloat16 in (group["state_dtype"], *(p.dtype for p in params))
+        rule = rule._replace(stochastic_rounding=random)
+        salts = [salt(group["seed"], number) if random else 0 for number in numbers]
         rows = [self._row(param, group, bits) for param, bits in zip(params, salts, strict=True)]
         work = buckets(rows, group, self._explores)
         clip = None if group["max_grad_norm"] is None else _clip_factor(work, group["max_grad_norm"])

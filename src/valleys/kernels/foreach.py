@@ -274,7 +274,7 @@ def _largest(tensors: list[Tensor]) -> list[Tensor]:
 
 def _wide(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """The tensors themselves where they have the dtype, else copies."""
-    if hasattr(tensors[0], "dequantize") and not is_plain(tensors[0]):
+    if type(tensors[0]).dequantize is not Tensor.dequantize:
         return [tensor.dequantize().to(dtype) for tensor in tensors]  # torchao's states
     return tensors if tensors[0].dtype == dtype else [tensor.to(dtype) for tensor in tensors]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -15,13 +13,9 @@ Layout = tuple[int, ...] | None
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether ``tensor`` has memory of its own that a kernel may write to, unlike DTensors and other wrappers."""
-    return _is_ordinary(type(tensor)) and tensor.layout == torch.strided
-
-
-@functools.cache
-def _is_ordinary(kind: type[Tensor]) -> bool:
     # A class that intercepts operations sees them only if they go through torch's dispatcher.
-    return bool(kind.__torch_dispatch__ is Tensor.__torch_dispatch__)
+    ordinary = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+    return ordinary and tensor.layout == torch.strided
 
 
 def layout(tensor: Tensor) -> Layout:

@@ -16,7 +16,6 @@ Source: the mixer is C. Wellons' lowbias32 (hash-prospector, public domain); the
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -41,7 +40,6 @@ def mix(x: int) -> int:
     return x ^ x >> 16
 
 
-@functools.lru_cache(maxsize=2**16)
 def salt(seed: int, index: int) -> int:
     """The salt of an optimizer's ``index``-th tensor."""
     return mix(mix(seed) + GOLDEN * (index + 1))
