@@ -227,3 +227,37 @@ def test_the_clip_norm_accumulates_in_float32() -> None:
     param.grad = torch.full((4,), 60000.0, dtype=torch.float16)
     optimizer.step()
     torch.testing.assert_close(optimizer.state[param]["exp_avg"], torch.full((4,), 0.5), rtol=1e-3, atol=0)
+
+
+@BOTH
+def test_a_checkpoint_older_than_an_option(cls: Any) -> None:
+    """Options that it lacks have their defaults."""
+    (param,) = one()
+    optimizer = cls([param])
+    param.grad = torch.ones(3)
+    optimizer.step()
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        for name in ("state_dtype", "stochastic_rounding", "seed"):
+            del group[name]
+    twin = cls([torch.nn.Parameter(param.detach().clone())])
+    twin.load_state_dict(state)
+    assert twin.param_groups[0]["seed"] == 0
+    param.grad = twin.param_groups[0]["params"][0].grad = torch.ones(3)
+    optimizer.param_groups[0].update(state_dtype=None, stochastic_rounding=True, seed=0)
+    optimizer.step()
+    twin.step()
+    assert torch.equal(param, twin.param_groups[0]["params"][0])
+
+
+@BOTH
+def test_a_fused_kernel_that_is_gone_changes_nothing(cls: Any) -> None:
+    """Parameters may move to where the kernel does not run after the optimizer was made."""
+    (param,) = one()
+    optimizer = cls([param], fused="native")
+    param.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.param_groups[0]["fused"] = "triton"
+    with pytest.raises(RuntimeError, match=r"fused='triton'"):
+        optimizer.step()
+    assert optimizer.state[param]["step"].item() == 1

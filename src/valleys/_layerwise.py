@@ -127,8 +127,9 @@ class Layerwise(Optimizer):
     def _step_group(self, group: dict[str, Any], rule: Rule, params: list[Tensor], first: int) -> None:
         for param in params:
             self._initialise(param, group)
-        torch._foreach_add_([self.state[param]["step"] for param in params], 1)
+        steps = [self.state[param]["step"] for param in params]
         if group["differentiable"]:
+            torch._foreach_add_(steps, 1)
             with torch.enable_grad():
                 self._step_differentiably(params, rule, group["max_grad_norm"])
             return
@@ -138,7 +139,8 @@ class Layerwise(Optimizer):
         rule = rule._replace(stochastic_rounding=random)
         salts = [salt(group["seed"], number) if random else 0 for number in numbers]
         rows = [self._row(param, group, bits) for param, bits in zip(params, salts, strict=True)]
-        work = buckets(rows, group, self._explores)
+        work = buckets(rows, group, self._explores)  # raises if ``fused`` asks too much
+        torch._foreach_add_(steps, 1)
         clip = None if group["max_grad_norm"] is None else _clip_factor(work, group["max_grad_norm"])
         for bucket in work:
             bucket.backend.alto_(bucket.tensors, rule, clip)

@@ -118,7 +118,7 @@ def test_foreach_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_compiled_equals_foreach(dtype: torch.dtype, options: dict[str, Any]) -> None:
     """Which the whole of test_alto compares with the reference; here the flags that make graphs of their own."""
-    shapes: list[tuple[int, ...]] = [(4, 3), (5,), (), (0,), (2, 3, 2, 2)]
+    shapes: list[tuple[int, ...]] = [(4, 3), (0,), (2, 3, 30, 50), (8192,), (5000,)]
     (ours, grads), (theirs, _) = problem(shapes, dtype, steps=8), problem(shapes, dtype)
     run(valleys.ALTO(ours, lr=0.02, stochastic_rounding=False, fused="compiled", **options), ours, grads)
     run(valleys.ALTO(theirs, lr=0.02, stochastic_rounding=False, foreach=True, **options), theirs, grads)
@@ -128,7 +128,7 @@ def test_compiled_equals_foreach(dtype: torch.dtype, options: dict[str, Any]) ->
 
 
 def test_compiled_never_recompiles() -> None:
-    params, grads = problem([(4, 3), (5,), (16, 2)], torch.float32, steps=2)
+    params, grads = problem([(4, 3), (5,), (3, 4099)], torch.float32, steps=2)
     optimizer = valleys.ALTO(params, lr=torch.tensor(0.02), fused="compiled")
     run(optimizer, params, grads)
     try:
@@ -140,7 +140,7 @@ def test_compiled_never_recompiles() -> None:
             group["betas"] = (0.98, 0.8 * factor, 0.95 * factor)
             group["weight_decay"] *= factor
             run(optimizer, params, grads)
-        others, their_grads = problem([(100, 7), (11,)], torch.float32, steps=2)
+        others, their_grads = problem([(100, 130), (11,), (4097,), (9000,), (2**16,)], torch.float32, steps=2)
         optimizer.add_param_group({"params": others})
         run(optimizer, params + others, [a + b for a, b in zip(grads, their_grads, strict=True)])
     finally:

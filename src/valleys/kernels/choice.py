@@ -113,6 +113,6 @@ def _default(device: torch.device) -> str | None:
 def _warn_once(problem: str) -> None:
     warnings.warn(
         f"valleys falls back from a fused kernel to multi-tensor operations, which are slower: {problem}. "
-        "Pass fused=False to silence this.",
+        "fused=False silences this for ALTO and Lamb.",
         stacklevel=6,
     )

@@ -1,7 +1,8 @@
 """The passes of ``foreach`` under ``torch.compile``, wherever inductor has a code generator.
 
-One graph per pass serves tensors of every length: the length is symbolic, and every number that changes during training
-is a tensor, so that nothing recompiles.
+One graph per pass serves tensors of every length: whole rows of 4096 elements, of which the number is symbolic. What is
+left at the end of each tensor goes through ``foreach``. Every number that changes during training is a tensor, so that
+nothing recompiles.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from valleys.kernels.foreach import Coefficients, Piece, square_sum
 from valleys.kernels.rounding import Noise, key, signed
 
 __all__ = ["alto_", "explore_", "square_sum", "unavailable"]
+
+# Also the length of the sums that inductor makes in float32, which over millions of elements are off by a percent.
+_ROW = 4096
 
 
 def unavailable(device: torch.device, dtypes: Sequence[torch.dtype]) -> str | None:
@@ -46,48 +50,37 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
     """
-    # torch.compile makes a graph of its own for a length of 1; not worth its time.
-    short = [i for i, p in enumerate(tensors.params) if p.numel() == 1]
-    if short:
-        foreach.alto_(_take(tensors, short), rule, clip)
-    tensors = _take(tensors, [i for i, p in enumerate(tensors.params) if p.numel() > 1])
-    if not tensors.params:
-        return
     device, dtype = tensors.params[0].device, wide_dtype(tensors.params[0].dtype)
     c = foreach.coefficients(tensors, rule, clip, range(len(tensors.params)))
+    rows = [i for i, p in enumerate(tensors.params) if _whole(p)]
+    ends = [i for i, p in enumerate(tensors.params) if _whole(p) < p.numel()]
+    compiled = _as_tensors(c, device, dtype)
+    pieces = [_rows(tensors, i, rule) for i in rows]
+    each = [compiled._replace(root=[compiled.root[i]], eps=[compiled.eps[i]]) for i in rows]
+    end = _ends(tensors, ends, rule)
+    of_ends = c._replace(root=[c.root[i] for i in ends], eps=[c.eps[i] for i in ends])
 
-    def number(name: str, value: Any) -> Tensor:
-        return _number(name, value, device, dtype)
-
-    common = c._replace(
-        # Inductor sums millions of float32 squares with an error of a percent.
-        measure=None if c.measure is None else torch.float64,
-        clip=None if clip is None else clip.to(device, dtype),
-        weight_decay=None if c.weight_decay is None else number("weight_decay", c.weight_decay),
-        c=number("c", c.c),
-        forget1=number("forget1", c.forget1),
-        forget2=number("forget2", c.forget2),
-        forget3=number("forget3", c.forget3),
-    )
-    roots, eps = (_vector(values, device, dtype) for values in (c.root, c.eps))
-    work = []
-    for i in range(len(tensors.params)):
-        columns: list[Any] = [None if column is None else [_flat(column[i])] for column in tensors[:5]]
-        noise = None
-        if rule.stochastic_rounding and torch.bfloat16 in (tensors.params[i].dtype, tensors.exp_avgs[i].dtype):
-            k = key(tensors.salts[i], tensors.steps[i], rule.capturable)
-            pattern = torch.tensor(signed(k), dtype=torch.int32, device=device) if isinstance(k, int) else k
-            noise = [Noise(pattern, 0)]
-        work.append((Piece(*[*columns, noise]), common._replace(root=[roots[i]], eps=[eps[i]])))
     with _many_graphs():
-        norms = [_compiled(_measure)(piece, c) for piece, c in work]
-    joined = None if norms[0] is None else torch.cat([n for n in norms if n is not None], dim=1)
-    lengths = foreach.step_lengths([joined], rule)
-    lengths = torch.as_tensor(lengths, device=device, dtype=dtype).expand(len(work))
-    factors = [length.data.view(1) for length in lengths.clone().unbind()]
-    with _many_graphs():
-        for (piece, c), factor in zip(work, factors, strict=True):
-            _compiled(foreach.second_pass)(piece, c, factor)
+        if not rule.layer_adaptation:
+            lr = torch.as_tensor(foreach.step_lengths([], rule), device=device, dtype=dtype).reshape(1)
+            for piece, numbers in zip(pieces, each, strict=True):
+                _compiled(_both_passes)(piece, numbers, lr)
+            if ends:
+                foreach.second_pass(end, of_ends, lr.expand(len(ends)), foreach.first_pass(end, of_ends))
+            return
+        norms = torch.zeros(2, 3, len(tensors.params), dtype=dtype, device=device)
+        for i, piece, numbers in zip(rows, pieces, each, strict=True):
+            w, r, largest = _compiled(_first_pass)(piece, numbers)
+            norms[0, :, i] = torch.stack([torch.linalg.vector_norm(w), torch.linalg.vector_norm(r), largest.amax()])
+        if ends:
+            update = foreach.first_pass(end, of_ends)
+            for i, column in zip(ends, foreach.measure(end, update).unbind(1), strict=True):
+                norms[1, :, i] = column
+        factors = torch.as_tensor(foreach.step_lengths(list(norms), rule)).to(dtype)
+        for i, piece, numbers in zip(rows, pieces, each, strict=True):
+            _compiled(foreach.second_pass)(piece, numbers, factors[i].clone().view(1))
+        if ends:
+            foreach.second_pass(end, of_ends, torch.stack([factors[i] for i in ends]), update)
 
 
 def explore_(
@@ -107,19 +100,89 @@ def explore_(
     with _many_graphs():
         for i, columns in enumerate(zip(grads, buffers, outs, strict=True)):
             noise = [Noise(patterns[i], 0)] if patterns else None
+            # torch.compile would make a graph of its own for a length of 1.
             run = foreach.explore_piece if columns[0].numel() == 1 else _compiled(foreach.explore_piece)
-            g, s, out = ([_flat(tensor)] for tensor in columns)
+            g, s, out = ([_unviewed(tensor.data.view(-1))] for tensor in columns)
             run(g, s, out, c, forget, noise)
 
 
-def _measure(piece: Piece, c: Coefficients) -> Tensor | None:
-    """The first pass without its update, which inductor then never stores."""
-    return foreach.first_pass(piece, c)[1]
+def _first_pass(piece: Piece, c: Coefficients) -> tuple[Tensor, Tensor, Tensor]:
+    """The first pass of one tensor; of each row the norms of theta and r and the largest |g|."""
+    (update,) = foreach.first_pass(piece, c)
+    params, grads = piece.params[0].to(update.dtype), piece.grads[0].to(update.dtype)
+    return (
+        torch.linalg.vector_norm(params, dim=1),
+        torch.linalg.vector_norm(update, dim=1),
+        grads.abs().amax(1),
+    )
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    """One dimension, and no view: dynamo makes a graph for each shape of what a view is of."""
-    return tensor.data.view(-1).data
+def _both_passes(piece: Piece, c: Coefficients, factor: Tensor) -> None:
+    foreach.second_pass(piece, c, factor, foreach.first_pass(piece, c))
+
+
+def _whole(tensor: Tensor) -> int:
+    """Elements in whole rows; none if there is but one row, of which torch.compile would make a graph of its own."""
+    rows = tensor.numel() // _ROW
+    return rows * _ROW if rows > 1 else 0
+
+
+def _rows(tensors: Tensors, index: int, rule: Rule) -> Piece:
+    """The whole rows of one tensor."""
+    whole = _whole(tensors.params[index])
+    columns: list[Any] = [
+        None if column is None else [_unviewed(column[index].data.view(-1)[:whole].view(-1, _ROW))]
+        for column in tensors[:5]
+    ]
+    noise = None
+    if rule.stochastic_rounding:
+        noise = [Noise(_pattern(tensors, index, rule), 0)]
+    return Piece(*[*columns, noise])
+
+
+def _ends(tensors: Tensors, indices: list[int], rule: Rule) -> Piece:
+    """What is left of each tensor behind its rows."""
+    starts = [_whole(tensors.params[i]) for i in indices]
+    columns: list[Any] = [
+        None if column is None else [column[i].view(-1)[start:] for i, start in zip(indices, starts, strict=True)]
+        for column in tensors[:5]
+    ]
+    noise = None
+    if rule.stochastic_rounding:
+        noise = [Noise(_pattern(tensors, i, rule), start) for i, start in zip(indices, starts, strict=True)]
+    return Piece(*[*columns, noise])
+
+
+def _pattern(tensors: Tensors, index: int, rule: Rule) -> Tensor:
+    k = key(tensors.salts[index], tensors.steps[index], rule.capturable)
+    return torch.tensor(signed(k), dtype=torch.int32, device=tensors.params[index].device) if isinstance(k, int) else k
+
+
+def _as_tensors(c: Coefficients, device: torch.device, dtype: torch.dtype) -> Coefficients:
+    """Numbers as tensors, of which torch.compile does not build the values into its graph."""
+
+    def number(name: str, value: Any) -> Tensor:
+        return _number(name, value, device, dtype)
+
+    def numbers(values: Sequence[float | Tensor]) -> list[Tensor]:
+        known = [value for value in values if isinstance(value, Tensor)]
+        return known or [_unviewed(x) for x in torch.tensor(values, dtype=dtype, device=device).unbind()]
+
+    return c._replace(
+        clip=None if c.clip is None else c.clip.to(device, dtype),
+        c=number("c", c.c),
+        forget1=number("forget1", c.forget1),
+        forget2=number("forget2", c.forget2),
+        forget3=number("forget3", c.forget3),
+        root=numbers(c.root),
+        eps=numbers(c.eps),
+        weight_decay=None if c.weight_decay is None else number("weight_decay", c.weight_decay),
+    )
+
+
+def _unviewed(tensor: Tensor) -> Tensor:
+    """The same memory in a tensor that is no view: dynamo makes a graph for each shape of what a view is of."""
+    return tensor.data
 
 
 def _many_graphs() -> Any:
@@ -136,13 +199,3 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def _number(name: str, value: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A constant on the device, sent once; one for each ``name``, as dynamo tells equal tensors from the same."""
     return torch.tensor(value, dtype=dtype, device=device)
-
-
-def _vector(values: Sequence[float | Tensor], device: torch.device, dtype: torch.dtype) -> Sequence[Tensor]:
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    return tensors if tensors else torch.tensor(values, dtype=dtype, device=device).unbind()
-
-
-def _take(tensors: Tensors, indices: list[int]) -> Tensors:
-    columns: list[Any] = [None if column is None else [column[i] for i in indices] for column in tensors]
-    return Tensors(*columns)

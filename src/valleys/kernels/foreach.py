@@ -25,6 +25,7 @@ __all__ = [
     "explore_",
     "explore_piece",
     "first_pass",
+    "measure",
     "second_pass",
     "square_sum",
     "step_lengths",
@@ -51,7 +52,6 @@ class Coefficients(NamedTuple):
     """A rule as the factors of the equations, for the tensors of one piece.
 
     Numbers are 0-dimensional tensors where ``torch.compile`` would otherwise build their values into its graph.
-    ``measure`` is the dtype in which norms accumulate; None: none are needed.
     """
 
     clip: Tensor | None
@@ -65,7 +65,6 @@ class Coefficients(NamedTuple):
     root: Sequence[Number]
     eps: Sequence[Number]
     weight_decay: Number | None
-    measure: torch.dtype | None
 
 
 def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
@@ -84,8 +83,9 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         ]
         kept, norms = None, []
         for piece in pieces:
-            update, measured = first_pass(piece, c)
-            norms.append(measured)
+            update = first_pass(piece, c)
+            if rule.layer_adaptation:
+                norms.append(measure(piece, update))
             # Recomputed rather than kept where a tensor comes in several pieces.
             kept = update if len(pieces) == 1 else None
             del update
@@ -94,10 +94,9 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
             second_pass(piece, c, factors, kept)
 
 
-def first_pass(piece: Piece, c: Coefficients) -> tuple[list[Tensor], Tensor | None]:
-    """Updates s, m, v; returns the update r and, in three rows, the norms of theta and r and the largest |g|."""
+def first_pass(piece: Piece, c: Coefficients) -> list[Tensor]:
+    """Updates s, m and v; returns the update r."""
     dtype = wide_dtype(piece.params[0].dtype)
-    largest = None if c.measure is None else _largest(piece.grads)
     grads = _wide(piece.grads, dtype)
     if c.clip is not None:
         grads = list(torch._foreach_mul(grads, c.clip.to(dtype=dtype, device=grads[0].device)))
@@ -118,12 +117,15 @@ def first_pass(piece: Piece, c: Coefficients) -> tuple[list[Tensor], Tensor | No
     _store(piece.exp_avgs, m, piece.noise, "exp_avg")
     _store(piece.exp_avg_sqs, v, piece.noise, "exp_avg_sq")
 
-    params = _wide(piece.params, dtype)
-    update = _update(piece, params, c)
-    if largest is None:
-        return update, None
-    rows = (*(torch._foreach_norm(x, dtype=c.measure) for x in (params, update)), _wide(largest, dtype))
-    return update, torch.stack([torch.stack(list(row)).to(dtype) for row in rows])
+    return _update(piece, _wide(piece.params, dtype), c)
+
+
+def measure(piece: Piece, update: list[Tensor]) -> Tensor:
+    """Three rows with an entry per tensor: the norms of theta and r, the largest |g|."""
+    params = _wide(piece.params, update[0].dtype)
+    largest = _wide(_largest(piece.grads), update[0].dtype)
+    rows = (torch._foreach_norm(params), torch._foreach_norm(update), largest)
+    return torch.stack([torch.stack(list(row)) for row in rows])
 
 
 def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: list[Tensor] | None = None) -> None:
@@ -136,21 +138,20 @@ def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: 
     _store(piece.params, params, piece.noise, "param")
 
 
-def step_lengths(norms: Sequence[Tensor | None], rule: Rule) -> Tensor | float:
+def step_lengths(norms: Sequence[Tensor], rule: Rule) -> Tensor | float:
     """lr times every layer's ratio; see :func:`valleys.reference.trust_ratio`.
 
     Args:
-        norms: for each piece of the same tensors, what ``first_pass`` measured.
+        norms: for each piece of the same tensors, what ``measure`` says; empty without layer adaptation.
         rule: the group's options.
     """
     lr = rule.lr
     # A CPU number costs nothing to read; one on the device stays there.
     if isinstance(lr, Tensor) and lr.device.type == "cpu" and not torch.compiler.is_compiling():
         lr = lr.item()
-    parts = [part for part in norms if part is not None]
-    if not parts:
+    if not norms:
         return lr
-    measured = torch.stack(parts)
+    measured = torch.stack(list(norms))
     (w, r), moving = torch.linalg.vector_norm(measured[:, :2], dim=0), (measured[:, 2] != 0).any(0)
     phi = w + rule.norm_eps
     ratio = phi / (r + rule.trust_eps * phi)
@@ -227,7 +228,6 @@ def coefficients(tensors: Tensors, rule: Rule, clip: Tensor | None, indices: Seq
         root=[two / three**0.5 for two, three in zip(bc2, bc3, strict=True)],
         eps=[two * rule.eps for two in bc2],
         weight_decay=rule.weight_decay or None,
-        measure=dtype if rule.layer_adaptation else None,
     )
 
 

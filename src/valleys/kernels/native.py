@@ -180,7 +180,7 @@ def _explored(
 
 def _check(failed: int) -> None:
     if failed:
-        raise MemoryError("no memory for the sums of a step; nothing was changed")
+        raise MemoryError("no memory for the block sums of a step; no parameter was changed")
 
 
 @functools.cache
