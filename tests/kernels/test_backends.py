@@ -98,6 +98,20 @@ def test_a_norm_of_millions_of_elements_in_float32(backend: str) -> None:
     torch.testing.assert_close(params[0].detach(), torch.full_like(params[0], 0.05), rtol=2e-5, atol=0)
 
 
+@EACH
+@pytest.mark.parametrize("place", [0, 9_999])
+def test_a_gradient_in_one_place_moves_the_layer(backend: str, place: int) -> None:
+    """Only a layer whose gradient is zero everywhere has a ratio of at most 1."""
+    params, grads = problem([(10_000,)], torch.float64)
+    for (grad,) in grads:
+        grad[:place] = 0
+        grad[place + 1 :] = 0
+    optimizer = valleys.ALTO(params, lr=0.02, **BACKENDS[backend])
+    expected = reference_run(params, grads, optimizer.param_groups[0])
+    run(optimizer, params, grads)
+    assert errors(params, expected) < 1e-12
+
+
 def test_foreach_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreach, "_CPU_PIECE", 7)
     params, grads = problem([(4, 3), (5,), (2,), (50,), (), (3,), (7,)], torch.float64, steps=10)

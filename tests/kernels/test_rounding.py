@@ -96,16 +96,24 @@ def test_every_backend_rounds_e_with_the_same_bits(module: Any) -> None:
 
 @EACH
 def test_every_backend_rounds_states_and_parameters_with_the_same_bits(backend: str) -> None:
-    """betas of 0 leave m = g and v = g^2; lr = 0.5 and a fixed update make the parameter exact before it is rounded."""
+    """betas of 0 leave s = m = g and v = g^2; a fixed update makes the parameter exact before it is rounded."""
     g = values(0)
     param = torch.nn.Parameter(torch.ones(COUNT))
     param.grad = g.clone()
-    optimizer = valleys.Lamb(
-        [param], betas=(0.0, 0.0), state_dtype=torch.bfloat16, seed=11, bias_correction=False, **BACKENDS[backend]
+    optimizer: Any = valleys.ALTO(
+        [param],
+        alpha=0.5,
+        betas=(0.0, 0.0, 0.0),
+        accelerate=(),
+        state_dtype=torch.bfloat16,
+        seed=11,
+        bias_correction=False,
+        **BACKENDS[backend],
     )
     optimizer.step()
     place = Noise(mix(salt(11, 0) ^ 1), 0)
     state = optimizer.state[param]
+    assert torch.equal(state["explore_exp_avg"], round_to_bfloat16(g, bits(place, "explore", g)))
     assert torch.equal(state["exp_avg"], round_to_bfloat16(g, bits(place, "exp_avg", g)))
     assert torch.equal(state["exp_avg_sq"], round_to_bfloat16(g * g, bits(place, "exp_avg_sq", g)))
 
