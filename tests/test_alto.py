@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import valleys
+from backends import symbols
 from valleys import reference
 
 SHAPES = [(4, 3), (5,), (), (0,), (2, 3, 2, 2), (1, 1)]
@@ -74,34 +75,13 @@ def by_reference(params: list[torch.nn.Parameter], group: dict[str, Any], explor
         reference.TwoBuffer(torch.zeros_like(t), torch.zeros_like(t)) if explores else None for t in thetas
     ]
     moments = [reference.zeros(theta) for theta in thetas]
-    b1, b2, b3 = group["betas"] if explores else (0.0, *group["betas"])
-    clip = group["trust_clip"]
     for step in range(STEPS):
         found = [(i, g.double()) for i, g in enumerate(gradients(params, step)) if g is not None]
         gs = [-g if group["maximize"] else g for _, g in found]
         if group["max_grad_norm"] is not None:
             gs = reference.clip(gs, group["max_grad_norm"])
         for (i, _), g in zip(found, gs, strict=True):
-            thetas[i], memory[i], moments[i] = reference.alto(
-                thetas[i],
-                g,
-                memory[i],
-                moments[i],
-                lr=float(group["lr"]),
-                alpha=group.get("alpha", 0.0),
-                b1=b1,
-                b2=b2,
-                b3=b3,
-                lam=group["weight_decay"],
-                eps1=group["eps"],
-                eps2=group["trust_eps"],
-                eps3=group["norm_eps"],
-                bias_correction=group["bias_correction"],
-                layer_adaptation=group["layer_adaptation"],
-                in_m="momentum" in group.get("accelerate", ()),
-                in_v="second_moment" in group.get("accelerate", ()),
-                ratio_clip=(0.0, clip) if isinstance(clip, float) else clip,
-            )
+            thetas[i], memory[i], moments[i] = reference.alto(thetas[i], g, memory[i], moments[i], **symbols(group))
     return thetas
 
 

@@ -14,15 +14,10 @@ import torch
 from torch import Tensor
 
 import valleys
+from backends import BACKENDS, symbols
 from valleys import reference
 from valleys.kernels import choice, foreach, native
 
-BACKENDS: dict[str, dict[str, Any]] = {
-    "loop": {"foreach": False},
-    "foreach": {"foreach": True},
-    "compiled": {"fused": "compiled"},
-    "native": {"fused": "native"},
-}
 EACH = pytest.mark.parametrize("backend", BACKENDS)
 
 
@@ -31,28 +26,12 @@ def reference_run(params: list[Tensor], grads: list[list[Tensor]], group: dict[s
     thetas = [p.detach().double() for p in params]
     memory: list[Any] = [reference.TwoBuffer(torch.zeros_like(t), torch.zeros_like(t)) for t in thetas]
     moments = [reference.zeros(t) for t in thetas]
-    b1, b2, b3 = group["betas"]
     for step in grads:
         gs = [g.double() for g in step]
         if group["max_grad_norm"] is not None:
             gs = reference.clip(gs, group["max_grad_norm"])
         for i, g in enumerate(gs):
-            thetas[i], memory[i], moments[i] = reference.alto(
-                thetas[i],
-                g,
-                memory[i],
-                moments[i],
-                lr=group["lr"],
-                alpha=group["alpha"],
-                b1=b1,
-                b2=b2,
-                b3=b3,
-                lam=group["weight_decay"],
-                eps1=group["eps"],
-                eps2=group["trust_eps"],
-                eps3=group["norm_eps"],
-                layer_adaptation=group["layer_adaptation"],
-            )
+            thetas[i], memory[i], moments[i] = reference.alto(thetas[i], g, memory[i], moments[i], **symbols(group))
     return thetas
 
 

@@ -11,15 +11,10 @@ import torch
 from torch import Tensor
 
 import valleys
+from backends import BACKENDS
 from valleys.kernels import compiled, foreach, native
 from valleys.kernels.rounding import Noise, bits, mix, mix_tensor, round_to_bfloat16, salt, signed
 
-BACKENDS: dict[str, dict[str, Any]] = {
-    "loop": {"foreach": False},
-    "foreach": {"foreach": True},
-    "compiled": {"fused": "compiled"},
-    "native": {"fused": "native"},
-}
 EACH = pytest.mark.parametrize("backend", BACKENDS)
 COUNT = 100_003
 
