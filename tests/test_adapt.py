@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -293,3 +294,27 @@ def test_differentiable_base_is_followed_by_autograd() -> None:
 
     grad = torch.tensor([0.3, 1.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(trained, (grad,))
+
+
+def test_shards_are_adapted_where_they_lie(tmp_path: Path) -> None:
+    """E is elementwise: DTensors take the fast kernels, without a warning, and equal plain tensors."""
+    from torch import distributed
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = DeviceMesh("cpu", [0])
+        plain = [torch.nn.Parameter(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))]
+        sharded = [torch.nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for p in plain]
+        optimizers = [valleys.adapt(torch.optim.AdamW(p, lr=0.1, foreach=True)) for p in (plain, sharded)]
+        for step in range(5):
+            grad = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+            plain[0].grad, sharded[0].grad = grad, distribute_tensor(grad.clone(), mesh, [Shard(0)])
+            for optimizer in optimizers:
+                optimizer.step()
+            assert type(sharded[0].grad) is type(sharded[0].data)
+        whole: Any = sharded[0].detach()
+        assert torch.equal(plain[0].detach(), whole.full_tensor())
+    finally:
+        distributed.destroy_process_group()

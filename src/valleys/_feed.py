@@ -172,7 +172,7 @@ def _explore(
 ) -> list[Tensor]:
     """One kernel call for all tensors; buffers, and with ``overwrite`` the gradients, are updated in place."""
     results = grads if overwrite else [torch.empty_like(grad) for grad in grads]
-    columns = [[real(tensor) for tensor in column] for column in (grads, buffers, results)]
+    columns = [[real(tensor) for tensor in column] for column in _shards(grads, buffers, results)]
     orders = [layout(grad) for grad in columns[0]]
     g, s, out = ([ordered(tensor, order) for tensor, order in zip(column, orders, strict=True)] for column in columns)
     if overwrite:
@@ -189,3 +189,12 @@ def _explore(
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(results)
     return results
+
+
+def _shards(*columns: list[Tensor]) -> tuple[list[Tensor], ...]:
+    """What this rank holds of DTensors that are sharded alike: E is elementwise, and kernels need plain tensors."""
+    rows = list(zip(*columns, strict=True))
+    layouts = [{getattr(tensor, "placements", None) for tensor in row} for row in rows]
+    if any(len(found) > 1 or None in found for found in layouts):
+        return columns
+    return tuple([tensor.to_local() for tensor in column] for column in columns)  # type: ignore[attr-defined]
