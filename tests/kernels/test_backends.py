@@ -218,8 +218,8 @@ def test_a_model_that_changes_its_layout_in_mid_run(backend: str) -> None:
     b = torch.nn.Parameter(a.detach().clone())
     first, second = (valleys.ALTO([p], lr=0.02, **BACKENDS[backend]) for p in (a, b))
     for number, (grad,) in enumerate(grads):
-        if number == 2:
-            b.data = channels_last(b.data)
+        if number in (1, 3):  # there and back
+            b.data = channels_last(b.data) if number == 1 else b.data.contiguous()
         a.grad, b.grad = grad.clone(), grad.clone().view_as(b)
         first.step()
         second.step()

@@ -159,6 +159,17 @@ def test_seeds_steps_and_tensors_have_their_own_bits(backend: str) -> None:
     assert not torch.equal(first[0], stepped(0, 2)[0])
 
 
+def test_tensors_of_different_groups_have_their_own_bits() -> None:
+    params = [torch.nn.Parameter(torch.ones(1000)) for _ in range(3)]
+    groups = [{"params": params[:2]}, {"params": params[2:]}]
+    optimizer = valleys.Lamb(groups, betas=(0.0, 0.0), state_dtype=torch.bfloat16)
+    for param in params:
+        param.grad = values(0, 1000)
+    optimizer.step()
+    for param, other in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(*(optimizer.state[params[i]]["exp_avg"] for i in (param, other)))
+
+
 @EACH
 def test_small_updates_of_bfloat16_parameters_are_not_lost(backend: str) -> None:
     """Each step is a thirtieth of the distance between bfloat16 numbers; to nearest nothing would ever move."""
