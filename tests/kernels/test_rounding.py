@@ -159,6 +159,22 @@ def test_seeds_steps_and_tensors_have_their_own_bits(backend: str) -> None:
     assert not torch.equal(first[0], stepped(0, 2)[0])
 
 
+def test_pieces_round_like_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stepped() -> list[Tensor]:
+        param = torch.nn.Parameter(torch.ones(5000))
+        param.grad = values(0, 5000)
+        options: dict[str, Any] = {"alpha": 0.5, "betas": (0.0, 0.0, 0.0), "accelerate": (), "foreach": True}
+        optimizer = valleys.ALTO([param], state_dtype=torch.bfloat16, **options)
+        optimizer.step()
+        buffer, out = torch.zeros(5000, dtype=torch.bfloat16), torch.empty(5000)
+        foreach.explore_([values(0, 5000)], [buffer], [out], alpha=0.5, beta=0.0, keys=[7])
+        return [*(optimizer.state[param][name] for name in ("explore_exp_avg", "exp_avg", "exp_avg_sq")), buffer]
+
+    whole = stepped()
+    monkeypatch.setattr(foreach, "_CPU_PIECE", 1000)
+    assert all(torch.equal(a, b) for a, b in zip(whole, stepped(), strict=True))
+
+
 def test_tensors_of_different_groups_have_their_own_bits() -> None:
     params = [torch.nn.Parameter(torch.ones(1000)) for _ in range(3)]
     groups = [{"params": params[:2]}, {"params": params[2:]}]
