@@ -182,8 +182,10 @@ def test_tensors_of_different_groups_have_their_own_bits() -> None:
     for param in params:
         param.grad = values(0, 1000)
     optimizer.step()
-    for param, other in ((0, 1), (0, 2), (1, 2)):
-        assert not torch.equal(*(optimizer.state[params[i]]["exp_avg"] for i in (param, other)))
+    first, second, third = (optimizer.state[param]["exp_avg"] for param in params)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, third)
+    assert not torch.equal(second, third)
 
 
 @EACH
