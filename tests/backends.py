@@ -1,10 +1,13 @@
-"""Pure data: the backends that run on a CPU, and a parameter group's options in the symbols of the reference."""
+"""The backends that run on a CPU, a parameter group's options in the symbols of the reference, how far a run is off."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["BACKENDS", "symbols"]
+from torch import Tensor
+
+__all__ = ["BACKENDS", "largest_error", "symbols"]
 
 BACKENDS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False},
@@ -35,3 +38,11 @@ def symbols(group: dict[str, Any]) -> dict[str, Any]:
         "in_v": "second_moment" in group.get("accelerate", ()),
         "ratio_clip": (0.0, clip) if isinstance(clip, float) else clip,
     }
+
+
+def largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference relative to each tensor's largest element, in float64; empty tensors have none."""
+    pairs = [(a.detach().double(), e.double()) for a, e in zip(actual, expected, strict=True) if e.numel()]
+    errors = [float((a - e).abs().max() / e.abs().max()) for a, e in pairs]
+    assert all(error == error for error in errors), "a NaN, which max would pass over"
+    return max(errors)

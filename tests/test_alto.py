@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import valleys
-from backends import symbols
+from backends import largest_error, symbols
 from valleys import reference
 
 SHAPES = [(4, 3), (5,), (), (0,), (2, 3, 2, 2), (1, 1)]
@@ -90,15 +90,6 @@ def run(optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], step
         for param, grad in zip(params, gradients(params, step, zeros), strict=True):
             param.grad = grad
         optimizer.step()
-
-
-def largest_error(actual: list[torch.nn.Parameter], expected: list[Tensor]) -> float:
-    errors = [
-        ((a.detach().double() - e).abs().max() / e.abs().max()).item()
-        for a, e in zip(actual, expected, strict=True)
-        if e.numel()
-    ]
-    return max(errors)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -1,4 +1,4 @@
-"""The Triton kernels equal the reference: run by Triton's interpreter on the CPU, and compiled for CUDA.
+"""The Triton kernels equal the reference, run by Triton's interpreter on the CPU.
 
 Whether a kernel is interpreted is decided when it is decorated, and others in this process may have imported triton and
 the kernels already. So the fixture ``kernels`` loads its own copy of the kernels while TRITON_INTERPRET is set, and for
@@ -10,10 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import valleys
+from backends import largest_error
 from valleys import reference
 from valleys.kernels import Rule, Tensors
 from valleys.kernels import triton as backend
@@ -175,12 +171,6 @@ def by_reference(tensors: Tensors, rule: Rule, steps: int, clip: float = 1.0) ->
                 ratio_clip=rule.trust_clip,
             )
     return thetas
-
-
-def largest_error(actual: list[Tensor], expected: list[Tensor]) -> float:
-    errors = [((a.double() - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True)]
-    assert all(error == error for error in errors)
-    return max(errors)
 
 
 def all_tensors(tensors: Tensors) -> list[Tensor]:
@@ -526,151 +516,3 @@ def test_unavailable(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(backend, "_kernels", missing)
     assert "install valleys[triton]" in (backend.unavailable(cuda, floats) or "")
-
-
-COMPILE = """
-import json
-import triton, triton.language as tl
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from valleys.kernels import _triton_kernels as kernels
-
-def vectors(kernel, capability=90, **known):
-    signature = {name: known.pop(name, "constexpr") for name in kernel.arg_names if name.islower()}
-    signature |= {name: "constexpr" for name in known}
-    places = {(kernel.arg_names.index(name),): value for name, value in known.items()}
-    source = ASTSource(kernel, {name: signature[name] for name in kernel.arg_names}, places)
-    options = {"num_warps": 8, "enable_fp_fusion": False}
-    ptx = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
-    lines = [line for line in ptx.splitlines() if ".global" in line and ".v4" in line]
-    return sum("ld." in line for line in lines), sum("st." in line for line in lines)
-
-found = {}
-f32, bf16 = tl.float32, tl.bfloat16
-for name, param, state in (("float32", f32, f32), ("bfloat16", bf16, bf16), ("mixed", bf16, f32)):
-    table = dict(table="*i64", numbers="*fp32", count="i32")
-    known = dict(P=param, S=state, WIDE=f32, RANDOM=state == bf16, STEPS_ON_DEVICE=True, BLOCK=2048)
-    scalars = dict(lr="*fp64", clip="*fp32", sums="*fp32", EXPLORES=True, MEASURE=True)
-    found[f"alto_first {name}"] = vectors(kernels.alto_first, **table, **known, **scalars, G=param)
-    if name == "float32":
-        found["alto_first on 7.5"] = vectors(kernels.alto_first, 75, **table, **known, **scalars, G=param)
-    found[f"alto_second {name}"] = vectors(kernels.alto_second, **table, factors="*fp32", **known)
-    found[f"explore {name}"] = vectors(
-        kernels.explore, **table, G=param, S=state, WIDE=f32, RANDOM=state == bf16, BLOCK=2048
-    )
-sums = dict(sums="*fp32", blocks="i32", CHUNK=1024)
-vectors(kernels.alto_ratios, table="*i64", numbers="*fp32", lr="*fp64", factors="*fp32", BLOCK=2048, **sums)
-vectors(kernels.square_sum_blocks, table="*i64", sums="*fp32", count="i32", T=f32, WIDE=f32, BLOCK=2048)
-vectors(kernels.square_sum_total, result="*fp32", **sums)
-print(json.dumps(found))
-"""
-
-
-def test_compiles_for_cuda(tmp_path: Path) -> None:
-    """Down to machine code, without a GPU; memory is moved 16 bytes at a time. A process of its own: see above."""
-    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
-        pytest.skip("triton < 3.3 has another interface to compile without a GPU")
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE],
-        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    # Per branch of 8 elements a thread: parameter, gradient, s, m, v in two moves of 4 float32, or one of 8 bfloat16.
-    assert json.loads(result.stdout) == {
-        "alto_first float32": [10, 6],
-        "alto_second float32": [6, 2],
-        "explore float32": [4, 4],
-        "alto_first bfloat16": [5, 3],
-        "alto_first on 7.5": [10, 6],
-        "alto_second bfloat16": [3, 1],
-        "explore bfloat16": [2, 2],
-        "alto_first mixed": [8, 6],
-        "alto_second mixed": [5, 1],
-        "explore mixed": [3, 3],
-    }
-
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-def on_device(dtype: torch.dtype) -> list[torch.nn.Parameter]:
-    shapes = [*SHAPES, (300, 70), (3 * backend.BLOCK + 1,)]
-    return [torch.nn.Parameter(randn(shape, seed, dtype).cuda()) for seed, shape in enumerate(shapes)]
-
-
-@pytest.mark.gpu
-@needs_gpu
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("options", [{}, {"layer_adaptation": False}, {"capturable": True, "max_grad_norm": 0.5}])
-def test_equals_foreach_on_the_device(options: dict[str, Any], dtype: torch.dtype) -> None:
-    ours, theirs = on_device(dtype), on_device(dtype)
-    options = {"lr": 0.02, "stochastic_rounding": False, **options}
-    optimizers = [
-        valleys.ALTO(ours, **options, fused="triton"),
-        valleys.ALTO(theirs, **options, foreach=True, fused=False),
-    ]
-    for k in range(10):
-        for optimizer, params in zip(optimizers, (ours, theirs), strict=True):
-            for i, p in enumerate(params):
-                p.grad = randn(tuple(p.shape), 1000 * (k + 1) + i, dtype).cuda()
-            optimizer.step()
-    assert largest_error([p.detach() for p in ours], [p.detach().double() for p in theirs]) < TOLERANCE[dtype]
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_a_step_does_not_synchronise() -> None:
-    params = on_device(torch.float32)
-    optimizer = valleys.ALTO(params, lr=torch.tensor(0.02).cuda(), capturable=True, fused=True, max_grad_norm=1.0)
-    for p in params:
-        p.grad = torch.ones_like(p)
-    optimizer.step()
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        optimizer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_a_cuda_graph_equals_eager_steps() -> None:
-    """Gradients made inside the graph lie in its own memory, where no eager step has seen them."""
-    ours, theirs = on_device(torch.float32), on_device(torch.float32)
-    inputs = [torch.zeros_like(p) for p in ours]
-    lrs = [torch.tensor(0.02).cuda() for _ in range(2)]
-    optimizers = [
-        valleys.ALTO(params, lr=lr, capturable=True, fused=True) for params, lr in zip((ours, theirs), lrs, strict=True)
-    ]
-
-    def step(optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter]) -> None:
-        for p, x in zip(params, inputs, strict=True):
-            p.grad = 2 * x
-        optimizer.step()
-
-    def feed(k: int) -> None:
-        for i, x in enumerate(inputs):
-            x.copy_(randn(tuple(x.shape), 1000 * (k + 1) + i))
-        for lr in lrs:
-            lr.fill_(0.02 / (k + 1))
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        feed(0)
-        step(optimizers[0], ours)
-        step(optimizers[1], theirs)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step(optimizers[0], ours)
-    for k in range(1, 5):
-        feed(k)
-        graph.replay()
-        step(optimizers[1], theirs)
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
