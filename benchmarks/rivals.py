@@ -73,6 +73,14 @@ def contenders(device: str = "cpu") -> list[Contender]:
         ),
         Contender("adapt(AdamW foreach)", "valleys", ADAMW + EXPLORE, _adapted(AdamW, foreach=True)),
         Contender("adapt(SGD foreach)", "valleys", SGD_MOMENTUM + EXPLORE, _adapted(SGD, momentum=0.9, foreach=True)),
+        Contender("adapt(SGD fused)", "valleys", SGD_MOMENTUM + EXPLORE, _adapted(SGD, momentum=0.9, fused=True)),
+        Contender(
+            "adapt(SGD fused, inplace)",
+            "valleys",
+            SGD_MOMENTUM + EXPLORE,
+            _adapted(SGD, {"inplace": True}, momentum=0.9, fused=True),
+            True,
+        ),
         Contender("authors' ALTO", "e-optimizer-adaptor", ALTO, _authors_alto, scratch=True),
         Contender("authors' E(AdamW fused)", "e-optimizer-adaptor", ADAMW + EXPLORE, _authors_e),
         Contender("pytorch_optimizer Lamb", "pytorch_optimizer", LAMB, _pytorch_optimizer("Lamb")),
@@ -83,6 +91,7 @@ def contenders(device: str = "cpu") -> list[Contender]:
         Contender("apex FusedLAMB", "apex", LAMB, _apex_lamb, scratch=True),
         Contender("AdamW fused", "torch", ADAMW, _torch(AdamW, fused=True)),
         Contender("AdamW foreach", "torch", ADAMW, _torch(AdamW, foreach=True)),
+        Contender("SGD fused", "torch", SGD_MOMENTUM, _torch(SGD, momentum=0.9, fused=True)),
         Contender("SGD foreach", "torch", SGD_MOMENTUM, _torch(SGD, momentum=0.9, foreach=True)),
     ]
 

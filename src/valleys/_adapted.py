@@ -151,11 +151,6 @@ def _without_scale(optimizer: Any) -> Iterator[None]:
         optimizer.grad_scale = scale
 
 
-def _stepped_jointly(optimizer: Any) -> bool:
-    with torch.no_grad():
-        return step_jointly(optimizer)
-
-
 def _methods(base: type[Optimizer]) -> dict[str, Any]:
     """E's methods for a subclass of ``base``; closures over ``base``, as ``super()`` needs a class body."""
 
@@ -164,7 +159,7 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
         if closure is not None:
             with torch.enable_grad():
                 evaluated = _Evaluated(self, closure())
-        if _stepped_jointly(self):
+        if step_jointly(self):
             return None if evaluated is None else evaluated.loss
         # The base's own function, without its hooks: those of this object fire around this one.
         hooked: Any = base.step

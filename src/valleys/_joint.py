@@ -21,6 +21,7 @@ __all__ = ["step_jointly"]
 _DTYPES = (torch.float32, torch.float64)
 
 
+@torch.no_grad()
 def step_jointly(optimizer: Any) -> bool:
     """Makes the whole step of an adapted Adam or AdamW, if one pass can.
 
