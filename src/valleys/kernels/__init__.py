@@ -1,8 +1,13 @@
 """The update of a list of tensors; one signature, several backends.
 
-A backend is a module with three functions, ``alto_``, ``explore_`` and ``square_sum``. They get lists of equal length,
-one entry per parameter, all of one device and the same dtypes, contiguous and of the same shape within an entry (see
-``layout``); they mutate in place. ``select`` picks a backend and says why not another.
+A backend is a module with five functions. ``alto_`` makes a whole step where every tensor is a layer; ``measure_`` and
+``apply_`` are its two halves, for layers that lie in several tensors or on several ranks: between them the sums of
+squares are added up and become step lengths (see ``ratio``). ``explore_`` is E alone, ``square_sum`` serves clipping.
+
+They get lists of equal length, one entry per tensor, all of one device and the same dtypes, and of the same shape within
+an entry; they mutate in place. The tensors of an entry are contiguous (see ``layout``) or, for ``measure_`` and ``apply_``,
+two-dimensional with the same strides, the last of them 1: rows with gaps. ``select`` picks a backend and says why not
+another.
 
 foreach    torch's multi-tensor operations, in bounded pieces: any device; on lists of one it is the for-loop
 compiled   ``torch.compile`` over the same pieces
@@ -30,7 +35,8 @@ class Tensors(NamedTuple):
         exp_avgs, exp_avg_sqs: first and second moments, in the dtype of ``explore``.
         steps: steps made, this one included: 0-dimensional float32 tensors on the CPU, or on the device with
             ``capturable``.
-        salts: one number in [0, 2^32) per tensor, which tells its random bits from the others'; see ``rounding``.
+        salts: one number in [0, 2^32) per parameter, which tells its random bits from the others'; see ``rounding``.
+        starts: where in its parameter's sequence of random bits a tensor's first element is: 0, unless it is a part.
     """
 
     params: list[Tensor]
@@ -40,6 +46,7 @@ class Tensors(NamedTuple):
     exp_avg_sqs: list[Tensor]
     steps: list[Tensor]
     salts: list[int]
+    starts: list[int]
 
 
 class Rule(NamedTuple):

@@ -24,7 +24,13 @@ class Backend(Protocol):
     """What a backend's module offers; see :mod:`valleys.kernels.foreach` for the meaning."""
 
     def alto_(self, tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
-        """One step of ALTO or LAMB."""
+        """One step of ALTO or LAMB, where every tensor is a layer."""
+
+    def measure_(self, tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor:
+        """The first half of a step: moves the states; says what ``ratio.step_lengths`` needs of each tensor."""
+
+    def apply_(self, tensors: Tensors, rule: Rule, factors: Tensor) -> None:
+        """The second half: each parameter moves by its factor times the update."""
 
     def explore_(
         self,

@@ -1,0 +1,46 @@
+"""From a layer's sums of squares to the length of its step; the sums may come from several tensors or ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from valleys.kernels import Rule
+
+__all__ = ["learning_rate", "step_lengths", "sum_dtype"]
+
+
+def step_lengths(sums: Tensor, rule: Rule) -> Tensor:
+    r"""Every layer's learning rate times its ratio; see :func:`valleys.reference.trust_ratio`.
+
+    Args:
+        sums: three rows with a column per layer: the squares of theta, the squares of r, and something that is 0 only
+            where every element of the gradient is.
+        rule: the group's options.
+
+    Returns:
+        One factor per layer, in the dtype of ``sums``.
+    """
+    w, r, moving = sums[0].sqrt(), sums[1].sqrt(), sums[2] != 0
+    phi = w + rule.norm_eps
+    ratio = phi / (r + rule.trust_eps * phi)
+    if rule.trust_clip is not None:
+        ratio = ratio.clamp(*rule.trust_clip)
+    ratio = torch.where((w == 0) | (r == 0), 1.0, ratio)
+    lr = learning_rate(rule)
+    if isinstance(lr, Tensor):
+        lr = lr.to(sums.device)
+    return lr * torch.where(moving, ratio, ratio.clamp(max=1.0))
+
+
+def learning_rate(rule: Rule) -> float | Tensor:
+    """The learning rate; a CPU tensor's costs nothing to read, one on the device stays there."""
+    lr = rule.lr
+    if isinstance(lr, Tensor) and lr.device.type == "cpu" and not torch.compiler.is_compiling():
+        return float(lr.item())
+    return lr
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """What sums of squares are added up in: float64, wherever the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
