@@ -106,6 +106,7 @@ def _bucket(rows: list[Row], group: dict[str, Any], explores: bool) -> Bucket:
         exp_avg_sqs=columns[-1],
         steps=[row.step for row in rows],
         salts=[row.salt for row in rows],
+        starts=[0] * len(rows),
     )
     dtypes = (params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype)
     # The rows of a bucket have tensors of the same types.

@@ -4,10 +4,10 @@ A backend is a module with five functions. ``alto_`` makes a whole step where ev
 ``apply_`` are its two halves, for layers that lie in several tensors or on several ranks: between them the sums of
 squares are added up and become step lengths (see ``ratio``). ``explore_`` is E alone, ``square_sum`` serves clipping.
 
-They get lists of equal length, one entry per tensor, all of one device and the same dtypes, and of the same shape within
-an entry; they mutate in place. The tensors of an entry are contiguous (see ``layout``) or, for ``measure_`` and ``apply_``,
-two-dimensional with the same strides, the last of them 1: rows with gaps. ``select`` picks a backend and says why not
-another.
+They get lists of equal length, one entry per tensor, all of one device and the same dtypes, and of the same shape
+within an entry; they mutate in place. The tensors of an entry are contiguous (see ``layout``) or, for ``measure_`` and
+``apply_``, two-dimensional with the same strides, the last of them 1: rows with gaps. ``select`` picks a backend and
+says why not another.
 
 foreach    torch's multi-tensor operations, in bounded pieces: any device; on lists of one it is the for-loop
 compiled   ``torch.compile`` over the same pieces

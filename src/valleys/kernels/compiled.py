@@ -17,9 +17,10 @@ from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, foreach, wide_dtype
 from valleys.kernels.foreach import Coefficients, Piece, square_sum
+from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
 from valleys.kernels.rounding import Noise, key, signed
 
-__all__ = ["alto_", "explore_", "square_sum", "unavailable"]
+__all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable"]
 
 # Also the length of the sums that inductor makes in float32, which over millions of elements are off by a percent.
 _ROW = 4096
@@ -50,37 +51,42 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
     """
+    if rule.layer_adaptation:
+        apply_(tensors, rule, step_lengths(measure_(tensors, rule, clip), rule))
+        return
+    whole, end, of_ends = _split(tensors, rule, clip)
     device, dtype = tensors.params[0].device, wide_dtype(tensors.params[0].dtype)
-    c = foreach.coefficients(tensors, rule, clip, range(len(tensors.params)))
-    rows = [i for i, p in enumerate(tensors.params) if _whole(p)]
-    ends = [i for i, p in enumerate(tensors.params) if _whole(p) < p.numel()]
-    compiled = _as_tensors(c, device, dtype)
-    pieces = [_rows(tensors, i, rule) for i in rows]
-    each = [compiled._replace(root=[compiled.root[i]], eps=[compiled.eps[i]]) for i in rows]
-    end = _ends(tensors, ends, rule)
-    of_ends = c._replace(root=[c.root[i] for i in ends], eps=[c.eps[i] for i in ends])
-
+    lr = torch.as_tensor(learning_rate(rule), device=device, dtype=dtype).reshape(1)
     with _many_graphs():
-        if not rule.layer_adaptation:
-            lr = torch.as_tensor(foreach.step_lengths([], rule), device=device, dtype=dtype).reshape(1)
-            for piece, numbers in zip(pieces, each, strict=True):
-                _compiled(_both_passes)(piece, numbers, lr)
-            if ends:
-                foreach.second_pass(end, of_ends, lr.expand(len(ends)), foreach.first_pass(end, of_ends))
-            return
-        norms = torch.zeros(2, 3, len(tensors.params), dtype=dtype, device=device)
-        for i, piece, numbers in zip(rows, pieces, each, strict=True):
-            w, r, largest = _compiled(_first_pass)(piece, numbers)
-            norms[0, :, i] = torch.stack([torch.linalg.vector_norm(w), torch.linalg.vector_norm(r), largest.amax()])
-        if ends:
-            update = foreach.first_pass(end, of_ends)
-            for i, column in zip(ends, foreach.measure(end, update).unbind(1), strict=True):
-                norms[1, :, i] = column
-        factors = torch.as_tensor(foreach.step_lengths(list(norms), rule)).to(dtype)
-        for i, piece, numbers in zip(rows, pieces, each, strict=True):
+        for _, piece, numbers in whole:
+            _compiled(_both_passes)(piece, numbers, lr)
+    if end is not None:
+        foreach.second_pass(end, of_ends, lr, foreach.first_pass(end, of_ends))
+
+
+def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor:
+    """The first half of ``alto_``; see :func:`valleys.kernels.foreach.measure_`."""
+    whole, end, of_ends = _split(tensors, rule, clip)
+    device = tensors.params[0].device
+    sums = torch.zeros(3, len(tensors.params), dtype=sum_dtype(device), device=device)
+    with _many_graphs():
+        for i, piece, numbers in whole:
+            w, r, largest = (x.to(sums.dtype) for x in _compiled(_first_pass)(piece, numbers))
+            sums[:, i] = torch.stack([w.square().sum(), r.square().sum(), largest.amax()])
+    if end is not None:
+        sums[:, _with_ends(tensors)] += foreach.measure(end, foreach.first_pass(end, of_ends))
+    return sums
+
+
+def apply_(tensors: Tensors, rule: Rule, factors: Tensor) -> None:
+    """The second half of ``alto_``; see :func:`valleys.kernels.foreach.apply_`."""
+    whole, end, of_ends = _split(tensors, rule, None)
+    factors = factors.to(wide_dtype(tensors.params[0].dtype))
+    with _many_graphs():
+        for i, piece, numbers in whole:
             _compiled(foreach.second_pass)(piece, numbers, factors[i].clone().view(1))
-        if ends:
-            foreach.second_pass(end, of_ends, torch.stack([factors[i] for i in ends]), update)
+    if end is not None:
+        foreach.second_pass(end, of_ends, factors[_with_ends(tensors)])
 
 
 def explore_(
@@ -106,6 +112,26 @@ def explore_(
             run(g, s, out, c, forget, noise)
 
 
+def _split(
+    tensors: Tensors, rule: Rule, clip: Tensor | None
+) -> tuple[list[tuple[int, Piece, Coefficients]], Piece | None, Coefficients]:
+    """The whole rows of each tensor that has some, with its index and factors; and all ends together with theirs."""
+    c = foreach.coefficients(tensors, rule, clip, range(len(tensors.params)))
+    compiled = _as_tensors(c, tensors.params[0].device, wide_dtype(tensors.params[0].dtype))
+    whole = [
+        (i, _rows(tensors, i, rule), compiled._replace(root=[compiled.root[i]], eps=[compiled.eps[i]]))
+        for i, p in enumerate(tensors.params)
+        if _whole(p)
+    ]
+    ends = _with_ends(tensors)
+    of_ends = c._replace(root=[c.root[i] for i in ends], eps=[c.eps[i] for i in ends])
+    return whole, _ends(tensors, ends, rule) if ends else None, of_ends
+
+
+def _with_ends(tensors: Tensors) -> list[int]:
+    return [i for i, p in enumerate(tensors.params) if _whole(p) < p.numel()]
+
+
 def _first_pass(piece: Piece, c: Coefficients) -> tuple[Tensor, Tensor, Tensor]:
     """The first pass of one tensor; of each row the norms of theta and r and the largest |g|."""
     (update,) = foreach.first_pass(piece, c)
@@ -122,8 +148,11 @@ def _both_passes(piece: Piece, c: Coefficients, factor: Tensor) -> None:
 
 
 def _whole(tensor: Tensor) -> int:
-    """Elements in whole rows; none if there is but one row, of which torch.compile would make a graph of its own."""
-    rows = tensor.numel() // _ROW
+    """Elements in whole rows; none if there is but one row, of which torch.compile would make a graph of its own.
+
+    None either where the elements have gaps between them, which are left to ``foreach``.
+    """
+    rows = tensor.numel() // _ROW if tensor.is_contiguous() else 0
     return rows * _ROW if rows > 1 else 0
 
 
@@ -144,7 +173,7 @@ def _ends(tensors: Tensors, indices: list[int], rule: Rule) -> Piece:
     """What is left of each tensor behind its rows."""
     starts = [_whole(tensors.params[i]) for i in indices]
     columns: list[Any] = [
-        None if column is None else [column[i].view(-1)[start:] for i, start in zip(indices, starts, strict=True)]
+        None if column is None else [_end(column[i], start) for i, start in zip(indices, starts, strict=True)]
         for column in tensors[:5]
     ]
     noise = None
@@ -153,9 +182,16 @@ def _ends(tensors: Tensors, indices: list[int], rule: Rule) -> Piece:
     return Piece(*[*columns, noise])
 
 
+def _end(tensor: Tensor, start: int) -> Tensor:
+    return tensor.view(-1)[start:] if tensor.is_contiguous() else tensor
+
+
 def _pattern(tensors: Tensors, index: int, rule: Rule) -> Tensor:
-    k = key(tensors.salts[index], tensors.steps[index], rule.capturable)
-    return torch.tensor(signed(k), dtype=torch.int32, device=tensors.params[index].device) if isinstance(k, int) else k
+    """The key of a tensor's random bits, moved to its start."""
+    k, start = key(tensors.salts[index], tensors.steps[index], rule.capturable), tensors.starts[index]
+    if isinstance(k, Tensor):
+        return k + signed(start)
+    return torch.tensor(signed(k + start), dtype=torch.int32, device=tensors.params[index].device)
 
 
 def _as_tensors(c: Coefficients, device: torch.device, dtype: torch.dtype) -> Coefficients:

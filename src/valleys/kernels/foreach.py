@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, wide_dtype
 from valleys.kernels.layout import is_plain
+from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
 from valleys.kernels.rounding import Noise, bits, key, round_to_bfloat16
 
 __all__ = [
@@ -21,14 +22,15 @@ __all__ = [
     "Number",
     "Piece",
     "alto_",
+    "apply_",
     "coefficients",
     "explore_",
     "explore_piece",
     "first_pass",
     "measure",
+    "measure_",
     "second_pass",
     "square_sum",
-    "step_lengths",
 ]
 
 # Elements per piece: on a CPU what its caches hold, elsewhere enough to hide the launches of some twenty kernels.
@@ -75,23 +77,39 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
     """
-    for indices, slices in _batches(list(tensors[:5]), _piece_size(tensors.params[0])):
-        c = coefficients(tensors, rule, clip, indices)
-        keys = _keys(tensors, rule, indices)
-        pieces = [
-            Piece(*[*columns, None if keys is None else [Noise(k, start) for k in keys]]) for start, columns in slices
-        ]
-        kept, norms = None, []
-        for piece in pieces:
-            update = first_pass(piece, c)
-            if rule.layer_adaptation:
-                norms.append(measure(piece, update))
-            # Recomputed rather than kept where a tensor comes in several pieces.
-            kept = update if len(pieces) == 1 else None
-            del update
-        factors = step_lengths(norms, rule)
+    for _, pieces, c in _work(tensors, rule, clip):
+        sums, kept = _first_passes(pieces, c, rule.layer_adaptation)
+        factors = learning_rate(rule) if sums is None else step_lengths(sums, rule)
         for piece in pieces:
             second_pass(piece, c, factors, kept)
+
+
+def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor:
+    """The first half of ``alto_``: moves the states.
+
+    Args:
+        tensors: what to update, each a part of a layer.
+        rule: the group's options.
+        clip: 0-dimensional factor on all gradients, or None.
+
+    Returns:
+        Three rows with a column per tensor, which sum up over a layer's parts to what ``ratio.step_lengths`` takes.
+    """
+    sums = [_first_passes(pieces, c, measured=True)[0] for _, pieces, c in _work(tensors, rule, clip)]
+    return torch.cat([x for x in sums if x is not None], dim=1)
+
+
+def apply_(tensors: Tensors, rule: Rule, factors: Tensor) -> None:
+    """The second half of ``alto_``: moves the parameters, by ``factors`` times the update.
+
+    Args:
+        tensors: as in ``measure_``.
+        rule: the group's options; its learning rate is part of the factors.
+        factors: one per tensor.
+    """
+    for indices, pieces, c in _work(tensors, rule, None):
+        for piece in pieces:
+            second_pass(piece, c, factors[indices[0] : indices[-1] + 1])
 
 
 def first_pass(piece: Piece, c: Coefficients) -> list[Tensor]:
@@ -121,11 +139,11 @@ def first_pass(piece: Piece, c: Coefficients) -> list[Tensor]:
 
 
 def measure(piece: Piece, update: list[Tensor]) -> Tensor:
-    """Three rows with an entry per tensor: the norms of theta and r, the largest |g|."""
+    """Three rows with a column per tensor: the squared norms of theta and r, the largest |g|."""
     params = _wide(piece.params, update[0].dtype)
-    largest = _wide(_largest(piece.grads), update[0].dtype)
-    rows = (torch._foreach_norm(params), torch._foreach_norm(update), largest)
-    return torch.stack([torch.stack(list(row)) for row in rows])
+    rows = (torch._foreach_norm(params), torch._foreach_norm(update), _largest(piece.grads))
+    w, r, largest = (torch.stack(list(row)).to(sum_dtype(update[0].device)) for row in rows)
+    return torch.stack([w.square(), r.square(), largest])
 
 
 def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: list[Tensor] | None = None) -> None:
@@ -133,32 +151,12 @@ def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: 
     params = _wide(piece.params, wide_dtype(piece.params[0].dtype))
     if update is None:
         update = _update(piece, params, c)
-    torch._foreach_mul_(update, list((-factors).unbind()) if isinstance(factors, Tensor) else -factors)
+    if isinstance(factors, Tensor):
+        torch._foreach_mul_(update, list((-factors).to(update[0].dtype).expand(len(update)).unbind()))
+    else:
+        torch._foreach_mul_(update, -factors)
     torch._foreach_add_(params, update)
     _store(piece.params, params, piece.noise, "param")
-
-
-def step_lengths(norms: Sequence[Tensor], rule: Rule) -> Tensor | float:
-    """lr times every layer's ratio; see :func:`valleys.reference.trust_ratio`.
-
-    Args:
-        norms: for each piece of the same tensors, what ``measure`` says; empty without layer adaptation.
-        rule: the group's options.
-    """
-    lr = rule.lr
-    # A CPU number costs nothing to read; one on the device stays there.
-    if isinstance(lr, Tensor) and lr.device.type == "cpu" and not torch.compiler.is_compiling():
-        lr = lr.item()
-    if not norms:
-        return lr
-    measured = torch.stack(list(norms))
-    (w, r), moving = torch.linalg.vector_norm(measured[:, :2], dim=0), (measured[:, 2] != 0).any(0)
-    phi = w + rule.norm_eps
-    ratio = phi / (r + rule.trust_eps * phi)
-    if rule.trust_clip is not None:
-        ratio = ratio.clamp(*rule.trust_clip)
-    ratio = torch.where((w == 0) | (r == 0), 1.0, ratio)
-    return lr * torch.where(moving, ratio, ratio.clamp(max=1.0))
 
 
 def explore_(
@@ -229,6 +227,31 @@ def coefficients(tensors: Tensors, rule: Rule, clip: Tensor | None, indices: Seq
         eps=[two * rule.eps for two in bc2],
         weight_decay=rule.weight_decay or None,
     )
+
+
+def _work(tensors: Tensors, rule: Rule, clip: Tensor | None) -> Iterator[tuple[list[int], list[Piece], Coefficients]]:
+    """Small tensors together, or one large tensor in pieces: their indices, pieces and factors."""
+    for indices, slices in _batches(list(tensors[:5]), _piece_size(tensors.params[0])):
+        keys = _keys(tensors, rule, indices)
+        places = None if keys is None else [(k, tensors.starts[i]) for k, i in zip(keys, indices, strict=True)]
+        pieces = [
+            Piece(*[*columns, None if places is None else [Noise(k, first + start) for k, first in places]])
+            for start, columns in slices
+        ]
+        yield indices, pieces, coefficients(tensors, rule, clip, indices)
+
+
+def _first_passes(pieces: list[Piece], c: Coefficients, measured: bool) -> tuple[Tensor | None, list[Tensor] | None]:
+    """``first_pass`` for the pieces of the same tensors; their sums, and the update if it is to be kept."""
+    kept, sums = None, []
+    for piece in pieces:
+        update = first_pass(piece, c)
+        if measured:
+            sums.append(measure(piece, update))
+        # Recomputed rather than kept where a tensor comes in several pieces.
+        kept = update if len(pieces) == 1 else None
+        del update
+    return torch.stack(sums).sum(0) if measured else None, kept
 
 
 def _update(piece: Piece, params: list[Tensor], c: Coefficients) -> list[Tensor]:
@@ -332,11 +355,18 @@ def _batches(columns: list[list[Tensor] | None], size: int) -> list[tuple[list[i
             whole = [None if column is None else column[first:last] for column in columns]
             batches.append((list(range(first, last)), [(0, whole)]))
         else:
-            flat = [None if column is None else column[first].view(-1) for column in columns]
+            cut = [None if column is None else _rows(column[first]) for column in columns]
+            length = total // len(cut[0])  # type: ignore[arg-type]
+            step = max(1, size // length)
             slices = [
-                (start, [None if tensor is None else [tensor[start : start + size]] for tensor in flat])
-                for start in range(0, total, size)
+                (row * length, [None if tensor is None else [tensor[row : row + step]] for tensor in cut])
+                for row in range(0, total // length, step)
             ]
             batches.append(([first], slices))
         first = last
     return batches
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """What can be cut along its first dimension: all elements in a row, unless there are gaps between rows."""
+    return tensor.view(-1) if tensor.is_contiguous() else tensor
