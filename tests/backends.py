@@ -42,7 +42,7 @@ def symbols(group: dict[str, Any]) -> dict[str, Any]:
 
 def largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest difference relative to each tensor's largest element, in float64; empty tensors have none."""
-    pairs = [(a.detach().double(), e.double()) for a, e in zip(actual, expected, strict=True) if e.numel()]
+    pairs = [(a.detach().double(), e.detach().double()) for a, e in zip(actual, expected, strict=True) if e.numel()]
     errors = [float((a - e).abs().max() / e.abs().max()) for a, e in pairs]
     assert all(error == error for error in errors), "a NaN, which max would pass over"
     return max(errors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,25 +83,6 @@ def test_alpha_changed_out_of_range_raises_at_the_step() -> None:
     with pytest.raises(ValueError, match=re.escape("betas[0]")):
         optimizer.step()
     assert not optimizer.state
-
-
-@BOTH
-def test_sharded_parameters_are_refused(cls: Any, tmp_path: Path) -> None:
-    """The norm of a shard is not that of a layer; a wrong step would go unnoticed."""
-    from torch import distributed
-    from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.tensor import distribute_tensor
-
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        param = torch.nn.Parameter(distribute_tensor(torch.ones(4), DeviceMesh("cpu", [0])))
-        optimizer = cls([param])
-        param.grad = torch.ones_like(param)
-        with pytest.raises(RuntimeError, match="DTensor"):
-            optimizer.step()
-        assert not optimizer.state
-    finally:
-        distributed.destroy_process_group()
 
 
 @BOTH

@@ -1,13 +1,16 @@
-"""From parameters and their state to the lists of contiguous tensors that a kernel takes, and back."""
+"""From parameters and their state to the lists of tensors that a kernel takes, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from valleys._layers import Place, Pool
+from valleys._parts import Part, Pattern, parts
+from valleys.distributed import first_index, is_sharded, local, local_gradient, random_place, wrapped_like
 from valleys.kernels import Tensors
 from valleys.kernels.choice import Backend, select
 from valleys.kernels.layout import Layout, is_plain, layout, ordered, put_back
@@ -19,16 +22,18 @@ _USUAL = {Tensor, torch.nn.Parameter}
 
 
 class Row(NamedTuple):
-    """One parameter as a kernel sees it: every tensor contiguous, elements in the same order.
+    """One parameter, or this rank's shard, as a kernel sees it: every tensor contiguous, elements in the same order.
 
     Args:
-        target: the user's parameter (a complex one as a real view).
+        target: the user's parameter or shard (a complex one as a real view).
         order: of its dimensions in memory.
         param: ``target`` itself, a view of it, or a copy if its memory has gaps.
         grad: its gradient.
         states: its states, in the order of their names.
         step: steps made.
-        salt: see :mod:`valleys.kernels.rounding`.
+        salt, start: see :mod:`valleys.kernels.rounding`.
+        place: where its sums go; None if it is one layer by itself.
+        parts: its layers in memory, if it holds several.
     """
 
     target: Tensor
@@ -38,16 +43,39 @@ class Row(NamedTuple):
     states: list[Tensor]
     step: Tensor
     salt: int
+    start: int = 0
+    place: Place | None = None
+    parts: tuple[Part, ...] | None = None
 
     @classmethod
     def of(cls, param: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int) -> Row:
         """Gathers ``param``; replaces a state in ``state`` whose dtype or strides are no longer the parameter's."""
+        if is_sharded(param):
+            return cls._of_shard(param, state, names, dtype, salt)
         assert param.grad is not None
+        return cls._of(param, param.grad, state, names, dtype, salt)
+
+    @classmethod
+    def _of_shard(cls, param: Any, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int) -> Row:
+        shards = {**state, **{name: local(state[name]) for name in names}}
+        before = dict(shards)
+        row = cls._of(local(param), local_gradient(param), shards, names, dtype, salt)
+        state.update({name: wrapped_like(shards[name], param) for name in names if shards[name] is not before[name]})
+        order = row.order if row.order is not None else tuple(range(row.target.dim()))
+        if salt:
+            salt, start = random_place(param, salt, order)
+            row = row._replace(salt=salt, start=start)
+        return row
+
+    @classmethod
+    def _of(
+        cls, param: Tensor, grad: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int
+    ) -> Row:
         values = [state[name] for name in names]
         # The usual case at once: this runs for every tensor at every step.
-        usual = param.grad.is_contiguous() and param.is_contiguous() and not param.is_complex()
+        usual = grad.is_contiguous() and param.is_contiguous() and not param.is_complex()
         if usual and all(type(x) is Tensor and x.dtype == dtype and x.is_contiguous() for x in values):
-            return cls(param, None, param, param.grad, values, state["step"], salt)
+            return cls(param, None, param, grad, values, state["step"], salt)
         target = real(param)
         order = layout(target)
         for name in names:
@@ -56,8 +84,17 @@ class Row(NamedTuple):
                 form = torch.contiguous_format if order is None else torch.preserve_format
                 state[name] = torch.empty_like(param, dtype=dtype, memory_format=form, requires_grad=False).copy_(value)
         states = [ordered(real(state[name]), order) for name in names]
-        grad = ordered(real(param.grad), order)
-        return cls(target, order, ordered(target, order), grad, states, state["step"], salt)
+        return cls(target, order, ordered(target, order), ordered(real(grad), order), states, state["step"], salt)
+
+    def placed(self, param: Tensor, place: Place | None, found: tuple[Pattern, ...]) -> Row:
+        """The same row, whose sums go to ``place``, one per layer that the patterns make of ``param``."""
+        if not found or place is None or place.first is None:
+            return self._replace(place=place)
+        shape = tuple(self.target.shape)
+        # A complex number's two halves are a dimension of their own, innermost.
+        first = (*first_index(param), 0)[: len(shape)]
+        order = self.order if self.order is not None else tuple(range(len(shape)))
+        return self._replace(place=place, parts=parts(found, shape, first, order))
 
     def write_back(self) -> None:
         """Puts the result into the parameter, if the kernel worked on a copy."""
@@ -66,10 +103,21 @@ class Row(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """Tensors for one kernel call, and who makes it."""
+    """Tensors for one kernel call, who makes it, and where their sums go.
+
+    Args:
+        backend: who updates them.
+        tensors: of whole parameters or shards, or of their parts.
+        pool: with whose their sums are added up; None if each is whole.
+        counted: whether this rank adds its sums.
+        layers: the pool's number for the layer of each tensor; empty if each is a layer or has no ratio.
+    """
 
     backend: Backend
     tensors: Tensors
+    pool: Pool | None = None
+    counted: bool = True
+    layers: tuple[int, ...] = ()
 
 
 def buckets(rows: Sequence[Row], group: dict[str, Any], explores: bool) -> list[Bucket]:
@@ -85,7 +133,8 @@ def buckets(rows: Sequence[Row], group: dict[str, Any], explores: bool) -> list[
         if row.param.numel() == 0:
             continue
         types = {type(row.param), *map(type, row.states)}
-        key = (row.param.device, row.param.dtype, row.grad.dtype, None if types <= _USUAL else frozenset(types))
+        place = None if row.place is None else (row.place.pool, row.place.counted)
+        key = (row.param.device, row.param.dtype, row.grad.dtype, None if types <= _USUAL else frozenset(types), place)
         keyed.setdefault(index if _singly(row.param, group) else key, []).append(row)
     return [_bucket(members, group, explores) for members in keyed.values()]
 
@@ -96,21 +145,43 @@ def real(tensor: Tensor) -> Tensor:
 
 
 def _bucket(rows: list[Row], group: dict[str, Any], explores: bool) -> Bucket:
-    params = [row.param for row in rows]
-    columns = [[row.states[i] for row in rows] for i in range(len(rows[0].states))]
+    # The rows of a bucket have tensors of the same types.
+    some = rows[0]
+    dtypes = (some.param.dtype, some.grad.dtype, some.states[0].dtype)
+    backend = select([some.param, *some.states], dtypes, group["foreach"], group["fused"])
+    cut = [piece for row in rows for piece in _pieces(row)]
+    columns = [[tensors[i] for _, tensors, _, _ in cut] for i in range(2 + len(some.states))]
     tensors = Tensors(
-        params=params,
-        grads=[row.grad for row in rows],
-        explore=columns[0] if explores else None,
+        params=columns[0],
+        grads=columns[1],
+        explore=columns[2] if explores else None,
         exp_avgs=columns[-2],
         exp_avg_sqs=columns[-1],
-        steps=[row.step for row in rows],
-        salts=[row.salt for row in rows],
-        starts=[0] * len(rows),
+        steps=[row.step for row, _, _, _ in cut],
+        salts=[row.salt for row, _, _, _ in cut],
+        starts=[start for _, _, start, _ in cut],
     )
-    dtypes = (params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype)
-    # The rows of a bucket have tensors of the same types.
-    return Bucket(select([params[0], *rows[0].states], dtypes, group["foreach"], group["fused"]), tensors)
+    if some.place is None:
+        return Bucket(backend, tensors)
+    layers = tuple(layer for _, _, _, layer in cut if layer is not None)
+    return Bucket(backend, tensors, some.place.pool, some.place.counted, layers)
+
+
+def _pieces(row: Row) -> Iterator[tuple[Row, list[Tensor], int, int | None]]:
+    """A row's tensors, or those of each part of it; their place in the random bits and the number of their layer."""
+    columns = [row.param, row.grad, *row.states]
+    first = None if row.place is None else row.place.first
+    if row.parts is None:
+        yield row, columns, row.start, first
+        return
+    assert first is not None
+    start = row.start
+    for part in row.parts:
+        size = (part.length,) if part.rows == 1 else (part.rows, part.length)
+        stride = (part.stride, 1)[-len(size) :]
+        views = [tensor.as_strided(size, stride, tensor.storage_offset() + part.offset) for tensor in columns]
+        yield row, views, start, first + part.layer
+        start += part.rows * part.length
 
 
 def _singly(param: Tensor, group: dict[str, Any]) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,15 +11,30 @@ from torch.optim import Optimizer
 
 from valleys import reference
 from valleys._gather import Bucket, Row, buckets
-from valleys._options import check_group, rule_of
+from valleys._layers import Pools
+from valleys._options import check_group, check_parameters, rule_of
+from valleys._probe import is_probe
 from valleys._state import load_keeping_dtype, new_state, state_dtype
+from valleys.blocks import patterns
+from valleys.distributed import local, refuse_flat
 from valleys.kernels import Rule
 from valleys.kernels.choice import require_fused
+from valleys.kernels.ratio import step_lengths
 from valleys.kernels.rounding import salt
 
 __all__ = ["Layerwise", "Params"]
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+
+class _Work(NamedTuple):
+    """The step of one group: nothing has been changed yet."""
+
+    group: dict[str, Any]
+    rule: Rule
+    params: list[Tensor]
+    rows: list[Row]
+    buckets: list[Bucket]
 
 
 class Layerwise(Optimizer):
@@ -48,11 +63,14 @@ class Layerwise(Optimizer):
         group = self.param_groups[-1]
         try:
             check_group(group, self._explores)
+            check_parameters(group)
             if group["fused"]:
-                require_fused(group["params"], group["fused"], lambda p: state_dtype(p, group["state_dtype"]))
+                shards = [local(param) for param in group["params"]]
+                require_fused(shards, group["fused"], lambda p: state_dtype(p, group["state_dtype"]))
         except (TypeError, ValueError, RuntimeError):
             self.param_groups.pop()
             raise
+        self._shapes = self._known_shapes() | {tuple(param.shape) for param in group["params"]}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -65,20 +83,47 @@ class Layerwise(Optimizer):
             The loss that the closure returned, or None.
 
         Raises:
-            RuntimeError: a sparse gradient, or a parameter sharded as a DTensor.
+            RuntimeError: a sparse gradient; a flat shard, whose norm is not a layer's.
             ValueError: an option of a group was changed to something out of range.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if not self.state and is_probe():
+            for group in self.param_groups:
+                for param in self._with_gradient(group):
+                    self._initialise(param, group)
+            return loss
         # All checks before the first change.
-        work = [(group, rule_of(group), self._with_gradient(group)) for group in self.param_groups]
-        first = 0
-        for group, rule, params in work:
-            if params:
-                self._step_group(group, rule, params, first)
-            first += len(group["params"])
+        pools = Pools(self.param_groups)
+        work = list(self._prepare(pools))
+        steps = [self.state[param]["step"] for job in work for param in job.params]
+        if steps:
+            torch._foreach_add_(steps, 1)
+        clips = _clip_factors(work, pools)
+        for job, clip in zip(work, clips, strict=True):
+            if job.group["differentiable"] and job.params:
+                with torch.enable_grad():
+                    self._step_differentiably(job.params, job.rule, job.group["max_grad_norm"])
+            for backend, tensors, pool, counted, layers in job.buckets:
+                if pool is None or not layers:
+                    backend.alto_(tensors, job.rule, clip)
+                    continue
+                sums = backend.measure_(tensors, job.rule, clip)
+                if counted:
+                    pool.add(layers, sums)
+        pools.add_up()
+        for job in work:
+            for backend, tensors, pool, _, layers in job.buckets:
+                if pool is not None and layers:
+                    sums = pool.of(layers, tensors.params[0].device)
+                    backend.apply_(tensors, job.rule, step_lengths(sums, job.rule))
+            for row in job.rows:
+                row.write_back()
+            if job.rows and not torch.compiler.is_compiling():
+                # The kernels write behind autograd's back, which must refuse a backward pass through what they changed.
+                torch.autograd.graph.increment_version(job.params)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -108,15 +153,20 @@ class Layerwise(Optimizer):
         moments = ("exp_avg", "exp_avg_sq")
         return ("explore_exp_avg", *moments) if self._explores else moments
 
+    def _known_shapes(self) -> frozenset[tuple[int, ...]]:
+        """Shapes of the parameters the optimizer was given; a copy, or an unpickled one, was given what it has."""
+        known = vars(self).get("_shapes")
+        if known is None:
+            known = frozenset(tuple(param.shape) for group in self.param_groups for param in group["params"])
+            self._shapes = known
+        return known  # type: ignore[no-any-return]
+
     def _with_gradient(self, group: dict[str, Any]) -> list[Tensor]:
         params = [param for param in group["params"] if param.grad is not None]
+        needs_norms = group["layer_adaptation"] or group["max_grad_norm"] is not None
         for param in params:
-            if hasattr(param, "placements"):
-                raise RuntimeError(
-                    f"{type(self).__name__}: a parameter of shape {tuple(param.shape)} is a DTensor, and this version "
-                    "would take the norm of its shard for that of its layer; keep parameters whole (DDP), or adapt an "
-                    "elementwise optimizer"
-                )
+            if needs_norms:
+                refuse_flat(param, self._known_shapes(), type(self).__name__)
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient; "
@@ -124,31 +174,27 @@ class Layerwise(Optimizer):
                 )
         return params
 
-    def _step_group(self, group: dict[str, Any], rule: Rule, params: list[Tensor], first: int) -> None:
-        for param in params:
-            self._initialise(param, group)
-        steps = [self.state[param]["step"] for param in params]
-        if group["differentiable"]:
-            torch._foreach_add_(steps, 1)
-            with torch.enable_grad():
-                self._step_differentiably(params, rule, group["max_grad_norm"])
-            return
-        # A parameter's number tells its random bits from the others' and survives a resume.
-        numbers = [number for number, param in enumerate(group["params"], first) if param.grad is not None]
-        random = rule.stochastic_rounding and torch.bfloat16 in (group["state_dtype"], *(p.dtype for p in params))
-        rule = rule._replace(stochastic_rounding=random)
-        salts = [salt(group["seed"], number) if random else 0 for number in numbers]
-        rows = [self._row(param, group, bits) for param, bits in zip(params, salts, strict=True)]
-        work = buckets(rows, group, self._explores)  # raises if ``fused`` asks too much
-        torch._foreach_add_(steps, 1)
-        clip = None if group["max_grad_norm"] is None else _clip_factor(work, group["max_grad_norm"])
-        for bucket in work:
-            bucket.backend.alto_(bucket.tensors, rule, clip)
-        for row in rows:
-            row.write_back()
-        if not torch.compiler.is_compiling():
-            # The kernels write behind autograd's back, which must refuse a backward pass through what they changed.
-            torch.autograd.graph.increment_version(params)
+    def _prepare(self, pools: Pools) -> Iterator[_Work]:
+        first = 0
+        for group in self.param_groups:
+            rule, params = rule_of(group), self._with_gradient(group)
+            for param in params:
+                self._initialise(param, group)
+            if group["differentiable"]:
+                yield _Work(group, rule, params, [], [])
+            else:
+                # A parameter's number tells its random bits from the others' and survives a resume.
+                numbers = [number for number, param in enumerate(group["params"], first) if param.grad is not None]
+                random = rule.stochastic_rounding and torch.bfloat16 in (
+                    group["state_dtype"],
+                    *(p.dtype for p in params),
+                )
+                rule = rule._replace(stochastic_rounding=random)
+                salts = [salt(group["seed"], number) if random else 0 for number in numbers]
+                rows = [self._row(param, group, bits, pools) for param, bits in zip(params, salts, strict=True)]
+                # Raises if ``fused`` asks too much.
+                yield _Work(group, rule, params, rows, buckets(rows, group, self._explores))
+            first += len(group["params"])
 
     def _initialise(self, param: Tensor, group: dict[str, Any]) -> None:
         state = self.state[param]
@@ -160,8 +206,10 @@ class Layerwise(Optimizer):
         elif group["capturable"] and state["step"].device != param.device:
             state["step"] = state["step"].to(param.device)  # switched on in mid-run
 
-    def _row(self, param: Tensor, group: dict[str, Any], salt: int) -> Row:
-        return Row.of(param, self.state[param], self._states, state_dtype(param, group["state_dtype"]), salt)
+    def _row(self, param: Tensor, group: dict[str, Any], salt: int, pools: Pools) -> Row:
+        row = Row.of(param, self.state[param], self._states, state_dtype(param, group["state_dtype"]), salt)
+        place = pools.place(param)
+        return row if place is None else row.placed(param, place, patterns(group["blocks"], param.shape))
 
     def _step_differentiably(self, params: list[Tensor], rule: Rule, max_grad_norm: float | None) -> None:
         """The reference itself: out of place, so that autograd can follow parameters and states."""
@@ -200,9 +248,18 @@ class Layerwise(Optimizer):
             param.copy_(new)
 
 
-def _clip_factor(work: list[Bucket], max_grad_norm: float) -> Tensor:
-    """min(1, max_grad_norm / (|g| + 1e-6)) over a group; norms accumulate in float32 or better."""
-    sums = [bucket.backend.square_sum(bucket.tensors.grads) for bucket in work]
-    total = torch.stack([x.to(sums[0].device, torch.float64) for x in sums]).sum()
-    factor: Tensor = max_grad_norm / (total.sqrt() + 1e-6)
-    return factor.clamp(max=1.0)
+def _clip_factors(work: list[_Work], pools: Pools) -> list[Tensor | None]:
+    """For each group min(1, max_grad_norm / (|g| + 1e-6)), or None; norms accumulate in float32 or better."""
+    bounds = [job.group["max_grad_norm"] for job in work]
+    if all(bound is None for bound in bounds):
+        return [None] * len(work)
+    sums = [
+        (which, bucket.pool, bucket.backend.square_sum(bucket.tensors.grads))
+        for which, job in enumerate(work)
+        for bucket in job.buckets
+        if bucket.counted and bounds[which] is not None
+    ]
+    return [
+        None if bound is None or not job.buckets else (bound / (total.sqrt() + 1e-6)).clamp(max=1.0)
+        for bound, job, total in zip(bounds, work, pools.totals(sums, len(work)), strict=True)
+    ]

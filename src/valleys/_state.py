@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from valleys.distributed import placed_like
+
 __all__ = ["EIGHT_BIT", "eight_bit", "load_keeping_dtype", "new_state", "state_dtype"]
 
 # torchao's blocks of 256 elements with one scale each.
@@ -117,7 +119,7 @@ def load_keeping_dtype(
         # Copies: torch itself would alias the tensors of the dictionary.
         install(
             [
-                (param, {key: value.detach().to(param.device, copy=True) for key, value in states.items()})
+                (param, {key: placed_like(value, param) for key, value in states.items()})
                 for param, states in zip(params, taken, strict=True)
             ]
         )

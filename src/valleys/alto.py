@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ class ALTO(Layerwise):
     the paper's phi would hold a zero layer at eps3), and at most 1 where the gradient is exactly zero (an unused
     expert, whose weight decay the ratio would blow up to a shrinkage by lr per step).
 
-    Every option may be set per parameter group.
+    Every option may be set per parameter group. Parameters may be sharded (FSDP2, tensor parallelism, both): layers
+    keep their norms, added up over the ranks in one all-reduce per mesh and step, two with ``max_grad_norm``.
 
     Args:
         params: parameters, named parameters or parameter groups; :func:`valleys.param_groups` makes good ones.
@@ -47,6 +48,9 @@ class ALTO(Layerwise):
         trust_clip: bounds of the ratio, ``(low, high)`` or the upper one. Default: None, no bounds.
         max_grad_norm: clip the group's gradients to this l2 norm, > 0, without changing ``.grad``. Default: None.
         accelerate: the moments that E's gradient enters, of "momentum" and "second_moment". Default: both.
+        blocks: layers that one parameter holds: what :func:`valleys.blocks.stacked`, ``sections`` or ``interleaved``
+            returns, or a tuple of those; each gets a ratio of its own. Usually per group; :func:`valleys.blocks.find`
+            knows the usual ones. Default: None, every parameter is one layer.
         maximize: ascend instead of descend. Default: False.
         foreach: True: multi-tensor operations in bounded pieces; False: a loop. Default: None, see ``fused``.
         fused: None takes the fastest kernel that works for each device and dtype ("native", C, on the CPU; "triton" on
@@ -65,7 +69,7 @@ class ALTO(Layerwise):
     Raises:
         ValueError: an option out of its range, also in a group, also later in ``add_param_group``.
         RuntimeError: ``fused`` asks for a kernel that does not work here; options that exclude each other; sparse
-            gradients.
+            gradients; flat shards (FSDP1, DeepSpeed ZeRO), whose norms are not those of layers.
 
     Example:
         >>> import torch, valleys
@@ -94,6 +98,7 @@ class ALTO(Layerwise):
         trust_clip: float | tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
         accelerate: tuple[str, ...] = ("momentum", "second_moment"),
+        blocks: tuple[Any, ...] | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | str | None = None,
@@ -118,6 +123,7 @@ class ALTO(Layerwise):
                 "trust_clip": trust_clip,
                 "max_grad_norm": max_grad_norm,
                 "accelerate": accelerate,
+                "blocks": blocks,
                 "maximize": maximize,
                 "foreach": foreach,
                 "fused": fused,
@@ -152,6 +158,7 @@ class Lamb(Layerwise):
         layer_adaptation: as in :class:`valleys.ALTO`. Default: True.
         trust_clip: as in :class:`valleys.ALTO`. Default: None.
         max_grad_norm: as in :class:`valleys.ALTO`. Default: None.
+        blocks: as in :class:`valleys.ALTO`. Default: None.
         maximize: ascend instead of descend. Default: False.
         foreach: as in :class:`valleys.ALTO`. Default: None.
         fused: as in :class:`valleys.ALTO`. Default: None.
@@ -164,7 +171,7 @@ class Lamb(Layerwise):
     Raises:
         ValueError: an option out of its range, also in a group, also later in ``add_param_group``.
         RuntimeError: ``fused`` asks for a kernel that does not work here; options that exclude each other; sparse
-            gradients.
+            gradients; flat shards (FSDP1, DeepSpeed ZeRO), whose norms are not those of layers.
 
     Example:
         >>> import torch, valleys
@@ -192,6 +199,7 @@ class Lamb(Layerwise):
         layer_adaptation: bool = True,
         trust_clip: float | tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
+        blocks: tuple[Any, ...] | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | str | None = None,
@@ -214,6 +222,7 @@ class Lamb(Layerwise):
                 "layer_adaptation": layer_adaptation,
                 "trust_clip": trust_clip,
                 "max_grad_norm": max_grad_norm,
+                "blocks": blocks,
                 "maximize": maximize,
                 "foreach": foreach,
                 "fused": fused,

@@ -1,0 +1,198 @@
+"""Parameters that hold several layers: which elements belong to which, so that each layer gets a ratio of its own.
+
+A block option is plain data, a tuple that goes through checkpoints, for the ``blocks`` option of a parameter group of
+``ALTO`` and ``Lamb``. Several in a tuple divide a parameter along several dimensions.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from valleys._parts import Pattern
+
+__all__ = ["Block", "find", "interleaved", "layer_count", "patterns", "sections", "stacked"]
+
+Block = tuple[str, int, int] | tuple[str, int, tuple[int, ...]]
+
+
+def stacked(count: int, dim: int = 0) -> Block:
+    r"""Equal layers one after the other: stacked experts, blocks to be scanned over.
+
+    .. math:: i \text{ belongs to layer } \lfloor i \cdot count / size(dim) \rfloor
+
+    Args:
+        count: number of layers, >= 1; it must divide the dimension.
+        dim: the dimension they are stacked along, negative ones from the end. Default: 0.
+
+    Returns:
+        The value of a group's ``blocks`` option.
+
+    Raises:
+        ValueError: ``count`` is no integer of at least 1.
+
+    Example:
+        >>> import torch, valleys
+        >>> experts = torch.nn.Parameter(torch.randn(8, 4, 16))
+        >>> optimizer = valleys.ALTO([{"params": [experts], "blocks": valleys.blocks.stacked(8)}])
+
+    Source: ours.
+    """
+    return _checked(("stacked", dim, count))
+
+
+def sections(sizes: Sequence[int], dim: int = 0) -> Block:
+    r"""Layers of given sizes one after the other: query, key and value in one matrix.
+
+    .. math:: i \text{ belongs to layer } l \text{ where } \sum_{j<l} sizes_j \le i < \sum_{j \le l} sizes_j
+
+    Args:
+        sizes: length of each layer along ``dim``, >= 1; together the dimension's.
+        dim: the dimension, negative ones from the end. Default: 0.
+
+    Returns:
+        The value of a group's ``blocks`` option.
+
+    Raises:
+        ValueError: a size that is no integer of at least 1.
+
+    Example:
+        >>> import torch, valleys
+        >>> qkv = torch.nn.Linear(32, 32 + 8 + 8, bias=False)  # grouped queries
+        >>> optimizer = valleys.ALTO([{"params": qkv.parameters(), "blocks": valleys.blocks.sections([32, 8, 8])}])
+
+    Source: ours.
+    """
+    return _checked(("sections", dim, tuple(sizes)))
+
+
+def interleaved(sizes: Sequence[int], dim: int = 0) -> Block:
+    r"""Layers that alternate: query, key and value of one head after those of another.
+
+    .. math:: i \text{ belongs to the layer of } i \bmod \textstyle\sum_j sizes_j \text{ in } sections(sizes)
+
+    Args:
+        sizes: lengths of one round, >= 1; their sum must divide the dimension.
+        dim: the dimension, negative ones from the end. Default: 0.
+
+    Returns:
+        The value of a group's ``blocks`` option.
+
+    Raises:
+        ValueError: a size that is no integer of at least 1.
+
+    Example:
+        >>> import torch, valleys
+        >>> qkv = torch.nn.Linear(32, 3 * 32, bias=False)  # 4 heads of 8
+        >>> optimizer = valleys.ALTO([{"params": qkv.parameters(), "blocks": valleys.blocks.interleaved([8, 8, 8])}])
+
+    Source: ours.
+    """
+    return _checked(("interleaved", dim, tuple(sizes)))
+
+
+def find(model: nn.Module) -> dict[str, dict[str, Block]]:
+    """Blocks of the usual fused attention weights in a model, as overrides for ``param_groups``.
+
+    Found are ``in_proj_weight`` of ``nn.MultiheadAttention`` and, in any module, a linear layer (``nn.Linear``, or a
+    ``Conv1D`` as in transformers' GPT-2) that is called ``c_attn`` or ``qkv``, or whose output is three (``c_attn``: or
+    two) times its input: query, key, value one after the other. Others (grouped queries, interleaved heads, stacked
+    experts) look the same from outside and differ inside: say them yourself.
+
+    Args:
+        model: before or after sharding; the names are those of ``model.named_parameters()``.
+
+    Returns:
+        A mapping from names to options, empty if there is nothing of the kind.
+
+    Example:
+        >>> import torch, valleys
+        >>> model = torch.nn.TransformerEncoderLayer(16, 2)
+        >>> found = valleys.blocks.find(model)
+        >>> found
+        {'self_attn.in_proj_weight': {'blocks': ('sections', 0, (16, 16, 16))}}
+        >>> optimizer = valleys.ALTO(valleys.param_groups(model, overrides=found))
+
+    Source: ours.
+    """
+    found: dict[str, dict[str, Block]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        block = _fused_attention(path.rpartition(".")[2], module)
+        if block is not None:
+            name = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
+            found[glob.escape(f"{path}.{name}" if path else name)] = {"blocks": block}
+    return found
+
+
+def _fused_attention(name: str, module: nn.Module) -> Block | None:
+    if isinstance(module, nn.MultiheadAttention):
+        return None if module.in_proj_weight is None else sections([module.embed_dim] * 3)
+    weight = getattr(module, "weight", None)
+    if name not in ("c_attn", "qkv") or not isinstance(weight, Tensor) or weight.dim() != 2:
+        return None
+    # transformers' Conv1D keeps its weight transposed; by name, for it need not be installed.
+    dim = 1 if type(module).__name__ == "Conv1D" else 0
+    size, width = weight.shape[dim], weight.shape[1 - dim]
+    count = size // width if width and size % width == 0 else 0
+    allowed = (2, 3) if name == "c_attn" else (3,)
+    return sections([width] * count, dim) if count in allowed else None
+
+
+def patterns(blocks: Any, shape: Sequence[int]) -> tuple[Pattern, ...]:
+    """A ``blocks`` option for a parameter of this shape, checked.
+
+    Args:
+        blocks: None, what ``stacked``, ``sections`` or ``interleaved`` returned, or several of those.
+        shape: the parameter's (the whole one's, if it is sharded).
+
+    Returns:
+        One pattern per divided dimension; empty for None.
+
+    Raises:
+        ValueError: a value that none of the three makes, or that does not fit the shape.
+    """
+    if blocks is None:
+        return ()
+    several = blocks if isinstance(blocks[0], (tuple, list)) else (blocks,)
+    found = tuple(_pattern(_checked(block), tuple(shape)) for block in several)
+    if len({pattern.dim for pattern in found}) < len(found):
+        raise ValueError(f"blocks={blocks!r} divides a dimension twice; give every dimension one pattern")
+    return found
+
+
+def _pattern(block: Block, shape: tuple[int, ...]) -> Pattern:
+    kind, dim, value = block
+    if not -len(shape) <= dim < len(shape):
+        raise ValueError(f"blocks={block!r}: a parameter of shape {shape} has no dimension {dim}")
+    dim %= len(shape)
+    size = shape[dim]
+    sizes = (value,) if isinstance(value, int) else value
+    total = sum(sizes)
+    if size != total if kind == "sections" else size % total != 0:
+        rule = {"stacked": "a multiple of", "sections": "exactly", "interleaved": "a multiple of"}[kind]
+        raise ValueError(f"blocks={block!r}: dimension {dim} of a parameter of shape {shape} must be {rule} {total}")
+    if isinstance(value, int):
+        sizes = (size // value,) * value
+    return Pattern(dim, sizes)
+
+
+def _checked(block: Any) -> Block:
+    if len(block) != 3 or block[0] not in ("stacked", "sections", "interleaved") or type(block[1]) is not int:
+        raise ValueError(
+            f"blocks must be None or what valleys.blocks.stacked, sections or interleaved returns, got {block!r}"
+        )
+    kind, dim, value = block
+    numbers = [value] if kind == "stacked" else list(value)
+    if not numbers or any(type(n) is not int or n < 1 for n in numbers):
+        what = "count" if kind == "stacked" else "sizes"
+        raise ValueError(f"blocks: {what} of {kind} must be integers of at least 1, got {value!r}")
+    return (kind, dim, value) if kind == "stacked" else (kind, dim, tuple(numbers))
+
+
+def layer_count(found: Sequence[Pattern]) -> int:
+    """How many layers these patterns make of a parameter."""
+    return math.prod(len(pattern.sizes) for pattern in found)
