@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 
 from valleys._feed import adapted_gradients
 from valleys._joint import step_jointly
-from valleys._state import load_keeping_dtype
+from valleys._probe import Probed, is_probe
+from valleys._state import load_keeping_dtype, new_state
 from valleys.hyperparameters import check_explore
 
 __all__ = ["BUFFER", "activate", "adapted_class", "register", "release_step", "track_step"]
@@ -58,7 +59,14 @@ def activate(
         for name, value in options.items():
             group.setdefault(name, value)
         _check_group(group)
-    optimizer._explore_buffers = {}
+    # A base that has its states already shows them to torch.distributed.checkpoint without a step: so must E.
+    optimizer._explore_buffers = {
+        param: new_state(param, state_dtype, signed=True)
+        for group in optimizer.param_groups
+        for param in group["params"]
+        if group["explore_alpha"] != 0 and optimizer.state.get(param)
+    }
+    optimizer._explore_probed = None
     optimizer._explore_inplace = inplace
     optimizer._patch_step_function()
 
@@ -159,7 +167,12 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
         if closure is not None:
             with torch.enable_grad():
                 evaluated = _Evaluated(self, closure())
+        if self._explore_probed is not None and self._explore_probed.take_back(self):
+            self._explore_buffers.clear()
+        self._explore_probed = Probed(self) if not self.state and is_probe() else None
         if step_jointly(self):
+            if self._explore_probed is not None:
+                self._explore_probed.finish(self)
             return None if evaluated is None else evaluated.loss
         # The base's own function, without its hooks: those of this object fire around this one.
         hooked: Any = base.step
@@ -170,6 +183,8 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
             # Stateless bases leave no entry; torch.distributed.checkpoint takes an empty ``state`` for a fresh
             # optimizer and steps it with zero gradients, which would move the buffers.
             self.state.setdefault(param, {})
+        if self._explore_probed is not None:
+            self._explore_probed.finish(self)
         return result if evaluated is None else evaluated.loss
 
     def add_param_group(self: Any, param_group: dict[str, Any]) -> None:
@@ -211,6 +226,7 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
 
         def install(states: list[tuple[Tensor, dict[str, Tensor]]]) -> None:
             self._explore_buffers = {param: entry[BUFFER] for param, entry in states if BUFFER in entry}
+            self._explore_probed = None
 
         load = functools.partial(base.load_state_dict, self)
         load_keeping_dtype(self, load, state_dict, (BUFFER,), install, complete)
@@ -219,6 +235,7 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
         state = {
             **base.__getstate__(self),
             "_explore_buffers": self._explore_buffers,
+            "_explore_probed": None,
             "_explore_inplace": self._explore_inplace,
         }
         return _rebuild, (base,), state
