@@ -13,6 +13,7 @@ from torch import Tensor
 from valleys import reference
 from valleys._gather import real
 from valleys._state import state_dtype
+from valleys.distributed import aligned, local, placements, random_place
 from valleys.hyperparameters import check_explore
 from valleys.kernels.choice import select
 from valleys.kernels.layout import layout, ordered, put_back
@@ -89,6 +90,9 @@ def _entries(optimizer: Any) -> Iterator[_Entry]:
             key = None
             if wanted == torch.bfloat16:
                 key = mix(salt(group["explore_seed"], number) ^ group["explore_count"])
+                shard = local(param)
+                key, start = random_place(param, key, layout(shard) or range(shard.dim()))
+                key = (key + start) % 2**32
             yield _Entry(param, param.grad, alpha, beta, state_dtype(param, wanted), key)
 
 
@@ -121,7 +125,7 @@ def _adapt_bucket(
     graph: bool,
 ) -> None:
     alpha, beta = bucket[0].alpha, bucket[0].beta
-    grads = [entry.grad for entry in bucket]
+    grads = [aligned(entry.grad, entry.param) for entry in bucket]
     if scale is not None:
         grads = [grad / scale.to(grad.device) for grad in grads]
     if alpha == 0 and bucket[0].param not in buffers:
@@ -150,8 +154,10 @@ def _adapt_bucket(
     for entry, grad in zip(bucket, adapted, strict=True):
         if not inplace:
             entry.param.grad = grad.to(entry.grad.dtype)
-        elif grad is not entry.grad:
+        elif grad is not entry.grad and placements(grad) == placements(entry.grad):
             entry.grad.copy_(grad)
+        else:
+            entry.param.grad = grad
 
 
 def _differentiable(
@@ -194,7 +200,6 @@ def _explore(
 def _shards(*columns: list[Tensor]) -> tuple[list[Tensor], ...]:
     """What this rank holds of DTensors that are sharded alike: E is elementwise, and kernels need plain tensors."""
     rows = list(zip(*columns, strict=True))
-    layouts = [{getattr(tensor, "placements", None) for tensor in row} for row in rows]
-    if any(len(found) > 1 or None in found for found in layouts):
+    if any(len({placements(tensor) for tensor in row}) > 1 for row in rows):
         return columns
-    return tuple([tensor.to_local() for tensor in column] for column in columns)  # type: ignore[attr-defined]
+    return tuple([local(tensor) for tensor in column] for column in columns)

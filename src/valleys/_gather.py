@@ -10,7 +10,7 @@ from torch import Tensor
 
 from valleys._layers import Place, Pool
 from valleys._parts import Part, Pattern, parts
-from valleys.distributed import first_index, is_sharded, local, local_gradient, random_place, wrapped_like
+from valleys.distributed import aligned, first_index, is_sharded, local, random_place, wrapped_like
 from valleys.kernels import Tensors
 from valleys.kernels.choice import Backend, select
 from valleys.kernels.layout import Layout, is_plain, layout, ordered, put_back
@@ -59,7 +59,7 @@ class Row(NamedTuple):
     def _of_shard(cls, param: Any, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int) -> Row:
         shards = {**state, **{name: local(state[name]) for name in names}}
         before = dict(shards)
-        row = cls._of(local(param), local_gradient(param), shards, names, dtype, salt)
+        row = cls._of(local(param), local(aligned(param.grad, param)), shards, names, dtype, salt)
         state.update({name: wrapped_like(shards[name], param) for name in names if shards[name] is not before[name]})
         order = row.order if row.order is not None else tuple(range(row.target.dim()))
         if salt:

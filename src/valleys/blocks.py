@@ -157,7 +157,8 @@ def patterns(blocks: Any, shape: Sequence[int]) -> tuple[Pattern, ...]:
     """
     if blocks is None:
         return ()
-    several = blocks if isinstance(blocks[0], (tuple, list)) else (blocks,)
+    nested = isinstance(blocks, (tuple, list)) and blocks and all(isinstance(block, (tuple, list)) for block in blocks)
+    several = blocks if nested else (blocks,)
     found = tuple(_pattern(_checked(block), tuple(shape)) for block in several)
     if len({pattern.dim for pattern in found}) < len(found):
         raise ValueError(f"blocks={blocks!r} divides a dimension twice; give every dimension one pattern")
@@ -181,12 +182,13 @@ def _pattern(block: Block, shape: tuple[int, ...]) -> Pattern:
 
 
 def _checked(block: Any) -> Block:
-    if len(block) != 3 or block[0] not in ("stacked", "sections", "interleaved") or type(block[1]) is not int:
+    known = isinstance(block, (tuple, list)) and len(block) == 3 and block[0] in ("stacked", "sections", "interleaved")
+    if not known or type(block[1]) is not int:
         raise ValueError(
             f"blocks must be None or what valleys.blocks.stacked, sections or interleaved returns, got {block!r}"
         )
     kind, dim, value = block
-    numbers = [value] if kind == "stacked" else list(value)
+    numbers = [value] if kind == "stacked" else list(value) if isinstance(value, (tuple, list)) else []
     if not numbers or any(type(n) is not int or n < 1 for n in numbers):
         what = "count" if kind == "stacked" else "sizes"
         raise ValueError(f"blocks: {what} of {kind} must be integers of at least 1, got {value!r}")

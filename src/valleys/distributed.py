@@ -16,12 +16,14 @@ from valleys.kernels.rounding import mix
 
 __all__ = [
     "add_up",
+    "aligned",
+    "fail_unless",
     "first_index",
     "is_sharded",
     "local",
-    "local_gradient",
     "mesh_dims",
     "placed_like",
+    "placements",
     "random_place",
     "refuse_flat",
     "wrapped_like",
@@ -36,6 +38,11 @@ def is_sharded(tensor: object) -> bool:
     return hasattr(tensor, "placements")
 
 
+def placements(tensor: object) -> Any:
+    """How a DTensor is sharded; None for others."""
+    return getattr(tensor, "placements", None)
+
+
 def local(tensor: Any) -> Tensor:
     """What this rank holds of a DTensor; another tensor itself."""
     if not is_sharded(tensor):
@@ -44,21 +51,20 @@ def local(tensor: Any) -> Tensor:
     return shard.wait() if hasattr(shard, "wait") else shard  # type: ignore[no-any-return]
 
 
-def local_gradient(param: Any) -> Tensor:
-    """This rank's part of a parameter's gradient, sharded as the parameter is; a Partial one is summed up first.
+def aligned(grad: Any, param: Any) -> Tensor:
+    """A gradient sharded as its parameter is; a Partial one is summed up over the ranks.
 
     Raises:
         RuntimeError: the gradient lies on another mesh.
     """
-    grad = param.grad
     if is_sharded(grad) and is_sharded(param) and grad.placements != param.placements:
         if grad.device_mesh != param.device_mesh:
             raise RuntimeError(
                 f"a parameter of shape {tuple(param.shape)} lies on {param.device_mesh} and its gradient on "
                 f"{grad.device_mesh}; redistribute the gradient"
             )
-        grad = grad.redistribute(placements=param.placements)
-    return local(grad)
+        return grad.redistribute(placements=param.placements)  # type: ignore[no-any-return]
+    return grad  # type: ignore[no-any-return]
 
 
 def wrapped_like(shard: Tensor, like: Any) -> Tensor:
