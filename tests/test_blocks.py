@@ -78,7 +78,8 @@ def test_parts_are_few() -> None:
 def test_every_block_is_a_layer(backend: str, cls: Any, memory_format: torch.memory_format) -> None:
     """The same as parameters of their own; beside ordinary parameters, in channels_last too."""
     generator = torch.Generator().manual_seed(0)
-    groups, wholes, expected, states = [], [], [], []
+    groups, wholes, expected = [], [], []
+    states: list[dict[int, Any]] = []
     for blocks, shape in [*FORMS, (sections([3, 5], 1), (4, 8, 3, 3)), (None, (5, 3))]:
         theta = torch.randn(shape, dtype=torch.float64, generator=generator)
         if theta.dim() == 4:
@@ -123,7 +124,7 @@ def test_a_complex_parameter_and_one_with_gaps() -> None:
             half.grad = grad.clone()
         for optimizer in optimizers:
             optimizer.step()
-    real = [torch.view_as_real(p.detach()) for p in (whole, spaced, torch.cat(halves, dim=1))]
+    real = [torch.view_as_real(p.detach()) for p in (whole, spaced, torch.cat([*halves], dim=1))]
     assert largest_error(real[:2], [real[2], real[2]]) < 1e-13
 
 

@@ -108,6 +108,7 @@ class Bucket(NamedTuple):
     Args:
         backend: who updates them.
         tensors: of whole parameters or shards, or of their parts.
+        grads: gradients of the whole parameters or shards.
         pool: with whose their sums are added up; None if each is whole.
         counted: whether this rank adds its sums.
         layers: the pool's number for the layer of each tensor; empty if each is a layer or has no ratio.
@@ -115,6 +116,7 @@ class Bucket(NamedTuple):
 
     backend: Backend
     tensors: Tensors
+    grads: list[Tensor]
     pool: Pool | None = None
     counted: bool = True
     layers: tuple[int, ...] = ()
@@ -161,10 +163,11 @@ def _bucket(rows: list[Row], group: dict[str, Any], explores: bool) -> Bucket:
         salts=[row.salt for row, _, _, _ in cut],
         starts=[start for _, _, start, _ in cut],
     )
+    grads = [row.grad for row in rows]
     if some.place is None:
-        return Bucket(backend, tensors)
+        return Bucket(backend, tensors, grads)
     layers = tuple(layer for _, _, _, layer in cut if layer is not None)
-    return Bucket(backend, tensors, some.place.pool, some.place.counted, layers)
+    return Bucket(backend, tensors, grads, some.place.pool, some.place.counted, layers)
 
 
 def _pieces(row: Row) -> Iterator[tuple[Row, list[Tensor], int, int | None]]:

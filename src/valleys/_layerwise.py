@@ -106,7 +106,7 @@ class Layerwise(Optimizer):
             if job.group["differentiable"] and job.params:
                 with torch.enable_grad():
                     self._step_differentiably(job.params, job.rule, job.group["max_grad_norm"])
-            for backend, tensors, pool, counted, layers in job.buckets:
+            for backend, tensors, _, pool, counted, layers in job.buckets:
                 if pool is None or not layers:
                     backend.alto_(tensors, job.rule, clip)
                     continue
@@ -115,7 +115,7 @@ class Layerwise(Optimizer):
                     pool.add(layers, sums)
         pools.add_up()
         for job in work:
-            for backend, tensors, pool, _, layers in job.buckets:
+            for backend, tensors, _, pool, _, layers in job.buckets:
                 if pool is not None and layers:
                     sums = pool.of(layers, tensors.params[0].device)
                     backend.apply_(tensors, job.rule, step_lengths(sums, job.rule))
@@ -254,7 +254,7 @@ def _clip_factors(work: list[_Work], pools: Pools) -> list[Tensor | None]:
     if all(bound is None for bound in bounds):
         return [None] * len(work)
     sums = [
-        (which, bucket.pool, bucket.backend.square_sum(bucket.tensors.grads))
+        (which, bucket.pool, bucket.backend.square_sum(bucket.grads))
         for which, job in enumerate(work)
         for bucket in job.buckets
         if bucket.counted and bounds[which] is not None

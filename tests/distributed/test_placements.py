@@ -70,12 +70,12 @@ def expected(thetas: list[Tensor], grads: list[list[Tensor | None]], groups: lis
     counts = [len(group["params"]) for group in groups]
     state: dict[Any, Any] = {}
     for step in grads:
-        gs = [None if g is None else -g.double() if groups[0]["maximize"] else g.double() for g in step]
+        gs: list[Any] = [None if g is None else -g.double() if groups[0]["maximize"] else g.double() for g in step]
         if bound is not None:
             first = 0
             for count in counts:
                 present = [i for i in range(first, first + count) if gs[i] is not None]
-                clipped = reference.clip([gs[i] for i in present], bound)  # type: ignore[misc]
+                clipped = reference.clip([gs[i] for i in present], bound)
                 for i, g in zip(present, clipped, strict=True):
                     gs[i] = g
                 first += count
@@ -103,7 +103,7 @@ def run(mesh_shape: tuple[int, ...], backend: str, dtype: torch.dtype, options: 
             placed = distribute_tensor(placed, mesh, some_placements(index, theta.dim(), len(mesh_shape)))
         params.append(torch.nn.Parameter(placed))
     # Blocks by group; the second has no ratio; the others share one.
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": params[:6]},
         {"params": params[6:8], "layer_adaptation": False},
         {"params": [params[8]], "blocks": BLOCKS[8]},
@@ -152,7 +152,7 @@ def partial_gradients() -> tuple[float, float]:
     mesh = mesh_of((distributed.get_world_size(),))
     errors = []
     for make in (lambda p: valleys.ALTO(p, lr=0.1), lambda p: valleys.ESGD(p, lr=0.1)):
-        ours = torch.nn.Parameter(distribute_tensor(torch.arange(6.0).view(2, 3), mesh, [Replicate()]))
+        ours: Any = torch.nn.Parameter(distribute_tensor(torch.arange(6.0).view(2, 3), mesh, [Replicate()]))
         plain = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
         a, b = make([ours]), make([plain])
         for step in range(4):
@@ -173,11 +173,11 @@ def replicas_and_shards_of_random_bits() -> None:
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(7, 5, generator=generator).bfloat16()
     options: dict[str, Any] = {"lr": 0.05, "state_dtype": torch.bfloat16}
-    whole = torch.nn.Parameter(theta.clone())
-    rows = torch.nn.Parameter(distribute_tensor(theta.clone(), mesh, [Replicate(), Shard(0)]))
-    columns = torch.nn.Parameter(distribute_tensor(theta.clone(), mesh, [Shard(1), Replicate()]))
+    whole: Any = torch.nn.Parameter(theta.clone())
+    rows: Any = torch.nn.Parameter(distribute_tensor(theta.clone(), mesh, [Replicate(), Shard(0)]))
+    columns: Any = torch.nn.Parameter(distribute_tensor(theta.clone(), mesh, [Shard(1), Replicate()]))
     adapted = [torch.nn.Parameter(p.detach().clone()) for p in (whole, rows)]
-    optimizers = [valleys.ALTO([p], **options) for p in (whole, rows, columns)]
+    optimizers: list[Any] = [valleys.ALTO([p], **options) for p in (whole, rows, columns)]
     for p in adapted:
         optimizers.append(valleys.adapt(torch.optim.SGD([p], lr=0.1), -5.0, 0.9, state_dtype=torch.bfloat16))
     for _ in range(10):
@@ -204,7 +204,7 @@ def replicas_and_shards_of_random_bits() -> None:
 def two_meshes() -> Any:
     """A parameter on all ranks and one on half of them each: one all-reduce for each mesh."""
     mesh = mesh_of((2, 2))
-    params = [
+    params: list[Any] = [
         torch.nn.Parameter(distribute_tensor(torch.ones(8, 8), mesh, [Shard(0), Shard(1)])),
         torch.nn.Parameter(distribute_tensor(torch.ones(8, 8), mesh["inner"], [Shard(0)])),
     ]
