@@ -90,32 +90,45 @@ class Pools:
         self._places: dict[Tensor, Place] = {}
         self._meshes: dict[Any, Pool] = {}
         self._devices: dict[torch.device, Pool] = {}
-        members = [(group, p) for group in groups for p in group["params"] if is_sharded(p) or group["blocks"]]
-        for _, param in members:
-            if is_sharded(param):
-                pool = self._meshes.setdefault(param.device_mesh, Pool(_device(param), param.device_mesh))  # type: ignore[attr-defined]
-                pool.dims = tuple(sorted({*pool.dims, *mesh_dims(param)}))
-        for group, param in members:
-            sharded = is_sharded(param)
-            adapted = group["layer_adaptation"]
-            if sharded:
-                pool = self._meshes[param.device_mesh]  # type: ignore[attr-defined]
-            elif adapted:
-                pool = self._devices.setdefault(param.device, Pool(param.device))
-            else:
-                continue
-            own = mesh_dims(param) if sharded else ()
-            counted = all(pool.mesh.get_local_rank(d) == 0 for d in pool.dims if d not in own)
-            self._places[param] = Place(pool, counted, len(pool.holders) if adapted else None)
-            if adapted:
-                layers = range(
-                    len(pool.holders), len(pool.holders) + layer_count(patterns(group["blocks"], param.shape))
-                )
-                pool.holders += [math.prod(pool.mesh.size(d) for d in own)] * len(layers)
-                if param.grad is not None and counted:
-                    pool.present += layers
+        members = [
+            (group, param, mesh_dims(param) if is_sharded(param) else None)
+            for group in groups
+            for param in group["params"]
+            if is_sharded(param) or group["blocks"]
+        ]
+        for _, param, own in members:
+            if own is not None:
+                pool = self._mesh(param)
+                if not set(own) <= set(pool.dims):
+                    pool.dims = tuple(sorted({*pool.dims, *own}))
+        for group, param, own in members:
+            if own is not None:
+                self._place(param, group, self._mesh(param), own)
+            elif group["layer_adaptation"]:
+                if param.device not in self._devices:
+                    self._devices[param.device] = Pool(param.device)
+                self._place(param, group, self._devices[param.device], ())
         for pool in self._all():
             pool.start()
+
+    def _mesh(self, param: Any) -> Pool:
+        mesh = param.device_mesh
+        if mesh not in self._meshes:
+            # Sums of parameters that are offloaded to the CPU start from there.
+            device = torch.device("cpu" if param.device.type == "cpu" else mesh.device_type)
+            self._meshes[mesh] = Pool(device, mesh)
+        return self._meshes[mesh]
+
+    def _place(self, param: Tensor, group: dict[str, Any], pool: Pool, own: tuple[int, ...]) -> None:
+        counted = own == pool.dims or all(pool.mesh.get_local_rank(d) == 0 for d in pool.dims if d not in own)
+        if not group["layer_adaptation"]:
+            self._places[param] = Place(pool, counted, None)
+            return
+        first, count = len(pool.holders), layer_count(patterns(group["blocks"], param.shape))
+        self._places[param] = Place(pool, counted, first)
+        pool.holders += [math.prod(pool.mesh.size(d) for d in own)] * count
+        if param.grad is not None and counted:
+            pool.present += range(first, first + count)
 
     def place(self, param: Tensor) -> Place | None:
         """A parameter's place; None if it is whole, here and one layer."""
@@ -159,10 +172,6 @@ def _total(values: list[Tensor]) -> Tensor:
         return torch.zeros(())
     device = values[0].device
     return torch.stack([x.to(device, sum_dtype(device)) for x in values]).sum()
-
-
-def _device(param: Any) -> torch.device:
-    return torch.device(param.device_mesh.device_type) if param.device.type != "cpu" else torch.device("cpu")
 
 
 @functools.lru_cache(maxsize=1024)

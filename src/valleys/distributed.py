@@ -5,6 +5,7 @@ Only DTensors say how they are sharded. Flat shards (FSDP1, ZeRO) do not, and ar
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -96,13 +97,21 @@ def mesh_dims(param: Any) -> tuple[int, ...]:
     Raises:
         RuntimeError: it is Partial: no rank knows its value.
     """
-    mesh = param.device_mesh
-    if any(placement.is_partial() for placement in param.placements):
+    dims = _mesh_dims(param.device_mesh, tuple(param.placements))
+    if dims is None:
         raise RuntimeError(
             f"a parameter of shape {tuple(param.shape)} is placed as {param.placements}, and no rank knows the value "
             "of a Partial one; redistribute it to Shard or Replicate"
         )
-    return tuple(i for i, p in enumerate(param.placements) if not p.is_replicate() and mesh.size(i) > 1)
+    return dims
+
+
+@functools.lru_cache(maxsize=256)
+def _mesh_dims(mesh: Any, placed: tuple[Any, ...]) -> tuple[int, ...] | None:
+    """None if something is Partial. Cached: it is asked for every parameter at every step."""
+    if any(placement.is_partial() for placement in placed):
+        return None
+    return tuple(i for i, p in enumerate(placed) if not p.is_replicate() and mesh.size(i) > 1)
 
 
 def first_index(param: Any) -> tuple[int, ...]:
