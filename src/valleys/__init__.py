@@ -2,8 +2,8 @@
 
 ``ALTO`` and ``Lamb`` are optimizers; ``adapt`` makes any torch optimizer explore, ``ESGD``, ``EAdam`` and ``EAdamW``
 are ready-made; ``suggest`` is the paper's rule for alpha and beta; ``param_groups`` sorts a model's parameters and
-``blocks`` says which of them hold several layers. The lab that compares optimizers fairly is ``valleys.lab``; the
-mathematics in the paper's symbols is ``valleys.reference``.
+``blocks`` says which of them hold several layers; ``release_gradients`` puts the step into backward. The lab that
+compares optimizers fairly is ``valleys.lab``; the mathematics in the paper's symbols is ``valleys.reference``.
 """
 
 from valleys import blocks
@@ -11,6 +11,19 @@ from valleys.adaptor import ESGD, EAdam, EAdamW, adapt
 from valleys.alto import ALTO, Lamb
 from valleys.groups import param_groups
 from valleys.hyperparameters import Suggestion, suggest
+from valleys.release import release_gradients
 
-__all__ = ["ALTO", "ESGD", "EAdam", "EAdamW", "Lamb", "Suggestion", "adapt", "blocks", "param_groups", "suggest"]
+__all__ = [
+    "ALTO",
+    "ESGD",
+    "EAdam",
+    "EAdamW",
+    "Lamb",
+    "Suggestion",
+    "adapt",
+    "blocks",
+    "param_groups",
+    "release_gradients",
+    "suggest",
+]
 __version__ = "0.1.0"

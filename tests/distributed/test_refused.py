@@ -113,3 +113,16 @@ def whole_parameters_per_rank() -> Any:
 
 def test_zero_redundancy_optimizer() -> None:
     assert all(spawn(whole_parameters_per_rank, 2))
+
+
+def released() -> str:
+    try:
+        valleys.release_gradients(valleys.ALTO(model().parameters()))
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def test_gradients_are_not_released_before_they_are_averaged() -> None:
+    """DDP's gradients are this rank's own when the hooks of backward run."""
+    assert all("several ranks" in message for message in spawn(released, 2))
