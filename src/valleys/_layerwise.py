@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from valleys import reference
 from valleys._gather import Bucket, Row, buckets
 from valleys._layers import Pools
-from valleys._options import check_group, check_parameters, rule_of
+from valleys._options import check_group, check_parameters, check_sharded, rule_of
 from valleys._probe import is_probe
 from valleys._state import load_keeping_dtype, new_state, state_dtype
 from valleys.blocks import patterns
-from valleys.distributed import local, refuse_flat
+from valleys.distributed import is_sharded, local, refuse_flat
 from valleys.kernels import Rule
 from valleys.kernels.choice import require_fused
 from valleys.kernels.ratio import step_lengths
@@ -165,7 +165,9 @@ class Layerwise(Optimizer):
         params = [param for param in group["params"] if param.grad is not None]
         needs_norms = group["layer_adaptation"] or group["max_grad_norm"] is not None
         for param in params:
-            if needs_norms:
+            if is_sharded(param):
+                check_sharded(param, group)  # it may have taken a whole one's place
+            elif needs_norms:
                 refuse_flat(param, self._known_shapes(), type(self).__name__)
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise RuntimeError(

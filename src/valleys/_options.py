@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from valleys._state import EIGHT_BIT, eight_bit
 from valleys.blocks import patterns
@@ -13,7 +14,7 @@ from valleys.hyperparameters import check_explore, check_range
 from valleys.kernels import Rule
 from valleys.kernels.choice import FUSED
 
-__all__ = ["check_group", "check_parameters", "check_precision", "rule_of"]
+__all__ = ["check_group", "check_parameters", "check_precision", "check_sharded", "rule_of"]
 
 _ACCELERATED = ("momentum", "second_moment")
 _STATE_DTYPES = (torch.float32, torch.bfloat16)
@@ -86,20 +87,24 @@ def check_parameters(group: dict[str, Any]) -> None:
     """Raises if an option does not fit one of the group's parameters, saying which and why."""
     for param in group["params"]:
         patterns(group["blocks"], param.shape)
-        if not is_sharded(param):
-            continue
-        mesh_dims(param)
-        what = f"a parameter of shape {tuple(param.shape)} is a DTensor"
-        if group["differentiable"]:
-            raise RuntimeError(f"differentiable=True is for whole parameters, and {what}; leave it unset")
-        if group["state_dtype"] == EIGHT_BIT:
-            raise RuntimeError(
-                f"state_dtype={EIGHT_BIT!r} is for whole parameters, and {what}, whose shards torchao's blocks do not "
-                "fit; take torch.bfloat16, and shards are small"
-            )
+        if is_sharded(param):
+            check_sharded(param, group)
     if group["blocks"] is not None and (group["differentiable"] or group["state_dtype"] == EIGHT_BIT):
         name = "differentiable=True" if group["differentiable"] else f"state_dtype={EIGHT_BIT!r}"
         raise RuntimeError(f"blocks exclude {name}, which sees whole parameters only; leave one of them unset")
+
+
+def check_sharded(param: Tensor, group: dict[str, Any]) -> None:
+    """Raises if the group asks for what a DTensor cannot have, or no rank knows its value."""
+    mesh_dims(param)
+    what = f"a parameter of shape {tuple(param.shape)} is a DTensor"
+    if group["differentiable"]:
+        raise RuntimeError(f"differentiable=True is for whole parameters, and {what}; leave it unset")
+    if group["state_dtype"] == EIGHT_BIT:
+        raise RuntimeError(
+            f"state_dtype={EIGHT_BIT!r} is for whole parameters, and {what}, whose shards torchao's blocks do not "
+            "fit; take torch.bfloat16, and shards are small"
+        )
 
 
 def _check_trust_clip(value: Any) -> None:

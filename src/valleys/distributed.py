@@ -203,8 +203,6 @@ def refuse_flat(param: Any, shapes: frozenset[tuple[int, ...]], optimizer: str) 
     Raises:
         RuntimeError: it is flat: FSDP1's or DeepSpeed's, or it took another parameter's place in a group.
     """
-    if is_sharded(param):
-        return
     kind = None
     if getattr(param, "_fsdp_flattened", False):
         kind = "one of FSDP1's flat parameters"

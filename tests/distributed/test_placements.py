@@ -288,11 +288,18 @@ def refusals() -> dict[str, str]:
     attempt("8bit", lambda: valleys.ALTO([sharded], state_dtype="8bit"))
     attempt("differentiable", lambda: valleys.ALTO([sharded], differentiable=True))
     attempt("partial", lambda: valleys.Lamb([partial]))
+    for name, option in (("8bit later", {"state_dtype": "8bit"}), ("differentiable later", {"differentiable": True})):
+        # Accelerate shards after the optimizer was made, and puts the shards into its groups.
+        optimizer = valleys.ALTO([torch.nn.Parameter(torch.ones(64, 64))], **option)
+        optimizer.param_groups[0]["params"] = [sharded]
+        sharded.grad = torch.ones_like(sharded)
+        attempt(name, optimizer.step)
+        assert not optimizer.state
     return found
 
 
 def test_what_cannot_be_is_refused_at_once() -> None:
     (found,) = spawn(refusals, 1)
-    assert set(found) == {"8bit", "differentiable", "partial"}
+    assert set(found) == {"8bit", "differentiable", "partial", "8bit later", "differentiable later"}
     for name, message in found.items():
         assert re.search("DTensor|Partial", message), (name, message)
