@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -303,3 +307,33 @@ def test_what_cannot_be_is_refused_at_once() -> None:
     assert set(found) == {"8bit", "differentiable", "partial", "8bit later", "differentiable later"}
     for name, message in found.items():
         assert re.search("DTensor|Partial", message), (name, message)
+
+
+def in_the_interpreter() -> float:
+    """Triton's kernels on shards and blocks, against foreach."""
+    mesh = mesh_of((2,))
+    generator = torch.Generator().manual_seed(0)
+    found: list[list[Any]] = []
+    for backend in ("triton", False):
+        generator.manual_seed(0)
+        theta = torch.randn(6, 12, generator=generator)
+        params: list[Any] = [torch.nn.Parameter(distribute_tensor(theta.clone(), mesh, [Shard(d)])) for d in (0, 1)]
+        groups = [{"params": [p], "blocks": BLOCKS[9]} for p in params]
+        optimizer = valleys.ALTO(groups, lr=0.05, fused=backend, foreach=None if backend else True, max_grad_norm=3.0)
+        for _ in range(3):
+            grad = torch.randn(6, 12, generator=generator)
+            for p in params:
+                p.grad = distribute_tensor(grad.clone(), mesh, p.placements)
+            optimizer.step()
+        found.append([p.full_tensor() for p in params])
+    return largest_error(*found)
+
+
+def test_triton_on_shards() -> None:
+    pytest.importorskip("triton")
+    # Triton asks for the interpreter when it is imported, which torch may have done here.
+    program = "from distributed import test_placements as t; print(max(t.spawn(t.in_the_interpreter, 2)))"
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-6
