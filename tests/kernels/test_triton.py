@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +26,7 @@ from backends import largest_error
 from valleys import reference
 from valleys.kernels import Rule, Tensors
 from valleys.kernels import triton as backend
+from valleys.kernels.ratio import step_lengths
 from valleys.kernels.rounding import Noise, bits, mix, round_to_bfloat16
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
@@ -116,12 +119,16 @@ def start(
     explores: bool = True,
     grad: torch.dtype | None = None,
 ) -> Tensors:
-    """Parameters before their first step; the i-th has made i steps already, with moments still zero."""
+    """Parameters before their first step; the i-th has made i steps already, with moments still zero.
+
+    Their random bits begin at 0, shortly before 2^32, where their numbers wrap around, and beyond.
+    """
     params = [randn(shape, seed, dtype) for seed, shape in enumerate(shapes)]
     s, m, v = ([torch.zeros_like(p, dtype=state or dtype) for p in params] for _ in range(3))
     grads = [torch.zeros_like(p, dtype=grad or dtype) for p in params]
     steps = [torch.tensor(float(i)) for i in range(len(params))]
-    return Tensors(params, grads, s if explores else None, m, v, steps, [mix(i) for i in range(len(params))])
+    salts, starts = [mix(i) for i in range(len(params))], [i * (2**32 - 3) for i in range(len(params))]
+    return Tensors(params, grads, s if explores else None, m, v, steps, salts, starts)
 
 
 def gradients(tensors: Tensors, k: int) -> None:
@@ -320,8 +327,7 @@ def emulated(tensors: Tensors, rule: Rule, steps: int) -> Tensors:
         gradients(tensors, k)
         torch._foreach_add_(tensors.steps, 1)
         for i, (p, grad, s, m, v) in enumerate(zip(*columns, strict=True)):
-            key = mix(tensors.salts[i] ^ int(tensors.steps[i]))
-            write = narrowing(rule, key)
+            write = narrowing(rule, Noise(mix(tensors.salts[i] ^ int(tensors.steps[i])), tensors.starts[i]))
             g = grad.float()
             difference = g - s.float()
             adapted = g + c * difference
@@ -333,10 +339,10 @@ def emulated(tensors: Tensors, rule: Rule, steps: int) -> Tensors:
     return tensors
 
 
-def narrowing(rule: Rule, key: int) -> Callable[[Tensor, Tensor, str], None]:
+def narrowing(rule: Rule, place: Noise) -> Callable[[Tensor, Tensor, str], None]:
     def write(to: Tensor, x: Tensor, role: str) -> None:
         if to.dtype == torch.bfloat16 and rule.stochastic_rounding:
-            x = round_to_bfloat16(x, bits(Noise(key, 0), role, x))
+            x = round_to_bfloat16(x, bits(place, role, x))
         to.copy_(x)
 
     return write
@@ -366,6 +372,99 @@ def test_stochastic_rounding_with_the_ratio() -> None:
     run(ours, rule, 3)
     run(theirs, rule._replace(layer_adaptation=False), 3)
     assert same_bits(all_tensors(ours), all_tensors(theirs))
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (torch.float64, "capturable"),
+        (torch.float32, "exploit"),
+        (torch.float32, "ratio at least 30"),
+        (torch.bfloat16, "tensor lr"),
+    ],
+    ids=str,
+)
+def test_the_halves_make_the_step(dtype: torch.dtype, options: str) -> None:
+    """Bit for bit, where every tensor is a layer; the sums are those of what is stored."""
+    rule = RULE._replace(**OPTIONS[options], stochastic_rounding=True)
+    shapes = [(4, 3), (5,), (), (0,), (6 * BLOCK + 1,), (2 * BLOCK,), (7,)]
+    clip = torch.tensor(0.3)
+    once, twice = run(start(shapes, dtype), rule, 1), run(start(shapes, dtype), rule, 1)
+    for tensors in (once, twice):
+        gradients(tensors, 2)
+        tensors.params[6].zero_()
+        tensors.grads[1][3] = float("nan")
+    before = [p.to(torch.float64, copy=True) for p in twice.params]
+    sums = backend.measure_(twice, rule, clip)
+    backend.apply_(twice, rule, step_lengths(sums, rule))
+    backend.alto_(once, rule, clip)
+    assert same_bits(all_tensors(twice), all_tensors(once))
+    assert sums.dtype == torch.float64
+    moving = [bool((g != 0).any()) for g in twice.grads]
+    assert 0 < sum(moving) < len(moving) - 1
+    assert (sums[2] != 0).tolist() == moving
+    for i, (p, m, v, k) in enumerate(zip(before, twice.exp_avgs, twice.exp_avg_sqs, twice.steps, strict=True)):
+        m, v = m.double() / (1 - rule.beta2 ** k.double()), v.double() / (1 - rule.beta3 ** k.double())
+        r = m / (v.sqrt() + rule.eps) + rule.weight_decay * p
+        expected = torch.stack([p.square().sum(), r.square().sum()])
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(sums[:2, i], expected, rtol=tolerance, atol=0, equal_nan=True)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_gradient_that_clipping_makes_zero_is_none() -> None:
+    tensors = start(FEW, torch.float32)
+    gradients(tensors, 0)
+    tensors.grads[1].zero_()
+    torch._foreach_add_(tensors.steps, 1)
+    assert (backend.measure_(tensors, RULE, torch.tensor(0.0))[2] != 0).tolist() == [True, False, True]
+
+
+@pytest.mark.usefixtures("kernels")
+def test_parts_add_up_and_round_like_the_whole() -> None:
+    rule = RULE._replace(stochastic_rounding=True)
+    whole, together = (run(start([(4 * BLOCK + 9,)], torch.bfloat16), rule, 1) for _ in range(2))
+    begins = [0, 1, BLOCK, 3 * BLOCK + 5]
+    columns: Any = [list(column[0].tensor_split(begins[1:])) for column in together[:5] if column]
+    parts = Tensors._make([*columns, together.steps * 4, together.salts * 4, begins])
+    sums, expected = backend.measure_(parts, rule), backend.measure_(whole, rule)
+    torch.testing.assert_close(sums.sum(1, keepdim=True), expected, rtol=1e-6, atol=0)
+    factors = step_lengths(expected, rule)
+    backend.apply_(parts, rule, factors.expand(4))
+    backend.apply_(whole, rule, factors)
+    assert same_bits(all_tensors(together), all_tensors(whole))
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_rows_with_gaps(dtype: torch.dtype) -> None:
+    """Like rows without, beside which they are; what lies in the gaps stays. In whole blocks and in part of one."""
+    rule = RULE._replace(stochastic_rounding=True)
+    shapes, strides = (
+        [(70, 1), (40, 3), (3, BLOCK), (2, 4 * BLOCK), (2, 1), (1, 7)],
+        [2, 5, BLOCK + 16, 5 * BLOCK, 8, 8],
+    )
+    plain, other = start(shapes, dtype), start(shapes, dtype)
+    columns: Any = other[:5]
+    memories = [[x.new_full((2 * len(x) + 1, n), 7) for x, n in zip(xs, strides, strict=True)] for xs in columns]
+    inner = [[x[: shape[0], : shape[1]] for x, shape in zip(xs, shapes, strict=True)] for xs in memories]
+    for column, views in zip(columns, inner, strict=True):
+        torch._foreach_copy_(views, column)
+    gapped = Tensors._make([*inner, *other[5:]])
+    assert not any(p.is_contiguous() for p in gapped.params[:5])
+    found = []
+    for k in range(2):
+        for tensors in (plain, gapped):
+            gradients(tensors, k)
+            torch._foreach_add_(tensors.steps, 1)
+            found.append(backend.measure_(tensors, rule))
+            backend.apply_(tensors, rule, torch.linspace(0.01, 0.02, len(shapes), dtype=torch.float64))
+    assert same_bits(found[::2], found[1::2])
+    assert same_bits(all_tensors(gapped), all_tensors(plain))
+    for memory, view in zip(itertools.chain(*memories), itertools.chain(*inner), strict=True):
+        view.fill_(7)
+        assert (memory == 7).all()
 
 
 @pytest.mark.usefixtures("kernels")
@@ -457,6 +556,20 @@ def test_positions_beyond_32_bits(kernels: ModuleType) -> None:
     assert torch.equal(out, g)
 
 
+def test_rows_beyond_32_bits(kernels: ModuleType) -> None:
+    """A record that puts rows of 8 elements 2^33 apart; of them only the ninth exists, which is a block's first."""
+    p, m = (randn((8,), seed, torch.float32) for seed in range(2))
+    v, place = torch.ones(8), 8 * 2**33
+    expected = p - 0.5 * (m / (v + 0.25))
+    addresses = [x.data_ptr() - place * x.element_size() for x in (p, p, p, m, v)]
+    table = torch.tensor([-(64 // BLOCK), 64 + 8, *addresses, 1, 0, 0, 8, 2**33 - 8])
+    numbers = torch.tensor([0.0] * 7 + [0.25, 0.0, -math.inf, -math.inf])
+    tl = triton.language
+    factors = torch.tensor([0.5], dtype=torch.float64)
+    kernels.alto_second[(1,)](table, numbers, factors, 1, tl.float32, tl.float32, tl.float32, True, False, False, BLOCK)
+    assert torch.equal(p, expected)
+
+
 @pytest.mark.parametrize("count", [1, 60])
 def test_launches_do_not_grow_with_the_tensors(
     kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, count: int
@@ -482,6 +595,9 @@ def test_launches_do_not_grow_with_the_tensors(
     launched.clear()
     again = run(start(shapes, torch.float32), RULE._replace(layer_adaptation=False), 1)
     assert launched == ["alto_first"]
+    launched.clear()
+    backend.apply_(again, RULE, backend.measure_(again, RULE)[0])
+    assert launched == ["alto_first", "alto_totals", "alto_second"]
     launched.clear()
     backend.explore_(again.grads, again.exp_avgs, again.grads, alpha=-5.0, beta=0.99)
     assert launched == ["explore"]

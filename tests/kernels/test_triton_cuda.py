@@ -15,6 +15,8 @@ from torch import Tensor
 
 import valleys
 from backends import largest_error
+from valleys._options import rule_of
+from valleys.kernels import Tensors, ratio
 from valleys.kernels import triton as backend
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
@@ -48,16 +50,18 @@ f32, bf16 = tl.float32, tl.bfloat16
 for name, param, state in (("float32", f32, f32), ("bfloat16", bf16, bf16), ("mixed", bf16, f32)):
     table = dict(table="*i64", numbers="*fp32", count="i32")
     known = dict(P=param, S=state, WIDE=f32, RANDOM=state == bf16, STEPS_ON_DEVICE=True, BLOCK=2048)
+    known["GAPS"] = name == "mixed"
     scalars = dict(lr="*fp64", clip="*fp32", sums="*fp32", EXPLORES=True, MEASURE=True)
     found[f"alto_first {name}"] = vectors(kernels.alto_first, **table, **known, **scalars, G=param)
     if name == "float32":
         found["alto_first on 7.5"] = vectors(kernels.alto_first, 75, **table, **known, **scalars, G=param)
-    found[f"alto_second {name}"] = vectors(kernels.alto_second, **table, factors="*fp32", **known)
+    found[f"alto_second {name}"] = vectors(kernels.alto_second, **table, factors="*fp64", **known)
     found[f"explore {name}"] = vectors(
         kernels.explore, **table, G=param, S=state, WIDE=f32, RANDOM=state == bf16, BLOCK=2048
     )
 sums = dict(sums="*fp32", blocks="i32", CHUNK=1024)
-vectors(kernels.alto_ratios, table="*i64", numbers="*fp32", lr="*fp64", factors="*fp32", BLOCK=2048, **sums)
+vectors(kernels.alto_ratios, table="*i64", trust="*fp64", lr="*fp64", factors="*fp64", BLOCK=2048, **sums)
+vectors(kernels.alto_totals, table="*i64", totals="*fp64", BLOCK=2048, **sums)
 vectors(kernels.square_sum_blocks, table="*i64", sums="*fp32", count="i32", T=f32, WIDE=f32, BLOCK=2048)
 vectors(kernels.square_sum_total, result="*fp32", **sums)
 print(json.dumps(found))
@@ -132,6 +136,44 @@ def test_a_step_does_not_synchronise() -> None:
         optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_the_halves_make_the_step(dtype: torch.dtype) -> None:
+    """Bit for bit and without synchronising. Rows with gaps, which stay, add up their squares in another order."""
+    lr = torch.tensor(0.02).cuda()
+    options: dict[str, Any] = {"capturable": True, "lr": lr}
+    rule = rule_of(valleys.ALTO(on_device(dtype), **options).param_groups[0])
+    shapes = [shape for shape in SHAPES if len(shape) == 2]
+
+    def entries(gap: int) -> tuple[Tensors, list[Tensor]]:
+        columns, memories = [], []
+        for role in range(5):
+            values = [randn(shape, 10 * i + role, dtype).cuda() for i, shape in enumerate(shapes)]
+            memory = [x.new_full((x.shape[0], x.shape[1] + gap), 7.0) for x in values]
+            columns.append([x[:, : x.shape[1] - gap] for x in memory])
+            torch._foreach_copy_(columns[-1], [x.square() if role == 4 else x for x in values])
+            memories += memory
+        steps, numbers = [torch.ones((), device="cuda") for _ in shapes], list(range(len(shapes)))
+        return Tensors._make([*columns, steps, numbers, [5 + 2**32 * i for i in numbers]]), memories  # type: ignore[list-item]
+
+    (once, _), (twice, _), (gapped, memories) = entries(0), entries(0), entries(3)
+    for warm in (True, False):
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("default" if warm else "error")
+        try:
+            backend.alto_(once, rule)
+            backend.apply_(twice, rule, ratio.step_lengths(backend.measure_(twice, rule), rule))
+            sums = backend.measure_(gapped, rule)
+            backend.apply_(gapped, rule, ratio.step_lengths(sums, rule))
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    for ours, theirs, rows in zip(twice[:5], once[:5], gapped[:5], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours or (), theirs or (), strict=True))
+        assert largest_error(rows or (), ours or ()) < TOLERANCE[dtype]
+    assert all((memory[:, -3:] == 7).all() for memory in memories)
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ __all__ = [
     "alto_first",
     "alto_ratios",
     "alto_second",
+    "alto_totals",
     "explore",
     "square_sum_blocks",
     "square_sum_total",
@@ -42,26 +43,28 @@ def alto_first(
     WIDE: tl.constexpr,
     EXPLORES: tl.constexpr,
     MEASURE: tl.constexpr,
+    GAPS: tl.constexpr,
     RANDOM: tl.constexpr,
     STEPS_ON_DEVICE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """The states' step; then each block's sums for its tensor's ratio or, without MEASURE, the parameter's step.
 
-    Record: parameter, gradient, s, m, v, step (its address with STEPS_ON_DEVICE), salt. ``numbers``: -1 to maximise or
-    1, c for m, c for v, 1 - beta1, 1 - beta2, beta3, 1 - beta3, eps, weight_decay, log beta2, log beta3, trust_eps,
-    norm_eps, bounds of the ratio. ``sums`` is 3 x blocks: squares of p, squares of r, how many g are not zero.
+    Record: parameter, gradient, s, m, v, step (its address with STEPS_ON_DEVICE), salt, number of the first element's
+    random bits, length of a row, gap between rows (0 without GAPS). ``numbers``: -1 to maximise or 1, c for m, c for v,
+    1 - beta1, 1 - beta2, beta3, 1 - beta3, eps, weight_decay, log beta2, log beta3.
+    ``sums`` is 3 x blocks: squares of p, squares of r, how many gradients are not zero.
     """
-    record, _, start, size = _locate(table, count, 9, BLOCK)
+    record, _, start, size = _locate(table, count, 12, BLOCK)
     offsets = start + tl.arange(0, BLOCK)
-    if _is_fast(record, 5, start, size, BLOCK):
+    if _is_fast(record, 5, start, size, BLOCK) & (tl.load(record + 11) == 0):
         _first(
-            record, offsets, size, numbers, lr, clip, sums,
+            record, offsets, offsets, size, numbers, lr, clip, sums,
             P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEPS_ON_DEVICE, True,
         )  # fmt: skip
     else:
         _first(
-            record, offsets, size, numbers, lr, clip, sums,
+            record, offsets, _places(record, offsets, GAPS), size, numbers, lr, clip, sums,
             P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEPS_ON_DEVICE, False,
         )  # fmt: skip
 
@@ -70,6 +73,7 @@ def alto_first(
 def _first(
     record: tl.tensor,
     offsets: tl.tensor,
+    places: tl.tensor,
     size: tl.tensor,
     numbers: tl.tensor,
     lr: tl.tensor,
@@ -87,40 +91,61 @@ def _first(
 ) -> None:
     k = _step(record, STEPS_ON_DEVICE)
     h0, h1 = _bits(record, k, offsets)
-    p = _load(record + 2, offsets, size, P, WIDE, FAST)
-    g = _load(record + 3, offsets, size, G, WIDE, FAST) * tl.load(clip).to(WIDE) * tl.load(numbers)
+    inside = offsets < size
+    p = _load(record + 2, places, inside, P, WIDE, FAST)
+    raw = _load(record + 3, places, inside, G, WIDE, FAST)
+    # Not g, which a clip may have made zero; as integers here, for fewer registers than raw itself until the end.
+    moving = (raw != 0).to(tl.int32)
+    g = raw * tl.load(clip).to(WIDE) * tl.load(numbers)
     for_m, for_v = g, g
     if EXPLORES:
-        s = _load(record + 4, offsets, size, S, WIDE, FAST)
+        s = _load(record + 4, places, inside, S, WIDE, FAST)
         difference = g - s
         for_m = g + tl.load(numbers + 1) * difference
         for_v = g + tl.load(numbers + 2) * difference
         s = _narrow(s + tl.load(numbers + 3) * difference, h0 >> 16, S, RANDOM)
-        _store(record + 4, offsets, size, s, FAST)
-    m = _load(record + 5, offsets, size, S, WIDE, FAST)
+        _store(record + 4, places, inside, s, FAST)
+    m = _load(record + 5, places, inside, S, WIDE, FAST)
     m = _narrow(m + tl.load(numbers + 4) * (for_m - m), h1 & 0xFFFF, S, RANDOM)
-    _store(record + 5, offsets, size, m, FAST)
-    v = _load(record + 6, offsets, size, S, WIDE, FAST)
+    _store(record + 5, places, inside, m, FAST)
+    v = _load(record + 6, places, inside, S, WIDE, FAST)
     v = _narrow(tl.load(numbers + 5) * v + tl.load(numbers + 6) * for_v * for_v, h1 >> 16, S, RANDOM)
-    _store(record + 6, offsets, size, v, FAST)
+    _store(record + 6, places, inside, v, FAST)
     r = _direction(p, m.to(WIDE), v.to(WIDE), k.to(WIDE), numbers)
     if MEASURE:
         if not FAST:
             # Past the end it is 0 / 0 if eps is 0.
-            r = tl.where(offsets < size, r, 0.0)
+            r = tl.where(inside, r, 0.0)
         block, blocks = tl.program_id(0), tl.num_programs(0)
         tl.store(sums + block, tl.sum(p * p, 0))
         tl.store(sums + blocks + block, tl.sum(r * r, 0))
-        tl.store(sums + 2 * blocks + block, tl.sum((g != 0).to(WIDE), 0))
+        tl.store(sums + 2 * blocks + block, tl.sum(moving, 0).to(WIDE))
     else:
         p = _narrow(p - tl.load(lr).to(WIDE) * r, h0 & 0xFFFF, P, RANDOM)
-        _store(record + 2, offsets, size, p, FAST)
+        _store(record + 2, places, inside, p, FAST)
+
+
+@triton.jit(do_not_specialize=["blocks"], do_not_specialize_on_alignment=["totals"])
+def alto_totals(
+    table: tl.tensor,
+    sums: tl.tensor,
+    totals: tl.tensor,
+    blocks: tl.tensor,
+    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> None:
+    """Each tensor's three ``sums`` over its blocks, in a fixed order; ``totals`` is 3 x tensors."""
+    tensor, tensors = tl.program_id(0), tl.num_programs(0)
+    pp, rr, moving = _totals(table, sums, blocks, BLOCK, CHUNK)
+    tl.store(totals + tensor, pp)
+    tl.store(totals + tensors + tensor, rr)
+    tl.store(totals + 2 * tensors + tensor, moving)
 
 
 @triton.jit(do_not_specialize=["blocks"], do_not_specialize_on_alignment=["lr"])
 def alto_ratios(
     table: tl.tensor,
-    numbers: tl.tensor,
+    trust: tl.tensor,
     lr: tl.tensor,
     sums: tl.tensor,
     factors: tl.tensor,
@@ -128,22 +153,19 @@ def alto_ratios(
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
-    """Each tensor's ratio times lr, from the ``sums`` of its blocks, added in a fixed order."""
-    record = table + tl.program_id(0) * 9
-    first, end = tl.load(record), tl.load(record) + tl.cdiv(tl.load(record + 1), BLOCK)
-    w_norm = tl.sqrt(_total(sums, first, end, CHUNK))
-    r_norm = tl.sqrt(_total(sums + blocks, first, end, CHUNK))
-    moving = _total(sums + 2 * blocks, first, end, CHUNK)
-    w = w_norm + tl.load(numbers + 12)
-    ratio = w / (r_norm + tl.load(numbers + 11) * w)
-    low, high = tl.load(numbers + 13), tl.load(numbers + 14)
+    """Each tensor's ratio times lr, as ``ratio.step_lengths`` has it. ``trust``: trust_eps, norm_eps, the bounds."""
+    pp, rr, moving = _totals(table, sums, blocks, BLOCK, CHUNK)
+    w_norm, r_norm = tl.sqrt(pp), tl.sqrt(rr)
+    w = w_norm + tl.load(trust + 1)
+    ratio = w / (r_norm + tl.load(trust) * w)
+    low, high = tl.load(trust + 2), tl.load(trust + 3)
     ratio = tl.where(ratio < low, low, tl.where(ratio > high, high, ratio))
     ratio = tl.where((w_norm == 0) | (r_norm == 0), 1.0, ratio)
     ratio = tl.where((moving == 0) & (ratio > 1), 1.0, ratio)
     tl.store(factors + tl.program_id(0), tl.load(lr) * ratio)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["factors"])
 def alto_second(
     table: tl.tensor,
     numbers: tl.tensor,
@@ -152,24 +174,27 @@ def alto_second(
     P: tl.constexpr,
     S: tl.constexpr,
     WIDE: tl.constexpr,
+    GAPS: tl.constexpr,
     RANDOM: tl.constexpr,
     STEPS_ON_DEVICE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """The parameters' step, by ``factors``, from the states that ``alto_first`` stored."""
-    record, index, start, size = _locate(table, count, 9, BLOCK)
+    record, index, start, size = _locate(table, count, 12, BLOCK)
     offsets = start + tl.arange(0, BLOCK)
-    factor = tl.load(factors + index)
-    if _is_fast(record, 5, start, size, BLOCK):
-        _second(record, offsets, size, numbers, factor, P, S, WIDE, RANDOM, STEPS_ON_DEVICE, True)
+    factor = tl.load(factors + index).to(WIDE)
+    if _is_fast(record, 5, start, size, BLOCK) & (tl.load(record + 11) == 0):
+        _second(record, offsets, offsets, size, numbers, factor, P, S, WIDE, RANDOM, STEPS_ON_DEVICE, True)
     else:
-        _second(record, offsets, size, numbers, factor, P, S, WIDE, RANDOM, STEPS_ON_DEVICE, False)
+        places = _places(record, offsets, GAPS)
+        _second(record, offsets, places, size, numbers, factor, P, S, WIDE, RANDOM, STEPS_ON_DEVICE, False)
 
 
 @triton.jit
 def _second(
     record: tl.tensor,
     offsets: tl.tensor,
+    places: tl.tensor,
     size: tl.tensor,
     numbers: tl.tensor,
     factor: tl.tensor,
@@ -182,11 +207,12 @@ def _second(
 ) -> None:
     k = _step(record, STEPS_ON_DEVICE)
     h0, _ = _bits(record, k, offsets)
-    p = _load(record + 2, offsets, size, P, WIDE, FAST)
-    m = _load(record + 5, offsets, size, S, WIDE, FAST)
-    v = _load(record + 6, offsets, size, S, WIDE, FAST)
+    inside = offsets < size
+    p = _load(record + 2, places, inside, P, WIDE, FAST)
+    m = _load(record + 5, places, inside, S, WIDE, FAST)
+    v = _load(record + 6, places, inside, S, WIDE, FAST)
     r = _direction(p, m, v, k.to(WIDE), numbers)
-    _store(record + 2, offsets, size, _narrow(p - factor * r, h0 & 0xFFFF, P, RANDOM), FAST)
+    _store(record + 2, places, inside, _narrow(p - factor * r, h0 & 0xFFFF, P, RANDOM), FAST)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -222,11 +248,12 @@ def _explore(
     FAST: tl.constexpr,
 ) -> None:
     noise = _mix(offsets.to(tl.uint32) + tl.load(record + 5).to(tl.uint32)) >> 16
-    g = _load(record + 2, offsets, size, G, WIDE, FAST)
-    s = _load(record + 3, offsets, size, S, WIDE, FAST)
+    inside = offsets < size
+    g = _load(record + 2, offsets, inside, G, WIDE, FAST)
+    s = _load(record + 3, offsets, inside, S, WIDE, FAST)
     difference = g - s
-    _store(record + 3, offsets, size, _narrow(s + tl.load(numbers + 1) * difference, noise, S, RANDOM), FAST)
-    _store(record + 4, offsets, size, _narrow(g + tl.load(numbers) * difference, noise, G, False), FAST)
+    _store(record + 3, offsets, inside, _narrow(s + tl.load(numbers + 1) * difference, noise, S, RANDOM), FAST)
+    _store(record + 4, offsets, inside, _narrow(g + tl.load(numbers) * difference, noise, G, False), FAST)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -242,10 +269,10 @@ def square_sum_blocks(
     record, _, start, size = _locate(table, count, 3, BLOCK)
     offsets = start + tl.arange(0, BLOCK)
     if _is_fast(record, 1, start, size, BLOCK):
-        x = _load(record + 2, offsets, size, T, WIDE, True)
+        x = _load(record + 2, offsets, offsets < size, T, WIDE, True)
         tl.store(sums + tl.program_id(0), tl.sum(x * x, 0))
     else:
-        x = _load(record + 2, offsets, size, T, WIDE, False)
+        x = _load(record + 2, offsets, offsets < size, T, WIDE, False)
         tl.store(sums + tl.program_id(0), tl.sum(x * x, 0))
 
 
@@ -284,28 +311,37 @@ def _is_fast(
 
 
 @triton.jit
+def _places(record: tl.tensor, offsets: tl.tensor, GAPS: tl.constexpr) -> tl.tensor:
+    """Where elements lie in memory: each behind the gaps of all rows before its own."""
+    if GAPS:
+        # Only where they are asked for: divisions of 64 bits would double the registers of the whole kernel.
+        offsets += offsets // tl.load(record + 10) * tl.load(record + 11)
+    return offsets
+
+
+@triton.jit
 def _load(
     slot: tl.tensor,
-    offsets: tl.tensor,
-    size: tl.tensor,
+    places: tl.tensor,
+    inside: tl.tensor,
     T: tl.constexpr,
     WIDE: tl.constexpr,
     FAST: tl.constexpr,
 ) -> tl.tensor:
     """A tensor's elements in WIDE, zeros past its end; ``slot`` holds its address."""
     if FAST:
-        x = tl.load(tl.multiple_of(tl.load(slot).to(tl.pointer_type(T)), 16) + offsets)
+        x = tl.load(tl.multiple_of(tl.load(slot).to(tl.pointer_type(T)), 16) + places)
     else:
-        x = tl.load(tl.load(slot).to(tl.pointer_type(T)) + offsets, mask=offsets < size, other=0.0)
+        x = tl.load(tl.load(slot).to(tl.pointer_type(T)) + places, mask=inside, other=0.0)
     return x.to(WIDE)
 
 
 @triton.jit
-def _store(slot: tl.tensor, offsets: tl.tensor, size: tl.tensor, x: tl.tensor, FAST: tl.constexpr) -> None:
+def _store(slot: tl.tensor, places: tl.tensor, inside: tl.tensor, x: tl.tensor, FAST: tl.constexpr) -> None:
     if FAST:
-        tl.store(tl.multiple_of(tl.load(slot).to(tl.pointer_type(x.dtype)), 16) + offsets, x)
+        tl.store(tl.multiple_of(tl.load(slot).to(tl.pointer_type(x.dtype)), 16) + places, x)
     else:
-        tl.store(tl.load(slot).to(tl.pointer_type(x.dtype)) + offsets, x, mask=offsets < size)
+        tl.store(tl.load(slot).to(tl.pointer_type(x.dtype)) + places, x, mask=inside)
 
 
 @triton.jit
@@ -324,7 +360,7 @@ def _narrow(x: tl.tensor, noise: tl.tensor, T: tl.constexpr, RANDOM: tl.constexp
 @triton.jit
 def _bits(record: tl.tensor, k: tl.tensor, offsets: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """h_0 and h_1 of ``rounding``; the compiler drops them where nothing is rounded by them."""
-    key = _mix((tl.load(record + 8) ^ k).to(tl.uint32))
+    key = _mix((tl.load(record + 8) ^ k).to(tl.uint32)) + tl.load(record + 9).to(tl.uint32)
     h0 = _mix(offsets.to(tl.uint32) + key)
     return h0, _mix(h0 + 0x9E3779B9)
 
@@ -360,6 +396,20 @@ def _one_minus_exp(x: tl.tensor) -> tl.tensor:
     for n in tl.static_range(12):
         series = 1 + x * (1 / (13 - n)) * series
     return tl.where(x > -0.25, -x * series, 1 - tl.exp(x))
+
+
+@triton.jit
+def _totals(
+    table: tl.tensor, sums: tl.tensor, blocks: tl.tensor, BLOCK: tl.constexpr, CHUNK: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """The three ``sums`` of the program's own tensor."""
+    record = table + tl.program_id(0) * 12
+    first, end = tl.load(record), tl.load(record) + tl.cdiv(tl.load(record + 1), BLOCK)
+    return (
+        _total(sums, first, end, CHUNK),
+        _total(sums + blocks, first, end, CHUNK),
+        _total(sums + 2 * blocks, first, end, CHUNK),
+    )
 
 
 @triton.jit

@@ -72,15 +72,17 @@ static inline void store_float16(float16 *x, WIDE value, uint32_t noise) { (void
 
 #define SQRT(x) _Generic((x), float: sqrtf, double: sqrt)(x)
 
-/* One entry per tensor. */
+/* One entry per tensor: rows of length elements with a gap behind each, which is not ours; or one row. start is the
+   number of the first element's random bits. native.py fills an array of 64-bit integers. */
 typedef struct {
-  int64_t size;
+  int64_t size, length, gap;
   P *param;
   const G *grad;
   S *explore, *exp_avg, *exp_avg_sq;
   float *step;
-  uint32_t salt;
+  int64_t salt, start;
 } Tensor;
+_Static_assert(sizeof(Tensor) == 11 * sizeof(int64_t), "a field is not 64 bits wide");
 
 typedef struct {
   double lr, c_m, c_v, beta1, beta2, beta3, eps, weight_decay, trust_eps, norm_eps, low, high, scale;
@@ -97,7 +99,7 @@ static Scalars scalars(const Tensor *t, const Options *o) {
   Scalars s = {
     (WIDE)(corrected ? 1 / (1 - pow(o->beta2, k)) : 1),
     (WIDE)(corrected ? 1 / sqrt(1 - pow(o->beta3, k)) : 1),
-    mix(t->salt ^ (uint32_t)k),
+    mix((uint32_t)t->salt ^ (uint32_t)k) + (uint32_t)t->start,
     o->lr};
   return s;
 }
@@ -107,71 +109,93 @@ static inline WIDE update(WIDE m, WIDE v, WIDE p, const Scalars *k, WIDE eps, WI
   return m * k->correct2 / (SQRT(v) * k->root_correct3 + eps) + decay * p;
 }
 
+/* Where an element lies; end comes back no further than the end of its row. */
+static inline int64_t place(const Tensor *t, int64_t element, int64_t *end) {
+  const int64_t row = element / t->length, after = (row + 1) * t->length;
+  if (*end > after) *end = after;
+  return element + row * t->gap;
+}
+
 static void first_pass(const Tensor *t, int64_t begin, int64_t end, const Options *o, const Scalars *k, Sums *sums) {
   const WIDE scale = (WIDE)o->scale, c_m = (WIDE)o->c_m, c_v = (WIDE)o->c_v, forget1 = (WIDE)(1 - o->beta1);
   const WIDE forget2 = (WIDE)(1 - o->beta2), beta3 = (WIDE)o->beta3, forget3 = (WIDE)(1 - o->beta3);
   const WIDE eps = (WIDE)o->eps, decay = (WIDE)o->weight_decay;
-  const P *restrict param = t->param;
-  const G *restrict grad = t->grad;
-  S *restrict explore = t->explore, *restrict exp_avg = t->exp_avg, *restrict exp_avg_sq = t->exp_avg_sq;
-  const uint32_t key = k->key;
   const Scalars factors = *k;
-  WIDE pp = 0, rr = 0;
-  int moving = 0;
+  Sums result = {0, 0, 0};
+  for (int64_t run = begin, after = end; run < end; run = after, after = end) {
+    const int64_t at = place(t, run, &after), count = after - run;
+    const P *restrict param = t->param + at;
+    const G *restrict grad = t->grad + at;
+    S *restrict explore = t->explore + at;
+    S *restrict exp_avg = t->exp_avg + at, *restrict exp_avg_sq = t->exp_avg_sq + at;
+    const uint32_t key = k->key + (uint32_t)run;
+    WIDE pp = 0, rr = 0;
+    int moving = 0;
 #pragma omp simd reduction(+ : pp, rr) reduction(| : moving)
-  for (int64_t i = begin; i < end; i++) {
-    WIDE raw = LOAD(G, grad[i]);
-    moving |= raw != 0;
-    WIDE g = raw * scale, for_m = g, for_v = g;
-    uint32_t h0 = RANDOM ? mix((uint32_t)i + key) : 0, h1 = RANDOM ? mix(h0 + 0x9E3779B9u) : 0;
-    (void)h1;
+    for (int64_t i = 0; i < count; i++) {
+      WIDE raw = LOAD(G, grad[i]);
+      moving |= raw != 0;
+      WIDE g = raw * scale, for_m = g, for_v = g;
+      uint32_t h0 = RANDOM ? mix((uint32_t)i + key) : 0, h1 = RANDOM ? mix(h0 + 0x9E3779B9u) : 0;
+      (void)h1;
 #if EXPLORES
-    WIDE s = LOAD(S, explore[i]), difference = g - s;
-    for_m = g + c_m * difference;
-    for_v = g + c_v * difference;
-    STORE(S, explore[i], s + forget1 * difference, h0 >> 16);
+      WIDE s = LOAD(S, explore[i]), difference = g - s;
+      for_m = g + c_m * difference;
+      for_v = g + c_v * difference;
+      STORE(S, explore[i], s + forget1 * difference, h0 >> 16);
 #endif
-    WIDE m = LOAD(S, exp_avg[i]), v = LOAD(S, exp_avg_sq[i]);
-    STORE(S, exp_avg[i], m + forget2 * (for_m - m), h1 & 0xFFFFu);
-    STORE(S, exp_avg_sq[i], beta3 * v + forget3 * for_v * for_v, h1 >> 16);
-    WIDE p = LOAD(P, param[i]);
-    WIDE r = update(LOAD(S, exp_avg[i]), LOAD(S, exp_avg_sq[i]), p, &factors, eps, decay);
-    pp += p * p;
-    rr += r * r;
+      WIDE m = LOAD(S, exp_avg[i]), v = LOAD(S, exp_avg_sq[i]);
+      STORE(S, exp_avg[i], m + forget2 * (for_m - m), h1 & 0xFFFFu);
+      STORE(S, exp_avg_sq[i], beta3 * v + forget3 * for_v * for_v, h1 >> 16);
+      WIDE p = LOAD(P, param[i]);
+      WIDE r = update(LOAD(S, exp_avg[i]), LOAD(S, exp_avg_sq[i]), p, &factors, eps, decay);
+      pp += p * p;
+      rr += r * r;
+    }
+    result.param += (double)pp;
+    result.update += (double)rr;
+    result.moving |= moving;
   }
-  Sums result = {(double)pp, (double)rr, moving};
   *sums = result;
 }
 
 static void second_pass(const Tensor *t, int64_t begin, int64_t end, const Options *o, const Scalars *k) {
   const WIDE eps = (WIDE)o->eps, decay = (WIDE)o->weight_decay, factor = (WIDE)k->factor;
-  P *restrict param = t->param;
-  const S *restrict exp_avg = t->exp_avg, *restrict exp_avg_sq = t->exp_avg_sq;
-  const uint32_t key = k->key;
   const Scalars factors = *k;
+  for (int64_t run = begin, after = end; run < end; run = after, after = end) {
+    const int64_t at = place(t, run, &after), count = after - run;
+    P *restrict param = t->param + at;
+    const S *restrict exp_avg = t->exp_avg + at, *restrict exp_avg_sq = t->exp_avg_sq + at;
+    const uint32_t key = k->key + (uint32_t)run;
 #pragma omp simd
-  for (int64_t i = begin; i < end; i++) {
-    WIDE p = LOAD(P, param[i]);
-    WIDE r = update(LOAD(S, exp_avg[i]), LOAD(S, exp_avg_sq[i]), p, &factors, eps, decay);
-    STORE(P, param[i], p - factor * r, mix((uint32_t)i + key) & 0xFFFFu);
+    for (int64_t i = 0; i < count; i++) {
+      WIDE p = LOAD(P, param[i]);
+      WIDE r = update(LOAD(S, exp_avg[i]), LOAD(S, exp_avg_sq[i]), p, &factors, eps, decay);
+      STORE(P, param[i], p - factor * r, mix((uint32_t)i + key) & 0xFFFFu);
+    }
   }
 }
 
 /* lr times the layer's ratio; see valleys.reference.trust_ratio. */
-static double step_length(const Options *o, const Sums *sums, int64_t blocks) {
-  double pp = 0, rr = 0;
-  int moving = 0;
-  for (int64_t b = 0; b < blocks; b++) {
-    pp += sums[b].param;
-    rr += sums[b].update;
-    moving |= sums[b].moving;
-  }
-  double w = sqrt(pp), r = sqrt(rr), phi = w + o->norm_eps;
-  double ratio = phi / (r + o->trust_eps * phi);
+static double step_length(const Options *o, Sums layer) {
+  double w = sqrt(layer.param), r = sqrt(layer.update), phi = w + o->norm_eps;
+  /* Rounded by itself: a fused multiply-add would differ from ratio.step_lengths in the last bit. */
+  volatile double least = o->trust_eps * phi;
+  double ratio = phi / (r + least);
   ratio = ratio < o->low ? o->low : ratio > o->high ? o->high : ratio;
   if (w == 0 || r == 0) ratio = 1;
-  if (!moving && ratio > 1) ratio = 1;
+  if (!layer.moving && ratio > 1) ratio = 1;
   return o->lr * ratio;
+}
+
+static Sums total(const Sums *sums, int64_t blocks) {
+  Sums result = {0, 0, 0};
+  for (int64_t b = 0; b < blocks; b++) {
+    result.param += sums[b].param;
+    result.update += sums[b].update;
+    result.moving |= sums[b].moving;
+  }
+  return result;
 }
 
 typedef struct { int64_t tensor, begin, end; } Block;
@@ -209,43 +233,109 @@ static void share(int64_t blocks, int64_t *begin, int64_t *end) {
   *end = blocks * (thread + 1) / threads;
 }
 
-/* One step for all tensors. Returns 0, or 1 if there was no memory and nothing was changed. */
-int alto(const Tensor *tensors, int64_t count, const Options *o) {
+/* What a call works with, for all tensors: blocks and their sums, where each tensor's blocks start, scalars. */
+typedef struct {
+  Block *blocks;
   int64_t *starts;
-  Block *blocks = cut(&tensors->size, sizeof *tensors, count, &starts);
-  if (!blocks) return 1;
-  Sums *sums = malloc((starts[count] + 1) * sizeof *sums);
-  Scalars *k = malloc((count + 1) * sizeof *k);
-  int failed = !(sums && k);
-  if (!failed) {
-    for (int64_t t = 0; t < count; t++) k[t] = scalars(tensors + t, o);
+  Sums *sums;
+  Scalars *k;
+} Work;
+
+static void release(Work *w) {
+  free(w->sums);
+  free(w->k);
+  free(w->blocks);
+  free(w->starts);
+}
+
+/* 1 if there is no memory. */
+static int prepare(Work *w, const Tensor *tensors, int64_t count, const Options *o) {
+  w->blocks = cut(&tensors->size, sizeof *tensors, count, &w->starts);
+  if (!w->blocks) return 1;
+  w->sums = malloc((w->starts[count] + 1) * sizeof *w->sums);
+  w->k = malloc((count + 1) * sizeof *w->k);
+  if (!w->sums || !w->k) {
+    release(w);
+    return 1;
+  }
+  for (int64_t t = 0; t < count; t++) w->k[t] = scalars(tensors + t, o);
+  return 0;
+}
+
+static void forwards(const Work *w, const Tensor *tensors, int64_t begin, int64_t end, const Options *o) {
+  for (int64_t b = begin; b < end; b++) {
+    const Block *block = w->blocks + b;
+    const Tensor *t = tensors + block->tensor;
+    first_pass(t, block->begin, block->end, o, w->k + block->tensor, w->sums + b);
+    /* Without the layer's norms there is nothing to wait for, and the block is still in the cache. */
+    if (!o->layer_adaptation) second_pass(t, block->begin, block->end, o, w->k + block->tensor);
+  }
+}
+
+static void backwards(const Work *w, const Tensor *tensors, int64_t begin, int64_t end, const Options *o) {
+  for (int64_t b = end - 1; b >= begin; b--) {
+    const Block *block = w->blocks + b;
+    second_pass(tensors + block->tensor, block->begin, block->end, o, w->k + block->tensor);
+  }
+}
+
+/* One step for all tensors, each a layer. This and its halves return 0, or 1 if there was no memory and nothing was
+   changed. */
+int alto(const Tensor *tensors, int64_t count, const Options *o) {
+  Work w;
+  if (prepare(&w, tensors, count, o)) return 1;
 #pragma omp parallel num_threads(o->threads)
-    for (int64_t first = 0, last; first < count; first = last) {
-      int64_t size = tensors[first].size, begin, end;
-      for (last = first + 1; last < count && size + tensors[last].size <= BATCH; last++) size += tensors[last].size;
-      share(starts[last] - starts[first], &begin, &end);
-      begin += starts[first];
-      end += starts[first];
-      for (int64_t b = begin; b < end; b++) {
-        const Tensor *t = tensors + blocks[b].tensor;
-        first_pass(t, blocks[b].begin, blocks[b].end, o, k + blocks[b].tensor, sums + b);
-        /* Without the layer's norms there is nothing to wait for, and the block is still in the cache. */
-        if (!o->layer_adaptation) second_pass(t, blocks[b].begin, blocks[b].end, o, k + blocks[b].tensor);
-      }
-      if (!o->layer_adaptation) continue;
+  for (int64_t first = 0, last; first < count; first = last) {
+    int64_t size = tensors[first].size, begin, end;
+    for (last = first + 1; last < count && size + tensors[last].size <= BATCH; last++) size += tensors[last].size;
+    share(w.starts[last] - w.starts[first], &begin, &end);
+    begin += w.starts[first];
+    end += w.starts[first];
+    forwards(&w, tensors, begin, end, o);
+    if (!o->layer_adaptation) continue;
 #pragma omp barrier
 #pragma omp for schedule(static)
-      for (int64_t t = first; t < last; t++)
-        k[t].factor = step_length(o, sums + starts[t], starts[t + 1] - starts[t]);
-      for (int64_t b = end - 1; b >= begin; b--)
-        second_pass(tensors + blocks[b].tensor, blocks[b].begin, blocks[b].end, o, k + blocks[b].tensor);
-    }
+    for (int64_t t = first; t < last; t++)
+      w.k[t].factor = step_length(o, total(w.sums + w.starts[t], w.starts[t + 1] - w.starts[t]));
+    backwards(&w, tensors, begin, end, o);
   }
-  free(sums);
-  free(k);
-  free(blocks);
-  free(starts);
-  return failed;
+  release(&w);
+  return 0;
+}
+
+/* The states' step. totals: three rows with a column per tensor: squares of p, of r, 1 unless all g are zero. */
+int alto_first(const Tensor *tensors, int64_t count, const Options *o, double *totals) {
+  Work w;
+  if (prepare(&w, tensors, count, o)) return 1;
+#pragma omp parallel num_threads(o->threads)
+  {
+    int64_t begin, end;
+    share(w.starts[count], &begin, &end);
+    forwards(&w, tensors, begin, end, o);
+  }
+  for (int64_t t = 0; t < count; t++) {
+    const Sums sum = total(w.sums + w.starts[t], w.starts[t + 1] - w.starts[t]);
+    totals[t] = sum.param;
+    totals[count + t] = sum.update;
+    totals[2 * count + t] = sum.moving;
+  }
+  release(&w);
+  return 0;
+}
+
+/* The parameters' step, each tensor's by its factor. */
+int alto_second(const Tensor *tensors, int64_t count, const Options *o, const double *factors) {
+  Work w;
+  if (prepare(&w, tensors, count, o)) return 1;
+  for (int64_t t = 0; t < count; t++) w.k[t].factor = factors[t];
+#pragma omp parallel num_threads(o->threads)
+  {
+    int64_t begin, end;
+    share(w.starts[count], &begin, &end);
+    backwards(&w, tensors, begin, end, o);
+  }
+  release(&w);
+  return 0;
 }
 
 /* E alone: out = g + c (g - s), s = beta s + (1 - beta) g. */

@@ -8,12 +8,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import shlex
 import shutil
 import subprocess
 import tempfile
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, wide_dtype
 
-__all__ = ["alto_", "cache_directory", "explore_", "square_sum", "unavailable"]
+__all__ = ["alto_", "apply_", "cache_directory", "explore_", "measure_", "square_sum", "unavailable"]
 
 _TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _SOURCE = Path(__file__).with_name("native.c")
@@ -30,19 +32,6 @@ _SOURCE = Path(__file__).with_name("native.c")
 _FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 
 _pointer, _int64, _int32, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_double
-
-
-class _Tensor(ctypes.Structure):
-    _fields_ = [
-        ("size", _int64),
-        ("param", _pointer),
-        ("grad", _pointer),
-        ("explore", _pointer),
-        ("exp_avg", _pointer),
-        ("exp_avg_sq", _pointer),
-        ("step", _pointer),
-        ("salt", ctypes.c_uint32),
-    ]
 
 
 class _Options(ctypes.Structure):
@@ -90,47 +79,19 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
     """
-    dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
-    explores = tensors.explore is not None
-    library = _library(*dtypes, random=rule.stochastic_rounding, explores=explores)
-    buffers = tensors.explore or tensors.exp_avgs
-    items = (_Tensor * len(tensors.params))(
-        *(
-            _Tensor(p.numel(), p.data_ptr(), g.data_ptr(), s.data_ptr(), m.data_ptr(), v.data_ptr(), k.data_ptr(), salt)
-            for p, g, s, m, v, k, salt in zip(
-                tensors.params,
-                tensors.grads,
-                buffers,
-                tensors.exp_avgs,
-                tensors.exp_avg_sqs,
-                tensors.steps,
-                tensors.salts,
-                strict=True,
-            )
-        )
-    )
-    c = rule.alpha * (1 - rule.beta1)
-    low, high = rule.trust_clip or (0.0, float("inf"))
-    scale = 1.0 if clip is None else clip.item()
-    options = _Options(
-        float(rule.lr),
-        c if rule.accelerate_momentum else 0.0,
-        c if rule.accelerate_second_moment else 0.0,
-        rule.beta1,
-        rule.beta2,
-        rule.beta3,
-        rule.eps,
-        rule.weight_decay,
-        rule.trust_eps,
-        rule.norm_eps,
-        low,
-        high,
-        -scale if rule.maximize else scale,
-        rule.bias_correction,
-        rule.layer_adaptation,
-        torch.get_num_threads(),
-    )
-    _check(library.alto(items, _int64(len(items)), ctypes.byref(options)))
+    _call("alto", tensors, rule, clip)
+
+
+def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor:
+    """The first half of ``alto_``; see :func:`valleys.kernels.foreach.measure_`."""
+    sums = torch.empty(3, len(tensors.params), dtype=torch.float64)
+    _call("alto_first", tensors, rule, clip, sums)
+    return sums
+
+
+def apply_(tensors: Tensors, rule: Rule, factors: Tensor) -> None:
+    """The second half of ``alto_``; see :func:`valleys.kernels.foreach.apply_`."""
+    _call("alto_second", tensors, rule, None, factors.double().contiguous())
 
 
 def explore_(
@@ -167,6 +128,53 @@ def cache_directory() -> Path:
 
 class _CompileError(RuntimeError):
     pass
+
+
+def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *doubles: Tensor) -> None:
+    dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
+    library = _library(*dtypes, random=rule.stochastic_rounding, explores=tensors.explore is not None)
+    items, options = _items(tensors), _options(rule, clip)
+    pointers = [_pointer(x.data_ptr()) for x in doubles]
+    count = _int64(len(tensors.params))
+    _check(library[function](_pointer(items.buffer_info()[0]), count, ctypes.byref(options), *pointers))
+
+
+def _items(tensors: Tensors) -> array[int]:
+    """An array of ``Tensor`` of native.c; ctypes' structures would take longer than a small tensor's step."""
+    rows = [(n := p.numel(), n, 0) if p.is_contiguous() else (p.numel(), *_row(p)) for p in tensors.params]
+    columns = (tensors.params, tensors.grads, tensors.explore or tensors.exp_avgs, *tensors[3:6])
+    addresses = [[x.data_ptr() for x in column] for column in columns]
+    fields = zip(*zip(*rows, strict=True), *addresses, tensors.salts, tensors.starts, strict=True)
+    return array("q", itertools.chain.from_iterable(fields))
+
+
+def _row(tensor: Tensor) -> tuple[int, int]:
+    """The length of a row and that of the gap behind it."""
+    return tensor.shape[1], tensor.stride(0) - tensor.shape[1]
+
+
+def _options(rule: Rule, clip: Tensor | None) -> _Options:
+    c = rule.alpha * (1 - rule.beta1)
+    low, high = rule.trust_clip or (0.0, float("inf"))
+    scale = 1.0 if clip is None else clip.item()
+    return _Options(
+        float(rule.lr),
+        c if rule.accelerate_momentum else 0.0,
+        c if rule.accelerate_second_moment else 0.0,
+        rule.beta1,
+        rule.beta2,
+        rule.beta3,
+        rule.eps,
+        rule.weight_decay,
+        rule.trust_eps,
+        rule.norm_eps,
+        low,
+        high,
+        -scale if rule.maximize else scale,
+        rule.bias_correction,
+        rule.layer_adaptation,
+        torch.get_num_threads(),
+    )
 
 
 def _explored(

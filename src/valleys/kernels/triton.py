@@ -8,14 +8,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, wide_dtype
+from valleys.kernels.ratio import learning_rate
 
-__all__ = ["alto_", "explore_", "square_sum", "unavailable"]
+__all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable"]
 
 # Elements of a program, 8 per thread; how many blocks' sums are added at a time.
 BLOCK, CHUNK = 2048, 1024
@@ -58,36 +59,32 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
     """
-    kernels = _kernels()
-    params, exp_avgs = tensors.params, tensors.exp_avgs
-    device, wide = params[0].device, wide_dtype(params[0].dtype)
-    on_device = rule.capturable and all(k.device == device for k in tensors.steps)
-    steps = _addresses(tensors.steps) if on_device else [int(k) for k in torch.stack(tensors.steps).tolist()]
-    columns = [params, tensors.grads, tensors.explore or exp_avgs, exp_avgs, tensors.exp_avg_sqs]
-    lr = rule.lr
-    if isinstance(lr, Tensor) and lr.device.type == "cpu" and device.type != "cpu":
-        lr = lr.item()
-    table, numbers, blocks = _upload(
-        [p.numel() for p in params],
-        [*map(_addresses, columns), steps, tensors.salts],
-        [*_numbers(rule), 0.0 if isinstance(lr, Tensor) else lr, 1.0],
-        wide,
-        device,
-    )
-    # Values that are on the device already are read where they are.
-    lr = lr.to(device) if isinstance(lr, Tensor) else numbers[-2]
-    clip = numbers[-1] if clip is None else clip.to(device)
-    sums = torch.empty(3 * blocks if rule.layer_adaptation else 0, dtype=wide, device=device)
-    p, g, s, w = (kernels.DTYPES[dtype] for dtype in (params[0].dtype, tensors.grads[0].dtype, exp_avgs[0].dtype, wide))
-    options = {"RANDOM": rule.stochastic_rounding, "STEPS_ON_DEVICE": on_device, "BLOCK": BLOCK, **_LAUNCH}
-    first = {"EXPLORES": tensors.explore is not None, "MEASURE": rule.layer_adaptation}
-    count = len(params)
-    with torch.cuda.device_of(table):
-        kernels.alto_first[(blocks,)](table, numbers, lr, clip, sums, count, p, g, s, w, **first, **options)
-        if rule.layer_adaptation:
-            factors = torch.empty(count, dtype=wide, device=device)
-            kernels.alto_ratios[(count,)](table, numbers, lr, sums, factors, blocks, BLOCK, CHUNK, **_LAUNCH)
-            kernels.alto_second[(blocks,)](table, numbers, factors, count, p, s, w, **options)
+    launch = _prepare(tensors, rule)
+    sums = _first(launch, tensors, rule, clip)
+    if rule.layer_adaptation:
+        factors = torch.empty(len(tensors.params), dtype=torch.float64, device=sums.device)
+        with torch.cuda.device_of(sums):
+            _kernels().alto_ratios[(len(factors),)](
+                launch.table, launch.trust, launch.lr, sums, factors, launch.blocks, BLOCK, CHUNK, **_LAUNCH
+            )
+        _second(launch, tensors, factors)
+
+
+def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor:
+    """The first half of ``alto_``, in two launches; see :func:`valleys.kernels.foreach.measure_`."""
+    launch = _prepare(tensors, rule)
+    sums = _first(launch, tensors, rule, clip)
+    totals = torch.empty(3, len(tensors.params), dtype=torch.float64, device=sums.device)
+    with torch.cuda.device_of(sums):
+        _kernels().alto_totals[(len(tensors.params),)](
+            launch.table, sums, totals, launch.blocks, BLOCK, CHUNK, **_LAUNCH
+        )
+    return totals
+
+
+def apply_(tensors: Tensors, rule: Rule, factors: Tensor) -> None:
+    """The second half of ``alto_``, in one launch; see :func:`valleys.kernels.foreach.apply_`."""
+    _second(_prepare(tensors, rule), tensors, factors.double().contiguous())
 
 
 def explore_(
@@ -111,7 +108,7 @@ def explore_(
     """
     kernels = _kernels()
     wide = wide_dtype(grads[0].dtype)
-    table, numbers, blocks = _upload(
+    table, numbers, _, blocks = _upload(
         [g.numel() for g in grads],
         [_addresses(grads), _addresses(buffers), _addresses(outs), keys or [0] * len(grads)],
         [alpha * (1 - beta), 1 - beta],
@@ -132,7 +129,7 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     kernels = _kernels()
     dtype, device = tensors[0].dtype, tensors[0].device
     wide = wide_dtype(dtype)
-    table, _, blocks = _upload([x.numel() for x in tensors], [_addresses(tensors)], [], wide, device)
+    table, _, _, blocks = _upload([x.numel() for x in tensors], [_addresses(tensors)], [], wide, device)
     sums = torch.empty(blocks, dtype=wide, device=device)
     result = torch.empty((), dtype=wide, device=device)
     types = kernels.DTYPES[dtype], kernels.DTYPES[wide]
@@ -142,10 +139,86 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     return result
 
 
+class _Launch(NamedTuple):
+    """What the launches of a step share.
+
+    Args:
+        table: the tensors' records.
+        numbers: factors of the equations in the dtype of the arithmetic; last a 1, for gradients without a clip.
+        trust: those of the ratio in float64, as ``ratio.step_lengths`` has them, and the learning rate.
+        lr: where that lies on the device.
+        blocks: how many there are.
+        options: what the kernels are compiled for.
+    """
+
+    table: Tensor
+    numbers: Tensor
+    trust: Tensor
+    lr: Tensor
+    blocks: int
+    options: dict[str, Any]
+
+
+def _prepare(tensors: Tensors, rule: Rule) -> _Launch:
+    params = tensors.params
+    device = params[0].device
+    on_device = rule.capturable and all(k.device == device for k in tensors.steps)
+    steps = _addresses(tensors.steps) if on_device else [int(k) for k in torch.stack(tensors.steps).tolist()]
+    columns = [params, tensors.grads, tensors.explore or tensors.exp_avgs, tensors.exp_avgs, tensors.exp_avg_sqs]
+    rows = [(n := p.numel(), n, 0) if p.is_contiguous() else (p.numel(), *_row(p)) for p in params]
+    sizes, lengths, gaps = map(list, zip(*rows, strict=True))
+    low, high = rule.trust_clip or (0.0, math.inf)
+    lr = learning_rate(rule)
+    table, numbers, trust, blocks = _upload(
+        sizes,
+        [*map(_addresses, columns), steps, tensors.salts, tensors.starts, lengths, gaps],
+        [*_numbers(rule), 1.0],
+        wide_dtype(params[0].dtype),
+        device,
+        [rule.trust_eps, rule.norm_eps, low, high, 0.0 if isinstance(lr, Tensor) else lr],
+    )
+    # Values that are on the device already are read where they are.
+    lr = lr.to(device) if isinstance(lr, Tensor) else trust[-1]
+    options = {"GAPS": any(gaps), "RANDOM": rule.stochastic_rounding, "STEPS_ON_DEVICE": on_device, "BLOCK": BLOCK}
+    return _Launch(table, numbers, trust, lr, blocks, {**options, **_LAUNCH})
+
+
+def _first(launch: _Launch, tensors: Tensors, rule: Rule, clip: Tensor | None) -> Tensor:
+    """The states' step; returns the blocks' sums or, without the ratio, makes the parameters' step too."""
+    kernels = _kernels()
+    numbers = launch.numbers
+    clip = numbers[-1] if clip is None else clip.to(numbers.device)
+    sums = numbers.new_empty(3 * launch.blocks if rule.layer_adaptation else 0)
+    dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype, numbers.dtype
+    types = [kernels.DTYPES[dtype] for dtype in dtypes]
+    first = {"EXPLORES": tensors.explore is not None, "MEASURE": rule.layer_adaptation}
+    with torch.cuda.device_of(sums):
+        kernels.alto_first[(launch.blocks,)](
+            launch.table, numbers, launch.lr, clip, sums, len(tensors.params), *types, **first, **launch.options
+        )
+    return sums
+
+
+def _second(launch: _Launch, tensors: Tensors, factors: Tensor) -> None:
+    """The parameters' step."""
+    kernels = _kernels()
+    dtypes = tensors.params[0].dtype, tensors.exp_avgs[0].dtype, launch.numbers.dtype
+    types = [kernels.DTYPES[dtype] for dtype in dtypes]
+    with torch.cuda.device_of(factors):
+        kernels.alto_second[(launch.blocks,)](
+            launch.table, launch.numbers, factors, len(factors), *types, **launch.options
+        )
+
+
 def _kernels() -> Any:
     from valleys.kernels import _triton_kernels
 
     return _triton_kernels
+
+
+def _row(tensor: Tensor) -> tuple[int, int]:
+    """The length of a row and that of the gap behind it."""
+    return tensor.shape[1], tensor.stride(0) - tensor.shape[1]
 
 
 def _addresses(tensors: list[Tensor]) -> list[int]:
@@ -155,7 +228,6 @@ def _addresses(tensors: list[Tensor]) -> list[int]:
 def _numbers(rule: Rule) -> list[float]:
     """A rule as the factors of the equations, in the order in which ``alto_first`` lists them."""
     c = rule.alpha * (1 - rule.beta1)
-    low, high = rule.trust_clip or (0.0, math.inf)
     return [
         -1.0 if rule.maximize else 1.0,
         c if rule.accelerate_momentum else 0.0,
@@ -168,16 +240,17 @@ def _numbers(rule: Rule) -> list[float]:
         rule.weight_decay,
         # 1 - beta^k is 1 - e^(k log beta): 1 where log beta is -inf.
         *(math.log(b) if b > 0 and rule.bias_correction else -math.inf for b in (rule.beta2, rule.beta3)),
-        rule.trust_eps,
-        rule.norm_eps,
-        low,
-        high,
     ]
 
 
 def _upload(
-    sizes: list[int], columns: list[list[int]], numbers: list[float], wide: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, int]:
+    sizes: list[int],
+    columns: list[list[int]],
+    numbers: list[float],
+    wide: torch.dtype,
+    device: torch.device,
+    doubles: Sequence[float] = (),
+) -> tuple[Tensor, Tensor, Tensor, int]:
     """What a launch needs to know, in one copy.
 
     Args:
@@ -186,20 +259,25 @@ def _upload(
         numbers: factors of the equations.
         wide: their dtype.
         device: of the tensors.
+        doubles: numbers in float64.
 
     Returns:
-        The records, the numbers and how many blocks there are.
+        The records, the numbers, those in float64 and how many blocks there are.
     """
     *firsts, blocks = itertools.accumulate((-(-size // BLOCK) for size in sizes), initial=0)
     records = [x for record in zip(firsts, sizes, *columns, strict=True) for x in record]
-    # A multiple of 4, so that what follows is at a multiple of 16 bytes.
-    values = torch.tensor(numbers + [0.0] * (-len(numbers) % 4), dtype=wide)
-    host = torch.cat([values.view(torch.int64), torch.tensor(records, dtype=torch.int64)])
+    # Multiples of 16 bytes, so that what follows is at one, too.
+    parts = [
+        torch.tensor(numbers + [0.0] * (-len(numbers) % 4), dtype=wide).view(torch.int64),
+        torch.tensor([*doubles, *[0.0] * (len(doubles) % 2)], dtype=torch.float64).view(torch.int64),
+        torch.tensor(records, dtype=torch.int64),
+    ]
+    host = torch.cat(parts)
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         # A graph would read the host's memory at each replay, when it may be gone; integers it keeps as arguments.
         uploaded = torch.zeros_like(host, device=device)
         torch._foreach_add_(uploaded.unbind(), host.tolist())
     else:
         uploaded = (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
-    start = len(host) - len(records)
-    return uploaded[start:], uploaded[:start].view(wide)[: len(numbers)], blocks
+    first, second, table = uploaded.split([len(part) for part in parts])
+    return table, first.view(wide)[: len(numbers)], second.view(torch.float64)[: len(doubles)], blocks
