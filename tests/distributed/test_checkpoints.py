@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed, nn
-from torch.distributed import checkpoint
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save as write
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -60,22 +62,22 @@ class Run:
         model, optimizer = get_state_dict(self.model, self.optimizer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about the CPU and about one process
-            checkpoint.save({"model": model, "optimizer": optimizer}, checkpoint_id=folder)
+            write({"model": model, "optimizer": optimizer}, checkpoint_id=folder)
 
     def load(self, folder: str) -> None:
         model, optimizer = get_state_dict(self.model, self.optimizer)
         state: Any = {"model": model, "optimizer": optimizer}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # A parameter that never had a gradient has no state to load, but the fresh optimizer has been probed for one.
-            planner = checkpoint.DefaultLoadPlanner(allow_partial_load=True)
-            checkpoint.load(state, checkpoint_id=folder, planner=planner)
+            # A parameter that never had a gradient has no state to load, though the probe gave the fresh one some.
+            planner = DefaultLoadPlanner(allow_partial_load=True)
+            load(state, checkpoint_id=folder, planner=planner)
         set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
 
     def whole(self) -> list[torch.Tensor]:
         """Every parameter, then every state but of the parameter that has none."""
         model, optimizer = get_state_dict(self.model, self.optimizer)
-        tensors = list(model.values())
+        tensors: list[Any] = list(model.values())
         states: dict[str, dict[str, Any]] = optimizer["state"]  # type: ignore[assignment]
         for name in sorted(states.keys() - {"unused"}):
             tensors += [value for _, value in sorted(states[name].items()) if isinstance(value, torch.Tensor)]

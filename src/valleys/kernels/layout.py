@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "is_plain", "layout", "ordered", "put_back"]
+__all__ = ["Layout", "extent", "is_plain", "layout", "ordered", "put_back"]
 
 # The order in which a tensor's dimensions lie in memory, or None: no order makes it contiguous.
 Layout = tuple[int, ...] | None
@@ -16,6 +16,14 @@ def is_plain(tensor: Tensor) -> bool:
     # A class that intercepts operations sees them only if they go through torch's dispatcher.
     ordinary = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
     return ordinary and tensor.layout == torch.strided
+
+
+def extent(tensor: Tensor) -> tuple[int, int, int]:
+    """The number of elements, how many of them are a row, and the gap behind each row; contiguous, all are one row."""
+    size = tensor.numel()
+    if tensor.is_contiguous():
+        return size, size, 0
+    return size, tensor.shape[1], tensor.stride(0) - tensor.shape[1]
 
 
 def layout(tensor: Tensor) -> Layout:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, wide_dtype
+from valleys.kernels.layout import extent
 
 __all__ = ["alto_", "apply_", "cache_directory", "explore_", "measure_", "square_sum", "unavailable"]
 
@@ -141,16 +142,11 @@ def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *dou
 
 def _items(tensors: Tensors) -> array[int]:
     """An array of ``Tensor`` of native.c; ctypes' structures would take longer than a small tensor's step."""
-    rows = [(n := p.numel(), n, 0) if p.is_contiguous() else (p.numel(), *_row(p)) for p in tensors.params]
+    rows = map(extent, tensors.params)
     columns = (tensors.params, tensors.grads, tensors.explore or tensors.exp_avgs, *tensors[3:6])
     addresses = [[x.data_ptr() for x in column] for column in columns]
     fields = zip(*zip(*rows, strict=True), *addresses, tensors.salts, tensors.starts, strict=True)
     return array("q", itertools.chain.from_iterable(fields))
-
-
-def _row(tensor: Tensor) -> tuple[int, int]:
-    """The length of a row and that of the gap behind it."""
-    return tensor.shape[1], tensor.stride(0) - tensor.shape[1]
 
 
 def _options(rule: Rule, clip: Tensor | None) -> _Options:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, wide_dtype
+from valleys.kernels.layout import extent
 from valleys.kernels.ratio import learning_rate
 
 __all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable"]
@@ -165,8 +166,7 @@ def _prepare(tensors: Tensors, rule: Rule) -> _Launch:
     on_device = rule.capturable and all(k.device == device for k in tensors.steps)
     steps = _addresses(tensors.steps) if on_device else [int(k) for k in torch.stack(tensors.steps).tolist()]
     columns = [params, tensors.grads, tensors.explore or tensors.exp_avgs, tensors.exp_avgs, tensors.exp_avg_sqs]
-    rows = [(n := p.numel(), n, 0) if p.is_contiguous() else (p.numel(), *_row(p)) for p in params]
-    sizes, lengths, gaps = map(list, zip(*rows, strict=True))
+    sizes, lengths, gaps = map(list, zip(*map(extent, params), strict=True))
     low, high = rule.trust_clip or (0.0, math.inf)
     lr = learning_rate(rule)
     table, numbers, trust, blocks = _upload(
@@ -214,11 +214,6 @@ def _kernels() -> Any:
     from valleys.kernels import _triton_kernels
 
     return _triton_kernels
-
-
-def _row(tensor: Tensor) -> tuple[int, int]:
-    """The length of a row and that of the gap behind it."""
-    return tensor.shape[1], tensor.stride(0) - tensor.shape[1]
 
 
 def _addresses(tensors: list[Tensor]) -> list[int]:
