@@ -8,11 +8,21 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; without its extra installed, say how to get it.
+    """Run the command line; without its extra installed, say how to get it. Of several processes the first one speaks.
 
     Raises:
         SystemExit: always, with the command's exit code.
     """
+    try:
+        from valleys.lab.parallel import one_voice
+
+        with one_voice():
+            _run()
+    except KeyboardInterrupt:
+        sys.exit(130)  # before a command had begun
+
+
+def _run() -> None:
     try:
         from valleys.lab.commands import app
 
@@ -22,5 +32,7 @@ def main() -> None:
             raise
         sys.stderr.write(f"valleys: the lab needs {error.name}: pip install 'valleys[lab]'\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)  # before a command had begun
+
+
+if __name__ == "__main__":
+    main()

@@ -182,6 +182,17 @@ def test_mistakes_end_before_any_work(tmp_path: Path, calls: list[Call], changes
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("use_cpu", "device"), [("", "cuda"), ("False", "cuda"), ("True", "cpu")])
+def test_auto_is_cuda_unless_accelerate_was_told_to_use_the_cpu(
+    tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch, use_cpu: str, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a made-up device")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", use_cpu)
+    run(tmp_path, trials=1, seeds=1)
+    assert {call["device"] for call in calls} == {device}
+
+
 def test_an_unusable_folder_ends_before_any_work(tmp_path: Path, calls: list[Call]) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LabError, match="cannot write"):

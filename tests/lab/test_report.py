@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def results(final: Mapping[str, list[Record]], tuning: Mapping[str, list[Record]
             "trials": 1,
             "seeds": 3,
         },
-        environments=[{"python": "3", "torch": "2"}],
+        environments=[{"python": "3", "torch": "2", "ranks": 1}],
         spaces=dict.fromkeys(final, SPACE),
         tuning={name: {Key(i, 0): entry for i, entry in enumerate(runs)} for name, runs in trials.items()},
         final={name: {Key(0, entry.seed): entry for entry in runs} for name, runs in final.items()},
@@ -121,6 +122,27 @@ def test_rows_come_best_first_and_the_markdown_says_who_won(tmp_path: Path) -> N
         "| sgd | lr | 0.0001 | 1 | log | 0.1 |",
     ):
         assert part in markdown
+
+
+def test_the_layout_of_the_batch_is_told_where_it_is_not_one_backward_pass_in_one_process(tmp_path: Path) -> None:
+    found = results({"sgd": finals("sgd", 80.0, 81.0)})
+    markdown, document = written(found, tmp_path)
+    assert "global batch" not in markdown
+    assert "ranks" not in markdown
+    assert document["global_batch"] == [{"batch_size": 16, "per_rank": 16, "ranks": 1, "accumulation_steps": 1}]
+
+    alone, shared = found.environments[0], {**found.environments[0], "ranks": 2}
+    accumulated = {**found.configuration, "micro_batch": 5}
+    sittings = replace(found, configuration=accumulated, environments=[shared, alone, {**shared, "torch": "3"}])
+    markdown, document = written(sittings, tmp_path)
+    notes = [line for line in markdown.splitlines() if "global batch" in line]
+    assert notes == [
+        "* Note: global batch 16: at most 5 per rank x 2 ranks x 2 accumulation steps.",
+        "* Note: global batch 16: at most 5 per rank x 1 rank x 4 accumulation steps.",
+    ]
+    assert "|  | python | torch | ranks |" in markdown
+    assert "| sitting 3 | 3 | 3 | 2 |" in markdown
+    assert [entry["ranks"] for entry in document["global_batch"]] == [2, 1, 2]
 
 
 def test_names_cannot_break_the_table(tmp_path: Path) -> None:

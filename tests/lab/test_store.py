@@ -23,7 +23,7 @@ from valleys.lab.store import Key, Store
 
 SPACE = {"lr": Range(1e-4, 1.0)}
 CONFIGURATION = {"task": "fake", "maximize": True, "batch_size": 16, "epochs": None, "trials": 4, "seeds": 2}
-HERE = {"torch": "1"}
+HERE = {"torch": "1", "ranks": 1}
 
 
 @contextmanager
@@ -150,9 +150,19 @@ def test_another_environment_only_warns(tmp_path: Path) -> None:
     with opened(tmp_path):
         pass
     with Store(tmp_path) as store:
-        (warning,) = store.configure(CONFIGURATION, {"torch": "2"}, {"sgd": SPACE})
+        (warning,) = store.configure(CONFIGURATION, {**HERE, "torch": "2"}, {"sgd": SPACE})
         assert "torch 1 then, 2 now" in warning
-        assert store.results({"sgd": SPACE}).environments == [{"torch": "1"}, {"torch": "2"}]
+        assert store.results({"sgd": SPACE}).environments == [HERE, {**HERE, "torch": "2"}]
+
+
+def test_an_environment_from_before_there_were_ranks_had_one(tmp_path: Path) -> None:
+    old = {"torch": "1"}
+    with Store(tmp_path) as store:
+        store.configure(CONFIGURATION, old, {"sgd": SPACE})
+        assert store.configure(CONFIGURATION, {**old, "ranks": 1}, {"sgd": SPACE}) == []
+        assert store.results({"sgd": SPACE}).environments == [{"torch": "1", "ranks": 1}]
+        (warning,) = store.configure(CONFIGURATION, {**old, "ranks": 2}, {"sgd": SPACE})
+        assert warning.endswith("ranks 1 then, 2 now")
 
 
 def test_a_second_store_on_the_folder_is_refused_until_the_first_closes(tmp_path: Path) -> None:

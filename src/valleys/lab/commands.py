@@ -55,13 +55,13 @@ def _root(
 @app.command("compare")
 def _compare(
     task: Annotated[str, typer.Argument(help="A task's name; `valleys tasks` lists them.")],
-    batch_size: Annotated[int, typer.Option(help="Examples per optimizer step.")],
+    batch_size: Annotated[int, typer.Option(help="Examples per optimizer step, of all processes together.")],
     out: Annotated[Path, typer.Option(help="Folder of the report and the finished runs.")],
     optimizers: Annotated[str, typer.Option(help="Names or module:callable, by commas.")] = "sgd,adamw,lamb,alto",
     trials: Annotated[int, typer.Option(help="Tuning trials per optimizer.")] = 8,
     seeds: Annotated[int, typer.Option(help="Fresh seeds per optimizer.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Length of a run; default: the task's own.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Examples per backward pass.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Examples per backward pass of one process.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
     storage: Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in --out.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

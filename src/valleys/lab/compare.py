@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from valleys.lab import report, tasks, trainer, tuning
 from valleys.lab.environment import environment
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import OptimizerSpec
+from valleys.lab.parallel import Ranks, joined
 from valleys.lab.progress import Follow, watch
 from valleys.lab.record import Record
 from valleys.lab.statistics import Verdict
-from valleys.lab.store import Key, Store
+from valleys.lab.store import Key, SharedStore
 from valleys.lab.summary import Row, summarize
 from valleys.lab.task import Task
 
@@ -74,79 +76,82 @@ def compare(
 ) -> Comparison:
     """Tune each optimizer with equally many trials, run the chosen values on fresh seeds, and say who won.
 
-    An interrupted comparison goes on when it is called again with the same arguments; finished runs are kept.
+    An interrupted comparison goes on when it is called again with the same arguments; finished runs are kept. The
+    processes of a launch (torchrun, ``accelerate launch``), or of the process group that is there, share every batch;
+    all of them make the same call, rank 0 alone writes.
 
     Args:
         task: name of a task, or a task of your own.
         optimizers: names (``module:callable`` included) or specifications of your own; at least one.
-        batch_size: examples per optimizer step, at most those of the training split.
+        batch_size: examples per optimizer step, of all ranks together; at most those of the training split.
         trials: quasi-random hyperparameter points per optimizer, at least 1. May grow in a later call.
         seeds: fresh seeds for the chosen hyperparameters, at least 1. May grow in a later call.
         epochs: length of a run; default: the task's own.
-        micro_batch: examples per backward pass, gradients accumulated; default: 4096.
+        micro_batch: examples per backward pass on one rank, gradients accumulated; default: 4096.
         out: folder of the report, and of the comparison's storage.
         data_dir: where the task's data lies, for a task that needs it.
         storage: Optuna storage URL; default: an SQLite file in ``out``.
-        device: ``cpu``, ``cuda``, or ``auto``: CUDA where there is one.
+        device: ``cpu``, ``cuda``, or ``auto``: CUDA where there is one, unless ``accelerate launch --cpu`` says no.
         progress: whether to show a progress bar on stderr; default: where it is a terminal.
 
     Returns:
-        The comparison; its report is in ``out``.
+        The comparison, the same on all ranks; its report is in ``out``.
 
     Raises:
-        LabError: on a mistake in the arguments, before any work.
+        LabError: on a mistake in the arguments, before any work; with several ranks, on all of them.
     """
     for name, value in (("trials", trials), ("seeds", seeds), ("batch size", batch_size), ("epochs", epochs)):
         if value is not None and value < 1:
             raise LabError(f"{name} must be at least 1, not {value}")
-    specs = _specs(optimizers)
-    device = _device(device)
     folder = Path(out)
-    problem = tasks.load(task, Path(data_dir) if data_dir is not None else None) if isinstance(task, str) else task
-    trainer.check(problem, batch_size, micro_batch)
-    configuration = _configuration(problem, batch_size, trials, seeds, epochs, micro_batch, device)
-    spaces = {spec.name: spec.space for spec in specs}
-    command = _command(task, optimizers, configuration, epochs, folder, data_dir, storage)
+    with joined() as ranks:
+        device = ranks.agree(lambda: _device(device, ranks))
+        specs = ranks.agree(lambda: _specs(optimizers))
+        problem = ranks.agree(lambda: _problem(task, data_dir, batch_size, micro_batch))
+        configuration = _configuration(problem, batch_size, trials, seeds, epochs, micro_batch, device)
+        spaces = {spec.name: spec.space for spec in specs}
+        progress = progress if ranks.main else False
 
-    def run(spec: OptimizerSpec, point: int, seed: int, follow: Follow, test: bool) -> None:
-        values = points[spec.name][point]
-        store.run(
-            spec.name,
-            "final" if test else "tuning",
-            Key(point, seed),
-            values,
-            spec.space,
-            lambda: trainer.train(
-                problem,
-                spec,
+        def run(spec: OptimizerSpec, point: int, seed: int, follow: Follow, test: bool) -> None:
+            values = points[spec.name][point]
+            store.run(
+                spec.name,
+                "final" if test else "tuning",
+                Key(point, seed),
                 values,
-                batch_size=batch_size,
-                seed=seed,
-                epochs=epochs,
-                micro_batch=micro_batch,
-                device=device,
-                test=test,
-                progress=follow,
-            ),
-        )
+                spec.space,
+                lambda: trainer.train(
+                    problem,
+                    spec,
+                    values,
+                    batch_size=batch_size,
+                    seed=seed,
+                    epochs=epochs,
+                    micro_batch=micro_batch,
+                    device=device,
+                    test=test,
+                    progress=follow,
+                ),
+            )
 
-    with Store(folder, storage) as store:
-        warnings = store.configure(configuration, environment(device), spaces)
-        points = {name: tuning.points(space, trials) for name, space in spaces.items()}
-        # Optimizers take turns, so that a machine that slows down slows all of them down.
-        turns = [(trial, spec) for trial in range(trials) for spec in specs if trial < len(points[spec.name])]
-        with watch(f"tuning on {problem.name}", len(turns), progress) as show:
-            for trial, spec in turns:
-                run(spec, trial, tuning.TUNING_SEED, show(f"{spec.name}, trial {trial + 1}"), test=False)
-        chosen = summarize(store.results(spaces)).chosen
-        tuned = [(spec, point) for spec in specs if (point := chosen[spec.name]) is not None]
-        with watch(f"fresh seeds on {problem.name}", len(tuned) * seeds, progress) as show:
-            for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-                for spec, point in tuned:
-                    run(spec, point, seed, show(f"{spec.name}, seed {seed}"), test=True)
-        results = store.results(spaces)
-        summary = summarize(results, warnings)
-        paths = report.write(results, summary, folder, command)
+        with SharedStore(ranks, folder, storage) as store:
+            warnings = store.configure(configuration, environment(device, ranks.size), spaces)
+            points = {name: tuning.points(space, trials) for name, space in spaces.items()}
+            # Optimizers take turns, so that a machine that slows down slows all of them down.
+            turns = [(trial, spec) for trial in range(trials) for spec in specs if trial < len(points[spec.name])]
+            with watch(f"tuning on {problem.name}", len(turns), progress) as show:
+                for trial, spec in turns:
+                    run(spec, trial, tuning.TUNING_SEED, show(f"{spec.name}, trial {trial + 1}"), test=False)
+            chosen = summarize(store.results(spaces)).chosen
+            tuned = [(spec, point) for spec in specs if (point := chosen[spec.name]) is not None]
+            with watch(f"fresh seeds on {problem.name}", len(tuned) * seeds, progress) as show:
+                for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+                    for spec, point in tuned:
+                        run(spec, point, seed, show(f"{spec.name}, seed {seed}"), test=True)
+            results = store.results(spaces)
+            summary = summarize(results, warnings)
+            command = _command(task, optimizers, configuration, epochs, folder, data_dir, storage)
+            paths = ranks.decide(lambda: report.write(results, summary, folder, command))
     return Comparison(
         problem.name,
         batch_size,
@@ -172,13 +177,22 @@ def _specs(optimizers: Sequence[str | OptimizerSpec]) -> list[OptimizerSpec]:
     return specs
 
 
-def _device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
+def _problem(task: str | Task, data_dir: Path | str | None, batch_size: int, micro_batch: int | None) -> Task:
+    if isinstance(task, str):
+        task = tasks.load(task, Path(data_dir) if data_dir is not None else None)
+    trainer.check(task, batch_size, micro_batch)
+    return task
+
+
+def _device(device: str, ranks: Ranks) -> str:
+    if device not in ("auto", "cpu", "cuda"):
         raise LabError(f"unknown device {device!r}; known: auto, cpu, cuda")
+    if device == "auto":
+        refused = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+        device = "cuda" if torch.cuda.is_available() and not refused else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise LabError("torch finds no CUDA device here; use --device cpu")
+    ranks.device(device)  # it may be in want of one for this rank
     return device
 
 

@@ -12,18 +12,19 @@ import torch
 __all__ = ["environment"]
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str, ranks: int = 1) -> dict[str, Any]:
     """Versions and hardware, for the report and for a warning when they change between two sittings.
 
     Args:
         device: ``cpu`` or ``cuda``.
+        ranks: how many processes share the work.
 
     Returns:
         Plain strings and numbers.
 
     Example:
         >>> sorted(environment("cpu"))
-        ['cpus', 'device', 'python', 'threads', 'torch', 'valleys']
+        ['cpus', 'device', 'python', 'ranks', 'threads', 'torch', 'valleys']
     """
     return {
         "python": platform.python_version(),
@@ -32,4 +33,5 @@ def environment(device: str) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine(),
+        "ranks": ranks,
     }

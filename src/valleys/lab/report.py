@@ -13,7 +13,7 @@ from typing import Any
 from valleys.lab import curves
 from valleys.lab.statistics import format_mean
 from valleys.lab.store import Key, Results
-from valleys.lab.summary import Summary, cells
+from valleys.lab.summary import Summary, cells, layouts
 from valleys.lab.trainer import MICRO_BATCH
 
 __all__ = ["escape", "plain", "to_json", "to_markdown", "write"]
@@ -59,6 +59,15 @@ def to_json(results: Results, summary: Summary, command: str) -> dict[str, Any]:
             "command": command,
             "configuration": results.configuration,
             "environments": results.environments,
+            "global_batch": [
+                {
+                    "batch_size": layout.batch_size,
+                    "per_rank": layout.per_rank,
+                    "ranks": layout.ranks,
+                    "accumulation_steps": layout.accumulation_steps,
+                }
+                for layout in layouts(results)
+            ],
             "spaces": {
                 name: {key: {"low": r.low, "high": r.high, "log": r.log} for key, r in space.items()}
                 for name, space in results.spaces.items()
@@ -125,7 +134,7 @@ def to_markdown(results: Results, summary: Summary, command: str) -> str:
         "",
         "## Environment",
         "",
-        *_table(["", *results.environments[-1]], _environments(results)),
+        *_environments(results),
         "",
         "```",
         command.replace("`", "'"),
@@ -228,9 +237,12 @@ def _space(results: Results, summary: Summary) -> list[list[str]]:
     return rows
 
 
-def _environments(results: Results) -> list[list[str]]:
-    names = list(results.environments[-1])
-    return [
-        [f"sitting {number}", *(str(seen.get(name, "-")) for name in names)]
-        for number, seen in enumerate(results.environments, 1)
+def _environments(results: Results) -> list[str]:
+    seen = results.environments
+    alone = all(environment["ranks"] == 1 for environment in seen)
+    names = [name for name in seen[-1] if not (alone and name == "ranks")]
+    rows = [
+        [f"sitting {number}", *(str(environment.get(name, "-")) for name in names)]
+        for number, environment in enumerate(seen, 1)
     ]
+    return _table(["", *names], rows)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from valleys.lab.errors import LabError
+from valleys.lab.parallel import Ranks
 from valleys.lab.record import Record
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from valleys.lab.optimizers import Range
 
-__all__ = ["GROWING", "Key", "Phase", "Results", "Store"]
+__all__ = ["GROWING", "Key", "Phase", "Results", "SharedStore", "Store"]
 
 Phase = Literal["tuning", "final"]
 
@@ -148,7 +149,7 @@ class Store:
         study.set_user_attr("configuration", dict(configuration))
         for name, space in spaces.items():
             study.set_user_attr(f"space:{name}", _plain(space))
-        environments = known.get("environments", [])
+        environments = _environments(known)
         if environment not in environments:
             study.set_user_attr("environments", [*environments, dict(environment)])
         return _changes(environments[-1], environment) if environments else []
@@ -218,7 +219,7 @@ class Store:
         known = self._study_named(self._id).user_attrs
         return Results(
             known["configuration"],
-            known["environments"],
+            _environments(known),
             spaces,
             {name: self.finished(name, "tuning") for name in spaces},
             {name: self.finished(name, "final") for name in spaces},
@@ -259,6 +260,64 @@ class Store:
         return record.validation
 
 
+class SharedStore:
+    """A store that rank 0 holds and all ranks use: every method is called by all, and tells all the same.
+
+    Args:
+        ranks: the processes of the comparison.
+        folder, url: see ``Store``.
+
+    Raises:
+        LabError: on all ranks, what ``Store`` raises on rank 0.
+    """
+
+    def __init__(self, ranks: Ranks, folder: Path, url: str | None = None) -> None:
+        self._ranks = ranks
+        self._held: list[Store] = []
+        ranks.decide(lambda: self._held.append(Store(folder, url)))
+
+    def __enter__(self) -> SharedStore:
+        """The store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store where it is open."""
+        for store in self._held:
+            store.__exit__(kind, error, trace)
+
+    def configure(
+        self,
+        configuration: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        spaces: Mapping[str, Mapping[str, Range]],
+    ) -> list[str]:
+        """``Store.configure`` on rank 0."""
+        return self._ranks.decide(lambda: self._held[0].configure(configuration, environment, spaces))
+
+    def run(
+        self,
+        optimizer: str,
+        phase: Phase,
+        key: Key,
+        hyperparameters: Mapping[str, float],
+        space: Mapping[str, Range],
+        work: Callable[[], Record],
+    ) -> None:
+        """``Store.run`` on rank 0; the others join in the work if there is any."""
+        if self._ranks.decide(lambda: key in self._held[0].finished(optimizer, phase)):
+            return
+        if self._ranks.main:
+            self._held[0].run(optimizer, phase, key, hyperparameters, space, work)
+        else:
+            work()
+
+    def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:
+        """``Store.results`` on rank 0."""
+        return self._ranks.decide(lambda: self._held[0].results(spaces))
+
+
 def _open(url: str) -> optuna.storages.RDBStorage:
     try:
         import optuna
@@ -294,6 +353,11 @@ def _abandon_unfinished(study: optuna.Study) -> None:
         study.tell(study.ask(), state=TrialState.FAIL)
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _environments(known: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The environments seen; those recorded before there were ranks had one."""
+    return [{"ranks": 1, **environment} for environment in known.get("environments", [])]
 
 
 def _plain(space: Mapping[str, Range]) -> dict[str, list[Any]]:

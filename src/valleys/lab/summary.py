@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from valleys.lab import tuning
+from valleys.lab.parallel import Layout
 from valleys.lab.record import Record
 from valleys.lab.statistics import Verdict, format_mean, mean_interval, verdict
 from valleys.lab.store import Key, Results
+from valleys.lab.trainer import MICRO_BATCH
 
-__all__ = ["Row", "Summary", "cells", "summarize"]
+__all__ = ["Row", "Summary", "cells", "layouts", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,20 @@ def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
     )
 
 
+def layouts(results: Results) -> list[Layout]:
+    """How the batch was spread over processes and backward passes.
+
+    Args:
+        results: everything the store holds.
+
+    Returns:
+        One layout per sitting.
+    """
+    configuration = results.configuration
+    micro_batch = configuration["micro_batch"] or MICRO_BATCH
+    return [Layout(configuration["batch_size"], micro_batch, seen["ranks"]) for seen in results.environments]
+
+
 def cells(row: Row, metric: str) -> dict[str, str]:
     """A row as text.
 
@@ -167,7 +183,8 @@ def _interval(records: Sequence[Record], metric: Callable[[Record], float | None
 
 
 def _notes(results: Results, selected: Mapping[str, Mapping[str, float] | None]) -> list[str]:
-    notes = []
+    # Layouts in the order of their first sitting; one backward pass in one process goes without saying.
+    notes = [str(layout) for layout in dict.fromkeys(layouts(results)) if layout.ranks * layout.accumulation_steps > 1]
     for name, values in selected.items():
         edges = [] if values is None else tuning.at_edge(values, results.spaces[name])
         if edges:

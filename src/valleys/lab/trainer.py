@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -16,13 +16,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import OptimizerSpec
+from valleys.lab.parallel import Ranks, check_averaged, held_back, joined
 from valleys.lab.record import Evaluation, Record
 from valleys.lab.task import Split, Task
 
 __all__ = ["MICRO_BATCH", "check", "train"]
 
 MICRO_BATCH = 4096
-"""Examples per forward pass unless the user says otherwise; larger batches are accumulated."""
+"""Examples per forward pass and rank unless the user says otherwise; larger batches are accumulated."""
 
 _EVALUATIONS = 20
 _WARM_UP = 0.05
@@ -66,6 +67,9 @@ def train(
     .. math:: g = \nabla \sum_j \frac{n_j}{n} L_j,\quad \text{the mean losses } L_j
         \text{ of micro-batches of } n_j \text{ examples weighted by their share of the batch's } n
 
+    The processes of a launch (torchrun, ``accelerate launch``), or of the process group that is there, share every
+    batch: the sum then runs over the micro-batches of all ranks. All of them make the same call.
+
     Epochs are shuffled and their last, incomplete batch is left out. A cosine schedule warms up linearly over the first
     5 % of the steps. The validation metric is read 20 times, evenly, or at every step of a shorter run. The same
     arguments give the same record on the same machine, but for the times.
@@ -74,17 +78,18 @@ def train(
         task: what to learn.
         spec: the optimizer.
         hyperparameters: values for ``spec.space``.
-        batch_size: examples per optimizer step, 1 to the number of training examples.
+        batch_size: examples per optimizer step, of all ranks together; 1 to the number of training examples.
         seed: of initialisation, order and dropout; the caller's random state is left alone.
         epochs: passes over the data, at least 1; None: the task's.
-        micro_batch: examples per forward and backward pass, at least 1; None: 4096. It changes neither gradient nor
-            metric but for rounding, unless the model normalises over the batch.
-        device: where to train.
+        micro_batch: examples per forward and backward pass on one rank, at least 1; None: 4096. Like the number of
+            ranks it changes neither gradient nor metric but for rounding, unless the model normalises over the batch
+            (or, with several ranks, drops out at random).
+        device: where to train; with several ranks ``cuda`` is each rank's own device.
         test: evaluate the test split at the end, once.
-        progress: called with (steps made, steps in all) after each step.
+        progress: called with (steps made, steps in all) after each step, on rank 0.
 
     Returns:
-        The record. A run whose loss or metric stops being finite ends there, marked as diverged.
+        The record, rank 0's on all ranks. A run whose loss or metric stops being finite ends there, marked as diverged.
 
     Raises:
         LabError: see ``check``; fewer than one epoch; hyperparameters that are not those of the space.
@@ -111,12 +116,33 @@ def train(
             f"{spec.name} needs values for {', '.join(spec.space) or 'nothing'}, "
             f"got {', '.join(hyperparameters) or 'nothing'}"
         )
-    device = torch.device(device)
+    with joined() as ranks:
+        record = _train(
+            ranks, task, spec, hyperparameters, batch_size, seed, epochs, micro_batch, device, test, progress
+        )
+        return ranks.decide(lambda: record)  # the times are rank 0's
+
+
+def _train(
+    ranks: Ranks,
+    task: Task,
+    spec: OptimizerSpec,
+    hyperparameters: Mapping[str, float],
+    batch_size: int,
+    seed: int,
+    epochs: int,
+    micro_batch: int | None,
+    device: torch.device | str,
+    test: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Record:
+    device = ranks.device(device)
     with _seeded(device, seed):
         model = task.build_model().to(device)
+        replica = ranks.replicate(model)
         optimizer = spec.build(model, hyperparameters)
-        run = _Run(task, model, optimizer, device, batch_size, micro_batch or MICRO_BATCH)
-        run.fit(_moved(task.train, device), _moved(task.validation, device), epochs, seed, progress)
+        run = _Run(task, model, replica, optimizer, device, ranks, batch_size, micro_batch or MICRO_BATCH, seed)
+        run.fit(_moved(task.train, device), _moved(task.validation, device), epochs, progress)
         result = run.evaluate(_moved(task.test, device)) if test and not run.diverged else None
     reached = next((e for e in run.curve if task.reached(e.validation)), None)
     return Record(
@@ -143,11 +169,10 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Seed the generators in use and no others; put them and cuDNN's switches back afterwards."""
     cuda = device.type == "cuda"
     deterministic, benchmark = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    with torch.random.fork_rng(devices=[device] if cuda else []):
+    with torch.cuda.device(device) if cuda else nullcontext(), torch.random.fork_rng(devices=[device] if cuda else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device
         if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+            torch.cuda.manual_seed(seed)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         try:
             yield
@@ -165,33 +190,35 @@ class _Run:
 
     task: Task
     model: nn.Module
+    replica: nn.Module
     optimizer: Optimizer
     device: torch.device
+    ranks: Ranks
     batch_size: int
     micro_batch: int
+    seed: int
     steps: int = 0
     diverged: bool = False
     curve: list[Evaluation] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     optimizer_seconds: list[float] = field(default_factory=list)
 
-    def fit(
-        self, train: Split, validation: Split, epochs: int, seed: int, progress: Callable[[int, int], None] | None
-    ) -> None:
+    def fit(self, train: Split, validation: Split, epochs: int, progress: Callable[[int, int], None] | None) -> None:
         """Step and evaluate until the epochs are over or the run diverges."""
         total = epochs * (len(train) // self.batch_size)
         scheduler = LambdaLR(self.optimizer, _schedule(self.task.schedule, total))
         due = {math.ceil(total * (i + 1) / _EVALUATIONS) for i in range(_EVALUATIONS)}
         loss_sum, since = torch.zeros((), device=self.device), 0
         self.model.train()
-        for batch in _batches(len(train), self.batch_size, epochs, seed):
+        for batch in _batches(len(train), self.batch_size, epochs, self.seed):
             loss_sum += self._step(train, batch)
             scheduler.step()
             since += 1
-            if progress is not None:
+            if progress is not None and self.ranks.main:
                 progress(self.steps, total)
             if self.steps in due:
-                loss, metric = (loss_sum / since).item(), self.evaluate(validation)
+                loss = self.ranks.decide((self.ranks.total(loss_sum) / since).item)
+                metric = self.evaluate(validation)
                 if not (math.isfinite(loss) and math.isfinite(metric)):
                     self.diverged = True
                     return
@@ -199,15 +226,17 @@ class _Run:
                 loss_sum, since = torch.zeros_like(loss_sum), 0
 
     def _step(self, train: Split, batch: Tensor) -> Tensor:
-        """Make one optimizer step; return the batch's mean loss without waiting for it."""
+        """Make one optimizer step; return this rank's part of the batch's mean loss without waiting for it."""
         start = self._now()
         self.optimizer.zero_grad()
         loss = torch.zeros((), device=self.device)
-        for chosen in batch.to(self.device).split(self.micro_batch):
-            outputs = self.model(train.inputs[chosen])
-            part = self.task.loss(outputs, train.targets[chosen]) * (len(chosen) / len(batch))
-            part.backward()
-            loss += part.detach()
+        *earlier, last = self.ranks.parts(batch.to(self.device), self.micro_batch)
+        with self._own_noise():
+            with held_back(self.replica):
+                for part in earlier:
+                    loss += self._backward(train, *part)
+            loss += self._backward(train, *last)
+        check_averaged(self.replica)
         before = self._now()
         self.optimizer.step()
         end = self._now()
@@ -216,9 +245,29 @@ class _Run:
         self.steps += 1
         return loss
 
+    def _backward(self, train: Split, chosen: Tensor, weight: float) -> Tensor:
+        """Add a micro-batch's part of the gradient; return its part of the loss."""
+        part = self.task.loss(self.replica(train.inputs[chosen]), train.targets[chosen]) * weight
+        (part * self.ranks.size).backward()  # the ranks' gradients are averaged, and their sum is wanted
+        return part.detach()
+
+    def _own_noise(self) -> AbstractContextManager[None]:
+        """Dropout that differs from rank to rank, and leaves the generators alone.
+
+        What an optimizer draws stays the same on all ranks, without which their weights would drift apart.
+        """
+        if self.ranks.size == 1:
+            return nullcontext()
+        return _seeded(self.device, (self.seed * 2**32 + self.steps * self.ranks.size + self.ranks.rank + 1) % 2**63)
+
     @torch.no_grad()
     def evaluate(self, split: Split) -> float:
-        """The metric over a whole split, in evaluation mode."""
+        """The metric over a whole split, in evaluation mode.
+
+        Every rank reads all of it: shared out, a metric would be rounded otherwise than in one process, and two equal
+        accuracies of which the first wins would no longer be equal. Rank 0's number, whose statistics of a batch
+        normalisation are those that count, is everybody's.
+        """
         training = self.model.training
         self.model.eval()
         total = torch.zeros((), device=self.device)
@@ -227,7 +276,7 @@ class _Run:
         ):
             total += self.task.metric(self.model(inputs), targets) * (len(inputs) / len(split))
         self.model.train(training)
-        return total.item()
+        return self.ranks.decide(total.item)
 
     def _now(self) -> float:
         if self.device.type == "cuda":
