@@ -630,5 +630,7 @@ def test_unavailable(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> No
     def missing() -> ModuleType:
         raise ImportError("No module named 'triton'")
 
-    monkeypatch.setattr(backend, "_kernels", missing)
-    assert "install valleys[triton]" in (backend.unavailable(cuda, floats) or "")
+    # Undone before the fixture's own patch of the same name, which it would otherwise put back for good.
+    with monkeypatch.context() as context:
+        context.setattr(backend, "_kernels", missing)
+        assert "install valleys[triton]" in (backend.unavailable(cuda, floats) or "")
