@@ -43,15 +43,24 @@ def bert_base() -> list[Shape]:
     return [*shapes, (width, width), (width,)]
 
 
-def gpt2() -> list[Shape]:
-    """GPT-2 124M, the head tied to the embedding: 124,439,808 parameters in 148 tensors.
+def gpt2(width: int = 768, blocks: int = 12, vocabulary: int = 50257, context: int = 1024) -> list[Shape]:
+    """GPT-2, the head tied to the embedding; by default the 124M one: 124,439,808 parameters in 148 tensors.
+
+    Args:
+        width: of the hidden states.
+        blocks: how many.
+        vocabulary: tokens.
+        context: positions.
+
+    Example:
+        >>> numel(gpt2(1024, 24)), len(gpt2(1024, 24))  # the 345M one
+        (354823168, 292)
 
     Source: Radford et al. 2019; matrices stored inputs first, as the original does.
     """
-    width = 768
     norm: list[Shape] = [(width,), (width,)]
-    shapes: list[Shape] = [(50257, width), (1024, width)]
-    for _ in range(12):
+    shapes: list[Shape] = [(vocabulary, width), (context, width)]
+    for _ in range(blocks):
         shapes += [*norm, (width, 3 * width), (3 * width,), (width, width), (width,)]
         shapes += [*norm, (width, 4 * width), (4 * width,), (4 * width, width), (width,)]
     return [*shapes, *norm]
