@@ -2,61 +2,93 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Split", "Task"]
+from valleys.lab.data import Batch, Split, Stream
+from valleys.lab.schedules import Schedule
+
+__all__ = ["MICRO_BATCH", "Problem", "Split", "Stream", "Task"]
+
+MICRO_BATCH = 4096
+"""Examples per forward pass and rank unless a task or the user says otherwise; larger batches are accumulated."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """Examples of one split, in memory.
-
-    Args:
-        inputs: tensor whose first dimension counts the examples.
-        targets: tensor with the same first dimension.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A training problem, complete but for the optimizer, the batch size and the seed.
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What every training problem has, whoever's loop trains it.
 
     Args:
         name: what the command line calls it.
-        train, validation, test: disjoint splits; selection looks at ``validation``, ``test`` is read once at the end.
-        build_model: makes a freshly initialised model from torch's global generator.
-        loss: ``(outputs, targets) -> scalar``, the mean over the examples.
-        metric: ``(outputs, targets) -> scalar``, the mean over the examples.
-        metric_name: its name in tables, with its unit.
+        metric_name: the metric's name in tables, with its unit.
         maximize: whether a larger metric is better.
         target: the validation metric whose first crossing is timed; chosen before looking at any result.
-        epochs: the default length of one run.
-        schedule: learning-rate schedule over a run.
+        epochs: the default length of one run, at least 1.
+        batch_size: examples per optimizer step unless the user says otherwise; None: the user must.
+        variant: the preset and whatever else tells this problem from another of the same name.
     """
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
-    build_model: Callable[[], nn.Module]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    metric: Callable[[Tensor, Tensor], Tensor]
     metric_name: str
     maximize: bool
     target: float
     epochs: int
-    schedule: Literal["constant", "cosine"] = "cosine"
+    batch_size: int | None = None
+    variant: str = ""
 
     def reached(self, value: float) -> bool:
         """Whether a validation metric meets the target (a NaN never does)."""
         return value >= self.target if self.maximize else value <= self.target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Problem):
+    """A training problem, complete but for the optimizer, the batch size and the seed.
+
+    Args:
+        train, validation, test: disjoint splits, in memory (``Split``) or streamed (``Stream``); selection looks at
+            ``validation``, ``test`` is read once at the end.
+        build_model: makes a freshly initialised model from torch's global generator. It is called as
+            ``model(inputs)``.
+        loss: ``(outputs, targets) -> scalar``, the mean over the examples.
+        metric: ``(outputs, targets) -> tensor``, the mean over the examples of one or more numbers.
+        finish: turns the metric's mean over a whole split into the one number that counts. Default: it is that number.
+            An F1 score, for instance, is no mean of anything, but ``metric`` may give the mean counts of true
+            positives, false positives and false negatives, and ``finish`` the score; perplexity is the exponential of a
+            mean.
+        augment: ``(inputs, generator) -> inputs``, what is random about the training inputs; on the device, once per
+            micro-batch. All randomness comes from the generator.
+        schedule: learning-rate schedule over a run. Default: cosine with a warm-up over 5 % of the steps.
+        micro_batch: the most examples of one backward pass unless the user says otherwise.
+        channels_last: whether model and inputs of four dimensions are laid out so.
+    """
+
+    train: Split | Stream
+    validation: Split | Stream
+    test: Split | Stream
+    build_model: Callable[[], nn.Module]
+    loss: Callable[[Any, Any], Tensor]
+    metric: Callable[[Any, Any], Tensor]
+    finish: Callable[[Tensor], float] | None = None
+    augment: Callable[[Batch, torch.Generator], Batch] | None = None
+    schedule: Schedule = Schedule("cosine")
+    micro_batch: int = MICRO_BATCH
+    channels_last: bool = False
+
+    def score(self, means: Tensor) -> float:
+        """The metric of a whole split.
+
+        Args:
+            means: what ``metric`` gave, averaged over the split's examples.
+
+        Returns:
+            The number; NaN where a mean is not finite.
+        """
+        if self.finish is None:
+            return means.item()
+        return self.finish(means) if bool(means.isfinite().all()) else math.nan

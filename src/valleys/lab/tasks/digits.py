@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
 from valleys.lab.errors import LabError
 from valleys.lab.task import Split, Task
 from valleys.lab.tasks.classification import accuracy, deal
+from valleys.lab.tasks.entry import Entry
 
-__all__ = ["load"]
+__all__ = ["ENTRIES", "load"]
 
 _SEED = 20251027
 
 
-def load(data_dir: Path | None = None) -> Task:
+def load() -> Task:
     """Classify scikit-learn's digits.
 
     1,797 images dealt 3 : 1 : 1, so that 1,077 train (a batch of 1,024 is possible), 360 validate and 360 test; a CNN
     of two convolutions. The target, 97 %, is above what a linear model of the pixels reaches (about 96 %).
-
-    Args:
-        data_dir: not used; the data comes with scikit-learn.
 
     Returns:
         The task.
@@ -66,3 +62,12 @@ def _model() -> nn.Module:
         nn.Flatten(),
         nn.Linear(32 * 4 * 4, 10),
     )
+
+
+ENTRIES = {
+    "digits": Entry(
+        what="8x8 digits, 1,077 training images, small CNN, accuracy",
+        data="comes with scikit-learn",
+        load=lambda data_dir, preset: load(),
+    )
+}

@@ -14,8 +14,9 @@ from valleys.lab.errors import LabError
 from valleys.lab.idx import read_idx
 from valleys.lab.task import Split, Task
 from valleys.lab.tasks.classification import accuracy, deal
+from valleys.lab.tasks.entry import Entry
 
-__all__ = ["DEBIAN_FOLDER", "load"]
+__all__ = ["ENTRIES", "DEBIAN_FOLDER", "load"]
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts the files."""
@@ -155,3 +156,13 @@ def _model() -> nn.Module:
         else:
             nn.init.zeros_(param)
     return model
+
+
+ENTRIES = {
+    "fashion-mnist": Entry(
+        what="28x28 clothes, 54,000 training images, small CNN, accuracy",
+        data="four IDX files in a folder you name, Debian's dataset-fashion-mnist, or OpenML",
+        load=lambda data_dir, preset: load(data_dir),
+        reads_folder=True,
+    )
+}

@@ -1,0 +1,146 @@
+"""Where a task's examples come from: tensors in memory, or a dataset that is read while training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from valleys.lab.errors import LabError
+
+__all__ = ["Batch", "Split", "Stream", "moved", "taken"]
+
+Batch: TypeAlias = Tensor | Mapping[str, Tensor]
+"""One side of some examples: a tensor whose first dimension counts them, or several such tensors by name."""
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """A batch on a device.
+
+    Args:
+        batch: tensors.
+        device: where to.
+
+    Returns:
+        The batch there; what is there already is not copied.
+    """
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def taken(batch: Batch, chosen: Tensor) -> Batch:
+    """Some examples of a batch.
+
+    Args:
+        batch: tensors.
+        chosen: the examples' numbers.
+
+    Returns:
+        These examples, in this order.
+    """
+    if isinstance(batch, Tensor):
+        return batch[chosen]
+    return {name: tensor[chosen] for name, tensor in batch.items()}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of one split, in memory; they are moved to the device as a whole.
+
+    Args:
+        inputs: a tensor whose first dimension counts the examples, or a dictionary of such tensors.
+        targets: the same for the targets.
+
+    Raises:
+        LabError: tensors that do not hold equally many examples.
+    """
+
+    inputs: Batch
+    targets: Batch
+
+    def __post_init__(self) -> None:
+        counts = {len(tensor) for tensor in (*_tensors(self.inputs), *_tensors(self.targets))}
+        if len(counts) != 1:
+            raise LabError(
+                f"a split needs as many targets as inputs; its tensors hold {', '.join(map(str, sorted(counts)))} "
+                "examples"
+            )
+
+    def __len__(self) -> int:
+        return len(_tensors(self.targets)[0])
+
+    def reader(self, device: torch.device) -> _InMemory:
+        """What reads these examples on a device."""
+        return _InMemory(moved(self.inputs, device), moved(self.targets, device))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Examples of one split that are too many for memory: read, decoded and moved batch by batch.
+
+    Args:
+        dataset: map-style; an item is a pair (input, target) as ``default_collate`` stacks them. It must give the same
+            item every time: what is random belongs into the task's ``augment``, so that a run can be repeated.
+        workers: processes that read ahead; 0: none.
+    """
+
+    dataset: Dataset[Any]
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def reader(self, device: torch.device) -> _Streamed:
+        """What reads these examples on a device."""
+        return _Streamed(self.dataset, self.workers, device)
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    inputs: Batch
+    targets: Batch
+
+    def read(self, choices: Iterable[Tensor]) -> Iterator[tuple[Batch, Batch]]:
+        """The examples of each choice, one choice after the other."""
+        device = _tensors(self.targets)[0].device
+        for chosen in choices:
+            there = chosen.to(device)
+            yield taken(self.inputs, there), taken(self.targets, there)
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    dataset: Dataset[Any]
+    workers: int
+    device: torch.device
+
+    def read(self, choices: Iterable[Tensor]) -> Iterator[tuple[Batch, Batch]]:
+        """The examples of each choice, one choice after the other."""
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=_Lists(choices),
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator().manual_seed(0),  # else the loader would draw a seed from the run's generator
+        )
+        for inputs, targets in loader:
+            yield moved(inputs, self.device), moved(targets, self.device)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """A batch sampler: a DataLoader wants lists of numbers."""
+
+    choices: Iterable[Tensor]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (chosen.tolist() for chosen in self.choices)
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [batch] if isinstance(batch, Tensor) else list(batch.values())
