@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from valleys.lab import optimizers
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers import Range, names, resolve
+from valleys.lab.optimizers import Plan, Range, names, resolve
 
 NAMES = (
-    "sgd adam adamw nadam radam rmsprop adagrad lamb alto esgd eadam eadamw adabelief adan mars lion".split()  # noqa: SIM905
-)
-DECAY = {"adamw": 0.01, "lamb": 0.01, "eadamw": 0.01, "alto": 1e-4}
+    "sgd adam adamw nadam radam rmsprop adagrad lamb alto alto-strong alto-tuned esgd eadam eadamw eadamw-tuned "
+    "adabelief adan mars lion"
+).split()  # noqa: SIM905
+DECAY = {"adamw": 0.01, "lamb": 0.01, "eadamw": 0.01, "eadamw-tuned": 0.01}
+DECAY |= {"alto": 1e-4, "alto-strong": 1e-4, "alto-tuned": 1e-4}
+PLAN = Plan(batch_size=1024, steps=400)
 
 
 def make_model() -> nn.Module:
@@ -26,7 +30,8 @@ def make_model() -> nn.Module:
 
 
 def middle(space: Range) -> float:
-    return math.sqrt(space.low * space.high) if space.log else (space.low + space.high) / 2
+    # Not the very middle of a linear range: c = 0 is no E at all.
+    return math.sqrt(space.low * space.high) if space.log else 0.3 * space.low + 0.7 * space.high
 
 
 def values(name: str) -> dict[str, float]:
@@ -38,12 +43,15 @@ def test_the_registry_is_what_was_promised() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_space_has_the_learning_rate_and_one_more_on_logarithmic_ranges(name: str) -> None:
+def test_every_space_has_the_learning_rate_and_one_more_or_two_where_alpha_is_tuned(name: str) -> None:
     spec = resolve(name)
     assert spec.name == name
     assert next(iter(spec.space)) == "lr"
-    assert len(spec.space) == 2
-    assert all(ranges.log for ranges in spec.space.values())
+    tuned = name.endswith("-tuned")
+    assert len(spec.space) == 2 + tuned
+    assert all(ranges.log == (key != "c") for key, ranges in spec.space.items())
+    if tuned:
+        assert (spec.space["c"].low, spec.space["c"].high) == (-0.95, 0.95)
     decades = math.log10(spec.space["lr"].high / spec.space["lr"].low)
     assert decades == pytest.approx(2.0)
 
@@ -51,25 +59,22 @@ def test_every_space_has_the_learning_rate_and_one_more_on_logarithmic_ranges(na
 @pytest.mark.parametrize("name", NAMES)
 def test_every_corner_of_the_space_builds_and_takes_a_step(name: str) -> None:
     spec = resolve(name)
-    lr, memory = spec.space.values()
-    second = list(spec.space)[1]
-    for a in (lr.low, lr.high):
-        for b in (memory.low, memory.high):
-            model = make_model()
-            before = [p.detach().clone() for p in model.parameters()]
-            optimizer = spec.build(model, {"lr": a, second: b})
-            for _ in range(3):
-                optimizer.zero_grad()
-                model(torch.randn(8, 4)).square().mean().backward()
-                optimizer.step()
-            assert all(p.isfinite().all() for p in model.parameters())
-            assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    for corner in itertools.product(*((ranges.low, ranges.high) for ranges in spec.space.values())):
+        model = make_model()
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer = spec.build(model, dict(zip(spec.space, corner, strict=True)), PLAN)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+        assert all(p.isfinite().all() for p in model.parameters())
+        assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_middle_of_the_space_learns(name: str) -> None:
     model = make_model()
-    optimizer = resolve(name).build(model, values(name))
+    optimizer = resolve(name).build(model, values(name), PLAN)
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
     losses = []
     for _ in range(60):
@@ -89,7 +94,7 @@ def test_both_tuned_values_reach_the_optimizer(name: str) -> None:
     for changed in (None, *spec.space):
         hyperparameters = {k: v * 1.5 if k == changed else v for k, v in first.items()}
         model = make_model()
-        optimizer = spec.build(model, hyperparameters)
+        optimizer = spec.build(model, hyperparameters, PLAN)
         generator = torch.Generator().manual_seed(1)
         for _ in range(12):
             optimizer.zero_grad()
@@ -107,7 +112,7 @@ def test_both_tuned_values_reach_the_optimizer(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_have_the_methods_decay_and_norms_and_biases_none(name: str) -> None:
     model = make_model()
-    optimizer = resolve(name).build(model, values(name))
+    optimizer = resolve(name).build(model, values(name), PLAN)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert len(decay) == len(list(model.parameters()))
     for parameter in model.parameters():
@@ -118,7 +123,7 @@ def test_weights_have_the_methods_decay_and_norms_and_biases_none(name: str) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_schedule_that_reaches_zero_stops_every_parameter(name: str) -> None:
     model = make_model()
-    optimizer = resolve(name).build(model, values(name))
+    optimizer = resolve(name).build(model, values(name), PLAN)
     LambdaLR(optimizer, lambda step: 0.0)
     before = [p.detach().clone() for p in model.parameters()]
     model(torch.randn(8, 4)).square().mean().backward()
@@ -136,9 +141,47 @@ def test_the_tuned_memory_is_one_minus_the_decay() -> None:
         ("eadamw", "one_minus_beta", lambda group: group["explore_beta"]),
         ("lion", "one_minus_beta1", lambda group: group["betas"][0]),
     ):
-        optimizer = resolve(name).build(make_model(), {"lr": 0.01, key: 0.03})
+        optimizer = resolve(name).build(make_model(), {"lr": 0.01, key: 0.03}, PLAN)
         assert {read(group) for group in optimizer.param_groups} == {0.97}
-    assert resolve("sgd").build(make_model(), {"lr": 0.01, "one_minus_momentum": 0.1}).param_groups[0]["nesterov"]
+    assert resolve("sgd").build(make_model(), {"lr": 0.01, "one_minus_momentum": 0.1}, PLAN).param_groups[0]["nesterov"]
+
+
+def test_strong_e_has_a_memory_of_a_quarter_of_the_run_and_a_tuned_momentum() -> None:
+    values = {"lr": 0.01, "one_minus_beta2": 0.2}
+    (group, *_) = resolve("alto-strong").build(make_model(), values, PLAN).param_groups
+    beta1, beta2, _ = group["betas"]
+    assert 1 / (1 - beta1) == pytest.approx(100)
+    assert group["alpha"] * (1 - beta1) == pytest.approx(-0.75)
+    assert beta2 == pytest.approx(0.8)
+    (group, *_) = resolve("alto-strong").build(make_model(), values, Plan(1024, 3)).param_groups
+    assert (group["betas"][0], group["alpha"]) == (0.0, -0.75)  # no memory is shorter than one step
+
+
+@pytest.mark.parametrize("name", ["alto-tuned", "eadamw-tuned"])
+def test_alpha_is_tuned_as_c(name: str) -> None:
+    values = {"lr": 0.01, "c": -0.6, "one_minus_beta1": 0.05}
+    (group, *_) = resolve(name).build(make_model(), values, PLAN).param_groups
+    alpha, beta = (
+        (group["alpha"], group["betas"][0]) if "alto" in name else (group["explore_alpha"], group["explore_beta"])
+    )
+    assert (alpha, beta) == (pytest.approx(-12), pytest.approx(0.95))
+
+
+@pytest.mark.parametrize("name", ["alto", "esgd", "eadam", "eadamw"])
+def test_the_papers_rule_turns_at_1024(name: str) -> None:
+    for batch, alpha, low, high in ((1023, 0.5, 0.01, 0.5), (1024, -5.0, 0.9, 0.999)):
+        spec = resolve(name, batch)
+        lr, memory = spec.space.values()
+        key = list(spec.space)[1]
+        for edge in (memory.low, memory.high):
+            (group, *_) = spec.build(make_model(), {"lr": lr.low, key: edge}, PLAN).param_groups
+            found, beta = (
+                (group["alpha"], group["betas"][0])
+                if name == "alto"
+                else (group["explore_alpha"], group["explore_beta"])
+            )
+            assert found == alpha
+            assert beta in (pytest.approx(low), pytest.approx(high))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +209,7 @@ def test_names_that_lead_nowhere(name: str, message: str) -> None:
 def test_a_class_of_torch_keeps_its_own_defaults_and_gets_plain_parameters() -> None:
     spec = resolve("torch.optim:AdamW")
     assert spec.space == {"lr": Range(1e-4, 1.0)}
-    (group,) = spec.build(make_model(), {"lr": 0.02}).param_groups
+    (group,) = spec.build(make_model(), {"lr": 0.02}, PLAN).param_groups
     assert (group["lr"], group["weight_decay"], len(group["params"])) == (0.02, 0.01, 6)
 
 
@@ -205,13 +248,13 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_callable_in_the_current_folder_with_a_space_of_its_own(mine: str) -> None:
     spec = resolve(f"{mine}:Range")
     assert spec.space == {"lr": Range(0.01, 0.1), "momentum": Range(0.5, 0.99)}
-    (group,) = spec.build(make_model(), {"lr": 0.05, "momentum": 0.75}).param_groups
+    (group,) = spec.build(make_model(), {"lr": 0.05, "momentum": 0.75}, PLAN).param_groups
     assert (group["lr"], group["momentum"]) == (0.05, 0.75)
 
 
 def test_callables_that_cannot_serve(mine: str) -> None:
     with pytest.raises(LabError, match="returned a NoneType"):
-        resolve(f"{mine}:nothing").build(make_model(), {"lr": 0.1})
+        resolve(f"{mine}:nothing").build(make_model(), {"lr": 0.1}, PLAN)
     with pytest.raises(LabError, match="missing a required argument: 'momentum'"):
         resolve(f"{mine}:strict")
     with pytest.raises(LabError, match=r"range from 1.0 to 0.1"):

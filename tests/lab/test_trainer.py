@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from valleys.lab import trainer
+from valleys.lab import supervised, trainer
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers import OptimizerSpec, Range
+from valleys.lab.optimizers import OptimizerSpec, Plan, Range
 from valleys.lab.record import Record
+from valleys.lab.schedules import Schedule
 from valleys.lab.task import Split, Task
 
 N = 50
@@ -59,7 +60,7 @@ def make_task(**changes: Any) -> Task:
 
 
 def spec(make: Callable[..., Optimizer] = SGD) -> OptimizerSpec:
-    def build(model: nn.Module, values: Mapping[str, float]) -> Optimizer:
+    def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
         return make(model.parameters(), **values)
 
     return OptimizerSpec("toy optimizer", build, {"lr": Range(1e-4, 1.0)})
@@ -183,11 +184,11 @@ def test_the_cosine_warms_up_over_five_percent_and_ends_near_zero(epochs: int) -
 
 def test_a_run_of_one_step_has_a_learning_rate() -> None:
     run(make=Spy, batch_size=N, epochs=1)
-    assert [lr for lr, _ in Spy.seen] == [VALUES["lr"] / 2]
+    assert [lr for lr, _ in Spy.seen] == [VALUES["lr"]]
 
 
 def test_the_constant_schedule_is_constant() -> None:
-    run(make_task(schedule="constant"), Spy)
+    run(make_task(schedule=Schedule("constant")), Spy)
     assert {lr for lr, _ in Spy.seen} == {VALUES["lr"]}
 
 
@@ -232,7 +233,7 @@ def test_the_test_split_is_read_only_when_asked_and_then_once() -> None:
 
 def test_evaluating_more_does_not_change_what_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     often = run(epochs=10)
-    monkeypatch.setattr(trainer, "_EVALUATIONS", 1)
+    monkeypatch.setattr(supervised, "EVALUATIONS", 1)
     assert run(epochs=10).validation == often.validation
 
 

@@ -25,8 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
 from valleys import cli
-from valleys.lab import Comparison, LabError, compare, parallel, report, store, tasks, trainer
-from valleys.lab.optimizers import OptimizerSpec, Range
+from valleys.lab import Comparison, LabError, compare, parallel, report, store, supervised, tasks, trainer
+from valleys.lab.optimizers import OptimizerSpec, Plan, Range
 from valleys.lab.record import Record
 from valleys.lab.task import Split, Task
 
@@ -137,12 +137,12 @@ def task(*middle: Callable[[], nn.Module], **changes: Any) -> Task:
 def train(problem: Task, make: Callable[..., Optimizer] = SGD, **options: Any) -> Record:
     """One run of any optimizer at a fixed learning rate."""
 
-    def build(model: nn.Module, values: Mapping[str, float]) -> Optimizer:
+    def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
         return make(model.parameters(), **values)
 
     spec = OptimizerSpec("toy optimizer", build, {"lr": Range(1e-4, 1.0)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "_EVALUATIONS", 3)
+        patch.setattr(supervised, "EVALUATIONS", 3)
         return trainer.train(problem, spec, {"lr": 0.05}, **{"batch_size": 20, "seed": 0, **options})
 
 

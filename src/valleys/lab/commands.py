@@ -17,6 +17,8 @@ from valleys.lab import demo, tasks
 from valleys.lab import optimizers as registry
 from valleys.lab.compare import Comparison, compare
 from valleys.lab.errors import LabError
+from valleys.lab.optimizers import LARGE
+from valleys.lab.schedules import KINDS
 from valleys.lab.summary import cells
 
 __all__ = ["app"]
@@ -55,12 +57,15 @@ def _root(
 @app.command("compare")
 def _compare(
     task: Annotated[str, typer.Argument(help="A task's name; `valleys tasks` lists them.")],
-    batch_size: Annotated[int, typer.Option(help="Examples per optimizer step, of all processes together.")],
     out: Annotated[Path, typer.Option(help="Folder of the report and the finished runs.")],
+    batch_size: Annotated[int | None, typer.Option(help="Examples per optimizer step, of all processes.")] = None,
     optimizers: Annotated[str, typer.Option(help="Names or module:callable, by commas.")] = "sgd,adamw,lamb,alto",
     trials: Annotated[int, typer.Option(help="Tuning trials per optimizer.")] = 8,
     seeds: Annotated[int, typer.Option(help="Fresh seeds per optimizer.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Length of a run; default: the task's own.")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper or smoke, for tasks that have them.")] = None,
+    schedule: Annotated[str | None, typer.Option(help=f"Learning rate: {', '.join(KINDS)}.")] = None,
+    precision: Annotated[str, typer.Option(help="Of forward passes: float32, or bfloat16 by autocast.")] = "float32",
     micro_batch: Annotated[int | None, typer.Option(help="Examples per backward pass of one process.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
     storage: Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in --out.")] = None,
@@ -75,6 +80,9 @@ def _compare(
             trials=trials,
             seeds=seeds,
             epochs=epochs,
+            preset=preset,
+            schedule=schedule,
+            precision=precision,
             micro_batch=micro_batch,
             out=out,
             data_dir=data,
@@ -88,19 +96,21 @@ def _compare(
 def _tasks() -> None:
     """List the tasks."""
     with _plain_errors():
-        table = _table("task", "what it is")
-        for name in tasks.names():
-            table.add_row(escape(name), escape(tasks.describe(name)))
+        table = _table("task", "what it is", "presets", "data", "needs")
+        for name, entry in tasks.entries().items():
+            table.add_row(*map(escape, (name, entry.what, ", ".join(entry.presets), entry.data, entry.needs or "-")))
         _console().print(table)
 
 
 @app.command("optimizers")
-def _optimizers() -> None:
+def _optimizers(
+    batch_size: Annotated[int, typer.Option(help="Of the comparison: the paper's rules depend on it.")] = LARGE,
+) -> None:
     """List the optimizers and the spaces they are tuned in."""
     with _plain_errors():
         table = _table("optimizer", "search space")
         for name in registry.names():
-            space = registry.resolve(name).space
+            space = registry.resolve(name, batch_size).space
             ranges = [f"{key} {r.low:g} to {r.high:g}{' (log)' * r.log}" for key, r in space.items()]
             table.add_row(escape(name), escape(", ".join(ranges)))
         _console().print(table)

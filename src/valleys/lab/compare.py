@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from valleys.lab.optimizers import OptimizerSpec
 from valleys.lab.parallel import Ranks, joined
 from valleys.lab.progress import Follow, watch
 from valleys.lab.record import Record
+from valleys.lab.schedules import Schedule
 from valleys.lab.statistics import Verdict
 from valleys.lab.store import Key, SharedStore
 from valleys.lab.summary import Row, summarize
-from valleys.lab.task import Task
+from valleys.lab.task import Problem, Task
 
 __all__ = ["FIRST_SEED", "Comparison", "compare"]
 
@@ -60,14 +61,17 @@ class Comparison:
 
 
 def compare(
-    task: str | Task,
+    task: str | Problem,
     optimizers: Sequence[str | OptimizerSpec],
     *,
-    batch_size: int,
+    batch_size: int | None = None,
     trials: int = 8,
     seeds: int = 3,
     epochs: int | None = None,
+    preset: str | None = None,
+    schedule: Schedule | str | None = None,
     micro_batch: int | None = None,
+    precision: str = "float32",
     out: Path | str,
     data_dir: Path | str | None = None,
     storage: str | None = None,
@@ -81,13 +85,17 @@ def compare(
     all of them make the same call, rank 0 alone writes.
 
     Args:
-        task: name of a task, or a task of your own.
+        task: name of a task, or a task of your own: an object, or ``FILE.py:NAME``.
         optimizers: names (``module:callable`` included) or specifications of your own; at least one.
-        batch_size: examples per optimizer step, of all ranks together; at most those of the training split.
+        batch_size: examples per optimizer step, of all ranks together; at most those of the training split. Default:
+            the task's, if it has one.
         trials: quasi-random hyperparameter points per optimizer, at least 1. May grow in a later call.
         seeds: fresh seeds for the chosen hyperparameters, at least 1. May grow in a later call.
         epochs: length of a run; default: the task's own.
-        micro_batch: examples per backward pass on one rank, gradients accumulated; default: 4096.
+        preset: ``paper``, ``smoke`` or what else a task of the lab has; default: its first.
+        schedule: of the learning rate; default: the task's own.
+        micro_batch: examples per backward pass on one rank, gradients accumulated; default: the task's, 4096 mostly.
+        precision: ``float32``, or ``bfloat16`` for forward passes under autocast.
         out: folder of the report, and of the comparison's storage.
         data_dir: where the task's data lies, for a task that needs it.
         storage: Optuna storage URL; default: an SQLite file in ``out``.
@@ -106,9 +114,10 @@ def compare(
     folder = Path(out)
     with joined() as ranks:
         device = ranks.agree(lambda: _device(device, ranks))
-        specs = ranks.agree(lambda: _specs(optimizers))
-        problem = ranks.agree(lambda: _problem(task, data_dir, batch_size, micro_batch))
-        configuration = _configuration(problem, batch_size, trials, seeds, epochs, micro_batch, device)
+        problem = ranks.agree(lambda: _problem(task, data_dir, preset, schedule))
+        batch = ranks.agree(lambda: _batch_size(problem, batch_size, micro_batch, precision))
+        specs = ranks.agree(lambda: _specs(optimizers, batch))
+        configuration = _configuration(problem, batch, trials, seeds, epochs, micro_batch, precision, device)
         spaces = {spec.name: spec.space for spec in specs}
         progress = progress if ranks.main else False
 
@@ -124,16 +133,26 @@ def compare(
                     problem,
                     spec,
                     values,
-                    batch_size=batch_size,
+                    batch_size=batch,
                     seed=seed,
                     epochs=epochs,
                     micro_batch=micro_batch,
+                    precision=precision,
                     device=device,
                     test=test,
                     progress=follow,
                 ),
             )
 
+        given = {
+            "epochs": epochs,
+            "preset": preset,
+            "schedule": schedule,
+            "micro_batch": micro_batch,
+            "precision": None if precision == "float32" else precision,
+            "data_dir": None if data_dir is None else str(data_dir),
+            "storage": None if storage is None else "URL",
+        }
         with SharedStore(ranks, folder, storage) as store:
             warnings = store.configure(configuration, environment(device, ranks.size), spaces)
             points = {name: tuning.points(space, trials) for name, space in spaces.items()}
@@ -150,11 +169,11 @@ def compare(
                         run(spec, point, seed, show(f"{spec.name}, seed {seed}"), test=True)
             results = store.results(spaces)
             summary = summarize(results, warnings)
-            command = _command(task, optimizers, configuration, epochs, folder, data_dir, storage)
+            command = _command(task, optimizers, configuration, given, folder)
             paths = ranks.decide(lambda: report.write(results, summary, folder, command))
     return Comparison(
         problem.name,
-        batch_size,
+        batch,
         problem.metric_name,
         summary.selected,
         {name: tuple(runs.values()) for name, runs in results.tuning.items()},
@@ -166,8 +185,8 @@ def compare(
     )
 
 
-def _specs(optimizers: Sequence[str | OptimizerSpec]) -> list[OptimizerSpec]:
-    specs = [registry.resolve(entry) if isinstance(entry, str) else entry for entry in optimizers]
+def _specs(optimizers: Sequence[str | OptimizerSpec], batch_size: int) -> list[OptimizerSpec]:
+    specs = [registry.resolve(entry, batch_size) if isinstance(entry, str) else entry for entry in optimizers]
     if not specs:
         raise LabError("there is no optimizer to compare; name at least one")
     names = [spec.name for spec in specs]
@@ -177,11 +196,25 @@ def _specs(optimizers: Sequence[str | OptimizerSpec]) -> list[OptimizerSpec]:
     return specs
 
 
-def _problem(task: str | Task, data_dir: Path | str | None, batch_size: int, micro_batch: int | None) -> Task:
-    if isinstance(task, str):
-        task = tasks.load(task, Path(data_dir) if data_dir is not None else None)
-    trainer.check(task, batch_size, micro_batch)
-    return task
+def _problem(
+    task: str | Problem, data_dir: Path | str | None, preset: str | None, schedule: Schedule | str | None
+) -> Problem:
+    problem = (
+        tasks.load(task, Path(data_dir) if data_dir is not None else None, preset) if isinstance(task, str) else task
+    )
+    if schedule is None:
+        return problem
+    if not isinstance(problem, Task):
+        raise LabError(f"{problem.name} has a training loop of its own, and so its own schedule: leave schedule out")
+    return replace(problem, schedule=schedule if isinstance(schedule, Schedule) else Schedule(schedule))  # type: ignore[arg-type]
+
+
+def _batch_size(problem: Problem, batch_size: int | None, micro_batch: int | None, precision: str) -> int:
+    size = problem.batch_size if batch_size is None else batch_size
+    if size is None:
+        raise LabError(f"{problem.name} has no batch size of its own: name one")
+    trainer.check(problem, size, micro_batch, precision)
+    return size
 
 
 def _device(device: str, ranks: Ranks) -> str:
@@ -197,23 +230,26 @@ def _device(device: str, ranks: Ranks) -> str:
 
 
 def _configuration(
-    task: Task,
+    task: Problem,
     batch_size: int,
     trials: int,
     seeds: int,
     epochs: int | None,
     micro_batch: int | None,
+    precision: str,
     device: str,
 ) -> dict[str, Any]:
     return {
         "task": task.name,
+        "variant": task.variant,
         "metric": task.metric_name,
         "maximize": task.maximize,
         "target": task.target,
-        "schedule": task.schedule,
-        "data": [len(task.train), len(task.validation), len(task.test)],
+        "schedule": task.schedule.describe() if isinstance(task, Task) else "its own",
+        "data": [len(task.train), len(task.validation), len(task.test)] if isinstance(task, Task) else [],
         "batch_size": batch_size,
-        "micro_batch": micro_batch,
+        "micro_batch": (micro_batch or task.micro_batch) if isinstance(task, Task) else batch_size,
+        "precision": precision,
         "epochs": task.epochs if epochs is None else epochs,
         "device": device,
         "tuning_seed": tuning.TUNING_SEED,
@@ -224,33 +260,24 @@ def _configuration(
 
 
 def _command(
-    task: str | Task,
+    task: str | Problem,
     optimizers: Sequence[str | OptimizerSpec],
     configuration: Mapping[str, Any],
-    epochs: int | None,
+    given: Mapping[str, Any],
     folder: Path,
-    data_dir: Path | str | None,
-    storage: str | None,
 ) -> str:
     """What repeats the comparison, in a shell or in Python; a storage's password stays out of the report."""
     options = {
-        "batch_size": configuration["batch_size"],
-        "trials": configuration["trials"],
-        "seeds": configuration["seeds"],
-        "epochs": epochs,
-        "micro_batch": configuration["micro_batch"],
-        "device": configuration["device"],
-        "data_dir": None if data_dir is None else str(data_dir),
-        "storage": None if storage is None else "URL",
+        **{name: configuration[name] for name in ("batch_size", "trials", "seeds", "device")},
+        **{name: value for name, value in given.items() if value is not None},
         "out": str(folder),
     }
-    given = {name: value for name, value in options.items() if value is not None}
     names = [entry for entry in optimizers if isinstance(entry, str)]
     if not isinstance(task, str) or len(names) < len(optimizers):
         made = [entry if isinstance(entry, str) else entry.name for entry in optimizers]
-        arguments = "".join(f", {name}={value!r}" for name, value in given.items())
+        arguments = "".join(f", {name}={value!r}" for name, value in options.items())
         return f"valleys.lab.compare({configuration['task']}, [{', '.join(made)}]{arguments})"
     words = ["valleys", "compare", task, "--optimizers", ",".join(names)]
-    for name, value in given.items():
+    for name, value in options.items():
         words += ["--data" if name == "data_dir" else f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)

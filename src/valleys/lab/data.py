@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from valleys.lab.errors import LabError
 
-__all__ = ["Batch", "Split", "Stream", "moved", "taken"]
+__all__ = ["Batch", "Reader", "Split", "Stream", "count", "moved", "taken"]
 
 Batch: TypeAlias = Tensor | Mapping[str, Tensor]
 """One side of some examples: a tensor whose first dimension counts them, or several such tensors by name."""
@@ -48,6 +48,32 @@ def taken(batch: Batch, chosen: Tensor) -> Batch:
     return {name: tensor[chosen] for name, tensor in batch.items()}
 
 
+def count(batch: Batch) -> int:
+    """How many examples a batch holds.
+
+    Args:
+        batch: tensors.
+
+    Returns:
+        Their number.
+
+    Example:
+        >>> count({"tokens": torch.zeros(3, 8), "mask": torch.zeros(3, 8)})
+        3
+    """
+    return len(_tensors(batch)[0])
+
+
+class Reader(Protocol):
+    """What reads a split's examples on one device."""
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+
+    def read(self, choices: Iterable[Tensor]) -> Iterator[tuple[Batch, Batch]]:
+        """Inputs and targets of each choice of examples, one choice after the other."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Examples of one split, in memory; they are moved to the device as a whole.
@@ -72,9 +98,9 @@ class Split:
             )
 
     def __len__(self) -> int:
-        return len(_tensors(self.targets)[0])
+        return count(self.targets)
 
-    def reader(self, device: torch.device) -> _InMemory:
+    def reader(self, device: torch.device) -> Reader:
         """What reads these examples on a device."""
         return _InMemory(moved(self.inputs, device), moved(self.targets, device))
 
@@ -95,7 +121,7 @@ class Stream:
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def reader(self, device: torch.device) -> _Streamed:
+    def reader(self, device: torch.device) -> Reader:
         """What reads these examples on a device."""
         return _Streamed(self.dataset, self.workers, device)
 
@@ -104,6 +130,9 @@ class Stream:
 class _InMemory:
     inputs: Batch
     targets: Batch
+
+    def __len__(self) -> int:
+        return count(self.targets)
 
     def read(self, choices: Iterable[Tensor]) -> Iterator[tuple[Batch, Batch]]:
         """The examples of each choice, one choice after the other."""
@@ -118,6 +147,9 @@ class _Streamed:
     dataset: Dataset[Any]
     workers: int
     device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
 
     def read(self, choices: Iterable[Tensor]) -> Iterator[tuple[Batch, Batch]]:
         """The examples of each choice, one choice after the other."""

@@ -42,7 +42,9 @@ class Running:
     test: bool
     _build: Callable[[nn.Module], Optimizer]
     _progress: Callable[[int], None]
+    _observe: Callable[[Evaluation], None] | None = None
     steps: int = 0
+    diverged: bool = False
     made: Optimizer | None = None
     model: nn.Module | None = None
     result: float | None = None
@@ -82,6 +84,8 @@ class Running:
         if not (math.isfinite(train_loss) and math.isfinite(validation)):
             raise Diverged
         self.curve.append(Evaluation(self.steps, self._spent, train_loss, validation))
+        if self._observe is not None:
+            self._observe(self.curve[-1])
         self._last = time.perf_counter()  # what evaluation costs is no training time
 
     def tested(self, metric: float) -> None:
@@ -110,11 +114,10 @@ class Loop(Problem):
     """A training problem that trains itself.
 
     Args:
-        run: does one run: takes ``running.optimizer(model)``, calls ``running.evaluated(...)`` every now and then and at
-            the end, and ``running.tested(...)`` once if ``running.test``.
+        run: does one run: takes ``running.optimizer(model)``, calls ``running.evaluated(...)`` now and then and at the
+            end, and ``running.tested(...)`` once if ``running.test``.
         steps: ``(batch_size, epochs) -> optimizer steps of a run``, for optimizers that want to know.
         examples: the largest batch there can be; None: any.
-        requires: raises a ``LabError`` if something is missing. Default: nothing is required.
     """
 
     run: Callable[[Running], None]

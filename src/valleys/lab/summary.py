@@ -12,7 +12,6 @@ from valleys.lab.parallel import Layout
 from valleys.lab.record import Record
 from valleys.lab.statistics import Verdict, format_mean, mean_interval, verdict
 from valleys.lab.store import Key, Results
-from valleys.lab.trainer import MICRO_BATCH
 
 __all__ = ["Row", "Summary", "cells", "layouts", "summarize"]
 
@@ -116,8 +115,10 @@ def layouts(results: Results) -> list[Layout]:
         One layout per sitting.
     """
     configuration = results.configuration
-    micro_batch = configuration["micro_batch"] or MICRO_BATCH
-    return [Layout(configuration["batch_size"], micro_batch, seen["ranks"]) for seen in results.environments]
+    return [
+        Layout(configuration["batch_size"], configuration["micro_batch"], seen["ranks"])
+        for seen in results.environments
+    ]
 
 
 def cells(row: Row, metric: str) -> dict[str, str]:

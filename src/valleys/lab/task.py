@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ class Task(Problem):
     metric: Callable[[Any, Any], Tensor]
     finish: Callable[[Tensor], float] | None = None
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
-    schedule: Schedule = Schedule("cosine")
+    schedule: Schedule = field(default_factory=lambda: Schedule("cosine"))
     micro_batch: int = MICRO_BATCH
     channels_last: bool = False
 

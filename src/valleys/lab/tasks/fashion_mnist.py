@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import warnings
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from valleys.lab.errors import LabError
 from valleys.lab.idx import read_idx
 from valleys.lab.task import Split, Task
 from valleys.lab.tasks.classification import accuracy, deal
-from valleys.lab.tasks.entry import Entry
+from valleys.lab.tasks.entry import STANDARD, Entry
 
 __all__ = ["ENTRIES", "DEBIAN_FOLDER", "load"]
 
@@ -28,7 +29,7 @@ _MEAN, _DEVIATION = 0.2860, 0.3530  # of the pixels of the 60,000 training image
 _SEED = 20251027
 
 
-def load(data_dir: Path | None = None) -> Task:
+def load(data_dir: Path | None = None, preset: str = STANDARD) -> Task:
     """Classify Fashion-MNIST.
 
     Of the 60,000 training images every tenth, class by class, validates (6,000) and 54,000 train; the 10,000 test
@@ -38,6 +39,8 @@ def load(data_dir: Path | None = None) -> Task:
     Args:
         data_dir: folder of the four IDX files, plain or ``.gz``. Default: Debian's package where it is installed,
             otherwise OpenML by scikit-learn, which keeps what it downloads in its own cache.
+        preset: ``standard``, or ``half``: images of 14 x 14, the means of 2 x 2 pixels, and half the channels, which train ten
+            times as fast.
 
     Returns:
         The task.
@@ -55,14 +58,16 @@ def load(data_dir: Path | None = None) -> Task:
         images, labels, test_images, test_labels = _from_openml()
     if len(images) < 2:
         raise LabError("Fashion-MNIST needs at least 2 training images, one of them for validation")
+    half = preset == "half"
     validation, *rest = deal(labels, 10, _SEED)
     train = torch.cat(rest)
     return Task(
         name="fashion-mnist",
-        train=_split(images[train], labels[train]),
-        validation=_split(images[validation], labels[validation]),
-        test=_split(test_images, test_labels),
-        build_model=_model,
+        variant=preset if half else "",
+        train=_split(images[train], labels[train], half),
+        validation=_split(images[validation], labels[validation], half),
+        test=_split(test_images, test_labels, half),
+        build_model=partial(_model, half),
         loss=nn.functional.cross_entropy,
         metric=accuracy,
         metric_name="accuracy %",
@@ -134,18 +139,20 @@ def _from_openml() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return images[:_TRAIN], labels[:_TRAIN], images[_TRAIN:], labels[_TRAIN:]
 
 
-def _split(images: Tensor, labels: Tensor) -> Split:
-    return Split(images.unsqueeze(1).float().div_(255).sub_(_MEAN).div_(_DEVIATION), labels)
+def _split(images: Tensor, labels: Tensor, half: bool) -> Split:
+    pixels = images.unsqueeze(1).float().div_(255).sub_(_MEAN).div_(_DEVIATION)
+    return Split(nn.functional.avg_pool2d(pixels, 2) if half else pixels, labels)
 
 
-def _model() -> nn.Module:
+def _model(half: bool = False) -> nn.Module:
+    channels, size = (8, 4) if half else (16, 7)
     model = nn.Sequential(
-        nn.Conv2d(1, 16, 5, stride=2, padding=2),
+        nn.Conv2d(1, channels, 5, stride=2, padding=2),
         nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(32 * 7 * 7, 64),
+        nn.Linear(2 * channels * size * size, 64),
         nn.ReLU(),
         nn.Linear(64, 10),
     )
@@ -162,7 +169,8 @@ ENTRIES = {
     "fashion-mnist": Entry(
         what="28x28 clothes, 54,000 training images, small CNN, accuracy",
         data="four IDX files in a folder you name, Debian's dataset-fashion-mnist, or OpenML",
-        load=lambda data_dir, preset: load(data_dir),
+        load=load,
+        presets=(STANDARD, "half"),
         reads_folder=True,
     )
 }

@@ -1,0 +1,67 @@
+"""A run's state on disk, so that a killed run goes on where it was instead of from the beginning."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Checkpoint"]
+
+
+@dataclass
+class Checkpoint:
+    """The one file of a run, rewritten every now and then and removed at its end.
+
+    Args:
+        path: the file; its folder is made when it is first written.
+        every: seconds between two writes, at least 0. Default: 60.
+    """
+
+    path: Path
+    every: float = 60.0
+    _written: float = field(default_factory=time.monotonic)
+
+    def due(self) -> bool:
+        """Whether it is time to write again."""
+        return time.monotonic() - self._written >= self.every
+
+    def save(self, of: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Write the file, whole or not at all.
+
+        Args:
+            of: what tells this run from others, plain numbers and strings.
+            state: tensors, numbers, strings, and lists and dictionaries of them.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Two workers may write at once where one took the other for dead: each has a file of its own until it is whole.
+        new = self.path.with_suffix(f".{os.getpid()}.new")
+        torch.save({"of": dict(of), **state}, new)
+        new.replace(self.path)
+        self._written = time.monotonic()
+
+    def load(self, of: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Read the file.
+
+        Args:
+            of: what ``save`` was told.
+
+        Returns:
+            The state, on the CPU; None if there is no file, or it is another run's or cannot be read: the run
+            then begins anew.
+        """
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            return None
+        return state if state.pop("of", None) == dict(of) else None
+
+    def remove(self) -> None:
+        """Delete the file if it is there."""
+        self.path.unlink(missing_ok=True)
