@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from valleys.lab.optimizers import OptimizerSpec, Range
+from valleys.lab.checkpoint import Checkpoint
+from valleys.lab.optimizers import OptimizerSpec, Plan, Range
 from valleys.lab.record import Evaluation, Record
 from valleys.lab.task import Split, Task
 
@@ -37,6 +38,16 @@ def task(name: str = "fake", examples: int = 32, maximize: bool = True) -> Task:
     )
 
 
+def load(name: str, data_dir: object = None, preset: str | None = None) -> Task:
+    """In place of ``tasks.load``: large enough for any batch size of the tests."""
+    return task(name, examples=20000)
+
+
+def resolve(name: str, batch_size: int = 1024) -> FakeSpec:
+    """In place of ``optimizers.resolve``."""
+    return spec(name)
+
+
 @dataclass(frozen=True)
 class FakeSpec(OptimizerSpec):
     """An optimizer that ``train`` finds best at ``lr == best``."""
@@ -48,7 +59,7 @@ def spec(name: str = "sgd", best: float = 1e-2, **space: Range) -> FakeSpec:
     return FakeSpec(name, _never_built, space or {"lr": Range(1e-4, 1.0)}, best)
 
 
-def _never_built(model: nn.Module, hyperparameters: Mapping[str, float]) -> torch.optim.Optimizer:
+def _never_built(model: nn.Module, hyperparameters: Mapping[str, float], plan: Plan) -> torch.optim.Optimizer:
     raise AssertionError("the fake trainer builds no optimizer")
 
 
@@ -61,9 +72,12 @@ def train(
     seed: int,
     epochs: int | None = None,
     micro_batch: int | None = None,
+    precision: str = "float32",
     device: str = "cpu",
     test: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    observe: Callable[[Evaluation], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Record:
     """Better the nearer lr is to the optimizer's best; three decades above it the run diverges."""
     assert isinstance(spec, FakeSpec)

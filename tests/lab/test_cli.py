@@ -24,8 +24,8 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def valleys(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
     """Run the command line in this process, with the fake task, optimizers and trainer."""
-    monkeypatch.setattr("valleys.lab.tasks.load", lambda name, data_dir: lab_fakes.task(name, examples=20000))
-    monkeypatch.setattr("valleys.lab.optimizers.resolve", lab_fakes.spec)
+    monkeypatch.setattr("valleys.lab.tasks.load", lab_fakes.load)
+    monkeypatch.setattr("valleys.lab.optimizers.resolve", lab_fakes.resolve)
     monkeypatch.setattr("valleys.lab.trainer.train", lab_fakes.train)
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -56,7 +56,8 @@ def test_compare_prints_table_verdict_and_paths_and_nothing_on_stderr(valleys: R
     assert (code, err) == (0, "")
     assert "fake at batch 16" in out
     assert "no difference found between sgd and adamw at batch 16" in out
-    assert out.splitlines()[-3:] == [str(tmp_path / name) for name in ("report.md", "report.json", "curves.png")]
+    written = ("report.md", "report.json", "report.html", "curves.png")
+    assert out.splitlines()[-4:] == [str(tmp_path / name) for name in written]
 
 
 def test_a_name_with_markup_is_printed_as_it_is(valleys: Run, tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
 def test_usage_errors_exit_with_2(valleys: Run) -> None:
     code, _, err = valleys("compare", "fake")
     assert code == 2
-    assert "--batch-size" in err
+    assert "--out" in err
     assert valleys("nonsense")[0] == 2
 
 
@@ -195,8 +196,8 @@ from valleys.lab import optimizers, tasks, trainer
 def train(*arguments, **options):
     open(STARTED, "w").close()
     time.sleep(60)
-tasks.load = lambda name, data_dir: lab_fakes.task(name)
-optimizers.resolve = lab_fakes.spec
+tasks.load = lab_fakes.load
+optimizers.resolve = lab_fakes.resolve
 trainer.train = train
 from valleys.cli import main
 main()

@@ -168,7 +168,7 @@ def test_the_tuning_budget_may_be_one_trial_of_one_optimizer_on_one_seed(tmp_pat
         ({"optimizers": []}, "name at least one"),
         ({"optimizers": [lab_fakes.spec("a"), lab_fakes.spec("a")]}, "more than once: a"),
         ({"batch_size": 33}, "33"),
-        ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"batch_size": 0}, "batch size 0: fake has 32 training examples; choose 1 to 32"),
         ({"trials": 0}, "trials must be at least 1, not 0"),
         ({"seeds": -1}, "seeds must be at least 1, not -1"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
@@ -209,14 +209,15 @@ def test_progress_is_shown_when_asked_and_nothing_else_is_printed(
     run(tmp_path / "shown", progress=True, **small)
     shown = capfd.readouterr()
     assert shown.out == ""
-    assert "fresh seeds on fake" in shown.err
+    assert "fake" in shown.err
+    assert "4/4" in shown.err
 
 
 def test_the_command_in_the_report_repeats_the_comparison(
     tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("valleys.lab.tasks.load", lambda name, data_dir: lab_fakes.task(name))
-    monkeypatch.setattr("valleys.lab.optimizers.resolve", lab_fakes.spec)
+    monkeypatch.setattr("valleys.lab.tasks.load", lab_fakes.load)
+    monkeypatch.setattr("valleys.lab.optimizers.resolve", lab_fakes.resolve)
     storage = f"sqlite:///{tmp_path / 'a.db'}"
     run(
         tmp_path / "a b",
@@ -244,8 +245,8 @@ def test_importing_the_package_imports_no_lab_and_the_lab_no_heavy_extra() -> No
 
 def test_the_demo_gives_the_threads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[Call]) -> None:
     seen: list[int] = []
-    monkeypatch.setattr("valleys.lab.tasks.load", lambda name, data_dir: lab_fakes.task(name))
-    monkeypatch.setattr("valleys.lab.optimizers.resolve", lab_fakes.spec)
+    monkeypatch.setattr("valleys.lab.tasks.load", lab_fakes.load)
+    monkeypatch.setattr("valleys.lab.optimizers.resolve", lab_fakes.resolve)
     monkeypatch.setattr("valleys.lab.demo.STAGES", [demo.Stage("digits", 16, 1, 1)])
     monkeypatch.setattr("valleys.lab.trainer.check", lambda *_: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()

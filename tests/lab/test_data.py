@@ -70,7 +70,7 @@ def task(streamed: bool = False, workers: int = 0, **changes: Any) -> Task:
 
 
 def run(problem: Task, **options: Any) -> Record:
-    spec = OptimizerSpec("toy", lambda model, v, plan: SGD(model.parameters(), **v), {"lr": Range(1e-4, 1.0)})
+    spec = OptimizerSpec("toy", lambda model, v, plan: SGD(model.parameters(), lr=v["lr"]), {"lr": Range(1e-4, 1.0)})
     return trainer.train(problem, spec, {"lr": 0.05}, **{"batch_size": 8, "seed": 0, "test": True, **options})
 
 
@@ -85,8 +85,23 @@ def test_a_stream_trains_like_the_same_examples_in_memory(workers: int) -> None:
 
 
 def test_a_stream_draws_nothing_from_the_runs_generator() -> None:
-    drops = {"build_model": lambda: nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))}
+    drops: dict[str, Any] = {"build_model": lambda: nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))}
     assert losses(run(task(**drops))) == losses(run(task(streamed=True, **drops)))
+
+
+class Broken(Dataset[Any]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        raise LabError(f"example {index}: broken")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_in_the_data_is_one_line_wherever_it_is_found(workers: int) -> None:
+    with pytest.raises(LabError) as caught:
+        list(Stream(Broken(), workers).reader(CPU).read([torch.tensor([3])]))
+    assert str(caught.value) == "example 3: broken"
 
 
 def test_named_inputs_in_memory_and_streamed() -> None:
@@ -121,7 +136,7 @@ def test_a_metric_that_is_no_mean_is_finished_after_the_whole_split() -> None:
 
     def f1(means: Tensor) -> float:
         tp, fp, fn = means.tolist()
-        return 100 * 2 * tp / (2 * tp + fp + fn)
+        return float(100 * 2 * tp / (2 * tp + fp + fn))
 
     problem = task(metric=counts, finish=f1, maximize=True)
     (whole, split) = (run(problem, epochs=1, micro_batch=size) for size in (None, 2))

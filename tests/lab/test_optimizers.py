@@ -15,10 +15,27 @@ from valleys.lab import optimizers
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import Plan, Range, names, resolve
 
-NAMES = (
-    "sgd adam adamw nadam radam rmsprop adagrad lamb alto alto-strong alto-tuned esgd eadam eadamw eadamw-tuned "
-    "adabelief adan mars lion"
-).split()  # noqa: SIM905
+NAMES = [
+    "sgd",
+    "adam",
+    "adamw",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "adagrad",
+    "lamb",
+    "alto",
+    "alto-strong",
+    "alto-tuned",
+    "esgd",
+    "eadam",
+    "eadamw",
+    "eadamw-tuned",
+    "adabelief",
+    "adan",
+    "mars",
+    "lion",
+]
 DECAY = {"adamw": 0.01, "lamb": 0.01, "eadamw": 0.01, "eadamw-tuned": 0.01}
 DECAY |= {"alto": 1e-4, "alto-strong": 1e-4, "alto-tuned": 1e-4}
 PLAN = Plan(batch_size=1024, steps=400)

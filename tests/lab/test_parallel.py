@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
 from torch import Tensor, distributed
 
 from lab import worlds
@@ -145,7 +144,7 @@ def test_a_folder_may_be_continued_with_another_number_of_processes(begun: int, 
 def test_progress_is_shown_by_rank_0_alone(tmp_path: Path) -> None:
     first, second = world(2, tmp_path, worlds.comparison, tmp_path / "out", {"trials": 1, "seeds": 1, "progress": True})
     assert (first.code, first.out, second.code, second.out, second.err) == (0, "", 0, "", "")
-    assert "fresh seeds on toy" in first.err
+    assert "toy" in first.err
 
 
 COMPARE = ("compare", "toy", "--batch-size", "14", "--optimizers", "sgd", "--trials", "1", "--seeds", "1", "--out")
@@ -175,13 +174,10 @@ def test_what_needs_no_group_is_printed_once(tmp_path: Path, words: list[str], s
         (["--trials", "0"], "valleys: trials must be at least 1, not 0"),
         (["--optimizers", "nonsense"], "valleys: unknown optimizer 'nonsense'"),
         (["--nonsense"], "Usage: "),
-        ([], "is in use by another process"),
     ],
 )
 def test_a_mistake_is_told_once_and_ends_all_with_2(tmp_path: Path, words: list[str], line: str) -> None:
-    (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / "comparison.lock"):
-        first, second = world(2, tmp_path, worlds.command, *COMPARE, str(tmp_path / "out"), *words, launched=True)
+    first, second = world(2, tmp_path, worlds.command, *COMPARE, str(tmp_path / "out"), *words, launched=True)
     assert (first.code, first.out, second) == (2, "", Ended(2, "", "", None))
     assert first.err.count(line) == 1
     assert len(first.err.splitlines()) == 1 or line == "Usage: "
@@ -254,16 +250,16 @@ def test_launchers_may_start_a_module(
 
 RAISES = """
 import os
-from valleys.lab import trainer
+from valleys.lab.supervised import Fitting
 
-step = trainer._Run._step
+step = Fitting._step
 
-def broken(self, train, batch):
+def broken(self, reading, weights):
     if os.environ["RANK"] == "1" and self.steps == 3:
         raise ZeroDivisionError("mine")
-    return step(self, train, batch)
+    return step(self, reading, weights)
 
-trainer._Run._step = broken
+Fitting._step = broken
 from valleys.cli import main
 main()
 """

@@ -31,7 +31,7 @@ def results(final: Mapping[str, list[Record]], tuning: Mapping[str, list[Record]
             "schedule": "cosine",
             "data": [32, 8, 8],
             "batch_size": 16,
-            "micro_batch": None,
+            "micro_batch": 16,
             "epochs": 2,
             "device": "cpu",
             "trials": 1,

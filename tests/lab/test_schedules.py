@@ -41,7 +41,8 @@ def factor(schedule: Schedule, step: int, total: int) -> float:
     done, steps = step - warm, total - warm
     u = done / steps
     if schedule.kind == "step":
-        return schedule.gamma ** sum(done >= steps * part / schedule.drops for part in range(1, schedule.drops))
+        passed = sum(done >= steps * part / schedule.drops for part in range(1, schedule.drops))
+        return float(schedule.gamma**passed)
     if schedule.kind == "wsd":
         falling = max(1, round(schedule.decay * steps))
         return min(1.0, (steps - done) / falling)
@@ -53,7 +54,7 @@ def factor(schedule: Schedule, step: int, total: int) -> float:
 @pytest.mark.parametrize("total", [1, 2, 3, 20, 101])
 @pytest.mark.parametrize("options", [{}, {"warm_up": 0.3}, {"warm_up": 0.0}], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_rates_are_the_formulas(kind: Any, options: dict[str, float], total: int) -> None:
+def test_the_rates_are_the_formulas(kind: Any, options: dict[str, Any], total: int) -> None:
     schedule = Schedule(kind, **options)
     expected = [factor(schedule, step, total) for step in range(total)]
     assert rates(schedule, total) == pytest.approx(expected, abs=1e-12)

@@ -1,11 +1,5 @@
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +8,11 @@ from typing import Any
 import optuna
 import pytest
 
-import lab_fakes
 from lab_fakes import record
-from valleys.lab import Comparison, LabError, compare
-from valleys.lab.optimizers import OptimizerSpec, Range
+from valleys.lab import LabError
+from valleys.lab.optimizers import Range
 from valleys.lab.record import Evaluation, Record
-from valleys.lab.store import Key, Store
+from valleys.lab.store import Job, Key, Store
 
 SPACE = {"lr": Range(1e-4, 1.0)}
 CONFIGURATION = {"task": "fake", "maximize": True, "batch_size": 16, "epochs": None, "trials": 4, "seeds": 2}
@@ -37,8 +30,19 @@ def never() -> Record:
     raise AssertionError("a finished run was repeated")
 
 
+def job(point: int, seed: int = 0) -> Job:
+    return Job("sgd", "tuning", Key(point, seed), {"lr": 0.1}, SPACE)
+
+
 def run(store: Store, point: int, work: Callable[[], Record], seed: int = 0) -> Record:
-    return store.run("sgd", "tuning", Key(point, seed), {"lr": 0.1}, SPACE, work)
+    """The run's record: from the store if it is there, otherwise by doing the work."""
+    wanted = job(point, seed)
+    if wanted.key not in store.finished("sgd", "tuning"):
+        assert store.claim([wanted]) == wanted
+        with store.at_work(wanted):
+            made = work()
+        assert store.complete(wanted, made)
+    return store.finished("sgd", "tuning")[wanted.key]
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -94,18 +98,6 @@ def test_an_interrupted_run_is_failed_and_run_again(tmp_path: Path, error: type[
     assert [trial.state.name for trial in trials(tmp_path)] == ["FAIL", "COMPLETE"]
 
 
-def test_what_a_killed_process_leaves_is_failed(tmp_path: Path) -> None:
-    with opened(tmp_path) as store:
-        study, _ = store._study("sgd", "tuning")
-        study.enqueue_trial({"lr": 0.1}, user_attrs={"point": 0, "seed": 0})
-        study.enqueue_trial({"lr": 0.2}, user_attrs={"point": 1, "seed": 0})
-        study.ask()
-    with opened(tmp_path) as store:
-        assert store.finished("sgd", "tuning") == {}
-        run(store, 1, record)
-    assert [trial.state.name for trial in trials(tmp_path)] == ["FAIL", "FAIL", "COMPLETE"]
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -123,7 +115,7 @@ def test_another_configuration_is_refused_with_the_difference_and_the_remedy(
         pass
     with pytest.raises(LabError, match=f"{named}.*--out"), opened(tmp_path, **changes):
         pass
-    with opened(tmp_path):  # the refusal changed nothing, and let go of the lock
+    with opened(tmp_path):  # the refusal changed nothing
         pass
 
 
@@ -155,23 +147,6 @@ def test_another_environment_only_warns(tmp_path: Path) -> None:
         assert store.results({"sgd": SPACE}).environments == [HERE, {**HERE, "torch": "2"}]
 
 
-def test_an_environment_from_before_there_were_ranks_had_one(tmp_path: Path) -> None:
-    old = {"torch": "1"}
-    with Store(tmp_path) as store:
-        store.configure(CONFIGURATION, old, {"sgd": SPACE})
-        assert store.configure(CONFIGURATION, {**old, "ranks": 1}, {"sgd": SPACE}) == []
-        assert store.results({"sgd": SPACE}).environments == [{"torch": "1", "ranks": 1}]
-        (warning,) = store.configure(CONFIGURATION, {**old, "ranks": 2}, {"sgd": SPACE})
-        assert warning.endswith("ranks 1 then, 2 now")
-
-
-def test_a_second_store_on_the_folder_is_refused_until_the_first_closes(tmp_path: Path) -> None:
-    with opened(tmp_path), pytest.raises(LabError, match="in use by another process"):
-        Store(tmp_path)
-    with opened(tmp_path):
-        pass
-
-
 def test_one_storage_holds_several_comparisons_apart(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     for name, value in (("a", 1.0), ("b", 2.0)):
@@ -181,6 +156,16 @@ def test_one_storage_holds_several_comparisons_apart(tmp_path: Path) -> None:
     with Store(tmp_path / "a", url) as store:
         store.configure({**CONFIGURATION, "task": "a"}, HERE, {"sgd": SPACE})
         assert run(store, 0, never).validation == 1.0
+    refused = pytest.raises(LabError, match=r"task b there, c now.*--name")
+    # What joins workers is the name, wherever their folders are.
+    with Store(tmp_path / "elsewhere", url, name="b") as store:
+        store.configure({**CONFIGURATION, "task": "b"}, HERE, {"sgd": SPACE})
+        assert run(store, 0, never).validation == 2.0
+    with (
+        Store(tmp_path / "elsewhere", url, name="b") as store,
+        refused,
+    ):
+        store.configure({**CONFIGURATION, "task": "c"}, HERE, {"sgd": SPACE})
     assert not (tmp_path / "a" / "comparison.db").exists()
 
 
@@ -204,79 +189,3 @@ def test_opening_the_store_leaves_optunas_logging_as_it_was(tmp_path: Path, capf
         run(store, 0, record)
     assert optuna.logging.get_verbosity() == level
     assert capfd.readouterr() == ("", "")
-
-
-CHILD = """
-import sys, time
-import lab_fakes
-from valleys.lab import compare, trainer
-
-def train(*arguments, **options):
-    with open(sys.argv[2], "a") as log:
-        log.write("start\\n")
-        log.flush()
-        if open(sys.argv[2]).read().count("start") > int(sys.argv[3]):
-            time.sleep(60)
-    return lab_fakes.train(*arguments, **options)
-
-trainer.train = train
-compare(lab_fakes.task(), [lab_fakes.spec("sgd"), lab_fakes.spec("adamw", 1e-3)],
-        batch_size=16, trials=4, seeds=2, out=sys.argv[1], progress=False)
-"""
-
-
-ARGUMENTS: dict[str, Any] = {"batch_size": 16, "trials": 4, "seeds": 2, "progress": False}
-
-
-def fakes() -> list[str | OptimizerSpec]:
-    return [lab_fakes.spec("sgd"), lab_fakes.spec("adamw", 1e-3)]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, dict[str, Any]]:
-    out = tmp_path_factory.mktemp("uninterrupted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("valleys.lab.trainer.train", lab_fakes.train)
-        return compare(lab_fakes.task(), fakes(), out=out, **ARGUMENTS), json.loads((out / "report.json").read_text())
-
-
-@pytest.mark.parametrize("finished", [3, 10], ids=["in tuning", "on fresh seeds"])
-def test_kill_9_in_mid_run_then_the_same_call_ends_as_if_nothing_had_happened(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    uninterrupted: tuple[Comparison, dict[str, Any]],
-    finished: int,
-) -> None:
-    log, out = tmp_path / "log", tmp_path / "out"
-    path = os.pathsep.join([str(Path(lab_fakes.__file__).parent), *sys.path])
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, out, log, str(finished)], env={**os.environ, "PYTHONPATH": path}
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not log.exists() or log.read_text().count("start") <= finished:
-            assert child.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        with pytest.raises(LabError, match="in use by another process"):
-            compare(lab_fakes.task(), fakes(), out=out, **ARGUMENTS)
-        os.kill(child.pid, signal.SIGKILL)
-    finally:
-        child.kill()
-        child.wait()
-
-    made: list[int] = []
-
-    def counted(*positional: Any, **options: Any) -> Record:
-        made.append(options["seed"])
-        return lab_fakes.train(*positional, **options)
-
-    monkeypatch.setattr("valleys.lab.trainer.train", counted)
-    resumed = compare(lab_fakes.task(), fakes(), out=out, **ARGUMENTS)
-    whole, report = uninterrupted
-    assert len(made) == 2 * 4 + 2 * 2 - finished
-    assert resumed.selected == whole.selected
-    assert resumed.verdict == whole.verdict
-    assert resumed.rows == whole.rows
-    again = json.loads((out / "report.json").read_text())
-    assert (again["trials"], again["final"]) == (report["trials"], report["final"])

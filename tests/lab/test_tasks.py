@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -21,6 +24,11 @@ from valleys.lab.tasks import fashion_mnist, sine
 from valleys.lab.tasks.classification import accuracy, deal
 
 TRAIN, TEST = 40, 10
+
+
+def load(name: str, folder: Path | None = None) -> Any:
+    """Some task; which of its fields there are is the test's concern."""
+    return tasks.load(name, folder)
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -62,9 +70,9 @@ def no_openml(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["sine", "digits"])
 def test_two_loads_give_the_same_splits_whatever_the_global_seed(name: str) -> None:
     torch.manual_seed(1)
-    first = tasks.load(name)
+    first = load(name)
     torch.manual_seed(2)
-    second = tasks.load(name)
+    second = load(name)
     for split in ("train", "validation", "test"):
         assert torch.equal(getattr(first, split).inputs, getattr(second, split).inputs)
         assert torch.equal(getattr(first, split).targets, getattr(second, split).targets)
@@ -79,9 +87,9 @@ def test_loading_leaves_the_global_random_state_alone() -> None:
 
 
 def test_sine_is_a_sine_with_the_stated_noise_and_a_reachable_target() -> None:
-    task = tasks.load("sine")
+    task = load("sine")
     assert [len(task.train), len(task.validation), len(task.test)] == [32768, 4096, 4096]
-    assert task.schedule == "constant"
+    assert task.schedule.kind == "constant"
     assert not task.maximize
     for split in (task.train, task.validation, task.test):
         assert split.inputs.abs().max() <= 10
@@ -96,7 +104,7 @@ def test_sine_is_a_sine_with_the_stated_noise_and_a_reachable_target() -> None:
 def test_digits_are_dealt_stratified_without_overlap_or_loss() -> None:
     from sklearn.datasets import load_digits
 
-    task = tasks.load("digits")
+    task = load("digits")
     assert [len(task.train), len(task.validation), len(task.test)] == [1077, 360, 360]
     inputs = torch.cat([task.train.inputs, task.validation.inputs, task.test.inputs])
     pixels = torch.tensor(load_digits().data, dtype=torch.float32)
@@ -113,14 +121,14 @@ def test_digits_keep_each_image_with_its_label() -> None:
 
     data = load_digits()
     known = {tuple(image): label for image, label in zip(data.data.tolist(), data.target.tolist(), strict=True)}
-    task = tasks.load("digits")
+    task = load("digits")
     for image, label in zip(((task.test.inputs.flatten(1) + 1) * 8).tolist(), task.test.targets.tolist(), strict=True):
         assert known[tuple(image)] == label
 
 
 @pytest.mark.parametrize("name", ["sine", "digits"])
 def test_the_model_fits_its_data_and_its_initialisation_follows_the_seed(name: str) -> None:
-    task = tasks.load(name)
+    task = load(name)
     models = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -150,7 +158,7 @@ def test_accuracy_of_a_broken_network_is_no_number() -> None:
 @pytest.mark.parametrize("compressed", [True, False])
 @pytest.mark.usefixtures("no_debian", "no_openml")
 def test_fashion_mnist_from_a_folder(tmp_path: Path, compressed: bool) -> None:
-    task = tasks.load("fashion-mnist", write_fashion(tmp_path / "data", compressed))
+    task = load("fashion-mnist", write_fashion(tmp_path / "data", compressed))
     assert task.train.inputs.shape == (36, 1, 28, 28)
     assert task.validation.inputs.shape == (4, 1, 28, 28)
     assert sorted(numbers(task.train.inputs) + numbers(task.validation.inputs)) == list(range(TRAIN))
@@ -165,7 +173,7 @@ def test_fashion_mnist_from_debians_package_when_no_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", write_fashion(tmp_path / "package"))
-    assert len(tasks.load("fashion-mnist").test) == TEST
+    assert len(load("fashion-mnist").test) == TEST
 
 
 @pytest.mark.usefixtures("no_openml")
@@ -190,7 +198,7 @@ def test_fashion_mnist_from_openml(monkeypatch: pytest.MonkeyPatch) -> None:
         return SimpleNamespace(data=pixels, target=(np.arange(70_000) % 10).astype(str).astype(object))
 
     monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
-    task = tasks.load("fashion-mnist")
+    task = load("fashion-mnist")
     assert [len(task.train), len(task.validation), len(task.test)] == [54_000, 6_000, 10_000]
     assert set(numbers(task.train.inputs)) == {0}
     assert set(numbers(task.test.inputs)) == {255}
@@ -292,8 +300,8 @@ def test_idx_that_cannot_be_read(tmp_path: Path) -> None:
 def test_unknown_tasks_are_refused_with_the_nearest_name() -> None:
     with pytest.raises(LabError, match=r"unknown task 'fashion_mnist'; did you mean fashion-mnist.*digits.*sine"):
         tasks.load("fashion_mnist")
-    with pytest.raises(LabError, match=r"unknown task 'imagenet'. Choices"):
-        tasks.describe("imagenet")
+    with pytest.raises(LabError, match=r"unknown task 'imagenet'; did you mean imagenet-resnet"):
+        tasks.load("imagenet")
 
 
 def test_a_folder_for_a_task_that_reads_none_is_refused(tmp_path: Path) -> None:
@@ -301,8 +309,26 @@ def test_a_folder_for_a_task_that_reads_none_is_refused(tmp_path: Path) -> None:
         tasks.load("sine", tmp_path)
 
 
-def test_every_task_is_described_in_one_line_and_carries_its_name() -> None:
-    for name in tasks.names():
-        assert "\n" not in tasks.describe(name)
-        assert "data" in tasks.describe(name)
+def test_every_task_says_what_it_is_in_one_line_each() -> None:
+    for name, entry in tasks.entries().items():
+        for text in (name, entry.what, entry.data, entry.needs):
+            assert "\n" not in text
+        assert entry.what
+        assert entry.data
+        assert entry.presets
+        assert len(set(entry.presets)) == len(entry.presets)
+    assert list(tasks.entries()) == sorted(tasks.entries())
     assert {tasks.load(name).name for name in ("sine", "digits")} == {"sine", "digits"}
+
+
+def test_listing_the_tasks_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from valleys.lab import tasks; tasks.entries(); heavy = {'transformers', 'datasets', 'tokenizers',"
+        "'stable_baselines3', 'gymnasium', 'sklearn', 'PIL'}; print(heavy & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"set()\n"
+
+
+def test_unknown_presets_are_refused_with_the_choices() -> None:
+    with pytest.raises(LabError, match=r"unknown preset of fashion-mnist 'smoke'\. Choices: standard, half"):
+        tasks.load("fashion-mnist", preset="smoke")

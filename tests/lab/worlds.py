@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
 from valleys import cli
-from valleys.lab import Comparison, LabError, compare, parallel, report, store, supervised, tasks, trainer
+from valleys.lab import Comparison, LabError, compare, parallel, report, shared_store, supervised, tasks, trainer
 from valleys.lab.optimizers import OptimizerSpec, Plan, Range
 from valleys.lab.record import Record
 from valleys.lab.task import Split, Task
@@ -338,7 +338,7 @@ def comparison(out: Path, options: Mapping[str, Any]) -> Sitting:
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((trainer, "train"), (store, "Store"), (report, "write")):
+        for module, name in ((trainer, "train"), (shared_store, "Store"), (report, "write")):
             patch.setattr(module, name, counted(name, getattr(module, name)))
         given = {"batch_size": 14, "micro_batch": 3, "trials": 3, "seeds": 2, **options}
         found = compare(task(), ["sgd", "adamw"], out=out, **given)
@@ -347,7 +347,7 @@ def comparison(out: Path, options: Mapping[str, Any]) -> Sitting:
 
 def command(*words: str) -> None:
     """The command line, with the toy for every task."""
-    tasks.load = lambda name, data_dir=None: task()
+    tasks.load = lambda name, data_dir=None, preset=None: task()
     sys.argv = ["valleys", *words]
     cli.main()
 
@@ -364,6 +364,6 @@ def failing_command(kind: str, failing: int | None, *words: str) -> None:
                 raise LabError("mine")
         return nn.functional.mse_loss(outputs, targets)
 
-    tasks.load = lambda name, data_dir=None: task(loss=loss)
+    tasks.load = lambda name, data_dir=None, preset=None: task(loss=loss)
     sys.argv = ["valleys", *words]
     cli.main()

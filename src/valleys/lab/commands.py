@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from valleys.lab import demo, tasks
+from valleys.lab import demo, html, tasks
 from valleys.lab import optimizers as registry
 from valleys.lab.compare import Comparison, compare
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import LARGE
+from valleys.lab.progress import watch
+from valleys.lab.recommend import STEPS, recommend
 from valleys.lab.schedules import KINDS
 from valleys.lab.summary import cells
 
@@ -56,7 +58,7 @@ def _root(
 
 @app.command("compare")
 def _compare(
-    task: Annotated[str, typer.Argument(help="A task's name; `valleys tasks` lists them.")],
+    task: Annotated[str, typer.Argument(help="A task's name (`valleys tasks` lists them), or FILE.py:NAME.")],
     out: Annotated[Path, typer.Option(help="Folder of the report and the finished runs.")],
     batch_size: Annotated[int | None, typer.Option(help="Examples per optimizer step, of all processes.")] = None,
     optimizers: Annotated[str, typer.Option(help="Names or module:callable, by commas.")] = "sgd,adamw,lamb,alto",
@@ -69,13 +71,15 @@ def _compare(
     micro_batch: Annotated[int | None, typer.Option(help="Examples per backward pass of one process.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
     storage: Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in --out.")] = None,
+    name: Annotated[str | None, typer.Option(help="The comparison's name in --storage; default: --out's.")] = None,
+    log: Annotated[str, typer.Option(help="Follow the runs by tensorboard, mlflow, wandb; by commas.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Tune each optimizer equally, run the chosen values on fresh seeds, say who won."""
     with _plain_errors():
         comparison = compare(
             task,
-            [name.strip() for name in optimizers.split(",") if name.strip()],
+            _words(optimizers),
             batch_size=batch_size,
             trials=trials,
             seeds=seeds,
@@ -87,9 +91,38 @@ def _compare(
             out=out,
             data_dir=data,
             storage=storage,
+            name=name,
+            log=_words(log),
             device=device,
         )
         _show(comparison)
+
+
+@app.command("suggest")
+def _suggest(
+    batch_size: Annotated[int, typer.Option(help="Examples per optimizer step, of all processes.")],
+    task: Annotated[str | None, typer.Option(help="Measure this task's gradient noise scale.")] = None,
+    optimizer: Annotated[str, typer.Option(help="Of the brief run that measures.")] = "adamw",
+    lr: Annotated[float | None, typer.Option(help="Its learning rate; default: the middle of the tuned range.")] = None,
+    steps: Annotated[int, typer.Option(help="Its optimizer steps.")] = STEPS,
+    preset: Annotated[str | None, typer.Option(help="paper or smoke, for tasks that have them.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Say what the paper's rule, and a task's gradient noise scale, mean for a batch size."""
+    with _plain_errors(), watch("measuring", 1) as show:
+        advice = recommend(
+            batch_size,
+            task,
+            data_dir=data,
+            preset=preset,
+            optimizer=optimizer,
+            lr=lr,
+            steps=steps,
+            device=device,
+            progress=show("noise scale", 0),
+        )
+    typer.echo(str(advice))
 
 
 @app.command("tasks")
@@ -122,6 +155,21 @@ def _demo(out: Annotated[Path, typer.Option(help="Folder of the reports.")]) -> 
     with _plain_errors():
         for comparison in demo.run(out):
             _show(comparison)
+
+
+@app.command("report")
+def _report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished comparisons.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="The page's title.")] = None,
+) -> None:
+    """Put finished comparisons on one HTML page: verdicts first, then tables and charts."""
+    with _plain_errors():
+        _console().print(escape(str(html.merge(folders, out, title))), soft_wrap=True, highlight=False)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 @contextmanager

@@ -12,23 +12,25 @@ from typing import Any
 import torch
 
 from valleys.lab import optimizers as registry
-from valleys.lab import report, tasks, trainer, tuning
+from valleys.lab import own, report, tasks, trackers, trainer, tuning
+from valleys.lab.checkpoint import Checkpoint
 from valleys.lab.environment import environment
 from valleys.lab.errors import LabError
+from valleys.lab.loop import Loop
 from valleys.lab.optimizers import OptimizerSpec
 from valleys.lab.parallel import Ranks, joined
-from valleys.lab.progress import Follow, watch
+from valleys.lab.progress import Follow
 from valleys.lab.record import Record
 from valleys.lab.schedules import Schedule
+from valleys.lab.shared_store import SharedStore
 from valleys.lab.statistics import Verdict
-from valleys.lab.store import Key, SharedStore
+from valleys.lab.storage import HEARTBEAT
+from valleys.lab.store import Job
 from valleys.lab.summary import Row, summarize
 from valleys.lab.task import Problem, Task
+from valleys.lab.worker import FIRST_SEED, Work, work
 
-__all__ = ["FIRST_SEED", "Comparison", "compare"]
-
-FIRST_SEED = 1000
-"""The final seeds count from here, far from the tuning seed."""
+__all__ = ["Comparison", "compare"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Comparison:
         rows: the table, best optimizer first.
         verdict: who won and by how much.
         warnings: what a reader of the numbers should know.
-        paths: the files written: ``markdown``, ``json``, ``curves``.
+        paths: the files written: ``markdown``, ``json``, ``html``, ``curves``.
     """
 
     task: str
@@ -75,12 +77,16 @@ def compare(
     out: Path | str,
     data_dir: Path | str | None = None,
     storage: str | None = None,
+    name: str | None = None,
+    log: Sequence[str] = (),
     device: str = "auto",
     progress: bool | None = None,
+    heartbeat: int = HEARTBEAT,
 ) -> Comparison:
     """Tune each optimizer with equally many trials, run the chosen values on fresh seeds, and say who won.
 
-    An interrupted comparison goes on when it is called again with the same arguments; finished runs are kept. The
+    An interrupted comparison goes on when it is called again with the same arguments; finished runs are kept. Several
+    such calls at once, on one machine or, with ``storage``, on many, share the runs; all end with the same report. The
     processes of a launch (torchrun, ``accelerate launch``), or of the process group that is there, share every batch;
     all of them make the same call, rank 0 alone writes.
 
@@ -98,9 +104,13 @@ def compare(
         precision: ``float32``, or ``bfloat16`` for forward passes under autocast.
         out: folder of the report, and of the comparison's storage.
         data_dir: where the task's data lies, for a task that needs it.
-        storage: Optuna storage URL; default: an SQLite file in ``out``.
+        storage: Optuna storage URL, the same for all workers; default: an SQLite file in ``out``.
+        name: what the comparison is called in ``storage``; default: the name of the folder ``out``.
+        log: what follows the runs besides: ``tensorboard``, ``mlflow``, ``wandb``.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where there is one, unless ``accelerate launch --cpu`` says no.
         progress: whether to show a progress bar on stderr; default: where it is a terminal.
+        heartbeat: seconds between two signs of life of a worker, at least 1. One on another machine that misses four
+            has its run taken over; one on this machine as soon as its process is gone.
 
     Returns:
         The comparison, the same on all ranks; its report is in ``out``.
@@ -108,41 +118,47 @@ def compare(
     Raises:
         LabError: on a mistake in the arguments, before any work; with several ranks, on all of them.
     """
-    for name, value in (("trials", trials), ("seeds", seeds), ("batch size", batch_size), ("epochs", epochs)):
+    for argument, value in (("trials", trials), ("seeds", seeds), ("epochs", epochs), ("heartbeat", heartbeat)):
         if value is not None and value < 1:
-            raise LabError(f"{name} must be at least 1, not {value}")
+            raise LabError(f"{argument} must be at least 1, not {value}")
     folder = Path(out)
     with joined() as ranks:
         device = ranks.agree(lambda: _device(device, ranks))
         problem = ranks.agree(lambda: _problem(task, data_dir, preset, schedule))
         batch = ranks.agree(lambda: _batch_size(problem, batch_size, micro_batch, precision))
         specs = ranks.agree(lambda: _specs(optimizers, batch))
+        ranks.agree(lambda: trackers.check(log))
         configuration = _configuration(problem, batch, trials, seeds, epochs, micro_batch, precision, device)
+        by_name = {spec.name: spec for spec in specs}
         spaces = {spec.name: spec.space for spec in specs}
-        progress = progress if ranks.main else False
 
-        def run(spec: OptimizerSpec, point: int, seed: int, follow: Follow, test: bool) -> None:
-            values = points[spec.name][point]
-            store.run(
-                spec.name,
-                "final" if test else "tuning",
-                Key(point, seed),
-                values,
-                spec.space,
-                lambda: trainer.train(
+        def run(job: Job, follow: Follow) -> Record:
+            kept = None if isinstance(problem, Loop) else Checkpoint(folder / "checkpoints" / f"{_file(job)}.pt")
+            label = trackers.run_name(job.optimizer, job.phase, job.key.point, job.key.seed)
+            told = {"optimizer": job.optimizer, "phase": job.phase, "seed": job.key.seed, **job.hyperparameters}
+            with (
+                trackers.tracker(log if ranks.main else (), folder, label, {**configuration, **told}) as observe,
+                own.pointing(own.file_of(task) if isinstance(task, str) else None),
+            ):
+                record = trainer.train(
                     problem,
-                    spec,
-                    values,
+                    by_name[job.optimizer],
+                    job.hyperparameters,
                     batch_size=batch,
-                    seed=seed,
+                    seed=job.key.seed,
                     epochs=epochs,
                     micro_batch=micro_batch,
                     precision=precision,
                     device=device,
-                    test=test,
+                    test=job.phase == "final",
                     progress=follow,
-                ),
-            )
+                    observe=observe,
+                    checkpoint=kept,
+                )
+                observe(record)
+            if kept is not None and ranks.main:
+                kept.remove()
+            return record
 
         given = {
             "epochs": epochs,
@@ -152,21 +168,13 @@ def compare(
             "precision": None if precision == "float32" else precision,
             "data_dir": None if data_dir is None else str(data_dir),
             "storage": None if storage is None else "URL",
+            "name": name,
+            "log": ",".join(log) or None,
         }
-        with SharedStore(ranks, folder, storage) as store:
+        with SharedStore(ranks, folder, storage, name, heartbeat) as store:
             warnings = store.configure(configuration, environment(device, ranks.size), spaces)
-            points = {name: tuning.points(space, trials) for name, space in spaces.items()}
-            # Optimizers take turns, so that a machine that slows down slows all of them down.
-            turns = [(trial, spec) for trial in range(trials) for spec in specs if trial < len(points[spec.name])]
-            with watch(f"tuning on {problem.name}", len(turns), progress) as show:
-                for trial, spec in turns:
-                    run(spec, trial, tuning.TUNING_SEED, show(f"{spec.name}, trial {trial + 1}"), test=False)
-            chosen = summarize(store.results(spaces)).chosen
-            tuned = [(spec, point) for spec in specs if (point := chosen[spec.name]) is not None]
-            with watch(f"fresh seeds on {problem.name}", len(tuned) * seeds, progress) as show:
-                for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-                    for spec, point in tuned:
-                        run(spec, point, seed, show(f"{spec.name}, seed {seed}"), test=True)
+            wanted = Work(specs, trials, seeds, problem.maximize)
+            work(wanted, store, run, problem.name, progress if ranks.main else False)
             results = store.results(spaces)
             summary = summarize(results, warnings)
             command = _command(task, optimizers, configuration, given, folder)
@@ -199,14 +207,22 @@ def _specs(optimizers: Sequence[str | OptimizerSpec], batch_size: int) -> list[O
 def _problem(
     task: str | Problem, data_dir: Path | str | None, preset: str | None, schedule: Schedule | str | None
 ) -> Problem:
-    problem = (
-        tasks.load(task, Path(data_dir) if data_dir is not None else None, preset) if isinstance(task, str) else task
-    )
+    problem = _loaded(task, data_dir, preset)
     if schedule is None:
         return problem
     if not isinstance(problem, Task):
         raise LabError(f"{problem.name} has a training loop of its own, and so its own schedule: leave schedule out")
     return replace(problem, schedule=schedule if isinstance(schedule, Schedule) else Schedule(schedule))  # type: ignore[arg-type]
+
+
+def _loaded(task: str | Problem, data_dir: Path | str | None, preset: str | None) -> Problem:
+    if isinstance(task, str) and own.file_of(task) is None:
+        return tasks.load(task, Path(data_dir) if data_dir is not None else None, preset)
+    if data_dir is not None or preset is not None:
+        raise LabError(
+            "a task of your own finds its data by itself and has no presets: leave data folder and preset out"
+        )
+    return own.load(task) if isinstance(task, str) else task
 
 
 def _batch_size(problem: Problem, batch_size: int | None, micro_batch: int | None, precision: str) -> int:
@@ -281,3 +297,9 @@ def _command(
     for name, value in options.items():
         words += ["--data" if name == "data_dir" else f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
+
+
+def _file(job: Job) -> str:
+    """A file name for a run, whatever characters the optimizer's name has."""
+    words = f"{job.optimizer}-{job.phase}-{job.key.point}-{job.key.seed}"
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in words)

@@ -160,8 +160,12 @@ class _Streamed:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(0),  # else the loader would draw a seed from the run's generator
         )
-        for inputs, targets in loader:
-            yield moved(inputs, self.device), moved(targets, self.device)
+        try:
+            for inputs, targets in loader:
+                yield moved(inputs, self.device), moved(targets, self.device)
+        except LabError as error:
+            # A worker's error comes with its traceback as the text, whose last line is the message.
+            raise LabError(str(error).rstrip().rsplit("LabError: ", 1)[-1]) from error
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ __all__ = ["Follow", "Watch", "watch"]
 Follow = Callable[[int, int], None]
 """Told the steps made and the steps to make."""
 
-Watch = Callable[[str], Follow]
-"""Told the label of each run as it starts, it gives the function that follows the run's steps."""
+Watch = Callable[[str, int], Follow]
+"""Told the label of each run as it starts and how many are finished, it gives what follows the run's steps."""
 
 
 @contextmanager
 def watch(title: str, runs: int, show: bool | None = None) -> Iterator[Watch]:
-    """Follow a number of runs, one after the other.
+    """Follow a number of runs.
 
     Args:
         title: what is being done.
@@ -25,10 +25,10 @@ def watch(title: str, runs: int, show: bool | None = None) -> Iterator[Watch]:
         show: whether to show a bar; default: where stderr is a terminal.
 
     Yields:
-        The function to call at the start of each run, with the run's label.
+        The function to call at the start of each run, with its label and the number of finished runs.
     """
     if not (sys.stderr.isatty() if show is None else show):
-        yield lambda label: lambda step, total: None
+        yield lambda label, finished: lambda step, total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -38,13 +38,10 @@ def watch(title: str, runs: int, show: bool | None = None) -> Iterator[Watch]:
     with Progress(*columns, console=console, transient=True) as bars:
         overall = bars.add_task(title, total=runs)
         current = bars.add_task("", total=None)
-        started = 0
 
-        def start(label: str) -> Follow:
-            nonlocal started
-            bars.update(overall, completed=started)
+        def start(label: str, finished: int) -> Follow:
+            bars.update(overall, completed=finished)
             bars.reset(current, description=label, total=None)
-            started += 1
             return lambda step, total: bars.update(current, completed=step, total=total)
 
         yield start

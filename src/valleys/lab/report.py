@@ -1,4 +1,4 @@
-"""The report of a comparison: Markdown for people, JSON for programs, a picture for both."""
+"""The report of a comparison: Markdown and a page for people, JSON for programs, a picture for both."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from valleys.lab import curves
+from valleys.lab import curves, html
 from valleys.lab.statistics import format_mean
 from valleys.lab.store import Key, Results
 from valleys.lab.summary import Summary, cells, layouts
-from valleys.lab.trainer import MICRO_BATCH
 
 __all__ = ["escape", "plain", "to_json", "to_markdown", "write"]
 
 
 def write(results: Results, summary: Summary, folder: Path, command: str) -> dict[str, Path]:
-    """Write ``report.md``, ``report.json`` and ``curves.png``.
+    """Write ``report.md``, ``report.json``, ``report.html`` and ``curves.png``.
 
     Args:
         results: everything the store holds.
@@ -29,16 +28,19 @@ def write(results: Results, summary: Summary, folder: Path, command: str) -> dic
         command: what repeats the comparison.
 
     Returns:
-        The paths: ``markdown``, ``json``, ``curves``.
+        The paths: ``markdown``, ``json``, ``html``, ``curves``.
     """
     paths = {
         "markdown": folder / "report.md",
         "json": folder / "report.json",
+        "html": folder / "report.html",
         "curves": folder / "curves.png",
     }
     paths["markdown"].write_text(to_markdown(results, summary, command), encoding="utf-8")
-    text = json.dumps(to_json(results, summary, command), indent=1, allow_nan=False, ensure_ascii=False)
+    document = to_json(results, summary, command)
+    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
     paths["json"].write_text(text + "\n", encoding="utf-8")
+    html.write([document], paths["html"])
     curves.draw(results.configuration, summary.records, [row.optimizer for row in summary.rows], paths["curves"])
     return paths
 
@@ -211,13 +213,12 @@ def _rivals(summary: Summary) -> list[str]:
 
 def _settings(results: Results, summary: Summary) -> list[list[str]]:
     configuration = dict(results.configuration)
-    train, validation, test = configuration.pop("data")
+    sizes = configuration.pop("data")
     steps = sorted({record.steps for runs in summary.records.values() for record in runs if not record.diverged})
     settings = {
         **configuration,
-        "examples": f"{train} train, {validation} validation, {test} test",
+        "examples": "{} train, {} validation, {} test".format(*sizes) if sizes else "made by the task's own loop",
         "steps": ", ".join(map(str, steps)) or "-",
-        "micro_batch": configuration["micro_batch"] or MICRO_BATCH,
     }
     return [
         [name.replace("_", " "), f"{value:g}" if isinstance(value, float) else str(value)]

@@ -1,34 +1,43 @@
-"""Where a comparison keeps its runs: Optuna's storage, so that what is finished is never run again.
+"""Where a comparison keeps its runs: Optuna's storage, in which any number of workers share the work.
 
 One Optuna study per optimizer and phase (tuning, final), one trial per run, the run's record as the trial's
 attribute. A study without trials holds the configuration, the search spaces and the environments seen.
+
+A run is claimed by setting its trial from waiting to running, which the database lets one worker do. Workers may add a
+trial for the same run at the same moment; the one with the lowest number counts, and the others are failed. A worker
+gives signs of life; when they stop, any other fails its trial and adds a new one. Should the first one come back, it
+finds its trial failed and its result is dropped: a run is complete at most once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from valleys.lab.errors import LabError
-from valleys.lab.parallel import Ranks
 from valleys.lab.record import Record
+from valleys.lab.storage import HEARTBEAT, alive, beating, exclusive, open_storage, worker
 
 if TYPE_CHECKING:
     import optuna
 
     from valleys.lab.optimizers import Range
 
-__all__ = ["GROWING", "Key", "Phase", "Results", "SharedStore", "Store"]
+__all__ = ["GROWING", "Job", "Key", "Phase", "Results", "Store"]
 
 Phase = Literal["tuning", "final"]
 
 GROWING = ("trials", "seeds")
-"""What the same folder may be asked for again with a larger value: the finished runs stay valid."""
+"""What the same comparison may be asked for again with a larger value: the finished runs stay valid."""
 
 
 @dataclass(frozen=True, order=True)
@@ -42,6 +51,25 @@ class Key:
 
     point: int
     seed: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that a comparison asks for.
+
+    Args:
+        optimizer: its name.
+        phase: tuning or final.
+        key: which run.
+        hyperparameters: its values.
+        space: their ranges.
+    """
+
+    optimizer: str
+    phase: Phase
+    key: Key
+    hyperparameters: Mapping[str, float] = field(compare=False)
+    space: Mapping[str, Range] = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,38 +92,37 @@ class Results:
 
 
 class Store:
-    """The runs of the comparison in one folder, held by one process at a time.
+    """The runs of one comparison.
 
     Args:
         folder: the comparison's folder; it is made if need be.
-        url: an Optuna storage URL; default: the SQLite file ``comparison.db`` in the folder. The folder's
-            file ``comparison.id`` tells the comparisons in a shared storage apart.
+        url: an Optuna storage URL; default: the SQLite file ``comparison.db`` in the folder.
+        name: what the comparison is called in the storage; default: the folder's name.
+        heartbeat: seconds between two signs of life, at least 1. A worker on another machine is taken for dead after
+            four of them; one on this machine as soon as its process is gone.
 
     Raises:
-        LabError: if the folder cannot be written, another process uses it, or the storage cannot be opened.
+        LabError: if the folder cannot be written, or the storage cannot be opened.
     """
 
-    def __init__(self, folder: Path, url: str | None = None) -> None:
-        from filelock import FileLock, Timeout
-
+    def __init__(
+        self, folder: Path, url: str | None = None, name: str | None = None, heartbeat: int = HEARTBEAT
+    ) -> None:
         self.folder = folder
+        self.heartbeat = heartbeat
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # The kernel drops the lock when its process dies, however it dies: there are no stale locks.
-            self._lock = FileLock(folder / "comparison.lock")
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise LabError(f"{folder} is in use by another process; wait for it or choose another --out") from error
+            probe = folder / ".writable"
+            probe.touch()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise LabError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
-        try:
-            self._storage = _open(url or f"sqlite:///{(folder / 'comparison.db').resolve()}")
-            self._id = _identity(folder / "comparison.id")
-        except BaseException:
-            self._lock.release()
-            raise
-        self._studies: dict[tuple[str, Phase], optuna.Study] = {}
-        self._finished: dict[tuple[str, Phase], dict[Key, Record]] = {}
+        self.name = name or (folder.resolve().name if url else "comparison")
+        self._storage = open_storage(url or f"sqlite:///{(folder / 'comparison.db').resolve()}", heartbeat)
+        self._exclusive = exclusive(self._storage)
+        self._studies: dict[str, optuna.Study] = {}
+        self._records: dict[str, dict[Key, Record]] = {}
+        self._claimed: dict[Job, int] = {}
         self._maximize = False
 
     def __enter__(self) -> Store:
@@ -105,10 +132,9 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the storage and let other processes in."""
+        """Close the storage."""
         self._storage.remove_session()
         self._storage.engine.dispose()
-        self._lock.release()
 
     def configure(
         self,
@@ -116,7 +142,7 @@ class Store:
         environment: Mapping[str, Any],
         spaces: Mapping[str, Mapping[str, Range]],
     ) -> list[str]:
-        """Say what is going to be compared; refuse a folder that holds something else.
+        """Say what is going to be compared; refuse a comparison of something else.
 
         Args:
             configuration: plain numbers and strings, ``maximize`` among them. Those in ``GROWING`` may have
@@ -131,69 +157,92 @@ class Store:
             LabError: naming what differs, and the remedy.
         """
         self._maximize = bool(configuration["maximize"])
-        study = self._study_named(self._id)
-        known = study.user_attrs
-        old = known.get("configuration", {})
-        differences = [
-            f"{name.replace('_', ' ')} {old[name]} there, {value} now"
-            for name, value in configuration.items()
-            if name in old and (value < old[name] if name in GROWING else value != old[name])
-        ]
-        for name, space in spaces.items():
-            if known.get(f"space:{name}", _plain(space)) != _plain(space):
-                differences.append(f"another search space of {name}")
-        if differences:
-            raise LabError(
-                f"{self.folder} holds a comparison with other settings ({'; '.join(differences)}); choose another --out"
-            )
-        study.set_user_attr("configuration", dict(configuration))
-        for name, space in spaces.items():
-            study.set_user_attr(f"space:{name}", _plain(space))
-        environments = _environments(known)
-        if environment not in environments:
-            study.set_user_attr("environments", [*environments, dict(environment)])
+        with self._exclusive:
+            study = self._study(self.name)
+            known = study.user_attrs
+            old = known.get("configuration", {})
+            differences = [
+                f"{name.replace('_', ' ')} {old[name]} there, {value} now"
+                for name, value in configuration.items()
+                if name in old and (value < old[name] if name in GROWING else value != old[name])
+            ]
+            for name, space in spaces.items():
+                if known.get(f"space:{name}", _plain(space)) != _plain(space):
+                    differences.append(f"another search space of {name}")
+            if differences:
+                raise LabError(
+                    f"{self.folder} holds a comparison with other settings ({'; '.join(differences)}); choose another "
+                    "--out, or --name in a shared storage"
+                )
+            if old != dict(configuration):
+                study.set_user_attr("configuration", dict(configuration))
+            for name, space in spaces.items():
+                if f"space:{name}" not in known:
+                    study.set_user_attr(f"space:{name}", _plain(space))
+            environments = _environments(known)
+            mark = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
+            if f"environment:{mark}" not in known:
+                study.set_user_attr(f"environment:{mark}", {"first": time.time(), "environment": dict(environment)})
         return _changes(environments[-1], environment) if environments else []
 
-    def run(
-        self,
-        optimizer: str,
-        phase: Phase,
-        key: Key,
-        hyperparameters: Mapping[str, float],
-        space: Mapping[str, Range],
-        work: Callable[[], Record],
-    ) -> Record:
-        """The record of one run: from the storage if it was finished before, else by doing the work.
+    def claim(self, jobs: Sequence[Job]) -> Job | None:
+        """Take one of these runs for this worker.
 
         Args:
-            optimizer: its name.
-            phase: tuning or final.
-            key: which run.
-            hyperparameters: its values, stored with the trial.
-            space: their ranges.
-            work: does the run.
+            jobs: in the order of preference.
 
         Returns:
-            The run's record.
+            The first that nobody has finished or is at work on; None if there is none.
         """
+        with self._exclusive:
+            for study in dict.fromkeys(self._of(job) for job in jobs):
+                self._give_up_on_the_dead(study)
+            return next((job for job in jobs if self._take(job)), None)
+
+    def complete(self, job: Job, record: Record) -> bool:
+        """Hand in the record of a run that this worker claimed.
+
+        Args:
+            job: the run.
+            record: its outcome.
+
+        Returns:
+            Whether it counts: False if this worker was taken for dead and another one has the run now.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        study, finished = self._study(optimizer, phase)
-        if key in finished:
-            return finished[key]
-        study.enqueue_trial(dict(hyperparameters), user_attrs=asdict(key))
-        trial = study.ask()
-        for name, ranges in space.items():
-            trial.suggest_float(name, ranges.low, ranges.high, log=ranges.log)
+        trial = self._claimed.pop(job)
         try:
-            record = work()
+            self._storage.set_trial_user_attr(trial, "record", record.to_json())
+            return self._storage.set_trial_state_values(trial, TrialState.COMPLETE, [self._value(record)])
+        except UpdateFinishedTrialError:
+            return False
+
+    def abandon(self, job: Job) -> None:
+        """Let others have a run that this worker claimed and will not finish.
+
+        Args:
+            job: the run.
+        """
+        self._fail(self._claimed.pop(job))
+
+    @contextmanager
+    def at_work(self, job: Job) -> Iterator[None]:
+        """Give signs of life while a claimed run goes on; if it raises, let others have it.
+
+        Args:
+            job: the run.
+
+        Yields:
+            Nothing.
+        """
+        try:
+            with beating(self._storage, self._claimed[job], self.heartbeat):
+                yield
         except BaseException:
-            study.tell(trial, state=TrialState.FAIL)
+            self.abandon(job)
             raise
-        trial.set_user_attr("record", record.to_json())
-        study.tell(trial, self._value(record))
-        finished[key] = record
-        return record
 
     def finished(self, optimizer: str, phase: Phase) -> Mapping[Key, Record]:
         """The finished runs of an optimizer.
@@ -205,7 +254,15 @@ class Store:
         Returns:
             Records in the order of their keys.
         """
-        return dict(sorted(self._study(optimizer, phase)[1].items()))
+        from optuna.trial import TrialState
+
+        study = self._study(f"{self.name}/{optimizer}/{phase}")
+        known = self._records.setdefault(study.study_name, {})
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+            key = _key(trial)
+            if key not in known:
+                known[key] = Record.from_json(trial.user_attrs["record"])
+        return dict(sorted(known.items()))
 
     def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:
         """Everything the store holds about these optimizers.
@@ -216,7 +273,7 @@ class Store:
         Returns:
             The results.
         """
-        known = self._study_named(self._id).user_attrs
+        known = self._study(self.name).user_attrs
         return Results(
             known["configuration"],
             _environments(known),
@@ -225,34 +282,86 @@ class Store:
             {name: self.finished(name, "final") for name in spaces},
         )
 
-    def _study(self, optimizer: str, phase: Phase) -> tuple[optuna.Study, dict[Key, Record]]:
+    def _take(self, job: Job) -> bool:
+        """Claim a run if nobody has."""
         from optuna.trial import TrialState
 
-        if (optimizer, phase) not in self._studies:
-            study = self._study_named(f"{self._id}/{optimizer}/{phase}")
-            _abandon_unfinished(study)
-            self._studies[optimizer, phase] = study
-            self._finished[optimizer, phase] = {
-                Key(trial.user_attrs["point"], trial.user_attrs["seed"]): Record.from_json(trial.user_attrs["record"])
-                for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-            }
-        return self._studies[optimizer, phase], self._finished[optimizer, phase]
+        if not (live := self._live(job)):
+            self._add(job)
+            live = self._live(job)
+        first, *others = live
+        for other in others:
+            if other.state == TrialState.WAITING:
+                self._fail(other._trial_id)
+        if first.state != TrialState.WAITING:
+            return False
+        # The sign of life comes first: without one, a worker that dies in between would hold the run for ever.
+        self._storage.record_heartbeat(first._trial_id)
+        if not self._storage.set_trial_state_values(first._trial_id, TrialState.RUNNING):
+            return False
+        self._storage.set_trial_user_attr(first._trial_id, "worker", worker())
+        self._claimed[job] = first._trial_id
+        return True
 
-    def _study_named(self, name: str) -> optuna.Study:
+    def _live(self, job: Job) -> list[optuna.trial.FrozenTrial]:
+        """The run's trials that have not failed, the one that counts first."""
+        from optuna.trial import TrialState
+
+        states = [TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE]
+        trials = self._of(job).get_trials(deepcopy=False, states=states)
+        return sorted((trial for trial in trials if _key(trial) == job.key), key=lambda trial: trial.number)
+
+    def _add(self, job: Job) -> None:
+        from optuna.distributions import FloatDistribution
+        from optuna.trial import TrialState, create_trial
+
+        self._of(job).add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                params=dict(job.hyperparameters),
+                distributions={name: FloatDistribution(r.low, r.high, log=r.log) for name, r in job.space.items()},
+                user_attrs=asdict(job.key),
+            )
+        )
+
+    def _give_up_on_the_dead(self, study: optuna.Study) -> None:
+        import optuna
+        from optuna.trial import TrialState
+
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if not alive(trial.user_attrs.get("worker")):
+                self._fail(trial._trial_id)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
+
+    def _fail(self, trial: int) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        with suppress(UpdateFinishedTrialError):  # somebody else was faster
+            self._storage.set_trial_state_values(trial, TrialState.FAIL)
+
+    def _of(self, job: Job) -> optuna.Study:
+        return self._study(f"{self.name}/{job.optimizer}/{job.phase}")
+
+    def _study(self, name: str) -> optuna.Study:
         import optuna
 
-        level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            return optuna.create_study(
-                study_name=name,
-                storage=self._storage,
-                direction="maximize" if self._maximize else "minimize",
-                sampler=optuna.samplers.RandomSampler(seed=0),  # every trial is enqueued: nothing is ever sampled
-                load_if_exists=True,
-            )
-        finally:
-            optuna.logging.set_verbosity(level)
+        if name not in self._studies:
+            level = optuna.logging.get_verbosity()
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            try:
+                self._studies[name] = optuna.create_study(
+                    study_name=name,
+                    storage=self._storage,
+                    direction="maximize" if self._maximize else "minimize",
+                    sampler=optuna.samplers.RandomSampler(seed=0),  # every trial is added: nothing is ever sampled
+                    load_if_exists=True,
+                )
+            finally:
+                optuna.logging.set_verbosity(level)
+        return self._studies[name]
 
     def _value(self, record: Record) -> float:
         if record.diverged or record.validation is None or not math.isfinite(record.validation):
@@ -260,104 +369,14 @@ class Store:
         return record.validation
 
 
-class SharedStore:
-    """A store that rank 0 holds and all ranks use: every method is called by all, and tells all the same.
-
-    Args:
-        ranks: the processes of the comparison.
-        folder, url: see ``Store``.
-
-    Raises:
-        LabError: on all ranks, what ``Store`` raises on rank 0.
-    """
-
-    def __init__(self, ranks: Ranks, folder: Path, url: str | None = None) -> None:
-        self._ranks = ranks
-        self._held: list[Store] = []
-        ranks.decide(lambda: self._held.append(Store(folder, url)))
-
-    def __enter__(self) -> SharedStore:
-        """The store itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the store where it is open."""
-        for store in self._held:
-            store.__exit__(kind, error, trace)
-
-    def configure(
-        self,
-        configuration: Mapping[str, Any],
-        environment: Mapping[str, Any],
-        spaces: Mapping[str, Mapping[str, Range]],
-    ) -> list[str]:
-        """``Store.configure`` on rank 0."""
-        return self._ranks.decide(lambda: self._held[0].configure(configuration, environment, spaces))
-
-    def run(
-        self,
-        optimizer: str,
-        phase: Phase,
-        key: Key,
-        hyperparameters: Mapping[str, float],
-        space: Mapping[str, Range],
-        work: Callable[[], Record],
-    ) -> None:
-        """``Store.run`` on rank 0; the others join in the work if there is any."""
-        if self._ranks.decide(lambda: key in self._held[0].finished(optimizer, phase)):
-            return
-        if self._ranks.main:
-            self._held[0].run(optimizer, phase, key, hyperparameters, space, work)
-        else:
-            work()
-
-    def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:
-        """``Store.results`` on rank 0."""
-        return self._ranks.decide(lambda: self._held[0].results(spaces))
-
-
-def _open(url: str) -> optuna.storages.RDBStorage:
-    try:
-        import optuna
-        from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import SQLAlchemyError
-    except ModuleNotFoundError as error:
-        raise LabError("the lab needs its extra: pip install 'valleys[lab]'") from error
-    try:
-        shown = make_url(url).render_as_string(hide_password=True)
-    except SQLAlchemyError as error:
-        raise LabError("--storage is no database URL such as postgresql://user@host/name") from error
-    try:
-        return optuna.storages.RDBStorage(url)
-    except (ImportError, RuntimeError, ValueError, SQLAlchemyError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise LabError(f"cannot open the storage {shown}: {reason}") from error
-
-
-def _identity(path: Path) -> str:
-    """The comparison's name in the storage, made on the folder's first use."""
-    if not path.exists():
-        new = path.with_suffix(".id.new")
-        new.write_text(uuid.uuid4().hex)
-        new.replace(path)  # whole or not at all, should the process die here
-    return path.read_text().strip()
-
-
-def _abandon_unfinished(study: optuna.Study) -> None:
-    """Mark as failed what a killed process left behind: under the lock nobody else can be at work on it."""
-    from optuna.trial import TrialState
-
-    for _ in study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
-        study.tell(study.ask(), state=TrialState.FAIL)
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        study.tell(trial.number, state=TrialState.FAIL)
+def _key(trial: optuna.trial.FrozenTrial) -> Key:
+    return Key(trial.user_attrs["point"], trial.user_attrs["seed"])
 
 
 def _environments(known: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The environments seen; those recorded before there were ranks had one."""
-    return [{"ranks": 1, **environment} for environment in known.get("environments", [])]
+    """The environments seen, oldest first."""
+    seen = [value for name, value in known.items() if name.startswith("environment:")]
+    return [dict(entry["environment"]) for entry in sorted(seen, key=lambda entry: entry["first"])]
 
 
 def _plain(space: Mapping[str, Range]) -> dict[str, list[Any]]:

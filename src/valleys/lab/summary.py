@@ -83,8 +83,14 @@ def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
     """
     configuration = results.configuration
     trials = {name: {key.point: record for key, record in runs.items()} for name, runs in results.tuning.items()}
-    chosen = {name: tuning.select(runs, configuration["maximize"]) for name, runs in trials.items()}
-    selected = {name: None if point is None else trials[name][point].hyperparameters for name, point in chosen.items()}
+    chosen = {
+        name: tuning.select(runs, configuration["maximize"]) if results.spaces[name] else tuning.FIXED
+        for name, runs in trials.items()
+    }
+    selected: dict[str, Mapping[str, float] | None] = {
+        name: {} if not results.spaces[name] else None if point is None else trials[name][point].hyperparameters
+        for name, point in chosen.items()
+    }
     records = {name: _of_point(results.final[name], point) for name, point in chosen.items()}
     outcome = verdict(
         {name: {record.seed: record.test for record in runs} for name, runs in records.items()},

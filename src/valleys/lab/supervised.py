@@ -157,6 +157,8 @@ class Fitting:
         if micro is not None and self.noise is not None:
             micro.put(self.noise, self.batch_size)
         check_averaged(self.replica)
+        if self.task.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.task.clip)
         before = self._now()
         self.optimizer.step()
         end = self._now()

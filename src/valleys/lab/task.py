@@ -64,6 +64,7 @@ class Task(Problem):
         augment: ``(inputs, generator) -> inputs``, what is random about the training inputs; on the device, once per
             micro-batch. All randomness comes from the generator.
         schedule: learning-rate schedule over a run. Default: cosine with a warm-up over 5 % of the steps.
+        clip: the gradient's largest norm, above which it is scaled down; None: no clipping.
         micro_batch: the most examples of one backward pass unless the user says otherwise.
         channels_last: whether model and inputs of four dimensions are laid out so.
     """
@@ -77,6 +78,7 @@ class Task(Problem):
     finish: Callable[[Tensor], float] | None = None
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
     schedule: Schedule = field(default_factory=lambda: Schedule("cosine"))
+    clip: float | None = None
     micro_batch: int = MICRO_BATCH
     channels_last: bool = False
 

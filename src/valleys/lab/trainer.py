@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from valleys.lab.errors import LabError
 from valleys.lab.loop import Diverged, Loop, Running
 from valleys.lab.noise import NoiseScale
 from valleys.lab.optimizers import OptimizerSpec, Plan
-from valleys.lab.parallel import joined
+from valleys.lab.parallel import Ranks, joined
 from valleys.lab.record import Evaluation, Record
 from valleys.lab.seeds import seeded
 from valleys.lab.supervised import Fitting
@@ -107,7 +108,8 @@ def train(
         The record, rank 0's on all ranks. A run whose loss or metric stops being finite ends there, marked as diverged.
 
     Raises:
-        LabError: see ``check``; fewer than one epoch; hyperparameters that are not those of the space.
+        LabError: see ``check``; fewer than one epoch; hyperparameters that are not those of the space; noise where it
+            cannot be measured.
 
     Example:
         >>> from valleys.lab import optimizers, tasks
@@ -132,76 +134,118 @@ def train(
             f"got {', '.join(hyperparameters) or 'nothing'}"
         )
     with joined() as ranks:
-        device = ranks.device(device)
-        if noise is not None and (ranks.size > 1 or batch_size < 2 or isinstance(problem, Loop)):
-            raise LabError(
-                f"noise: the scale of {problem.name} at batch {batch_size} on {ranks.size} process(es) cannot be measured; "
-                "it takes one process, a batch of 2 or more, and no training loop of its own"
-            )
-        if isinstance(problem, Loop):
-            if checkpoint is not None:
-                raise LabError(f"{problem.name} has a training loop of its own: leave the checkpoint out")
-            if ranks.size > 1:
-                raise LabError(
-                    f"{problem.name} has a training loop of its own, for one process: start it without torchrun"
-                )
-            outcome = _looped(problem, spec, hyperparameters, batch_size, seed, epochs, device, test, progress, observe)
-        else:
-            task = _task(problem)
-            plan = Plan(batch_size, epochs * (len(task.train) // batch_size))
-            most = task.micro_batch if micro_batch is None else micro_batch
-            with seeded(device, seed):
-                model = task.build_model().to(device)
-                if task.channels_last:
-                    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                run = Fitting(
-                    task,
-                    model,
-                    ranks.replicate(model),
-                    spec.build(model, hyperparameters, plan),
-                    device,
-                    ranks,
-                    batch_size,
-                    most if noise is None else min(most, -(-batch_size // 2)),
-                    seed,
-                    precision == "bfloat16",
-                    noise,
-                )
-                of = _identity(problem, spec, hyperparameters, batch_size, seed, epochs, micro_batch, precision)
-                run.fit(epochs, progress, observe, checkpoint, of)
-                result = run.evaluate(task.test.reader(device)) if test and not run.diverged else None
-            outcome = run, run.optimizer, model, result
-        record = _record(problem, spec, hyperparameters, batch_size, seed, *outcome)
+        wanted = _Wanted(
+            problem,
+            spec,
+            hyperparameters,
+            batch_size,
+            seed,
+            epochs,
+            micro_batch,
+            precision,
+            ranks.device(device),
+            test,
+            progress,
+            observe,
+            checkpoint,
+            noise,
+        )
+        _check_together(wanted, ranks.size)
+        # What a run holds must be gone before ``joined`` takes the process group down: the wrapped model holds it too.
+        record = _looped(wanted) if isinstance(problem, Loop) else _supervised(wanted, ranks)
         return ranks.decide(lambda: record)  # the times are rank 0's
 
 
-_Outcome = tuple[Any, Optimizer, nn.Module, float | None]
+@dataclass(frozen=True)
+class _Wanted:
+    """The arguments of ``train``."""
+
+    problem: Problem
+    spec: OptimizerSpec
+    hyperparameters: Mapping[str, float]
+    batch_size: int
+    seed: int
+    epochs: int
+    micro_batch: int | None
+    precision: str
+    device: torch.device
+    test: bool
+    progress: Callable[[int, int], None] | None
+    observe: Callable[[Evaluation], None] | None
+    checkpoint: Checkpoint | None
+    noise: NoiseScale | None
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this run from others, for its checkpoint."""
+        return {
+            "problem": self.problem.name,
+            "variant": self.problem.variant,
+            "optimizer": self.spec.name,
+            "hyperparameters": dict(self.hyperparameters),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "micro_batch": self.micro_batch,
+            "precision": self.precision,
+        }
 
 
-def _looped(
-    problem: Loop,
-    spec: OptimizerSpec,
-    hyperparameters: Mapping[str, float],
-    batch_size: int,
-    seed: int,
-    epochs: int,
-    device: torch.device,
-    test: bool,
-    progress: Callable[[int, int], None] | None,
-    observe: Callable[[Evaluation], None] | None,
-) -> _Outcome:
-    plan = problem.plan(batch_size, epochs)
+def _check_together(wanted: _Wanted, processes: int) -> None:
+    """Refuse what does not go together."""
+    problem, batch_size = wanted.problem, wanted.batch_size
+    own = isinstance(problem, Loop)
+    if wanted.noise is not None and (processes > 1 or batch_size < 2 or own):
+        raise LabError(
+            f"noise: it cannot be measured for {problem.name} at batch {batch_size} on {processes} process(es); "
+            "that takes one process, a batch of 2 or more, and no training loop of its own"
+        )
+    if own and wanted.checkpoint is not None:
+        raise LabError(f"{problem.name} has a training loop of its own: leave the checkpoint out")
+    if own and processes > 1:
+        raise LabError(f"{problem.name} has a training loop of its own, for one process: start it without torchrun")
+
+
+def _supervised(wanted: _Wanted, ranks: Ranks) -> Record:
+    task, device = _task(wanted.problem), wanted.device
+    plan = Plan(wanted.batch_size, wanted.epochs * (len(task.train) // wanted.batch_size))
+    most = task.micro_batch if wanted.micro_batch is None else wanted.micro_batch
+    with seeded(device, wanted.seed):
+        model = task.build_model().to(device)
+        if task.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        run = Fitting(
+            task,
+            model,
+            ranks.replicate(model),
+            wanted.spec.build(model, wanted.hyperparameters, plan),
+            device,
+            ranks,
+            wanted.batch_size,
+            most if wanted.noise is None else min(most, -(-wanted.batch_size // 2)),
+            wanted.seed,
+            wanted.precision == "bfloat16",
+            wanted.noise,
+        )
+        run.fit(wanted.epochs, wanted.progress, wanted.observe, wanted.checkpoint, wanted.identity())
+        result = run.evaluate(task.test.reader(device)) if wanted.test and not run.diverged else None
+    return _record(wanted, run, run.optimizer, model, result)
+
+
+def _looped(wanted: _Wanted) -> Record:
+    problem, progress, test = wanted.problem, wanted.progress, wanted.test
+    assert isinstance(problem, Loop)
+    plan = problem.plan(wanted.batch_size, wanted.epochs)
     running = Running(
-        batch_size,
-        epochs,
-        seed,
-        device,
+        wanted.batch_size,
+        wanted.epochs,
+        wanted.seed,
+        wanted.device,
         test,
-        lambda model: spec.build(model, hyperparameters, plan),
+        lambda model: wanted.spec.build(model, wanted.hyperparameters, plan),
         lambda steps: progress(steps, plan.steps) if progress is not None else None,
-        observe,
+        wanted.observe,
     )
-    with seeded(device, seed):
+    with seeded(wanted.device, wanted.seed):
         try:
             problem.run(running)
         except Diverged:
@@ -212,26 +256,20 @@ def _looped(
         raise LabError(f"the loop of {problem.name} must end with an evaluation: call running.evaluated(...)")
     if test and not running.diverged and running.result is None:
         raise LabError(f"the loop of {problem.name} gave no test metric: call running.tested(...) if running.test")
-    return running, running.made, running.model, running.result if test and not running.diverged else None
+    return _record(
+        wanted, running, running.made, running.model, running.result if test and not running.diverged else None
+    )
 
 
 def _record(
-    problem: Problem,
-    spec: OptimizerSpec,
-    hyperparameters: Mapping[str, float],
-    batch_size: int,
-    seed: int,
-    run: Any,
-    optimizer: Optimizer,
-    model: nn.Module,
-    test: float | None,
+    wanted: _Wanted, run: Fitting | Running, optimizer: Optimizer, model: nn.Module, test: float | None
 ) -> Record:
-    reached = next((e for e in run.curve if problem.reached(e.validation)), None)
+    reached = next((e for e in run.curve if wanted.problem.reached(e.validation)), None)
     return Record(
-        optimizer=spec.name,
-        hyperparameters=dict(hyperparameters),
-        seed=seed,
-        batch_size=batch_size,
+        optimizer=wanted.spec.name,
+        hyperparameters=dict(wanted.hyperparameters),
+        seed=wanted.seed,
+        batch_size=wanted.batch_size,
         steps=run.steps,
         diverged=run.diverged,
         curve=run.curve,
@@ -244,29 +282,6 @@ def _record(
         state_bytes=_bytes(_tensors(optimizer.state_dict()["state"]), without=model.parameters()),
         parameter_bytes=_bytes(model.parameters()),
     )
-
-
-def _identity(
-    problem: Problem,
-    spec: OptimizerSpec,
-    hyperparameters: Mapping[str, float],
-    batch_size: int,
-    seed: int,
-    epochs: int,
-    micro_batch: int | None,
-    precision: str,
-) -> dict[str, Any]:
-    return {
-        "problem": problem.name,
-        "variant": problem.variant,
-        "optimizer": spec.name,
-        "hyperparameters": dict(hyperparameters),
-        "batch_size": batch_size,
-        "seed": seed,
-        "epochs": epochs,
-        "micro_batch": micro_batch,
-        "precision": precision,
-    }
 
 
 def _task(problem: Problem) -> Task:

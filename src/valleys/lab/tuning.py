@@ -11,10 +11,13 @@ from valleys.lab.record import Record
 if TYPE_CHECKING:
     from valleys.lab.optimizers import Range
 
-__all__ = ["EDGE", "TUNING_SEED", "at_edge", "points", "select"]
+__all__ = ["EDGE", "FIXED", "TUNING_SEED", "at_edge", "points", "select"]
 
 TUNING_SEED = 0
 """Seed of every tuning run: all optimizers start from the same weights and see the same order of the data."""
+
+FIXED = 0
+"""Number of the only point of an optimizer with nothing to tune."""
 
 EDGE = 0.05
 """The share of a range, at either end, in which a chosen value suggests that the range was too narrow."""

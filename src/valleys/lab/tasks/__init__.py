@@ -12,7 +12,19 @@ from valleys.lab.tasks.entry import Entry
 
 __all__ = ["Entry", "entries", "load", "names"]
 
-_FAMILIES = ("digits", "fashion_mnist", "sine")
+_FAMILIES = (
+    "bert",
+    "bilstm_ner",
+    "cifar",
+    "digits",
+    "fashion_mnist",
+    "functions",
+    "gpt2",
+    "imagenet",
+    "reinforcement",
+    "shakespeare",
+    "sine",
+)
 """Modules with ``ENTRIES``: entries by task name. What a task needs is imported when it is loaded."""
 
 

@@ -17,7 +17,7 @@ from valleys.lab.task import Split, Task
 from valleys.lab.tasks.classification import accuracy, deal
 from valleys.lab.tasks.entry import STANDARD, Entry
 
-__all__ = ["ENTRIES", "DEBIAN_FOLDER", "load"]
+__all__ = ["DEBIAN_FOLDER", "ENTRIES", "load"]
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package ``dataset-fashion-mnist`` puts the files."""
@@ -39,8 +39,8 @@ def load(data_dir: Path | None = None, preset: str = STANDARD) -> Task:
     Args:
         data_dir: folder of the four IDX files, plain or ``.gz``. Default: Debian's package where it is installed,
             otherwise OpenML by scikit-learn, which keeps what it downloads in its own cache.
-        preset: ``standard``, or ``half``: images of 14 x 14, the means of 2 x 2 pixels, and half the channels, which train ten
-            times as fast.
+        preset: ``standard``, or ``half``: images of 14 x 14, the means of 2 x 2 pixels, and half the channels, which
+            train ten times as fast.
 
     Returns:
         The task.

@@ -1,0 +1,35 @@
+"""Networks of Hugging Face's transformers, called as the lab calls a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["Logits"]
+
+
+class Logits(nn.Module):
+    """A network of transformers of which only the logits come back.
+
+    Args:
+        network: takes what is in the inputs by name, or ``input_ids``; returns an object with ``logits``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """Score the inputs.
+
+        Args:
+            inputs: ``input_ids``, shape (N, T), or a dictionary of such tensors.
+
+        Returns:
+            The network's logits.
+        """
+        result: Any = self.network(input_ids=inputs) if isinstance(inputs, Tensor) else self.network(**inputs)
+        logits: Tensor = result.logits
+        return logits

@@ -1,0 +1,61 @@
+"""The layers that the networks share, and how they are initialised."""
+
+from __future__ import annotations
+
+from torch import nn
+
+__all__ = ["convolution", "initialised", "normalized"]
+
+
+def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the image's size at stride 1. It has no bias: a batch normalisation follows.
+
+    Args:
+        inputs: channels before.
+        outputs: channels after.
+        size: width of the square kernel, odd.
+        stride: step between outputs.
+
+    Returns:
+        The layer.
+    """
+    return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
+
+
+def normalized(inputs: int, outputs: int, size: int, stride: int = 1) -> list[nn.Module]:
+    """A convolution and its batch normalisation.
+
+    Args:
+        inputs: channels before.
+        outputs: channels after.
+        size: width of the square kernel, odd.
+        stride: step between outputs.
+
+    Returns:
+        The two layers.
+    """
+    return [convolution(inputs, outputs, size, stride), nn.BatchNorm2d(outputs)]
+
+
+def initialised(network: nn.Module) -> nn.Module:
+    r"""Initialise convolutions and linear layers after He et al.; normalisations begin as the identity.
+
+    .. math:: w \sim N(0, 2 / n), \quad b = 0
+
+    where n is a convolution's fan-out (kernel size times output channels) and a linear layer's fan-in.
+
+    Args:
+        network: a network of convolutions, batch normalisations and linear layers; it is changed.
+
+    Returns:
+        The network.
+
+    Source: He et al. 2015 (arXiv 1502.01852).
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return network

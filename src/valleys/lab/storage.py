@@ -1,0 +1,150 @@
+"""Opening the database in which a comparison lives, and the two things that Optuna leaves to its users."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from valleys.lab.errors import LabError
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["GRACE", "HEARTBEAT", "alive", "beating", "exclusive", "open_storage", "worker"]
+
+HEARTBEAT = 30
+"""Seconds between two signs of life of a worker."""
+
+GRACE = 4
+"""A worker that has been silent for so many heartbeats is taken for dead."""
+
+
+def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
+    """Open an Optuna storage.
+
+    Args:
+        url: an SQLAlchemy URL, such as ``postgresql://user@host/name``.
+        heartbeat: seconds between two signs of life, at least 1.
+
+    Returns:
+        The storage; its tables are made if need be.
+
+    Raises:
+        LabError: Optuna or a driver is missing, the text is no URL, or the database cannot be reached.
+    """
+    try:
+        import optuna
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import SQLAlchemyError
+    except ModuleNotFoundError as error:
+        raise LabError("the lab needs its extra: pip install 'valleys[lab]'") from error
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError as error:
+        raise LabError("--storage is no database URL such as postgresql://user@host/name") from error
+    # Workers wait for each other's short writes instead of failing.
+    engine: dict[str, Any] = {"connect_args": {"timeout": 60}} if parsed.get_backend_name() == "sqlite" else {}
+    engine["pool_pre_ping"] = True  # a run may take longer than a server keeps a silent connection
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # its heartbeat is experimental
+            return optuna.storages.RDBStorage(
+                url, engine_kwargs=engine, heartbeat_interval=heartbeat, grace_period=GRACE * heartbeat
+            )
+    except (ImportError, RuntimeError, ValueError, SQLAlchemyError) as error:
+        shown = parsed.render_as_string(hide_password=True)
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        hint = "; pip install 'valleys[postgresql]'" if isinstance(error, ImportError) else ""
+        raise LabError(f"cannot open the storage {shown}: {reason}{hint}") from error
+
+
+def exclusive(storage: optuna.storages.RDBStorage) -> AbstractContextManager[Any]:
+    """What only one worker does at a time.
+
+    Servers lock rows where Optuna asks them to. SQLite cannot: two processes could both read that a trial waits and
+    both take it. There a lock on a file beside the database does it, which the kernel drops when its holder dies.
+
+    Args:
+        storage: the storage.
+
+    Returns:
+        The context of such work.
+    """
+    from filelock import FileLock
+
+    url = storage.engine.url
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return nullcontext()
+    return FileLock(f"{url.database}.lock")
+
+
+@contextmanager
+def beating(storage: optuna.storages.RDBStorage, trial: int, heartbeat: int) -> Iterator[None]:
+    """Give signs of life for a trial while its run goes on.
+
+    Args:
+        storage: where the trial is.
+        trial: its id.
+        heartbeat: seconds between two signs.
+
+    Yields:
+        Nothing.
+    """
+    from optuna.exceptions import StorageInternalError
+
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(heartbeat):
+            try:
+                storage.record_heartbeat(trial)
+            except (StorageInternalError, KeyError):
+                continue  # the database is away for a moment; if it stays away, the run's end will say so
+        storage.remove_session()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def worker() -> dict[str, Any]:
+    """Who works here: enough to tell on the same machine whether the process still lives."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "space": _pid_space()}
+
+
+def alive(other: dict[str, Any] | None) -> bool:
+    """Whether a worker may be at work still, as far as can be seen from here.
+
+    Args:
+        other: what ``worker`` said there; None: unknown.
+
+    Returns:
+        False only for a process of this machine that is gone. Others are given up when their heartbeat stops.
+    """
+    if other is None or (other.get("host"), other.get("space")) != (socket.gethostname(), _pid_space()):
+        return True
+    try:
+        os.kill(other["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _pid_space() -> str:
+    """Containers may share a host's name, but not its process numbers."""
+    try:
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - a magic link: Path.readlink gives the same text
+    except OSError:
+        return Path.home().anchor

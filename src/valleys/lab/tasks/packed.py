@@ -1,0 +1,113 @@
+"""Documents as one long row of tokens in a file, from which windows are read while training."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from valleys.lab.errors import LabError
+
+__all__ = ["CACHE", "END", "Windows", "packed"]
+
+END = "<|endoftext|>"
+"""The token behind each document."""
+
+CACHE = "packed"
+"""The folder, within the data folder, that the rows of tokens are kept in."""
+
+_TOKEN = np.dtype("<u2")  # GPT-2 has 50,257 tokens
+_TOGETHER = 1000  # documents that the tokenizer, which is parallel, gets at once
+
+
+@dataclass(frozen=True)
+class Windows(Dataset[tuple[Tensor, Tensor]]):
+    """Neighbouring windows of a row of tokens; what an incomplete last one would hold is left out.
+
+    An item is what the model reads, shape (context,), and the tokens that follow each. A window is one read of the
+    file, which the system keeps in memory as it can.
+
+    Args:
+        path: the row of tokens, 16 bits each.
+        context: tokens per window.
+    """
+
+    path: Path
+    context: int
+
+    def __len__(self) -> int:
+        return max(0, (self.path.stat().st_size // _TOKEN.itemsize - 1) // self.context)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        offset = number * self.context * _TOKEN.itemsize
+        row = np.fromfile(self.path, _TOKEN, self.context + 1, offset=offset).astype(np.int64)
+        tokens = torch.from_numpy(row)
+        return tokens[:-1], tokens[1:]
+
+
+def packed(files: Sequence[Path], tokenizer: Any, limit: int | None = None) -> Path:
+    """The documents of some files, tokenised and joined by ``END``; once, and kept beside them.
+
+    Args:
+        files: of one folder, in JSON lines with the key ``text``.
+        tokenizer: one of ``tokenizers``, of at most 65,536 tokens with ``END`` among them.
+        limit: at most so many documents of each file, the first ones. Default: all.
+
+    Returns:
+        The row of tokens. Its name depends on the files' names, sizes and times, on the tokenizer and on ``limit``.
+
+    Raises:
+        LabError: a vocabulary that is too large or has no ``END``, a broken line, or a folder that cannot be written.
+    """
+    end, size = tokenizer.token_to_id(END), tokenizer.get_vocab_size()
+    if end is None or size > 2 ** (8 * _TOKEN.itemsize):
+        raise LabError(f"a vocabulary of {size} tokens: at most 65536 are needed, {END} among them; take GPT-2's")
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(json.dumps([stamps, limit, tokenizer.to_str()]).encode()).hexdigest()[:16]
+    kept = files[0].parent / CACHE / f"{files[0].stem}-{key}.bin"
+    if kept.is_file():
+        return kept
+    unfinished = kept.with_suffix(f".{os.getpid()}")
+    try:
+        kept.parent.mkdir(exist_ok=True)
+        with unfinished.open("wb") as row:
+            for file in files:
+                documents = itertools.islice(_documents(file), limit)
+                while together := list(itertools.islice(documents, _TOGETHER)):
+                    for encoded in tokenizer.encode_batch(together):
+                        np.array([*encoded.ids, end], _TOKEN).tofile(row)
+        unfinished.replace(kept)  # at once: another process may be looking, and this one may be stopped
+    except OSError as error:
+        raise LabError(
+            f"the tokens of {files[0].parent} cannot be kept in its folder {CACHE!r} ({error}); make it writable, or "
+            "name a copy of the data where there is room"
+        ) from error
+    finally:
+        with suppress(OSError):  # it is gone when all went well
+            unfinished.unlink()
+    return kept
+
+
+def _documents(file: Path) -> Iterator[str]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise LabError(f'{file}, line {number}: expected JSON with the key "text" ({error})') from error
+            if not isinstance(text, str):
+                raise LabError(f"{file}, line {number}: the text is {text!r}, which is no string")
+            yield text

@@ -1,0 +1,119 @@
+"""The work of a comparison, shared by all workers that join it: tuning runs, then runs with fresh seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from valleys.lab import tuning
+from valleys.lab.optimizers import OptimizerSpec
+from valleys.lab.progress import Follow, watch
+from valleys.lab.record import Record
+from valleys.lab.shared_store import SharedStore
+from valleys.lab.store import Job, Key
+
+__all__ = ["FIRST_SEED", "Work", "work"]
+
+FIRST_SEED = 1000
+"""The final seeds count from here, far from the tuning seed."""
+
+_PATIENCE = 5.0
+"""Seconds between two looks at what other workers have finished."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a comparison asks for.
+
+    Args:
+        specs: the optimizers.
+        trials: tuning points of each; an optimizer with nothing to tune has none.
+        seeds: fresh seeds of each.
+        maximize: whether a larger metric is better.
+    """
+
+    specs: Sequence[OptimizerSpec]
+    trials: int
+    seeds: int
+    maximize: bool
+
+    def jobs(self, store: SharedStore) -> list[Job]:
+        """The runs that can be made now and are not finished, in the order in which they are best made.
+
+        Optimizers take turns, so that a machine that slows down slows all of them down. An optimizer's fresh seeds can
+        be run as soon as its own tuning is finished.
+
+        Args:
+            store: what is finished.
+
+        Returns:
+            The runs; none if all is done.
+        """
+        points = {spec.name: tuning.points(spec.space, self.trials) for spec in self.specs}
+        tuned_at_all = [spec for spec in self.specs if spec.space]
+        tuned = {spec.name: store.finished(spec.name, "tuning") for spec in self.specs}
+        final = {spec.name: store.finished(spec.name, "final") for spec in self.specs}
+        wanted = []
+        for trial in range(self.trials):
+            for spec in tuned_at_all:
+                if trial < len(points[spec.name]):
+                    key = Key(trial, tuning.TUNING_SEED)
+                    if key not in tuned[spec.name]:
+                        wanted.append(Job(spec.name, "tuning", key, points[spec.name][trial], spec.space))
+        waiting = {job.optimizer for job in wanted}
+        chosen: dict[str, int | None] = {spec.name: tuning.FIXED for spec in self.specs if not spec.space}
+        for spec in tuned_at_all:
+            if spec.name not in waiting:
+                records = {key.point: record for key, record in tuned[spec.name].items()}
+                chosen[spec.name] = tuning.select(records, self.maximize)
+        for seed in range(FIRST_SEED, FIRST_SEED + self.seeds):
+            for spec in self.specs:
+                if (point := chosen.get(spec.name)) is not None:
+                    key = Key(point, seed)
+                    if key not in final[spec.name]:
+                        wanted.append(Job(spec.name, "final", key, points[spec.name][point], spec.space))
+        return wanted
+
+    def total(self) -> int:
+        """How many runs there are if every optimizer has a trial that does not diverge."""
+        return sum((self.trials if spec.space else 0) + self.seeds for spec in self.specs)
+
+
+def work(
+    wanted: Work,
+    store: SharedStore,
+    run: Callable[[Job, Follow], Record],
+    title: str,
+    show: bool | None = None,
+) -> int:
+    """Do all of it, or what other workers leave, and wait for the rest.
+
+    Args:
+        wanted: what is to be done.
+        store: where runs are claimed and handed in.
+        run: does one.
+        title: of the progress bar.
+        show: whether to show it; default: where stderr is a terminal.
+
+    Returns:
+        How many runs this worker handed in.
+    """
+    done = 0
+    with watch(title, wanted.total(), show) as bar:
+        while jobs := wanted.jobs(store):
+            job = store.claim(jobs)
+            if job is None:
+                bar("waiting for other workers", wanted.total() - len(jobs))
+                time.sleep(_PATIENCE)
+                continue
+            with store.at_work(job):
+                record = run(job, bar(_label(job), wanted.total() - len(jobs)))
+            done += store.complete(job, record)
+        bar("", wanted.total())
+    return done
+
+
+def _label(job: Job) -> str:
+    number = f"trial {job.key.point + 1}" if job.phase == "tuning" else f"seed {job.key.seed}"
+    return f"{job.optimizer}, {number}"

@@ -1,0 +1,227 @@
+"""Advice: the rule, a noise scale that is known beforehand, what follows from it, and a command that exists."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lab_fakes import task as make_task
+from valleys.hyperparameters import Suggestion, suggest
+from valleys.lab import optimizers, recommend, registry, trainer
+from valleys.lab.advice import Recommendation, Trial, from_memory
+from valleys.lab.errors import LabError
+from valleys.lab.loop import Loop
+from valleys.lab.noise import Measurement
+from valleys.lab.optimizers import Plan
+from valleys.lab.recommend import recommend as advise
+from valleys.lab.task import Split, Task
+
+
+class Linear(nn.Module):
+    """Its loss has the same gradient everywhere: an example's is the example itself."""
+
+    sizes: tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        Linear.sizes += (len(x),)
+        return x @ self.weight
+
+
+def linear(examples: int = 400, scale: float = 1.0) -> tuple[Task, float]:
+    """The task and its noise scale."""
+    x = 0.5 + scale * torch.randn(examples, 8, generator=torch.Generator().manual_seed(0))
+    split = Split(x, torch.zeros(examples))
+    task = replace(
+        make_task("linear", examples),
+        train=split,
+        validation=split,
+        build_model=Linear,
+        loss=lambda outputs, targets: (outputs - targets).mean(),
+        metric=lambda outputs, targets: (outputs - targets).mean(),
+    )
+    return task, (x.var(0).sum() / x.mean(0).square().sum()).item()
+
+
+def measurement(value: float | None, interval: tuple[float, float] | None) -> Measurement:
+    return Measurement(value, interval, 1.0, 1.0, 100)
+
+
+def advice(batch_size: int, late: Measurement) -> Recommendation:
+    trial = Trial("toy", "sgd", {"lr": 0.1}, 64, 200, measurement(None, None), late, 400, "valleys compare toy")
+    return Recommendation(batch_size, suggest(batch_size), trial)
+
+
+def test_without_a_task_there_is_the_rule_alone() -> None:
+    small, large = advise(128), advise(16384)
+    assert (small.rule, large.rule) == (suggest(128), suggest(16384))
+    assert (large.trial, large.strong, large.regime) == (None, None, None)
+    assert "alpha = -5, beta1 = 0.99" in str(large)
+    assert "= -0.05 with a memory 1 / (1 - beta1) of 100 steps" in str(large)
+    assert "--task" in str(large)
+
+
+def test_the_noise_scale_of_a_task_is_found() -> None:
+    task, truth = linear()
+    seen: list[tuple[int, int]] = []
+    found = advise(100, task, optimizer="sgd", steps=200, progress=lambda made, total: seen.append((made, total)))
+    assert found.trial is not None
+    assert seen == [(step, 200) for step in range(1, 201)]
+    for measured, steps in ((found.trial.early, 50), (found.trial.late, 200)):
+        assert measured.steps == steps
+        assert measured.interval is not None
+        assert measured.interval[0] < truth < measured.interval[1] < 4 * measured.interval[0]
+    assert found.trial.late.value is not None
+    assert f"late {found.trial.late.value:.3g} (" in str(found)
+    assert found.trial.run_steps == 2 * 4  # the fake's epochs
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "examples", "measured", "micro"),
+    [(300, 400, 100, 12), (20, 400, 20, 2), (1, 400, 2, 1), (2000, 2000, 256, 32)],
+)
+def test_the_brief_run_has_a_moderate_batch_in_parts(batch_size: int, examples: int, measured: int, micro: int) -> None:
+    Linear.sizes = ()
+    trial = advise(batch_size, linear(examples)[0], optimizer="sgd", steps=40).trial
+    assert trial is not None
+    assert trial.batch_size == measured
+    parts = Linear.sizes[: -(-measured // micro)]
+    assert sum(parts) == measured
+    assert max(parts) == micro
+
+
+def test_the_brief_run_has_a_constant_learning_rate_in_the_middle_of_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    train = trainer.train
+
+    def spy(task: Task, spec: Any, values: Mapping[str, float], **options: Any) -> Any:
+        given.update(task=task, values=dict(values), **options)
+        return train(task, spec, values, **options)
+
+    monkeypatch.setattr(trainer, "train", spy)
+    trial = advise(64, linear()[0], steps=40, seed=3).trial
+    assert trial is not None
+    assert given["task"].schedule.kind == "constant"
+    assert given["seed"] == 3
+    assert given["values"] == pytest.approx({"lr": 3e-3, "one_minus_beta1": math.sqrt(0.03 * 0.3)})
+    assert given["values"] == trial.values
+    assert given["noise"].examples == 400
+    advise(64, linear()[0], steps=40, lr=0.02)
+    assert given["values"]["lr"] == 0.02
+    # A range that is not logarithmic has its middle at the mean.
+    assert recommend._middle(optimizers.Range(0.5, 0.9, log=False)) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "interval", "regime", "said"),
+    [
+        (10, (100.0, 300.0), "noise", "noise dominates, as it seems"),
+        (10, (100.0, math.inf), "noise", "nearly in proportion"),
+        (3000, (100.0, 300.0), "signal", "diminishing returns"),
+        (2999, (100.0, 300.0), None, "not clear"),
+        (11, (100.0, 300.0), None, "not clear"),
+        (200, (100.0, 300.0), "between", "saves steps and costs examples"),
+        (200, (100.0, math.inf), None, "--steps"),
+        (200, None, None, "not known here"),
+    ],
+)
+def test_a_batch_is_placed_only_if_the_whole_interval_agrees(
+    batch_size: int, interval: tuple[float, float] | None, regime: str | None, said: str
+) -> None:
+    found = advice(batch_size, measurement(200.0, interval))
+    assert found.regime == regime
+    assert said in str(found)
+
+
+def test_predictions_follow_the_trade_off() -> None:
+    text = str(advice(100, measurement(300.0, (200.0, 400.0))))
+    assert "4 times the fewest steps, 1.33 times the fewest examples" in text
+    assert "doubling the batch: 0.62 times the steps, 1.25 times the examples" in text
+
+
+def test_what_is_unknown_is_called_so() -> None:
+    text = str(advice(100, measurement(None, (5000.0, math.inf))))
+    assert "late unknown (at least 5e+03) examples" in text
+    assert "early unknown, " in text
+    assert "predicted" not in text
+
+
+def test_the_advice_on_e_is_sober_and_ends_with_the_command() -> None:
+    found = advice(16384, measurement(300.0, (200.0, 400.0)))
+    *_, sober, command = str(found).splitlines()
+    assert "no run of the lab so far shows a gain" in sober
+    assert command == "valleys compare toy"
+    assert found.strong == from_memory(-0.75, 100)
+    assert "alpha = -75, beta1 = 0.99" in str(found)
+    assert "noisy quadratic model" in str(found)
+
+
+def test_the_command_names_what_exists() -> None:
+    task, _ = linear()
+    for optimizer in ("sgd", "adamw"):
+        trial = advise(64, task, optimizer=optimizer, steps=40, preset="a b", data_dir="x y").trial
+        assert trial is not None
+        words = shlex.split(trial.command)
+        options = dict(zip(words[3::2], words[4::2], strict=True))
+        assert words[:3] == ["valleys", "compare", "linear"]
+        names = options["--optimizers"].split(",")
+        assert names[0] == optimizer
+        assert len(set(names)) == len(names)
+        assert set(names) <= set(optimizers.names())
+        assert {"--batch-size": "64", "--preset": "a b", "--data": "x y"}.items() <= options.items()
+        assert options["--out"] == "runs/linear-64"
+
+
+@pytest.mark.parametrize("steps", [3, 40, 1000])
+def test_strong_e_is_that_of_the_registry(steps: int) -> None:
+    theirs = registry._strong({"one_minus_beta2": 0.1}, Plan(64, steps))
+    ours = from_memory(registry.STRONG_C, max(1.0, registry.STRONG_MEMORY * steps))
+    assert ours == pytest.approx((theirs["alpha"], theirs["betas"][0]))
+
+
+def test_alpha_and_beta_of_c_and_memory() -> None:
+    assert from_memory(0.5, 1) == Suggestion(0.5, 0.0)
+    alpha, beta = from_memory(-0.05, 100)
+    assert alpha * (1 - beta) == pytest.approx(-0.05)
+    for c, memory in ((1.0, 10.0), (-1.0, 10.0), (0.5, 0.9), (0.5, math.inf), (math.nan, 10.0)):
+        with pytest.raises(LabError, match="choose c between"):
+            from_memory(c, memory)
+
+
+def test_mistakes_are_told() -> None:
+    task, _ = linear()
+    loop = Loop(
+        name="own", metric_name="m", maximize=True, target=1.0, epochs=1, run=lambda running: None, steps=lambda b, e: 1
+    )
+    for said, options in {
+        "batch size 0": {"batch_size": 0},
+        "batch size 401": {"batch_size": 401, "task": task},
+        "steps 39: choose 40": {"batch_size": 4, "task": task, "steps": 39},
+        "loop of its own": {"batch_size": 4, "task": loop},
+        "lr 0.0": {"batch_size": 4, "task": task, "lr": 0.0},
+        "lr inf": {"batch_size": 4, "task": task, "lr": math.inf},
+        "unknown task 'sin'": {"batch_size": 4, "task": "sin"},
+        "unknown optimizer": {"batch_size": 4, "task": task, "optimizer": "adamwww"},
+    }.items():
+        with pytest.raises(LabError, match=said):
+            advise(**options)  # type: ignore[arg-type]
+
+
+def test_a_run_that_diverges_is_no_measurement() -> None:
+    task = replace(linear()[0], loss=lambda outputs, targets: outputs.square().mean() + outputs.exp().mean())
+    with pytest.raises(LabError, match=r"sgd with lr 1e\+20.* diverged on linear: choose a smaller lr"):
+        advise(64, task, optimizer="sgd", lr=1e20, steps=400)
+    # Nor is one whose gradients are infinite while no evaluation has seen it yet.
+    task = replace(linear(64 * 801)[0], loss=lambda outputs, targets: outputs.mean() * math.inf)
+    with pytest.raises(LabError, match="diverged"):
+        advise(64, task, optimizer="sgd", steps=40)
