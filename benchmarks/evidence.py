@@ -61,7 +61,10 @@ STUDIES = {
     "fashion-16384-short": Study("fashion-mnist", 16384, 20, "fashion", "half", 1024),
     "sine-256": Study("sine", 256, 60),
     "sine-32768": Study("sine", 32768, 400),
-    "fashion-16384-long": Study("fashion-mnist", 16384, 120, "fashion", "half", 1024),
+    "shakespeare-64": Study("shakespeare-gpt", 64, 2, "shakespeare", "small"),
+    "shakespeare-1024": Study("shakespeare-gpt", 1024, 5, "shakespeare", "small", 256),
+    "cifar10-1024": Study("cifar10-resnet8", 1024, 4, "cifar", "half", 256),
+    "fashion-16384-long": Study("fashion-mnist", 16384, 100, "fashion", "half", 1024),
 }
 
 
