@@ -298,6 +298,7 @@ PRESETS = [
     ("cifar100-vgg16", "smoke", 3, 5, Schedule("cosine"), 270_248),
     ("cifar100-densenet169", "smoke", 3, 5, Schedule("cosine"), 32_228),
     ("cifar10-resnet8", "standard", 70, 10, Schedule("cosine"), 75_290),
+    ("cifar10-resnet8", "half", 50, 5, Schedule("cosine"), 19_274),
 ]
 
 
@@ -308,6 +309,7 @@ def test_every_task_and_preset_is_known() -> None:
           for network in ("resnet20", "resnet18", "vgg16", "densenet169")
           for preset in ("paper", "smoke")),
         ("cifar10-resnet8", "standard"),
+        ("cifar10-resnet8", "half"),
     }  # fmt: skip
     assert all(entry.presets[0] in ("paper", "standard") for entry in cifar.ENTRIES.values())
     assert all(entry.reads_folder and entry.data and entry.what for entry in cifar.ENTRIES.values())

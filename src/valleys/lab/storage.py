@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,6 +26,8 @@ HEARTBEAT = 30
 GRACE = 4
 """A worker that has been silent for so many heartbeats is taken for dead."""
 
+_TRIES = 8
+
 
 def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
     """Open an Optuna storage.
@@ -41,7 +45,7 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
     try:
         import optuna
         from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import SQLAlchemyError
+        from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
     except ModuleNotFoundError as error:
         raise LabError("the lab needs its extra: pip install 'valleys[lab]'") from error
     try:
@@ -51,12 +55,24 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
     # Workers wait for each other's short writes instead of failing.
     engine: dict[str, Any] = {"connect_args": {"timeout": 60}} if parsed.get_backend_name() == "sqlite" else {}
     engine["pool_pre_ping"] = True  # a run may take longer than a server keeps a silent connection
-    try:
+
+    def attempt() -> optuna.storages.RDBStorage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # its heartbeat is experimental
             return optuna.storages.RDBStorage(
                 url, engine_kwargs=engine, heartbeat_interval=heartbeat, grace_period=GRACE * heartbeat
             )
+
+    try:
+        # Workers that start together on a new database make its tables together, and all but one fail at some of them.
+        for _ in range(_TRIES):
+            try:
+                return attempt()
+            except SQLAlchemyError as error:
+                if not (isinstance(error, (IntegrityError, ProgrammingError)) or "already exists" in str(error)):
+                    raise
+                time.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - no secret
+        return attempt()
     except (ImportError, RuntimeError, ValueError, SQLAlchemyError) as error:
         shown = parsed.render_as_string(hide_password=True)
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]

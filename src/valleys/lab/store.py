@@ -284,6 +284,7 @@ class Store:
 
     def _take(self, job: Job) -> bool:
         """Claim a run if nobody has."""
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         if not (live := self._live(job)):
@@ -297,7 +298,10 @@ class Store:
             return False
         # The sign of life comes first: without one, a worker that dies in between would hold the run for ever.
         self._storage.record_heartbeat(first._trial_id)
-        if not self._storage.set_trial_state_values(first._trial_id, TrialState.RUNNING):
+        try:
+            if not self._storage.set_trial_state_values(first._trial_id, TrialState.RUNNING):
+                return False
+        except UpdateFinishedTrialError:  # claimed by another, and finished already
             return False
         self._storage.set_trial_user_attr(first._trial_id, "worker", worker())
         self._claimed[job] = first._trial_id

@@ -94,8 +94,8 @@ def load(kind: Cifar, network: str, data_dir: Path | None, preset: str) -> Task:
       DenseNet-169; 5 epochs; cosine schedule with a warm-up. Targets: 30 % and 3 %, three times chance.
     - ``standard``, of ``cifar10-resnet8`` only: all images; ResNet-8; 10 epochs; cosine schedule with a warm-up.
       Target: 70 %, which a network without convolutions does not reach.
-    - ``half``, of ``cifar10-resnet8`` only: half of the training images, 1,000 + 2,000 to validate and test, and half of
-      the channels: a run costs an eighth. Target: 50 %.
+    - ``half``, of ``cifar10-resnet8`` only: half of the training images, 1,000 + 2,000 to validate and test, and half
+      of the channels: a run costs an eighth. Target: 50 %.
 
     Args:
         kind: the data set.
