@@ -193,7 +193,8 @@ def _show(comparison: Comparison) -> None:
     for row in rows:
         table.add_row(*(escape(row[title]) for title in titles))
     console.print(table)
-    console.print(escape(comparison.verdict.sentence), soft_wrap=True, highlight=False)
+    for sentence in (comparison.verdict.sentence, *(question.sentence for question in comparison.planned)):
+        console.print(escape(sentence), soft_wrap=True, highlight=False)
     for note in comparison.warnings:
         console.print(escape(f"note: {note}"), soft_wrap=True, highlight=False)
     for path in comparison.paths.values():

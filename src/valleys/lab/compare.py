@@ -19,6 +19,7 @@ from valleys.lab.errors import LabError
 from valleys.lab.loop import Loop
 from valleys.lab.optimizers import OptimizerSpec
 from valleys.lab.parallel import Ranks, joined
+from valleys.lab.planned import Question
 from valleys.lab.progress import Follow
 from valleys.lab.record import Record
 from valleys.lab.schedules import Schedule
@@ -46,6 +47,7 @@ class Comparison:
         records: the runs with the chosen hyperparameters on fresh seeds, by optimizer.
         rows: the table, best optimizer first.
         verdict: who won and by how much.
+        planned: whether E helps, for each adapted optimizer whose base takes part.
         warnings: what a reader of the numbers should know.
         paths: the files written: ``markdown``, ``json``, ``html``, ``curves``.
     """
@@ -58,6 +60,7 @@ class Comparison:
     records: Mapping[str, tuple[Record, ...]]
     rows: tuple[Row, ...]
     verdict: Verdict
+    planned: tuple[Question, ...]
     warnings: tuple[str, ...]
     paths: Mapping[str, Path]
 
@@ -188,6 +191,7 @@ def compare(
         summary.records,
         summary.rows,
         summary.verdict,
+        summary.planned,
         summary.notes,
         paths,
     )

@@ -22,13 +22,24 @@ from torch.optim import Optimizer
 
 from valleys.lab.optimizers import LARGE, Plan, Range
 
-__all__ = ["STRONG_C", "STRONG_MEMORY", "THEIRS", "Known", "known"]
+__all__ = ["BASES", "STRONG_C", "STRONG_MEMORY", "THEIRS", "Known", "known"]
 
 STRONG_C = -0.75
 """c of strong E: the best in a noisy quadratic model where the noise dominates."""
 
 STRONG_MEMORY = 0.25
 """Memory of strong E, as a share of the run."""
+
+BASES = {
+    "alto": "lamb",
+    "alto-strong": "lamb",
+    "alto-tuned": "lamb",
+    "esgd": "sgd",
+    "eadam": "adam",
+    "eadamw": "adamw",
+    "eadamw-tuned": "adamw",
+}
+"""What each adapted optimizer is without E."""
 
 THEIRS = ("adabelief", "adan", "mars", "lion")
 """What the package pytorch_optimizer brings."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from valleys.lab import curves, html
+from valleys.lab.planned import LEVEL
 from valleys.lab.statistics import format_mean
 from valleys.lab.store import Key, Results
 from valleys.lab.summary import Summary, cells, layouts
@@ -76,6 +77,7 @@ def to_json(results: Results, summary: Summary, command: str) -> dict[str, Any]:
             },
             "table": [asdict(row) for row in summary.rows],
             "verdict": asdict(summary.verdict),
+            "planned": [asdict(question) for question in summary.planned],
             "notes": summary.notes,
             "chosen_trials": summary.chosen,
             "trials": {name: _listed(runs) for name, runs in results.tuning.items()},
@@ -110,6 +112,7 @@ def to_markdown(results: Results, summary: Summary, command: str) -> str:
         "",
         f"**{escape(summary.verdict.sentence)}.**",
         "",
+        *_planned(summary),
         f"The target is a validation {escape(configuration['metric'])} of {goal} "
         f"{configuration['target']:g}. Steps and seconds to it are medians over the fresh seeds; a run that "
         "misses it counts as infinite ('-'). Metrics are means with 95 % intervals of Student's t over the "
@@ -189,6 +192,19 @@ def _listed(runs: Mapping[Key, Any]) -> list[dict[str, Any]]:
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [list(map(escape, titles)), ["---"] * len(titles), *(list(map(escape, row)) for row in rows)]
     return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _planned(summary: Summary) -> list[str]:
+    """Whether E helps."""
+    if not summary.planned:
+        return []
+    level = f"{LEVEL:g}/{len(summary.planned)}" if len(summary.planned) > 1 else f"{LEVEL:g}"
+    return [
+        f"Does E help? Each adapted optimizer against its base, pairs that were fixed beforehand, at level {level}:",
+        "",
+        *[f"* {escape(question.sentence)}." for question in summary.planned],
+        "",
+    ]
 
 
 def _rivals(summary: Summary) -> list[str]:

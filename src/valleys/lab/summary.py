@@ -6,9 +6,11 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from valleys.lab import tuning
 from valleys.lab.parallel import Layout
+from valleys.lab.planned import Question, questions
 from valleys.lab.record import Record
 from valleys.lab.statistics import Verdict, format_mean, mean_interval, verdict
 from valleys.lab.store import Key, Results
@@ -60,6 +62,7 @@ class Summary:
         records: runs with them on fresh seeds, by optimizer, in the order of the seeds.
         rows: the table, best optimizer first.
         verdict: who won and by how much.
+        planned: whether E helps, for each adapted optimizer whose base takes part.
         notes: what a reader of the table should know.
     """
 
@@ -68,6 +71,7 @@ class Summary:
     records: Mapping[str, tuple[Record, ...]]
     rows: tuple[Row, ...]
     verdict: Verdict
+    planned: tuple[Question, ...]
     notes: tuple[str, ...]
 
 
@@ -92,12 +96,14 @@ def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
         for name, point in chosen.items()
     }
     records = {name: _of_point(results.final[name], point) for name, point in chosen.items()}
-    outcome = verdict(
-        {name: {record.seed: record.test for record in runs} for name, runs in records.items()},
-        maximize=configuration["maximize"],
-        metric=f"test {configuration['metric']}",
-        batch_size=configuration["batch_size"],
-    )
+    seconds = {name: _median([record.step_seconds for record in runs]) for name, runs in records.items()}
+    asked: dict[str, Any] = {
+        "maximize": configuration["maximize"],
+        "metric": f"test {configuration['metric']}",
+        "batch_size": configuration["batch_size"],
+        "step_seconds": {name: value for name, value in seconds.items() if value is not None},
+    }
+    outcome = verdict({name: {record.seed: record.test for record in runs} for name, runs in records.items()}, **asked)
     order = [outcome.leader] if outcome.leader is not None else []
     order += [rival.name for rival in outcome.rivals]
     order += [name for name in trials if name not in order]
@@ -107,6 +113,7 @@ def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
         records,
         tuple(_row(name, selected[name], list(trials[name].values()), records[name]) for name in order),
         outcome,
+        questions(records, **asked),
         (*warnings, *_notes(results, selected)),
     )
 
