@@ -25,6 +25,10 @@ def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         exec(compile(block, page, "exec"), names)
 
 
+def test_the_example_in_the_documentation_is_the_file_that_runs() -> None:
+    assert (ROOT / "examples" / "my_task.py").read_text() in blocks("docs/lab.md")
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 120
 
