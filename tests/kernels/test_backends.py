@@ -135,7 +135,8 @@ def test_compiled_never_recompiles() -> None:
         torch.compiler.set_stance("default")
 
 
-def test_native_does_not_depend_on_the_number_of_threads() -> None:
+def test_native_does_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("valleys.kernels.native.ALONE", 0)
     results = []
     threads = torch.get_num_threads()
     for count in (1, 2, 3):
@@ -148,6 +149,18 @@ def test_native_does_not_depend_on_the_number_of_threads() -> None:
         results.append(params)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_little_work_is_one_threads() -> None:
+    from valleys.kernels import native
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        half = torch.empty(native.ALONE // 2)
+        assert [native._threads(x) for x in ([half], [half, half[1:]], [half, half])] == [1, 1, 3]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def explore_(
     library = _library(grads[0].dtype, grads[0].dtype, buffers[0].dtype, random=keys is not None, explores=True)
     items = _explored(grads, buffers, outs, keys or [0] * len(grads))
     c, forget = _double(alpha * (1 - beta)), _double(1 - beta)
-    _check(library.explore(items, _int64(len(items)), c, forget, _int32(torch.get_num_threads())))
+    _check(library.explore(items, _int64(len(items)), c, forget, _int32(_threads(grads))))
 
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
@@ -117,7 +117,7 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     library = _library(dtype, dtype, wide_dtype(dtype), random=False, explores=True)
     items = _explored(tensors, tensors, tensors, [0] * len(tensors))
     result = _double()
-    _check(library.square_sum(items, _int64(len(items)), _int32(torch.get_num_threads()), ctypes.byref(result)))
+    _check(library.square_sum(items, _int64(len(items)), _int32(_threads(tensors)), ctypes.byref(result)))
     return torch.tensor(result.value, dtype=torch.float64)
 
 
@@ -127,6 +127,10 @@ def cache_directory() -> Path:
     return Path(os.environ.get("VALLEYS_CACHE_DIR") or Path(base) / "valleys")
 
 
+ALONE = 32768
+"""Elements below which a step is one thread's work, as in torch's own loops."""
+
+
 class _CompileError(RuntimeError):
     pass
 
@@ -134,7 +138,7 @@ class _CompileError(RuntimeError):
 def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *doubles: Tensor) -> None:
     dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
     library = _library(*dtypes, random=rule.stochastic_rounding, explores=tensors.explore is not None)
-    items, options = _items(tensors), _options(rule, clip)
+    items, options = _items(tensors), _options(rule, clip, _threads(tensors.params))
     pointers = [_pointer(x.data_ptr()) for x in doubles]
     count = _int64(len(tensors.params))
     _check(library[function](_pointer(items.buffer_info()[0]), count, ctypes.byref(options), *pointers))
@@ -149,7 +153,7 @@ def _items(tensors: Tensors) -> array[int]:
     return array("q", itertools.chain.from_iterable(fields))
 
 
-def _options(rule: Rule, clip: Tensor | None) -> _Options:
+def _options(rule: Rule, clip: Tensor | None, threads: int) -> _Options:
     c = rule.alpha * (1 - rule.beta1)
     low, high = rule.trust_clip or (0.0, float("inf"))
     scale = 1.0 if clip is None else clip.item()
@@ -169,8 +173,15 @@ def _options(rule: Rule, clip: Tensor | None) -> _Options:
         -scale if rule.maximize else scale,
         rule.bias_correction,
         rule.layer_adaptation,
-        torch.get_num_threads(),
+        threads,
     )
+
+
+def _threads(tensors: list[Tensor]) -> int:
+    """One thread for little work: where other programs keep the cores busy, a second is waited for, up to 100 times
+    longer than the step takes.
+    """
+    return torch.get_num_threads() if sum(x.numel() for x in tensors) >= ALONE else 1
 
 
 def _explored(

@@ -12,12 +12,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from valleys.lab import demo, html, tasks
 from valleys.lab import optimizers as registry
 from valleys.lab.compare import Comparison, compare
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import LARGE
+from valleys.lab.paper import PRESETS, find, render, reproduce
 from valleys.lab.progress import watch
 from valleys.lab.recommend import STEPS, recommend
 from valleys.lab.schedules import KINDS
@@ -166,6 +168,36 @@ def _report(
     """Put finished comparisons on one HTML page: verdicts first, then tables and charts."""
     with _plain_errors():
         _console().print(escape(str(html.merge(folders, out, title))), soft_wrap=True, highlight=False)
+
+
+@app.command("reproduce")
+def _reproduce(
+    number: Annotated[str, typer.Argument(help="table-3, figure-8, ...; list, or nothing, lists them.")] = "list",
+    preset: Annotated[str, typer.Option(help="smoke (a smaller problem) or paper.")] = PRESETS[0],
+    only: Annotated[str | None, typer.Option(help="A row, or an unambiguous beginning of its label.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each optimizer on each problem.")] = 3,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; default: reproduce/NUMBER.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in --out.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Repeat a table or figure of the paper: its number, ours, the difference and its interval."""
+    with _plain_errors():
+        found = None
+        if number != "list":
+            found = reproduce(
+                number,
+                preset=preset,
+                only=only,
+                seeds=seeds,
+                data_dir=data,
+                out=Path("reproduce") / find(number).number if out is None else out,
+                storage=storage,
+                device=device,
+            )
+        console = _console()
+        for part in render.parts(found):
+            console.print(part, soft_wrap=isinstance(part, Text))
 
 
 def _words(text: str) -> list[str]:
