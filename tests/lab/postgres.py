@@ -38,9 +38,21 @@ def server() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     data = folder / "data"
-    create = [programs / "initdb", "-D", data, "-A", "trust", "-U", "valleys", "--no-sync", "-E", "UTF8"]
+    create: list[str | Path] = [
+        programs / "initdb",
+        "-D",
+        data,
+        "-A",
+        "trust",
+        "-U",
+        "valleys",
+        "--no-sync",
+        "-E",
+        "UTF8",
+    ]
     subprocess.run(create, check=True, stdout=subprocess.DEVNULL, **identity)
-    start = [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", "fsync=off"]
+    start: list[str | Path] = [programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder]
+    start += ["-c", "fsync=off"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(start, stdout=log, stderr=log, **identity)
     url = f"postgresql://valleys@127.0.0.1:{port}/postgres"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from valleys.lab.registry import BASES, known
 ASKED: dict[str, Any] = {"maximize": True, "metric": "test %", "batch_size": 64}
 
 
-def runs(name: str, tests: list[float | None], steps: list[int | None] | None = None) -> list[Record]:
+def runs(name: str, tests: Sequence[float | None], steps: Sequence[int | None] | None = None) -> list[Record]:
     return [
         record(
             optimizer=name,

@@ -475,8 +475,10 @@ def test_figure_8_really_walks(tmp_path: Path, short: None) -> None:
     assert [(o.cell.row, o.cell.column) for o in found.outcomes] == [
         ("f1", "ALTO"),
         ("f1", "Adam"),
+        ("f1", "ALTO at alpha 0"),
         ("f2", "ALTO"),
         ("f2", "Adam"),
+        ("f2", "ALTO at alpha 0"),
     ]
     for one in found.outcomes:
         assert one.same

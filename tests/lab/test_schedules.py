@@ -46,9 +46,9 @@ def factor(schedule: Schedule, step: int, total: int) -> float:
     if schedule.kind == "wsd":
         falling = max(1, round(schedule.decay * steps))
         return min(1.0, (steps - done) / falling)
-    return {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * u)), "polynomial": (1 - u) ** schedule.power}[
-        schedule.kind
-    ]
+    if schedule.kind == "polynomial":
+        return float((1 - u) ** schedule.power)
+    return 1.0 if schedule.kind == "constant" else 0.5 * (1 + math.cos(math.pi * u))
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 20, 101])

@@ -178,9 +178,7 @@ def _options(rule: Rule, clip: Tensor | None, threads: int) -> _Options:
 
 
 def _threads(tensors: list[Tensor]) -> int:
-    """One thread for little work: where other programs keep the cores busy, a second is waited for, up to 100 times
-    longer than the step takes.
-    """
+    """One thread for little work: on busy cores, waiting for a second one takes up to 100 times as long as the step."""
     return torch.get_num_threads() if sum(x.numel() for x in tensors) >= ALONE else 1
 
 

@@ -51,9 +51,9 @@ def load(data_dir: Path | None = None, preset: str = "paper") -> Task:
     Documents are tokenised by GPT-2's byte pairs, joined by its end-of-text token, cut into windows of 1,024 tokens
     without regard to where documents end, and kept as a file beside the data. ``paper`` trains 24 layers of width 1,024
     with 16 heads for as many epochs as 5,000 steps of 4,096 windows take; ``smoke`` 2 layers of width 64 on windows of
-    64 tokens from the first 200 documents of each file, for about 200 steps of 32. Dropout is GPT-2's, 0.1; the gradient is clipped to a
-    norm of 1, as in the paper. The target is a perplexity of 100 (``smoke``: 1,000): the
-    paper's reach from 78 to 183.
+    64 tokens from the first 200 documents of each file, for about 200 steps of 32. Dropout is GPT-2's, 0.1; gradients
+    are clipped to a norm of 1, as in the paper. The target is a perplexity of 100 (``smoke``: 1,000): the paper's reach
+    from 78 to 183.
 
     Args:
         data_dir: folder of the GPT-2 Output Dataset: all its ``*.train.jsonl`` files train, ``*.valid.jsonl`` validate
