@@ -69,7 +69,7 @@ def test_the_level_is_shared_out_among_the_questions() -> None:
 
 def test_a_base_that_wins_is_said_to_win() -> None:
     pair = {"lamb": runs("lamb", [90.0, 91.0, 92.0]), "alto": runs("alto", [88.0, 89.1, 89.9])}
-    (question,) = ask(pair, step_seconds={"lamb": 0.1, "alto": 0.12}).values()
+    (question,) = ask(pair, step_seconds={"lamb": {0: 0.1, 1: 0.1}, "alto": {0: 0.12, 1: 0.12}}).values()
     assert question.sentence.startswith("lamb beats alto by 2.00")
     assert "costs 17% less time per step" in question.sentence
 

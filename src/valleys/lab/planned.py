@@ -41,7 +41,7 @@ def questions(
     maximize: bool,
     metric: str,
     batch_size: int,
-    step_seconds: Mapping[str, float],
+    step_seconds: Mapping[str, Mapping[int, float]],
 ) -> tuple[Question, ...]:
     """Ask for each adapted optimizer whose base takes part.
 
@@ -53,7 +53,7 @@ def questions(
         maximize: whether a larger metric is better.
         metric: the metric's name with its unit.
         batch_size: named in the sentences.
-        step_seconds: median seconds per step, by optimizer.
+        step_seconds: median seconds per step, by optimizer and seed.
 
     Returns:
         One question per pair, in the order of ``records``.

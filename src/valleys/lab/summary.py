@@ -96,12 +96,11 @@ def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
         for name, point in chosen.items()
     }
     records = {name: _of_point(results.final[name], point) for name, point in chosen.items()}
-    seconds = {name: _median([record.step_seconds for record in runs]) for name, runs in records.items()}
     asked: dict[str, Any] = {
         "maximize": configuration["maximize"],
         "metric": f"test {configuration['metric']}",
         "batch_size": configuration["batch_size"],
-        "step_seconds": {name: value for name, value in seconds.items() if value is not None},
+        "step_seconds": {name: {record.seed: record.step_seconds for record in runs} for name, runs in records.items()},
     }
     outcome = verdict({name: {record.seed: record.test for record in runs} for name, runs in records.items()}, **asked)
     order = [outcome.leader] if outcome.leader is not None else []

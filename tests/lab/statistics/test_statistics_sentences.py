@@ -33,6 +33,11 @@ def test_no_difference_is_said_to_be_none_and_what_could_have_been_seen() -> Non
     assert not found.rivals[0].beaten
 
 
+def alike(**seconds: float) -> dict[str, dict[int, float]]:
+    """The same time per step on every seed."""
+    return {name: dict.fromkeys(range(3), value) for name, value in seconds.items()}
+
+
 def test_who_is_beaten_and_who_is_not_is_said_of_every_other() -> None:
     results = {
         "a": runs(*BASE),
@@ -40,7 +45,7 @@ def test_who_is_beaten_and_who_is_not_is_said_of_every_other() -> None:
         "c": runs(*(value - 5 - 0.01 * i for i, value in enumerate(BASE))),
         "d": runs(*(value - 0.2 * (i % 2) for i, value in enumerate(BASE))),
     }
-    seconds = {"a": 0.2, "b": 0.1}
+    seconds = alike(a=0.2, b=0.1)
     sentence = verdict(results, maximize=True, metric="m", batch_size=4, step_seconds=seconds).sentence
     first, nor, seen, cost, beaten = sentence.split("; ")
     assert first.startswith("no difference found between a and b at batch 4")
@@ -59,7 +64,7 @@ def test_after_a_beaten_second_the_rest_is_told() -> None:
         "d": runs(99.0, 20.0, 30.0, 40.0, 50.0),
     }
     sentence = verdict(
-        results, maximize=True, metric="m", batch_size=4, step_seconds={"a": 0.9, "b": 1.0, "c": 5.0}
+        results, maximize=True, metric="m", batch_size=4, step_seconds=alike(a=0.9, b=1.0, c=5.0)
     ).sentence
     first, cost, beaten, open_ = sentence.split("; ")
     assert first.startswith("a beats b (second) by 1.020 ± 0.020 m at batch 4 (5 paired seeds, p < 0.0001, Holm)")
@@ -79,7 +84,7 @@ def test_after_a_beaten_second_the_rest_is_told() -> None:
     ],
 )
 def test_the_cost_of_a_step_is_told(alto: float, lamb: float, won: str, opened: str) -> None:
-    seconds = {"alto": alto, "lamb": lamb, "other": 1.0}
+    seconds = alike(alto=alto, lamb=lamb, other=1.0)
     sentence = verdict(WON, maximize=True, metric="%", batch_size=8, step_seconds=seconds).sentence
     assert sentence.split("; ")[1:] == [won]
     sentence = verdict(OPEN, maximize=True, metric="%", batch_size=8, step_seconds=seconds).sentence
@@ -88,11 +93,35 @@ def test_the_cost_of_a_step_is_told(alto: float, lamb: float, won: str, opened: 
 
 @pytest.mark.parametrize("seconds", [{}, {"alto": 0.1}, {"alto": 0.1, "lamb": 0.0}, {"alto": math.nan, "lamb": 0.1}])
 def test_an_unknown_cost_is_not_told(seconds: dict[str, float]) -> None:
-    assert "cost" not in verdict(WON, maximize=True, metric="%", batch_size=8, step_seconds=seconds).sentence
+    known = alike(**seconds)
+    assert "per step" not in verdict(WON, maximize=True, metric="%", batch_size=8, step_seconds=known).sentence
+
+
+@pytest.mark.parametrize(
+    ("alto", "said"),
+    [
+        ([0.10, 0.20, 0.05], "time per step not told apart (-82% to +459%)"),
+        ([0.110, 0.111, 0.109], "costs 10% more time per step"),
+        ([0.101, 0.099, 0.1005], "costs about the same per step"),
+        ([0.104, 0.106, 0.1045], "costs 5% more time per step"),
+        ([0.15], "costs 50% more time per step"),
+    ],
+)
+def test_a_cost_that_the_noise_of_the_machine_could_have_made_is_not_claimed(alto: list[float], said: str) -> None:
+    seconds = {"alto": dict(enumerate(alto)), "lamb": {0: 0.1, 1: 0.1, 2: 0.1}}
+    sentence = verdict(WON, maximize=True, metric="%", batch_size=8, step_seconds=seconds).sentence
+    assert sentence.split("; ")[1:] == [said]
+
+
+def test_times_are_paired_by_seed() -> None:
+    """The machine is ten times slower on one seed, for both."""
+    seconds = {"alto": {0: 0.11, 1: 1.1, 2: 0.112}, "lamb": {0: 0.1, 1: 1.0, 2: 0.1, 3: 9.0}}
+    sentence = verdict(WON, maximize=True, metric="%", batch_size=8, step_seconds=seconds).sentence
+    assert sentence.endswith("; costs 11% more time per step")
 
 
 def test_a_judged_pair_is_told_in_both_directions() -> None:
-    seconds = {"alto": 0.103, "lamb": 0.1}
+    seconds = alike(alto=0.103, lamb=0.1)
     up = judge("alto", "lamb", WON, maximize=True, metric="%", batch_size=8, step_seconds=seconds)
     down = judge("alto", "lamb", WON, maximize=False, metric="%", batch_size=8, step_seconds=seconds)
     assert up.sentence == (
@@ -119,7 +148,7 @@ def test_no_shared_seed_supports_no_claim() -> None:
 
 def test_divergence_ranks_below_any_finished_run_and_is_told() -> None:
     results = {"risky": runs(99.0, None, 99.0), "safe": runs(90.0, 90.1, 90.2), "dead": {}}
-    seconds = {"risky": 1.0, "safe": 1.05}
+    seconds = alike(risky=1.0, safe=1.05)
     found = verdict(results, maximize=True, metric="m", batch_size=4, step_seconds=seconds)
     assert found.leader == "safe"
     assert not found.rivals[0].beaten
@@ -138,7 +167,7 @@ def test_no_finished_run_gives_no_leader() -> None:
 
 
 def test_one_optimizer_is_compared_with_nothing() -> None:
-    found = verdict({"a": runs(1.0, 2.0)}, maximize=True, metric="m", batch_size=4, step_seconds={"a": 1.0})
+    found = verdict({"a": runs(1.0, 2.0)}, maximize=True, metric="m", batch_size=4, step_seconds=alike(a=1.0))
     assert found.sentence == "a alone at batch 4: there is nothing to compare it with"
     found = verdict({"a": runs(1.0, None), "b": runs(None)}, maximize=True, metric="m", batch_size=4)
     assert found.sentence == ("a alone at batch 4: no other optimizer finished a run; a diverged on 1 fresh seeds")

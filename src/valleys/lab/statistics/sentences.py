@@ -6,10 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from valleys.lab.statistics.intervals import mean_interval
 from valleys.lab.statistics.outcome import Rival
 from valleys.lab.statistics.power import Detectable
 
 __all__ = ["Wording", "format_mean", "sentence"]
+
+
+_EQUAL, _SAME = 0.01, 0.05
+"""A step costs about the same where its excess is at most the first, or may be 0, and is surely below the second."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def sentence(
     hopeless: Sequence[str],
     lost: Mapping[str, int],
     wording: Wording,
-    step_seconds: Mapping[str, float] | None,
+    step_seconds: Mapping[str, Mapping[int, float]] | None,
 ) -> str:
     """How the leader stands against all others, in words.
 
@@ -72,13 +77,14 @@ def sentence(
         hopeless: those that finished none.
         lost: diverged runs by optimizer.
         wording: what the sentence says besides.
-        step_seconds: seconds per step by optimizer, if known.
+        step_seconds: seconds per step by optimizer and seed, if known.
 
     Returns:
         The sentence, without a full stop.
     """
     if rivals:
-        parts = _against_all(leader, rivals, lost, wording, _cost(leader, rivals[0].name, step_seconds))
+        cost = _cost(leader, rivals[0].name, not rivals[0].beaten, step_seconds or {})
+        parts = _against_all(leader, rivals, lost, wording, cost)
         parts += [f"{name} finished no run" for name in hopeless]
     else:
         others = "no other optimizer finished a run" if hopeless else "there is nothing to compare it with"
@@ -88,7 +94,7 @@ def sentence(
 
 
 def _against_all(
-    leader: str, rivals: Sequence[Rival], lost: Mapping[str, int], wording: Wording, cost: str
+    leader: str, rivals: Sequence[Rival], lost: Mapping[str, int], wording: Wording, costs: list[str]
 ) -> list[str]:
     second, rest = rivals[0], rivals[1:]
     beaten = [f"{rival.name} ({_p(rival.p)})" for rival in rest if rival.beaten]
@@ -96,12 +102,10 @@ def _against_all(
     beaten = [f"{leader} beats {', '.join(beaten)}"] if beaten else []
     first = _against(leader, second, lost, wording)
     if second.beaten:
-        costs = [f"costs {cost}"] if cost else []
         return [first, *costs, *beaten, *([f"no difference found from {', '.join(open_)}"] if open_ else [])]
     # "nor" must follow the sentence on the second, which found no difference either
     nor = [f"nor from {', '.join(open_)}"] if open_ else []
     seen = [] if _by_divergence(leader, second, lost) else _seen(leader, second, wording, named=bool(nor))
-    costs = [f"{leader} costs {cost} {'as' if cost.startswith('about') else 'than'} {second.name}"] if cost else []
     return [first, *nor, *seen, *costs, *beaten]
 
 
@@ -138,15 +142,25 @@ def _seen(leader: str, rival: Rival, wording: Wording, named: bool) -> list[str]
     ]
 
 
-def _cost(leader: str, second: str, step_seconds: Mapping[str, float] | None) -> str:
-    """What the leader's step costs, such as ``3% more time per step``; empty where a time is unknown."""
-    times = [(step_seconds or {}).get(name, math.nan) for name in (leader, second)]
-    if not all(math.isfinite(time) and time > 0 for time in times):
-        return ""
-    excess = times[0] / times[1] - 1
-    if abs(excess) <= 0.01:
-        return "about the same per step"
-    return f"{abs(excess):.0%} {'more' if excess > 0 else 'less'} time per step"
+def _cost(leader: str, second: str, named: bool, step_seconds: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """What the leader's step costs, such as ``costs 3% more time per step``; nothing where no seed has both times.
+
+    The ratio of a seed's two times is what both runs, made one after the other on the same machine, have in common; its
+    logarithms are averaged. A busy machine makes an interval of any width, and then there is nothing to claim.
+    """
+    times = [step_seconds.get(name, {}) for name in (leader, second)]
+    seeds = sorted(times[0].keys() & times[1].keys())
+    ratios = [times[0][seed] / times[1][seed] for seed in seeds if times[1][seed] > 0 and times[0][seed] > 0]
+    if not ratios or not all(map(math.isfinite, ratios)):
+        return []
+    mean, half_width = mean_interval([math.log(ratio) for ratio in ratios])
+    excess, low, high = (math.expm1(x) for x in (mean, mean - (half_width or 0.0), mean + (half_width or 0.0)))
+    subject, object_ = (f"{leader} ", f" than {second}") if named else ("", "")
+    if max(abs(low), abs(high)) <= _SAME and (abs(excess) <= _EQUAL or low <= 0 <= high):
+        return [f"{subject}costs about the same per step{object_.replace('than', 'as')}"]
+    if low <= 0 <= high:
+        return [f"time per step not told apart ({low:+.0%} to {high:+.0%})"]
+    return [f"{subject}costs {abs(excess):.0%} {'more' if excess > 0 else 'less'} time per step{object_}"]
 
 
 def _amount(value: float) -> str:

@@ -26,7 +26,7 @@ def verdict(
     metric: str,
     batch_size: int,
     level: float = 0.05,
-    step_seconds: Mapping[str, float] | None = None,
+    step_seconds: Mapping[str, Mapping[int, float]] | None = None,
 ) -> Verdict:
     """Who won and by how much, in one sentence.
 
@@ -44,8 +44,9 @@ def verdict(
         metric: the metric's name with its unit.
         batch_size: named in the sentence.
         level: the p value below which a difference counts, in (0, 1).
-        step_seconds: median seconds per step by optimizer: what the leader's step costs against the second's, "about
-            the same" within 1 %, is then said too. Those that are missing, or not positive, are unknown.
+        step_seconds: median seconds per step by optimizer and seed: what the leader's step costs against the second's
+            is then said too, if the interval of their ratio excludes 1. Those that are missing, or not positive, are
+            unknown.
 
     Returns:
         The verdict.
@@ -55,7 +56,7 @@ def verdict(
 
     Example:
         >>> runs = {"lamb": {0: 90.0, 1: 91.0, 2: 92.0}, "alto": {0: 90.5, 1: 91.4, 2: 92.45}}
-        >>> seconds = {"lamb": 0.100, "alto": 0.103}
+        >>> seconds = {"lamb": {0: 0.100, 1: 0.101}, "alto": {0: 0.103, 1: 0.104}}
         >>> print(verdict(runs, maximize=True, metric="%", batch_size=64, step_seconds=seconds).sentence)
         alto beats lamb (second) by 0.45 ± 0.12 % at batch 64 (3 paired seeds, p = 0.0041); costs 3% more time per step
     """
@@ -71,7 +72,7 @@ def judge(
     metric: str,
     batch_size: int,
     level: float = 0.05,
-    step_seconds: Mapping[str, float] | None = None,
+    step_seconds: Mapping[str, Mapping[int, float]] | None = None,
 ) -> Verdict:
     """Whether one optimizer beats another, or is beaten by it, where the pair was fixed before looking.
 
@@ -113,7 +114,7 @@ def _verdict(
     metric: str,
     batch_size: int,
     level: float,
-    step_seconds: Mapping[str, float] | None,
+    step_seconds: Mapping[str, Mapping[int, float]] | None,
     rank: str,
 ) -> Verdict:
     if not 0 < level < 1:
