@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/evidence.py --fashion FOLDER --cifar FOLDER --shakespeare FOLDER
 
-Ten optimizers, each with 8 trials and 5 fresh seeds, on every study below. Interrupted, it goes on where it was; the
+Eleven optimizers, each with 8 trials and 5 fresh seeds, on every study below. Interrupted, it goes on where it was; the
 same command in a second shell joins in. Sizes, epochs and models were cut so that all of it takes a few hours on two
 cores: ``benchmarks/results/README.md`` says what was cut.
 """
@@ -10,13 +10,21 @@ cores: ``benchmarks/results/README.md`` says what was cut.
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from valleys.lab import compare
+from valleys.lab.report import escape
+from valleys.lab.statistics import format_mean
+
+RESULTS = Path(__file__).parent / "results" / "evidence"
+_OPEN = "no difference found"
 
 OPTIMIZERS = (
     "sgd",
@@ -25,6 +33,7 @@ OPTIMIZERS = (
     "adan",
     "mars",
     "lamb",
+    "alto-0",
     "alto",
     "alto-strong",
     "alto-tuned",
@@ -100,10 +109,74 @@ def main() -> None:
             out=arguments.runs / name,
         )
         print(f"{name}: {comparison.verdict.sentence}", flush=True)
-        folder = Path(__file__).parent / "results" / "evidence" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in comparison.paths.values():
-            shutil.copy(path, folder)
+        keep(name, comparison.paths["markdown"], comparison.paths["json"])
+    (RESULTS / "README.md").write_text(overview(), encoding="utf-8")
+
+
+def keep(name: str, markdown: Path, document: Path) -> None:
+    """Commit a report as text: without page and picture, which ``valleys report`` makes again from the numbers."""
+    folder = RESULTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    text = re.sub(r"!\[.*?\]\(curves.png\)\n\n", "", markdown.read_text(encoding="utf-8"))
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    numbers = json.dumps(json.loads(document.read_text(encoding="utf-8")), separators=(",", ":"))
+    (folder / "report.json").write_text(numbers + "\n", encoding="utf-8")
+
+
+def overview() -> str:
+    """What all finished studies say, in Markdown."""
+    documents = {
+        name: json.loads((RESULTS / name / "report.json").read_text(encoding="utf-8"))
+        for name in STUDIES
+        if (RESULTS / name / "report.json").exists()
+    }
+    answers: dict[str, Counter[str]] = {}
+    for document in documents.values():
+        for question in document["planned"]:
+            pair = f"{question['adapted']} against {question['base']}"
+            verdict = question["verdict"]
+            beaten = any(rival["beaten"] for rival in verdict["rivals"])
+            answer = _OPEN if not beaten else "won" if verdict["leader"] == question["adapted"] else "lost"
+            answers.setdefault(pair, Counter())[answer] += 1
+    kinds = ("won", "lost", _OPEN)
+    lines = [
+        "# Does E help?",
+        "",
+        f"{len(documents)} of {len(STUDIES)} studies: {len(OPTIMIZERS)} optimizers, {TRIALS} trials and {SEEDS} fresh "
+        "seeds each. Each adapted optimizer against its base, by the test metric, pairs fixed beforehand, at 0.05/4:",
+        "",
+        _row("", *kinds),
+        _row(*["---"] * 4),
+        *(_row(pair, *(str(count[kind]) for kind in kinds)) for pair, count in answers.items()),
+        "",
+        "Test metric, mean with its 95 % interval over the seeds that did not diverge:",
+        "",
+        _row("study", "updates", *OPTIMIZERS),
+        _row(*["---"] * (2 + len(OPTIMIZERS))),
+        *(_numbers(name, document) for name, document in documents.items()),
+        "",
+    ]
+    for name, document in documents.items():
+        lines += [f"## [{name}]({name}/report.md)", "", f"{escape(document['verdict']['sentence'])}.", ""]
+        lines += [f"* {escape(question['sentence'])}." for question in document["planned"]]
+        lines += ["", *[f"Note: {escape(note)}.  " for note in document["notes"]], ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _numbers(name: str, document: dict[str, Any]) -> str:
+    table = {row["optimizer"]: row for row in document["table"]}
+    best = document["verdict"]["leader"]
+    cells = []
+    for optimizer in OPTIMIZERS:
+        test = table[optimizer]["test"]
+        text = "-" if test is None else format_mean(*test)
+        cells.append(f"**{text}**" if optimizer == best else text)
+    updates = max(run["steps"] for runs in document["final"].values() for run in runs)
+    return _row(f"{name}, {document['configuration']['metric']}", str(updates), *cells)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ NAMES = [
     "lion",
 ]
 DECAY = {"adamw": 0.01, "lamb": 0.01, "eadamw": 0.01, "eadamw-tuned": 0.01}
-DECAY |= {"alto": 1e-4, "alto-strong": 1e-4, "alto-tuned": 1e-4}
+DECAY |= {"alto": 1e-4, "alto-0": 1e-4, "alto-strong": 1e-4, "alto-tuned": 1e-4}
 PLAN = Plan(batch_size=1024, steps=400)
 
 
@@ -161,6 +161,22 @@ def test_the_tuned_memory_is_one_minus_the_decay() -> None:
         optimizer = resolve(name).build(make_model(), {"lr": 0.01, key: 0.03}, PLAN)
         assert {read(group) for group in optimizer.param_groups} == {0.97}
     assert resolve("sgd").build(make_model(), {"lr": 0.01, "one_minus_momentum": 0.1}, PLAN).param_groups[0]["nesterov"]
+
+
+def test_alto_0_differs_from_alto_in_e_alone() -> None:
+    """The same steps as ALTO at alpha = 0, from the same values."""
+    values = {"lr": 0.02, "one_minus_beta2": 0.1}
+    ours, theirs = make_model(), make_model()
+    base = resolve("alto-0").build(ours, values, PLAN)
+    alto = resolve("alto-strong").build(theirs, values, PLAN)
+    for group in alto.param_groups:
+        group["alpha"] = 0.0
+    for _ in range(5):
+        for model, optimizer in ((ours, base), (theirs, alto)):
+            optimizer.zero_grad()
+            model(torch.ones(8, 4)).square().mean().backward()
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
 def test_strong_e_has_a_memory_of_a_quarter_of_the_run_and_a_tuned_momentum() -> None:

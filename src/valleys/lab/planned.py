@@ -58,7 +58,8 @@ def questions(
     Returns:
         One question per pair, in the order of ``records``.
     """
-    pairs = [(name, BASES[name]) for name in records if BASES.get(name) in records]
+    bases = {name: next((base for base in BASES.get(name, ()) if base in records), None) for name in records}
+    pairs = [(name, base) for name, base in bases.items() if base is not None]
     results = {name: {record.seed: record.test for record in runs} for name, runs in records.items()}
     asked = []
     for adapted, base in pairs:

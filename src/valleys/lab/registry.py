@@ -8,7 +8,8 @@ defaults: weight decay at that of its constructor, on weights only (norms and bi
 E comes in three ways. By the paper's rule (``alto``, ``esgd``, ``eadam``, ``eadamw``): alpha -5 and beta1 near 1 for
 batches of 1,024 and more, alpha 0.5 and beta1 near 0 below. Strong (``alto-strong``): c = alpha (1 - beta1) = -0.75
 with a memory 1 / (1 - beta1) of a quarter of the run; what is tuned is then the momentum. Tuned (``alto-tuned``,
-``eadamw-tuned``): c from -0.95 to 0.95 and beta1, a third dimension inside the same number of trials.
+``eadamw-tuned``): c from -0.95 to 0.95 and beta1, a third dimension inside the same number of trials. ``alto-0`` is
+ALTO at alpha = 0: LAMB with ALTO's other settings, so that what differs is E alone.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ STRONG_MEMORY = 0.25
 """Memory of strong E, as a share of the run."""
 
 BASES = {
-    "alto": "lamb",
-    "alto-strong": "lamb",
-    "alto-tuned": "lamb",
-    "esgd": "sgd",
-    "eadam": "adam",
-    "eadamw": "adamw",
-    "eadamw-tuned": "adamw",
+    "alto": ("alto-0", "lamb"),
+    "alto-strong": ("alto-0", "lamb"),
+    "alto-tuned": ("alto-0", "lamb"),
+    "esgd": ("sgd",),
+    "eadam": ("adam",),
+    "eadamw": ("adamw",),
+    "eadamw-tuned": ("adamw",),
 }
-"""What each adapted optimizer is without E."""
+"""What each adapted optimizer is without E; of several, the first that takes part in a comparison.
+
+LAMB as it was published differs from ALTO in more than E: in its weight decay and its second moment's decay.
+"""
 
 THEIRS = ("adabelief", "adan", "mars", "lion")
 """What the package pytorch_optimizer brings."""
@@ -101,6 +105,11 @@ def known(batch_size: int) -> dict[str, Known]:
             _ours("Lamb", lambda v, plan: {"betas": (1 - v["one_minus_beta2"], 0.999)}),
             {"lr": _LAMB_LR, "one_minus_beta2": _MOMENTUM},
             0.01,
+        ),
+        "alto-0": Known(
+            _ours("Lamb", lambda v, plan: {"betas": (1 - v["one_minus_beta2"], 0.99)}),
+            {"lr": _LAMB_LR, "one_minus_beta2": _MOMENTUM},
+            1e-4,
         ),
         "alto": Known(
             _ours("ALTO", lambda v, plan: {"betas": (1 - v["one_minus_beta1"], 0.9, 0.99), "alpha": alpha}),
