@@ -25,6 +25,7 @@ NAMES = [
     "adagrad",
     "lamb",
     "alto",
+    "alto-0",
     "alto-strong",
     "alto-tuned",
     "esgd",
