@@ -88,7 +88,7 @@ def train(
 
 def without_times(record: Record) -> Record:
     curve = [replace(evaluation, seconds=0.0) for evaluation in record.curve]
-    return replace(record, curve=curve, seconds_to_target=None, step_seconds=0.0, optimizer_seconds=0.0)
+    return replace(record, curve=curve, seconds_to_target=None, step_seconds=0.0, optimizer_seconds=0.0, ended=None)
 
 
 @pytest.mark.parametrize("schedule", [Schedule("cosine"), Schedule("step"), Schedule("wsd")], ids=lambda s: s.kind)

@@ -39,7 +39,7 @@ def alike(ours: Record, theirs: Record) -> bool:
     def others(record: Record) -> Record:
         curve = [Evaluation(e.step, 0.0, 0.0, 0.0) for e in record.curve]
         none: dict[str, Any] = {"validation": None, "test": None, "seconds_to_target": None}
-        return replace(record, curve=curve, step_seconds=0.0, optimizer_seconds=0.0, **none)
+        return replace(record, curve=curve, step_seconds=0.0, optimizer_seconds=0.0, ended=None, **none)
 
     return others(ours) == others(theirs) and numbers(ours) == pytest.approx(numbers(theirs), rel=1e-6)
 

@@ -72,7 +72,7 @@ def run(task: Task | None = None, make: Callable[..., Optimizer] = SGD, **option
 
 def without_times(record: Record) -> Record:
     curve = [replace(evaluation, seconds=0.0) for evaluation in record.curve]
-    return replace(record, curve=curve, seconds_to_target=None, step_seconds=0.0, optimizer_seconds=0.0)
+    return replace(record, curve=curve, seconds_to_target=None, step_seconds=0.0, optimizer_seconds=0.0, ended=None)
 
 
 class Spy(SGD):

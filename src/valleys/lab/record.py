@@ -45,6 +45,7 @@ class Record:
         optimizer_seconds: median seconds of ``optimizer.step`` alone.
         state_bytes: bytes of the tensors the optimizer keeps, parameters left out.
         parameter_bytes: bytes of the parameters.
+        ended: when the run ended, in seconds since 1970; None: unknown.
     """
 
     optimizer: str
@@ -62,6 +63,7 @@ class Record:
     optimizer_seconds: float = 0.0
     state_bytes: int = 0
     parameter_bytes: int = 0
+    ended: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as a dictionary that ``json.dumps`` accepts."""

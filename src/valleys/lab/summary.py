@@ -12,6 +12,7 @@ from valleys.lab import tuning
 from valleys.lab.parallel import Layout
 from valleys.lab.planned import Question, questions
 from valleys.lab.record import Record
+from valleys.lab.sittings import step_times
 from valleys.lab.statistics import Verdict, format_mean, mean_interval, verdict
 from valleys.lab.store import Key, Results
 
@@ -100,7 +101,7 @@ def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
         "maximize": configuration["maximize"],
         "metric": f"test {configuration['metric']}",
         "batch_size": configuration["batch_size"],
-        "step_seconds": {name: {record.seed: record.step_seconds for record in runs} for name, runs in records.items()},
+        "step_seconds": step_times(records),
     }
     outcome = verdict({name: {record.seed: record.test for record in runs} for name, runs in records.items()}, **asked)
     order = [outcome.leader] if outcome.leader is not None else []

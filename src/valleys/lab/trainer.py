@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -281,6 +282,7 @@ def _record(
         optimizer_seconds=_median_after_first(run.optimizer_seconds),
         state_bytes=_bytes(_tensors(optimizer.state_dict()["state"]), without=model.parameters()),
         parameter_bytes=_bytes(model.parameters()),
+        ended=time.time(),
     )
 
 

@@ -1,0 +1,53 @@
+"""Which runs' times can be compared: those that took turns on the same machine in the same state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from valleys.lab.record import Record
+
+__all__ = ["SLACK", "step_times"]
+
+SLACK = 600.0
+"""Seconds by which runs that take turns may lie apart."""
+
+
+def step_times(records: Mapping[str, Sequence[Record]]) -> dict[str, dict[int, float]]:
+    """Seconds per step by optimizer and seed, of the optimizers whose runs were made in the same sitting.
+
+    An optimizer that joins a comparison days later finds the machine in another state: its times say nothing beside the
+    others', whatever their intervals. The largest group of optimizers whose runs lie in one stretch of time is kept.
+
+    Args:
+        records: runs on fresh seeds, by optimizer. A run that does not say when it ended may have been made at any
+            time.
+
+    Returns:
+        Times of the optimizers of that group.
+
+    Example:
+        >>> run = dict(optimizer="a", hyperparameters={}, batch_size=1, steps=1, diverged=False, step_seconds=0.1)
+        >>> old, new = (Record(seed=0, ended=ended, **run) for ended in (0.0, 1e6))
+        >>> step_times({"a": [old], "b": [old], "late": [new]})
+        {'a': {0: 0.1}, 'b': {0: 0.1}}
+    """
+    spans = sorted((*_span(runs), name) for name, runs in records.items() if runs)
+    groups: list[list[str]] = []
+    end = -math.inf
+    for first, last, name in spans:
+        if not groups or first > end:
+            groups.append([])
+        groups[-1].append(name)
+        end = max(end, last)
+    kept = max(groups, key=len, default=[])
+    return {
+        name: {record.seed: record.step_seconds for record in runs} for name, runs in records.items() if name in kept
+    }
+
+
+def _span(runs: Sequence[Record]) -> tuple[float, float]:
+    ends = [record.ended for record in runs if record.ended is not None]
+    if len(ends) < len(runs):
+        return -math.inf, math.inf
+    return min(ends) - SLACK, max(ends) + SLACK
