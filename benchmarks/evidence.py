@@ -110,7 +110,7 @@ def main() -> None:
         )
         print(f"{name}: {comparison.verdict.sentence}", flush=True)
         keep(name, comparison.paths["markdown"], comparison.paths["json"])
-    (RESULTS / "README.md").write_text(overview(), encoding="utf-8")
+        (RESULTS / "README.md").write_text(overview(), encoding="utf-8")
 
 
 def keep(name: str, markdown: Path, document: Path) -> None:
