@@ -3,16 +3,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import lab_fakes
 from valleys.lab import Comparison, LabError, Record, compare, demo, trainer
-from valleys.lab.optimizers import Range
+from valleys.lab.checkpoint import Checkpoint
+from valleys.lab.optimizers import OptimizerSpec, Plan, Range
 
 Call = dict[str, Any]
 Whole = tuple[Comparison, list[Call], Path]
@@ -288,3 +292,39 @@ def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
         ]
         assert metrics[0] == metrics[1]
         assert all(isinstance(test, float) for _, _, test in metrics[0])
+
+
+def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the real trainer: no step is made twice, and the result is that of a comparison left in peace."""
+    made: list[int] = []
+
+    def interrupting(stop: int | None) -> OptimizerSpec:
+        def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> torch.optim.Optimizer:
+            optimizer = torch.optim.SGD(model.parameters(), lr=values["lr"], momentum=0.9)
+
+            def count(*_: Any) -> None:
+                if len(made) == stop:
+                    raise KeyboardInterrupt
+                made.append(1)
+
+            optimizer.register_step_pre_hook(count)
+            return optimizer
+
+        return OptimizerSpec("mine", build, {"lr": Range(1e-3, 1e-1)})
+
+    def comparison(out: Path, stop: int | None) -> Comparison:
+        return compare(lab_fakes.points(), [interrupting(stop)], out=out, batch_size=8, trials=2, seeds=2, epochs=3)
+
+    monkeypatch.setattr(sys.modules["valleys.lab.compare"], "Checkpoint", partial(Checkpoint, every=0.0))
+    whole = comparison(tmp_path / "whole", None)
+    steps = len(made)
+    made.clear()
+    for stop in (5, 30):  # in tuning, and on a fresh seed
+        with pytest.raises(KeyboardInterrupt):
+            comparison(tmp_path / "out", stop)
+        assert len(list((tmp_path / "out" / "checkpoints").iterdir())) == 1
+    resumed = comparison(tmp_path / "out", None)
+    assert len(made) == steps
+    assert [record.test for record in resumed.records["mine"]] == [record.test for record in whole.records["mine"]]
+    assert resumed.verdict == whole.verdict
+    assert list((tmp_path / "out" / "checkpoints").iterdir()) == []

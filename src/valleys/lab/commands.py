@@ -103,7 +103,7 @@ def _compare(
 @app.command("suggest")
 def _suggest(
     batch_size: Annotated[int, typer.Option(help="Examples per optimizer step, of all processes.")],
-    task: Annotated[str | None, typer.Option(help="Measure this task's gradient noise scale.")] = None,
+    task: Annotated[str | None, typer.Option(help="Measure this task's noise scale; a name or FILE.py:NAME.")] = None,
     optimizer: Annotated[str, typer.Option(help="Of the brief run that measures.")] = "adamw",
     lr: Annotated[float | None, typer.Option(help="Its learning rate; default: the middle of the tuned range.")] = None,
     steps: Annotated[int, typer.Option(help="Its optimizer steps.")] = STEPS,

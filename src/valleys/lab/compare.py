@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from valleys.lab import optimizers as registry
-from valleys.lab import own, report, tasks, trackers, trainer, tuning
+from valleys.lab import own, report, trackers, trainer, tuning
 from valleys.lab.checkpoint import Checkpoint
 from valleys.lab.environment import environment
 from valleys.lab.errors import LabError
@@ -211,22 +211,12 @@ def _specs(optimizers: Sequence[str | OptimizerSpec], batch_size: int) -> list[O
 def _problem(
     task: str | Problem, data_dir: Path | str | None, preset: str | None, schedule: Schedule | str | None
 ) -> Problem:
-    problem = _loaded(task, data_dir, preset)
+    problem = own.resolve(task, data_dir, preset)
     if schedule is None:
         return problem
     if not isinstance(problem, Task):
         raise LabError(f"{problem.name} has a training loop of its own, and so its own schedule: leave schedule out")
     return replace(problem, schedule=schedule if isinstance(schedule, Schedule) else Schedule(schedule))  # type: ignore[arg-type]
-
-
-def _loaded(task: str | Problem, data_dir: Path | str | None, preset: str | None) -> Problem:
-    if isinstance(task, str) and own.file_of(task) is None:
-        return tasks.load(task, Path(data_dir) if data_dir is not None else None, preset)
-    if data_dir is not None or preset is not None:
-        raise LabError(
-            "a task of your own finds its data by itself and has no presets: leave data folder and preset out"
-        )
-    return own.load(task) if isinstance(task, str) else task
 
 
 def _batch_size(problem: Problem, batch_size: int | None, micro_batch: int | None, precision: str) -> int:

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from valleys.lab import tasks
 from valleys.lab.data import Batch, count, taken
 from valleys.lab.errors import LabError, unknown
 from valleys.lab.seeds import seeded
 from valleys.lab.task import Problem, Task
 
-__all__ = ["check", "file_of", "load", "pointing"]
+__all__ = ["check", "file_of", "load", "pointing", "resolve"]
 
 _EXAMPLES = 6
 
@@ -40,6 +41,33 @@ def file_of(text: str) -> Path | None:
     """
     path, colon, _ = text.rpartition(":")
     return Path(path) if colon and path.endswith(".py") else None
+
+
+def resolve(task: str | Problem, data_dir: Path | str | None = None, preset: str | None = None) -> Problem:
+    """Find a task of the lab or of the user's own.
+
+    Args:
+        task: a task's name, ``FILE.py:NAME``, or a task.
+        data_dir: folder of the data of a task of the lab.
+        preset: of a task of the lab.
+
+    Returns:
+        The task.
+
+    Raises:
+        LabError: what ``tasks.load`` or ``load`` raise, or a data folder or preset for a task of the user's own.
+
+    Example:
+        >>> resolve("digits").name
+        'digits'
+    """
+    if isinstance(task, str) and file_of(task) is None:
+        return tasks.load(task, None if data_dir is None else Path(data_dir), preset)
+    if data_dir is not None or preset is not None:
+        raise LabError(
+            "a task of your own finds its data by itself and has no presets: leave data folder and preset out"
+        )
+    return load(task) if isinstance(task, str) else task
 
 
 def load(text: str) -> Problem:

@@ -12,7 +12,7 @@ import torch
 
 from valleys.hyperparameters import suggest
 from valleys.lab import optimizers as registry
-from valleys.lab import tasks, trainer
+from valleys.lab import own, trainer
 from valleys.lab.advice import Recommendation, Trial
 from valleys.lab.errors import LabError
 from valleys.lab.noise import Measurement, NoiseScale
@@ -85,7 +85,7 @@ def recommend(
         return Recommendation(batch_size, suggest(batch_size))
     if steps < _FEWEST:
         raise LabError(f"steps {steps}: choose {_FEWEST} or more; fewer say nothing about the noise")
-    problem = tasks.load(task, None if data_dir is None else Path(data_dir), preset) if isinstance(task, str) else task
+    problem = own.resolve(task, data_dir, preset)
     trainer.check(problem, batch_size)
     if not isinstance(problem, Task):
         raise LabError(
@@ -99,7 +99,7 @@ def recommend(
         values["lr"] = lr
     size = max(2, min(batch_size, _MODERATE, len(problem.train) // 4))
     early, late = _measure(problem, spec, values, size, steps, seed, device, progress)
-    words = ["valleys", "compare", problem.name, "--batch-size", str(batch_size)]
+    words = ["valleys", "compare", task if isinstance(task, str) else problem.name, "--batch-size", str(batch_size)]
     words += ["--optimizers", ",".join([optimizer, *(name for name in _RIVALS if name != optimizer)])]
     words += [] if preset is None else ["--preset", preset]
     words += [] if data_dir is None else ["--data", str(data_dir)]
