@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -29,28 +29,35 @@ SPACE = {"lr": Range(1e-4, 1.0)}
 RUNS = 3 * (4 + 2)
 ARGUMENTS: dict[str, Any] = {"batch_size": 16, "trials": 4, "seeds": 2, "progress": False, "heartbeat": 1}
 
-CHILD = """
-import json, os, sys, time
-import lab_fakes
-from valleys.lab import compare, trainer, worker
+PRELOADED = [
+    "valleys.lab.compare",
+    "optuna",
+    "alembic.command",
+    "psycopg",
+    "scipy.stats",
+    "matplotlib.figure",
+    "jinja2",
+]
+"""All that a comparison imports when it needs it: workers are forked from a server that has done so once."""
 
-worker._PATIENCE = 0.2
-out, url, log, seconds, slow_from = sys.argv[1], sys.argv[2] or None, sys.argv[3], float(sys.argv[4]), int(sys.argv[5])
-made = 0
 
-def train(problem, spec, hyperparameters, **options):
-    global made
-    with open(log, "a") as file:
-        file.write(json.dumps([os.getpid(), spec.name, hyperparameters["lr"], options["seed"]]) + "\\n")
-    time.sleep(60 if made == slow_from else seconds)
-    made += 1
-    return lab_fakes.train(problem, spec, hyperparameters, **options)
+def join(out: Path, url: str, log: Path, seconds: float, slow_from: int, err: Path) -> None:
+    """One worker, in a process of its own: its runs take so long, and from one of them on for ever."""
+    sys.stderr = err.open("w", buffering=1)
+    made = 0
 
-trainer.train = train
-specs = [lab_fakes.spec("sgd"), lab_fakes.spec("adamw", 1e-3), lab_fakes.spec("alto", 3e-3)]
-compare(lab_fakes.task(), specs, batch_size=16, trials=4, seeds=2, out=out, storage=url, name="shared",
-        progress=False, heartbeat=1)
-"""
+    def train(problem: Any, spec: Any, hyperparameters: Any, **options: Any) -> Any:
+        nonlocal made
+        with log.open("a") as file:
+            file.write(json.dumps([os.getpid(), spec.name, hyperparameters["lr"], options["seed"]]) + "\n")
+        time.sleep(60 if made == slow_from else seconds)
+        made += 1
+        return lab_fakes.train(problem, spec, hyperparameters, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("valleys.lab.worker._PATIENCE", 0.2)
+        patch.setattr("valleys.lab.trainer.train", train)
+        compare(lab_fakes.task(), specs(), out=out, storage=url, name="shared", **ARGUMENTS)
 
 
 def specs() -> list[str | OptimizerSpec]:
@@ -91,32 +98,38 @@ class Workers:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url, self.log = folder, url, folder / "log"
-        self.started: list[subprocess.Popen[str]] = []
+        self.started: list[Any] = []
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(PRELOADED)
 
-    def start(self, seconds: float = 0.05, slow_from: int = -1) -> subprocess.Popen[str]:
+    def start(self, seconds: float = 0.05, slow_from: int = -1) -> Any:
         """One more; from its run number ``slow_from`` on it gets no further."""
-        out = self.folder / f"out{len(self.started)}"
-        path = os.pathsep.join([str(Path(lab_fakes.__file__).parent), *sys.path])
-        words = [sys.executable, "-c", CHILD, str(out), self.url, str(self.log), str(seconds), str(slow_from)]
-        child = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+        number = len(self.started)
+        out, err = (self.folder / f"{name}{number}" for name in ("out", "err"))
+        child = self.context.Process(target=join, args=(out, self.url, self.log, seconds, slow_from, err))
+        child.start()
         self.started.append(child)
         return child
 
-    def begun(self, child: subprocess.Popen[str], runs: int) -> None:
+    def begun(self, child: Any, runs: int) -> None:
         """Wait until it is at its so-manieth run."""
         deadline = time.monotonic() + 90
         while sum(line[0] == child.pid for line in self.lines()) < runs:
-            assert child.poll() is None, child.stderr.read() if child.stderr else ""
+            assert child.exitcode is None, self.error(child)
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
     def lines(self) -> list[list[Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
-    def end(self, child: subprocess.Popen[str]) -> dict[str, Any]:
+    def error(self, child: Any) -> str:
+        path = self.folder / f"err{self.started.index(child)}"
+        return path.read_text() if path.exists() else ""
+
+    def end(self, child: Any) -> dict[str, Any]:
         """Wait for its end; its report."""
-        _, err = child.communicate(timeout=120)
-        assert (child.returncode, err) == (0, "")
+        child.join(120)
+        assert (child.exitcode, self.error(child)) == (0, "")
         out = self.folder / f"out{self.started.index(child)}"
         report: dict[str, Any] = json.loads((out / "report.json").read_text())
         return report
@@ -128,9 +141,7 @@ def workers(tmp_path: Path, storage: str) -> Iterator[Workers]:
     yield made
     for child in made.started:
         child.kill()
-        child.wait()
-        if child.stderr:
-            child.stderr.close()
+        child.join()
 
 
 def same(report: dict[str, Any], other: dict[str, Any]) -> None:
@@ -160,12 +171,13 @@ def test_killed_and_interrupted_workers_leave_no_trace_in_the_result(
     workers.begun(killed, 3)
     workers.begun(interrupted, 4)
     helpers = [workers.start(seconds=0.2), workers.start(seconds=0.2)]
-    killed.send_signal(signal.SIGKILL)
-    interrupted.send_signal(signal.SIGINT)
+    os.kill(killed.pid, signal.SIGKILL)
+    os.kill(interrupted.pid, signal.SIGINT)
     for helper in helpers:
         same(workers.end(helper), peace[1])
-    assert killed.wait() == -signal.SIGKILL
-    assert interrupted.wait() != 0
+    for child in (killed, interrupted):
+        child.join(60)
+        assert child.exitcode not in (None, 0)
     complete, found = states(storage)
     assert len(complete) == RUNS
     assert set(complete.values()) == {1}, "nothing is counted twice"
@@ -182,11 +194,11 @@ def test_a_frozen_worker_is_replaced_and_its_late_result_dropped(
 ) -> None:
     frozen = workers.start(seconds=1.0)
     workers.begun(frozen, 2)
-    frozen.send_signal(signal.SIGSTOP)
+    os.kill(frozen.pid, signal.SIGSTOP)
     same(workers.end(workers.start()), peace[1])
     _, found = states(storage)
     assert found == {"COMPLETE": RUNS, "FAIL": 1}
-    frozen.send_signal(signal.SIGCONT)
+    os.kill(frozen.pid, signal.SIGCONT)
     same(workers.end(frozen), peace[1])
     complete, found = states(storage)
     assert set(complete.values()) == {1}
