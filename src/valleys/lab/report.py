@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from valleys.lab import curves, html
+from valleys.lab.files import write_whole
 from valleys.lab.planned import LEVEL
 from valleys.lab.statistics import format_mean
 from valleys.lab.store import Key, Results
@@ -37,10 +38,10 @@ def write(results: Results, summary: Summary, folder: Path, command: str) -> dic
         "html": folder / "report.html",
         "curves": folder / "curves.png",
     }
-    paths["markdown"].write_text(to_markdown(results, summary, command), encoding="utf-8")
+    write_whole(paths["markdown"], to_markdown(results, summary, command))
     document = to_json(results, summary, command)
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
-    paths["json"].write_text(text + "\n", encoding="utf-8")
+    write_whole(paths["json"], text + "\n")
     html.write([document], paths["html"])
     curves.draw(results.configuration, summary.records, [row.optimizer for row in summary.rows], paths["curves"])
     return paths

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from valleys.lab.errors import LabError
+from valleys.lab.files import write_whole
 from valleys.lab.html import figures, svg, tables
 from valleys.lab.html.cells import Table
 from valleys.lab.html.reading import indices, labels, optimizers, same_task
@@ -113,20 +112,7 @@ def write(documents: Sequence[Mapping[str, Any]], path: Path, title: str | None 
         path: the file.
         title: the page's; default: the comparison's, or their number.
     """
-    text = render(documents, title)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    unfinished = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        # mkstemp lets only the owner read; a report is as readable as its neighbours.
-        umask = os.umask(0)
-        os.umask(umask)
-        unfinished.chmod(0o666 & ~umask)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    write_whole(path, render(documents, title))
 
 
 def merge(folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
