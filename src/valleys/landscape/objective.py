@@ -1,0 +1,182 @@
+"""A loss as a function of a model's parameters alone: fixed batches, nothing random, nothing that changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Objective"]
+
+REDUCTIONS = ("mean", "sum")
+
+_TOLERANCE = 1e-5
+"""Relative difference of two evaluations that is rounding: some CUDA kernels add in no fixed order."""
+
+
+class Objective:
+    r"""The loss of fixed batches as a function of the parameters.
+
+    .. math:: L(\theta) = \sum_j \frac{n_j}{n} \ell_j(\theta) \;\text{(mean)}, \qquad
+        L(\theta) = \sum_j \ell_j(\theta) \;\text{(sum)}
+
+    with the loss :math:`\ell_j` of batch j, which has :math:`n_j` of the n examples. Every instrument of
+    ``valleys.landscape`` measures this function. All batches count, the last small one too.
+
+    Args:
+        model: with its parameters where and in the type in which they are to be measured. It is left as it is: neither
+            ``.grad`` nor training mode are touched.
+        loss: ``(model(inputs), targets) -> scalar``.
+        batches: ``(inputs, targets)`` pairs; a list, or anything that gives the same pairs, in the same order, each
+            time that it is iterated. On the model's device, or they are moved there, batch by batch.
+        reduction: what ``loss`` does with the examples of a batch: ``mean`` or ``sum``.
+        parameters: of the model, which are varied. Default: those that require gradients.
+        check: refuse what is not a function: see Raises. Costs two forward passes over all batches.
+
+    Raises:
+        ValueError: an unknown reduction; no batches or no parameters; dropout, or batch normalisation that uses the
+            batch's own statistics, in training mode; a loss that is not finite or differs between two evaluations.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.ones_(model.weight)
+        >>> objective = Objective(model, nn.functional.mse_loss, [(torch.ones(2, 1), torch.zeros(2, 1))])
+        >>> objective.value(), objective.gradient()[0].item(), objective.examples
+        (1.0, 2.0, 2)
+
+    Source: ours.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Any, Any], Tensor],
+        batches: Sequence[tuple[Any, Any]],
+        *,
+        reduction: str = "mean",
+        parameters: Sequence[Tensor] | None = None,
+        check: bool = True,
+    ) -> None:
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}, as the loss does it")
+        chosen = [p for p in model.parameters() if p.requires_grad] if parameters is None else list(parameters)
+        if not chosen:
+            raise ValueError("parameters: there is none that requires a gradient; name them, or unfreeze the model")
+        self.model = model
+        self.loss = loss
+        self.reduction = reduction
+        self.parameters = tuple(chosen)
+        self._batches = batches
+        self.device = chosen[0].device
+        self.examples = sum(_count(targets) for _, targets in batches)
+        if self.examples == 0:
+            raise ValueError("batches: they hold no example; give a list of (inputs, targets), not an iterator")
+        if check:
+            self._check()
+
+    @property
+    def numel(self) -> int:
+        """How many parameters are varied."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    def batches(self) -> Iterator[tuple[Any, Any, float]]:
+        """The batches on the model's device, each with the factor of its loss in the whole."""
+        for inputs, targets in self._batches:
+            weight = _count(targets) / self.examples if self.reduction == "mean" else 1.0
+            yield _moved(inputs, self.device), _moved(targets, self.device), weight
+
+    def value(self) -> float:
+        """The loss, summed in float64 over the batches."""
+        total = 0.0
+        with torch.no_grad():
+            for inputs, targets, weight in self.batches():
+                total += weight * self.loss(self.model(inputs), targets).double().item()
+        return total
+
+    def gradient(self) -> tuple[Tensor, ...]:
+        """The gradient, in the parameters' shapes and types; ``.grad`` is left alone."""
+        total = [torch.zeros_like(parameter) for parameter in self.parameters]
+        with torch.enable_grad():
+            for inputs, targets, weight in self.batches():
+                loss = self.loss(self.model(inputs), targets)
+                parts = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+                torch._foreach_add_(total, list(parts), alpha=weight)
+        return tuple(total)
+
+    @contextmanager
+    def moved(self, direction: Sequence[Tensor], distance: float = 1.0) -> Iterator[None]:
+        """Within the context the parameters are at theta + distance * direction; afterwards exactly where they were.
+
+        Args:
+            direction: one tensor per parameter, of its shape.
+            distance: a factor.
+
+        Yields:
+            Nothing.
+        """
+        before = [parameter.detach().clone() for parameter in self.parameters]
+        try:
+            with torch.no_grad():
+                for parameter, part in zip(self.parameters, direction, strict=True):
+                    parameter.add_(part, alpha=distance)
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, old in zip(self.parameters, before, strict=True):
+                    parameter.copy_(old)
+
+    def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
+        """One vector of (numel,) from tensors of the parameters' shapes."""
+        return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+    def unflatten(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """Tensors of the parameters' shapes, types and device from one vector of (numel,)."""
+        parts = vector.split([parameter.numel() for parameter in self.parameters])
+        return tuple(
+            part.reshape(parameter.shape).to(parameter) for part, parameter in zip(parts, self.parameters, strict=True)
+        )
+
+    def _check(self) -> None:
+        for name, module in self.model.named_modules():
+            kind = type(module).__name__
+            if not module.training:
+                continue
+            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+                raise ValueError(f"model: {kind} {name!r} draws anew at every call; call model.eval() first")
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise ValueError(
+                    f"model: {kind} {name!r} in training mode makes the loss of an example depend on its batch, and "
+                    "changes its running statistics at every call; call model.eval() first"
+                )
+        first, second = self.value(), self.value()
+        if not math.isfinite(first):
+            raise ValueError(f"loss: it is {first} at these parameters; there is no landscape to measure")
+        if not abs(first - second) <= _TOLERANCE * max(abs(first), abs(second)):  # NaN is no equal
+            raise ValueError(
+                f"loss: it is {first} and then {second} on the same batches: something is random (a functional "
+                "dropout, augmentation, a shuffling loader) or changes from call to call; switch it off: model.eval(), "
+                "and a list of batches"
+            )
+
+
+def _count(targets: Any) -> int:
+    """How many examples a batch holds."""
+    if isinstance(targets, Mapping):
+        return _count(next(iter(targets.values())))
+    if isinstance(targets, (tuple, list)):
+        return _count(targets[0])
+    return len(targets)
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {name: _moved(value, device) for name, value in batch.items()}
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(_moved(value, device) for value in batch)
+    return batch
