@@ -88,6 +88,7 @@ def train(
     progress: Callable[[int, int], None] | None = None,
     observe: Callable[[Evaluation], None] | None = None,
     checkpoint: Checkpoint | None = None,
+    keep: Callable[[nn.Module], None] | None = None,
 ) -> Record:
     """Better the nearer lr is to the optimizer's best; three decades above it the run diverges."""
     assert isinstance(spec, FakeSpec)

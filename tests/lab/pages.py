@@ -10,9 +10,9 @@ from typing import Any
 
 from lab_fakes import record
 from valleys.lab import report
+from valleys.lab.job import Key, Results
 from valleys.lab.optimizers import Range
 from valleys.lab.record import Evaluation, Record
-from valleys.lab.store import Key, Results
 from valleys.lab.summary import summarize
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x$|`y`", "a\n\x07b")

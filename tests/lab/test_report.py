@@ -11,9 +11,9 @@ import pytest
 
 from lab_fakes import record
 from valleys.lab import curves, report
+from valleys.lab.job import Key, Results
 from valleys.lab.optimizers import Range
 from valleys.lab.record import Evaluation, Record
-from valleys.lab.store import Key, Results
 from valleys.lab.summary import cells, summarize
 
 SPACE = {"lr": Range(1e-4, 1.0)}

@@ -10,9 +10,10 @@ import pytest
 
 from lab_fakes import record
 from valleys.lab import LabError
+from valleys.lab.job import Job, Key
 from valleys.lab.optimizers import Range
 from valleys.lab.record import Evaluation, Record
-from valleys.lab.store import Job, Key, Store
+from valleys.lab.store import Store
 
 SPACE = {"lr": Range(1e-4, 1.0)}
 CONFIGURATION = {"task": "fake", "maximize": True, "batch_size": 16, "epochs": None, "trials": 4, "seeds": 2}

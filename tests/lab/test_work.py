@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 import lab_fakes
+from valleys.lab.job import Key
 from valleys.lab.optimizers import OptimizerSpec
 from valleys.lab.record import Record
-from valleys.lab.store import Key
 from valleys.lab.worker import FIRST_SEED, Work
 
 

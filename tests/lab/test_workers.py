@@ -22,8 +22,9 @@ from optuna.trial import TrialState
 import lab_fakes
 from lab import postgres
 from valleys.lab import Comparison, compare
+from valleys.lab.job import Job, Key
 from valleys.lab.optimizers import OptimizerSpec, Range
-from valleys.lab.store import Job, Key, Store
+from valleys.lab.store import Store
 
 SPACE = {"lr": Range(1e-4, 1.0)}
 RUNS = 3 * (4 + 2)

@@ -18,6 +18,9 @@ from valleys.lab import demo, html, tasks
 from valleys.lab import optimizers as registry
 from valleys.lab.compare import Comparison, compare
 from valleys.lab.errors import LabError
+from valleys.lab.flatness import text
+from valleys.lab.flatness.measure import EXAMPLES
+from valleys.lab.landscape import landscape
 from valleys.lab.optimizers import LARGE
 from valleys.lab.paper import PRESETS, find, render, reproduce
 from valleys.lab.progress import watch
@@ -75,6 +78,7 @@ def _compare(
     storage: Annotated[str | None, typer.Option(help="Optuna storage URL; default: SQLite in --out.")] = None,
     name: Annotated[str | None, typer.Option(help="The comparison's name in --storage; default: --out's.")] = None,
     log: Annotated[str, typer.Option(help="Follow the runs by tensorboard, mlflow, wandb; by commas.")] = "",
+    keep_weights: Annotated[bool, typer.Option("--keep-weights", help="Keep the final models in --out.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Tune each optimizer equally, run the chosen values on fresh seeds, say who won."""
@@ -95,6 +99,7 @@ def _compare(
             storage=storage,
             name=name,
             log=_words(log),
+            keep_weights=keep_weights,
             device=device,
         )
         _show(comparison)
@@ -170,6 +175,30 @@ def _report(
         _console().print(escape(str(html.merge(folders, out, title))), soft_wrap=True, highlight=False)
 
 
+@app.command("landscape")
+def _landscape(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished comparison.")],
+    task: Annotated[str | None, typer.Option(help="Its task, where it moved; a name or FILE.py:NAME.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the task's data; default: where it lay.")] = None,
+    examples: Annotated[int, typer.Option(help="Training examples of the loss that is measured.")] = EXAMPLES,
+    storage: Annotated[str | None, typer.Option(help="The comparison's Optuna storage URL, if it had one.")] = None,
+    name: Annotated[str | None, typer.Option(help="The comparison's name in --storage; default: RUN's.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Measure how flat the minima are that a comparison's runs found; add it to the comparison's report."""
+    with _plain_errors():
+        found = landscape(run, task=task, data_dir=data, examples=examples, storage=storage, name=name, device=device)
+        console = _console()
+        console.print(_filled(text.main(found.flatness), f"{found.task} at batch {found.batch_size}: flatness"))
+        if found.flatness.contrasts:
+            console.print(_filled(text.ratios(found.flatness)))
+        if found.trained_again:
+            note = f"note: {found.trained_again} runs had no weights left and were trained again (--keep-weights)"
+            console.print(note, soft_wrap=True, highlight=False)
+        for said in (*found.flatness.notes, *map(str, found.paths.values())):
+            console.print(escape(said), soft_wrap=True, highlight=False)
+
+
 @app.command("reproduce")
 def _reproduce(
     number: Annotated[str, typer.Argument(help="table-3, figure-8, ...; list, or nothing, lists them.")] = "list",
@@ -236,6 +265,14 @@ def _show(comparison: Comparison) -> None:
 def _console() -> Console:
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def _filled(content: tuple[list[str], list[list[str]]], title: str | None = None) -> Table:
+    titles, rows = content
+    table = _table(*titles, title=title)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 def _table(*titles: str, title: str | None = None) -> Table:

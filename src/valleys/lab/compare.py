@@ -6,16 +6,18 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from valleys.lab import optimizers as registry
-from valleys.lab import own, report, trackers, trainer, tuning
+from valleys.lab import own, report, trackers, trainer, tuning, weights
 from valleys.lab.checkpoint import Checkpoint
 from valleys.lab.environment import environment
 from valleys.lab.errors import LabError
+from valleys.lab.job import Job
 from valleys.lab.loop import Loop
 from valleys.lab.optimizers import OptimizerSpec
 from valleys.lab.parallel import Ranks, joined
@@ -26,12 +28,11 @@ from valleys.lab.schedules import Schedule
 from valleys.lab.shared_store import SharedStore
 from valleys.lab.statistics import Verdict
 from valleys.lab.storage import HEARTBEAT
-from valleys.lab.store import Job
 from valleys.lab.summary import Row, summarize
 from valleys.lab.task import Problem, Task
 from valleys.lab.worker import FIRST_SEED, Work, work
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "configuration_of"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def compare(
     storage: str | None = None,
     name: str | None = None,
     log: Sequence[str] = (),
+    keep_weights: bool = False,
     device: str = "auto",
     progress: bool | None = None,
     heartbeat: int = HEARTBEAT,
@@ -110,6 +112,8 @@ def compare(
         storage: Optuna storage URL, the same for all workers; default: an SQLite file in ``out``.
         name: what the comparison is called in ``storage``; default: the name of the folder ``out``.
         log: what follows the runs besides: ``tensorboard``, ``mlflow``, ``wandb``.
+        keep_weights: keep the trained weights of the fresh seeds' runs in ``out/weights``, as ``state_dict`` files, for
+            ``valleys landscape`` and for whoever wants the models. Runs of other workers are in their folders.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where there is one, unless ``accelerate launch --cpu`` says no.
         progress: whether to show a progress bar on stderr; default: where it is a terminal.
         heartbeat: seconds between two signs of life of a worker, at least 1. One on another machine that misses four
@@ -131,12 +135,13 @@ def compare(
         batch = ranks.agree(lambda: _batch_size(problem, batch_size, micro_batch, precision))
         specs = ranks.agree(lambda: _specs(optimizers, batch))
         ranks.agree(lambda: trackers.check(log))
-        configuration = _configuration(problem, batch, trials, seeds, epochs, micro_batch, precision, device)
+        configuration = configuration_of(problem, batch, trials, seeds, epochs, micro_batch, precision, device)
         by_name = {spec.name: spec for spec in specs}
         spaces = {spec.name: spec.space for spec in specs}
 
         def run(job: Job, follow: Follow) -> Record:
-            kept = None if isinstance(problem, Loop) else Checkpoint(folder / "checkpoints" / f"{_file(job)}.pt")
+            kept = None if isinstance(problem, Loop) else Checkpoint(folder / "checkpoints" / f"{job.stem}.pt")
+            keeping = keep_weights and job.phase == "final"
             label = trackers.run_name(job.optimizer, job.phase, job.key.point, job.key.seed)
             told = {"optimizer": job.optimizer, "phase": job.phase, "seed": job.key.seed, **job.hyperparameters}
             with (
@@ -157,6 +162,7 @@ def compare(
                     progress=follow,
                     observe=observe,
                     checkpoint=kept,
+                    keep=partial(weights.save, path=weights.path(folder, job)) if keeping else None,
                 )
                 observe(record)
             if kept is not None and ranks.main:
@@ -173,14 +179,22 @@ def compare(
             "storage": None if storage is None else "URL",
             "name": name,
             "log": ",".join(log) or None,
+            "keep_weights": keep_weights or None,
+        }
+        command = _command(task, optimizers, configuration, given, folder)
+        asked = {
+            "task": task if isinstance(task, str) else None,
+            **{name: given[name] for name in ("data_dir", "preset")},
+            "schedule": schedule if isinstance(schedule, str) else None,
+            "optimizers": list(by_name),
+            "command": command,
         }
         with SharedStore(ranks, folder, storage, name, heartbeat) as store:
-            warnings = store.configure(configuration, environment(device, ranks.size), spaces)
+            warnings = store.configure(configuration, environment(device, ranks.size), spaces, asked)
             wanted = Work(specs, trials, seeds, problem.maximize)
             work(wanted, store, run, problem.name, progress if ranks.main else False)
             results = store.results(spaces)
             summary = summarize(results, warnings)
-            command = _command(task, optimizers, configuration, given, folder)
             paths = ranks.decide(lambda: report.write(results, summary, folder, command))
     return Comparison(
         problem.name,
@@ -239,7 +253,7 @@ def _device(device: str, ranks: Ranks) -> str:
     return device
 
 
-def _configuration(
+def configuration_of(
     task: Problem,
     batch_size: int,
     trials: int,
@@ -249,6 +263,21 @@ def _configuration(
     precision: str,
     device: str,
 ) -> dict[str, Any]:
+    """What a comparison is: two with other values are not the same one.
+
+    Args:
+        task: the problem.
+        batch_size: see ``compare``, as all others.
+        trials: of each optimizer.
+        seeds: of each optimizer.
+        epochs: None: the task's.
+        micro_batch: None: the task's.
+        precision: of forward passes.
+        device: resolved.
+
+    Returns:
+        Plain numbers and strings.
+    """
     return {
         "task": task.name,
         "variant": task.variant,
@@ -289,11 +318,6 @@ def _command(
         return f"valleys.lab.compare({configuration['task']}, [{', '.join(made)}]{arguments})"
     words = ["valleys", "compare", task, "--optimizers", ",".join(names)]
     for name, value in options.items():
-        words += ["--data" if name == "data_dir" else f"--{name.replace('_', '-')}", str(value)]
+        option = "--data" if name == "data_dir" else f"--{name.replace('_', '-')}"
+        words += [option] if value is True else [option, str(value)]
     return shlex.join(words)
-
-
-def _file(job: Job) -> str:
-    """A file name for a run, whatever characters the optimizer's name has."""
-    words = f"{job.optimizer}-{job.phase}-{job.key.point}-{job.key.seed}"
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in words)

@@ -12,9 +12,10 @@ from typing import Any
 
 from valleys.lab import curves, html
 from valleys.lab.files import write_whole
+from valleys.lab.flatness import text as flat
+from valleys.lab.job import Key, Results
 from valleys.lab.planned import LEVEL
 from valleys.lab.statistics import format_mean
-from valleys.lab.store import Key, Results
 from valleys.lab.summary import Summary, cells, layouts
 
 __all__ = ["escape", "plain", "to_json", "to_markdown", "write"]
@@ -80,6 +81,7 @@ def to_json(results: Results, summary: Summary, command: str) -> dict[str, Any]:
             "verdict": asdict(summary.verdict),
             "planned": [asdict(question) for question in summary.planned],
             "notes": summary.notes,
+            "flatness": flat.document(summary.flatness, results, summary.chosen),
             "chosen_trials": summary.chosen,
             "trials": {name: _listed(runs) for name, runs in results.tuning.items()},
             "final": {
@@ -127,6 +129,7 @@ def to_markdown(results: Results, summary: Summary, command: str) -> str:
         "![validation metric against steps](curves.png)",
         "",
         *_rivals(summary),
+        *_flatness(summary),
         "## Configuration",
         "",
         *_table(["setting", "value"], _settings(results, summary)),
@@ -226,6 +229,23 @@ def _rivals(summary: Summary) -> list[str]:
     ]
     titles = ["against", "better by", "paired seeds", "p", "p (Holm)", "established"]
     return [f"## {escape(str(summary.verdict.leader))} against the others", "", *_table(titles, rows), ""]
+
+
+def _flatness(summary: Summary) -> list[str]:
+    """How flat the minima are, if that was measured."""
+    if summary.flatness is None:
+        return []
+    return [
+        "## Flatness of the minima",
+        "",
+        *(_table(*flat.main(summary.flatness))),
+        "",
+        escape(flat.METHOD.format(examples=" and ".join(map(str, summary.flatness.examples)))),
+        "",
+        *([*_table(*flat.ratios(summary.flatness)), "", escape(flat.RATIOS), ""] * bool(summary.flatness.contrasts)),
+        *[f"* Note: {escape(note)}." for note in summary.flatness.notes],
+        *[""] * bool(summary.flatness.notes),
+    ]
 
 
 def _settings(results: Results, summary: Summary) -> list[list[str]]:

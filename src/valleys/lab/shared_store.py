@@ -8,9 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from valleys.lab.job import Job, Key, Phase, Results
 from valleys.lab.parallel import Ranks
 from valleys.lab.record import Record
-from valleys.lab.store import Job, Key, Phase, Results, Store
+from valleys.lab.store import Store
 
 if TYPE_CHECKING:
     from valleys.lab.optimizers import Range
@@ -50,9 +51,10 @@ class SharedStore:
         configuration: Mapping[str, Any],
         environment: Mapping[str, Any],
         spaces: Mapping[str, Mapping[str, Range]],
+        asked: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """``Store.configure`` on rank 0."""
-        return self._ranks.decide(lambda: self._held[0].configure(configuration, environment, spaces))
+        return self._ranks.decide(lambda: self._held[0].configure(configuration, environment, spaces, asked))
 
     def claim(self, jobs: Sequence[Job]) -> Job | None:
         """``Store.claim`` on rank 0."""

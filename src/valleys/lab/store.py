@@ -18,12 +18,13 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from valleys.lab.errors import LabError
+from valleys.lab.job import Job, Key, Phase, Results
 from valleys.lab.record import Record
 from valleys.lab.storage import HEARTBEAT, alive, beating, exclusive, open_storage, worker
 
@@ -32,63 +33,12 @@ if TYPE_CHECKING:
 
     from valleys.lab.optimizers import Range
 
-__all__ = ["GROWING", "Job", "Key", "Phase", "Results", "Store"]
-
-Phase = Literal["tuning", "final"]
+__all__ = ["GROWING", "Store"]
 
 GROWING = ("trials", "seeds")
 """What the same comparison may be asked for again with a larger value: the finished runs stay valid."""
 
-
-@dataclass(frozen=True, order=True)
-class Key:
-    """What tells two runs of one optimizer and phase apart.
-
-    Args:
-        point: number of the hyperparameters in the tuning sequence.
-        seed: the run's seed.
-    """
-
-    point: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run that a comparison asks for.
-
-    Args:
-        optimizer: its name.
-        phase: tuning or final.
-        key: which run.
-        hyperparameters: its values.
-        space: their ranges.
-    """
-
-    optimizer: str
-    phase: Phase
-    key: Key
-    hyperparameters: Mapping[str, float] = field(compare=False)
-    space: Mapping[str, Range] = field(compare=False)
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything a store holds about a comparison; all that a report is made of.
-
-    Args:
-        configuration: task, batch size, trials and so on.
-        environments: the environments it ran in, oldest first.
-        spaces: range of each hyperparameter, by optimizer.
-        tuning: finished tuning runs, by optimizer.
-        final: finished runs with fresh seeds, by optimizer.
-    """
-
-    configuration: Mapping[str, Any]
-    environments: Sequence[Mapping[str, Any]]
-    spaces: Mapping[str, Mapping[str, Range]]
-    tuning: Mapping[str, Mapping[Key, Record]]
-    final: Mapping[str, Mapping[Key, Record]]
+_FLATNESS = "flatness:"
 
 
 class Store:
@@ -141,6 +91,7 @@ class Store:
         configuration: Mapping[str, Any],
         environment: Mapping[str, Any],
         spaces: Mapping[str, Mapping[str, Range]],
+        asked: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Say what is going to be compared; refuse a comparison of something else.
 
@@ -149,6 +100,7 @@ class Store:
                 grown, the others must be as they were.
             environment: plain numbers and strings; a change only warns.
             spaces: range of each hyperparameter, by optimizer. Optimizers may be added or left out.
+            asked: how it was asked for, plain numbers, strings and lists of them; the last call's is kept.
 
         Returns:
             Warnings.
@@ -179,6 +131,8 @@ class Store:
             for name, space in spaces.items():
                 if f"space:{name}" not in known:
                     study.set_user_attr(f"space:{name}", _plain(space))
+            if asked is not None and known.get("asked") != dict(asked):
+                study.set_user_attr("asked", dict(asked))
             environments = _environments(known)
             mark = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
             if f"environment:{mark}" not in known:
@@ -280,7 +234,30 @@ class Store:
             spaces,
             {name: self.finished(name, "tuning") for name in spaces},
             {name: self.finished(name, "final") for name in spaces},
+            known.get("asked", {}),
+            {name: _measured(known, name) for name in spaces},
         )
+
+    def held(self) -> tuple[Mapping[str, Any], list[str], Mapping[str, Any]]:
+        """What the store is about, for those who did not configure it.
+
+        Returns:
+            Configuration, names of the optimizers as they were asked for last, and how; all empty in a new store.
+        """
+        known = self._study(self.name).user_attrs
+        asked = known.get("asked", {})
+        names = asked.get("optimizers") or sorted(n.removeprefix("space:") for n in known if n.startswith("space:"))
+        return known.get("configuration", {}), names, asked
+
+    def measured(self, optimizer: str, key: Key, found: Mapping[str, Any]) -> None:
+        """Keep what was measured of a finished run; a later measurement takes its place.
+
+        Args:
+            optimizer: its name.
+            key: which final run.
+            found: plain numbers and strings.
+        """
+        self._study(self.name).set_user_attr(f"{_FLATNESS}{key.point}:{key.seed}:{optimizer}", dict(found))
 
     def _take(self, job: Job) -> bool:
         """Claim a run if nobody has."""
@@ -375,6 +352,17 @@ class Store:
 
 def _key(trial: optuna.trial.FrozenTrial) -> Key:
     return Key(trial.user_attrs["point"], trial.user_attrs["seed"])
+
+
+def _measured(known: Mapping[str, Any], optimizer: str) -> dict[Key, Mapping[str, Any]]:
+    """What was measured of an optimizer's final runs."""
+    found = {}
+    for name, value in known.items():
+        if name.startswith(_FLATNESS):
+            point, seed, of = name.removeprefix(_FLATNESS).split(":", 2)
+            if of == optimizer:
+                found[Key(int(point), int(seed))] = value
+    return dict(sorted(found.items()))
 
 
 def _environments(known: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from valleys.lab import tuning
+from valleys.lab.flatness.table import Flatness, tabulate
+from valleys.lab.job import Key, Results
 from valleys.lab.parallel import Layout
 from valleys.lab.planned import Question, questions
 from valleys.lab.record import Record
 from valleys.lab.sittings import step_times
 from valleys.lab.statistics import Verdict, format_mean, mean_interval, verdict
-from valleys.lab.store import Key, Results
 
 __all__ = ["Row", "Summary", "cells", "layouts", "summarize"]
 
@@ -65,6 +66,7 @@ class Summary:
         verdict: who won and by how much.
         planned: whether E helps, for each adapted optimizer whose base takes part.
         notes: what a reader of the table should know.
+        flatness: what ``valleys landscape`` measured; None if nothing was.
     """
 
     chosen: Mapping[str, int | None]
@@ -74,6 +76,7 @@ class Summary:
     verdict: Verdict
     planned: tuple[Question, ...]
     notes: tuple[str, ...]
+    flatness: Flatness | None = None
 
 
 def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
@@ -107,14 +110,16 @@ def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
     order = [outcome.leader] if outcome.leader is not None else []
     order += [rival.name for rival in outcome.rivals]
     order += [name for name in trials if name not in order]
+    planned = questions(records, **asked)
     return Summary(
         chosen,
         selected,
         records,
         tuple(_row(name, selected[name], list(trials[name].values()), records[name]) for name in order),
         outcome,
-        questions(records, **asked),
+        planned,
         (*warnings, *_notes(results, selected)),
+        tabulate(results.flatness, chosen, [(question.adapted, question.base) for question in planned]),
     )
 
 

@@ -72,6 +72,7 @@ def train(
     observe: Callable[[Evaluation], None] | None = None,
     checkpoint: Checkpoint | None = None,
     noise: NoiseScale | None = None,
+    keep: Callable[[nn.Module], None] | None = None,
 ) -> Record:
     r"""Train once, to the end of the schedule.
 
@@ -104,6 +105,7 @@ def train(
             with the result of one that was not interrupted. Not for a ``Loop``.
         noise: learns the gradient noise scale; a batch then has at least two micro-batches. For one process, not for a
             ``Loop``; it knows nothing of the steps before a run was resumed.
+        keep: called with the trained model at the end of a run that did not diverge, on rank 0.
 
     Returns:
         The record, rank 0's on all ranks. A run whose loss or metric stops being finite ends there, marked as diverged.
@@ -150,6 +152,7 @@ def train(
             observe,
             checkpoint,
             noise,
+            keep,
         )
         _check_together(wanted, ranks.size)
         # What a run holds must be gone before ``joined`` takes the process group down: the wrapped model holds it too.
@@ -175,6 +178,7 @@ class _Wanted:
     observe: Callable[[Evaluation], None] | None
     checkpoint: Checkpoint | None
     noise: NoiseScale | None
+    keep: Callable[[nn.Module], None] | None
 
     def identity(self) -> dict[str, Any]:
         """What tells this run from others, for its checkpoint."""
@@ -229,6 +233,8 @@ def _supervised(wanted: _Wanted, ranks: Ranks) -> Record:
         )
         run.fit(wanted.epochs, wanted.progress, wanted.observe, wanted.checkpoint, wanted.identity())
         result = run.evaluate(task.test.reader(device)) if wanted.test and not run.diverged else None
+    if wanted.keep is not None and ranks.main and not run.diverged:
+        wanted.keep(model)
     return _record(wanted, run, run.optimizer, model, result)
 
 
@@ -257,6 +263,8 @@ def _looped(wanted: _Wanted) -> Record:
         raise LabError(f"the loop of {problem.name} must end with an evaluation: call running.evaluated(...)")
     if test and not running.diverged and running.result is None:
         raise LabError(f"the loop of {problem.name} gave no test metric: call running.tested(...) if running.test")
+    if wanted.keep is not None and not running.diverged:
+        wanted.keep(running.model)
     return _record(
         wanted, running, running.made, running.model, running.result if test and not running.diverged else None
     )

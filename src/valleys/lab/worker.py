@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from valleys.lab import tuning
+from valleys.lab.job import Job, Key
 from valleys.lab.optimizers import OptimizerSpec
 from valleys.lab.progress import Follow, watch
 from valleys.lab.record import Record
 from valleys.lab.shared_store import SharedStore
-from valleys.lab.store import Job, Key
 
 __all__ = ["FIRST_SEED", "Work", "work"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,7 +55,7 @@ class Objective:
         self,
         model: nn.Module,
         loss: Callable[[Any, Any], Tensor],
-        batches: Sequence[tuple[Any, Any]],
+        batches: Iterable[tuple[Any, Any]],
         *,
         reduction: str = "mean",
         parameters: Sequence[Tensor] | None = None,

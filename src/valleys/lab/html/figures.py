@@ -23,7 +23,18 @@ from valleys.lab.html.reading import (
 )
 from valleys.lab.statistics import median, performance_profiles
 
-__all__ = ["Panel", "across", "curves", "profile", "progress", "results", "sensitivity", "step_times", "times"]
+__all__ = [
+    "Panel",
+    "across",
+    "curves",
+    "flatness",
+    "profile",
+    "progress",
+    "results",
+    "sensitivity",
+    "step_times",
+    "times",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,30 @@ def results(document: Document, index: dict[str, int]) -> Markup:
     return strips.strip(
         rows, title=f"{metric} by optimizer", x_title=metric, lost="diverged", log=logarithmic(document, places)
     )
+
+
+def flatness(document: Document, index: dict[str, int]) -> Markup | None:
+    """The top eigenvalue of each run, with the mean.
+
+    Args:
+        document: a comparison.
+        index: numbers of the optimizers.
+
+    Returns:
+        The chart; None if nothing was measured.
+    """
+    found = document.get("flatness")
+    if not found:
+        return None
+    rows = []
+    for row in found["rows"]:
+        values = [run["top_eigenvalue"] for run in found["runs"][row["optimizer"]]]
+        center, half = row["means"]["top_eigenvalue"]
+        rows.append(strips.Row(row["optimizer"], index[row["optimizer"]], values, center, half))
+    places = [value for row in rows for value in strips.extent(row)]
+    name = found["measures"]["top_eigenvalue"]
+    log = min(places) > 0 and max(places) > 10 * min(places)
+    return strips.strip(rows, title=f"{name} by optimizer", x_title=name, lost="diverged", log=log)
 
 
 def curves(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:

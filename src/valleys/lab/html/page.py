@@ -32,7 +32,9 @@ class Section:
         document: what the report says.
         legend: the optimizers and their numbers; those whose runs diverged say so.
         results, curves, times, sensitivity, progress, step_times: the charts.
+        flat: the top eigenvalues, if they were measured.
         main, rivals, target, tuning, spaces, cost, settings, environments: the tables.
+        flatness: the tables of what was measured of the finished runs.
     """
 
     anchor: str
@@ -45,6 +47,7 @@ class Section:
     sensitivity: Sequence[figures.Panel]
     progress: Markup
     step_times: Markup
+    flat: Markup | None
     main: Table
     rivals: Table | None
     target: Table
@@ -53,6 +56,7 @@ class Section:
     cost: Table
     settings: Table
     environments: Table
+    flatness: tuple[Table, Table | None] | None
 
 
 def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> str:
@@ -168,6 +172,7 @@ def _section(number: int, document: Mapping[str, Any], label: str, index: dict[s
         figures.sensitivity(document, index),
         figures.progress(document, index),
         figures.step_times(document, index),
+        figures.flatness(document, index),
         tables.results(document, index),
         tables.rivals(document, index),
         tables.times(document, index),
@@ -176,6 +181,7 @@ def _section(number: int, document: Mapping[str, Any], label: str, index: dict[s
         tables.cost(document, index),
         tables.settings(document),
         tables.environments(document),
+        tables.flatness(document, index),
     )
 
 

@@ -19,7 +19,19 @@ from valleys.lab.html.reading import Document, finals, labels, optimizers, reach
 from valleys.lab.html.scales import number
 from valleys.lab.statistics import median
 
-__all__ = ["across", "areas", "cost", "environments", "results", "rivals", "settings", "spaces", "times", "tuning"]
+__all__ = [
+    "across",
+    "areas",
+    "cost",
+    "environments",
+    "flatness",
+    "results",
+    "rivals",
+    "settings",
+    "spaces",
+    "times",
+    "tuning",
+]
 
 
 def results(document: Document, index: dict[str, int]) -> Table:
@@ -92,6 +104,41 @@ def rivals(document: Document, index: dict[str, int]) -> Table | None:
             row.append(numeral(rival.get("wilcoxon_p"), 3))
         rows.append(row)
     return about_optimizers(f"{verdict['leader']} against the others", titles, rows, index)
+
+
+def flatness(document: Document, index: dict[str, int]) -> tuple[Table, Table | None] | None:
+    """How flat the minima are, and what E changes about it.
+
+    Args:
+        document: a comparison.
+        index: numbers of the optimizers.
+
+    Returns:
+        The means and the ratios, the latter None without a pair; None if nothing was measured.
+    """
+    found = document.get("flatness")
+    if not found:
+        return None
+    measures = found["measures"]
+    rows = [
+        [Cell(row["optimizer"]), numeral(row["runs"]), *(mean(row["means"][measure]) for measure in measures)]
+        for row in found["rows"]
+    ]
+    means = about_optimizers("Flatness of the minima", ["optimizer", "runs", *measures.values()], rows, index)
+    if not found["contrasts"]:
+        return means, None
+    ratios = [
+        [
+            Cell(f"{entry['adapted']} / {entry['base']}"),
+            Cell(measures[entry["measure"]]),
+            numeral(entry["ratio"], 3),
+            Cell("-" if entry["low"] is None else f"{entry['low']:.3g} to {entry['high']:.3g}", entry["low"]),
+            numeral(entry["pairs"]),
+        ]
+        for entry in found["contrasts"]
+    ]
+    titles = ["E against its base", "measure", "ratio", "95 % interval", "seeds"]
+    return means, Table("E against its base, seed by seed", titles, [False, False, True, True, True], ratios)
 
 
 def times(document: Document, index: dict[str, int]) -> Table:

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from valleys.lab.functions import FUNCTIONS, Function
 from valleys.lab.loop import Loop, Running
 from valleys.lab.tasks.entry import Entry
+from valleys.landscape.functions import FUNCTIONS, Function
 
 __all__ = ["ENTRIES", "SPREAD", "load"]
 

@@ -1,0 +1,92 @@
+"""Flatness as a report shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from valleys.lab.flatness.measure import MEASURES
+from valleys.lab.flatness.table import Flatness
+from valleys.lab.job import Results
+from valleys.lab.statistics import format_mean
+
+__all__ = ["METHOD", "RATIOS", "document", "main", "ratios"]
+
+METHOD = (
+    "Of the finished runs on fresh seeds: means with 95 % intervals of Student's t. The loss is the task's own over "
+    "{examples} training examples, without augmentation, in evaluation mode. Smaller is flatter, but for the last two "
+    "columns. A sharpness is what 20 steps of ascent found, a lower bound; adaptive measures do not change when a ReLU "
+    "network is rescaled without computing anything else, the others do."
+)
+RATIOS = (
+    "Geometric mean over the seeds of the adapted optimizer's value divided by its base's, with its 95 % interval, not "
+    "corrected for the number of measures: an interval that holds 1 shows no difference."
+)
+
+
+def main(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
+    """The table of means.
+
+    Args:
+        flatness: what was measured.
+
+    Returns:
+        Titles and rows.
+    """
+    titles = ["optimizer", "runs", *MEASURES.values()]
+    return titles, [
+        [row.optimizer, str(row.runs), *(format_mean(*row.means[measure]) for measure in MEASURES)]
+        for row in flatness.rows
+    ]
+
+
+def ratios(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
+    """The table of what E changes.
+
+    Args:
+        flatness: what was measured.
+
+    Returns:
+        Titles and rows.
+    """
+    titles = ["E against its base", "measure", "ratio", "95 % interval", "seeds"]
+    return titles, [
+        [
+            f"{entry.adapted} / {entry.base}",
+            MEASURES[entry.measure],
+            f"{entry.ratio:.3g}",
+            "-" if entry.low is None else f"{entry.low:.3g} to {entry.high:.3g}",
+            str(entry.pairs),
+        ]
+        for entry in flatness.contrasts
+    ]
+
+
+def document(flatness: Flatness | None, results: Results, chosen: Mapping[str, int | None]) -> dict[str, Any] | None:
+    """The same for programs, with every run.
+
+    Args:
+        flatness: what was measured.
+        results: everything the store holds.
+        chosen: the point whose runs count, by optimizer.
+
+    Returns:
+        The entry of the report; None if nothing was measured.
+    """
+    if flatness is None:
+        return None
+    return {
+        "measures": MEASURES,
+        "method": METHOD.format(examples=" and ".join(map(str, flatness.examples))),
+        "ratios_method": RATIOS,
+        **asdict(flatness),
+        "runs": {
+            name: [
+                {"seed": key.seed, **values}
+                for key, values in results.flatness[name].items()
+                if key.point == chosen[name]
+            ]
+            for name in (row.optimizer for row in flatness.rows)
+        },
+    }
