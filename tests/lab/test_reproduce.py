@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,46 +16,11 @@ from rich.console import Console
 from torch import nn
 
 import lab_fakes
-from valleys.lab import LabError, Record, Task, tasks, trainer
-from valleys.lab.paper import TABLES, Cell, Method, Outcome, Reproduction, Setting, find, memory, render, reproduce
+from lab.reproductions import ROW, Call, of, run, watched_calls
+from valleys.lab import LabError, Record, Task
+from valleys.lab.paper import TABLES, Cell, Method, Reproduction, Setting, find, memory, render
 from valleys.lab.paper.results import Ran, contrasts, outcome
 from valleys.lab.record import Evaluation
-
-Call = dict[str, Any]
-
-ROW = "CIFAR-10, 128"
-RESULTS = {"SGD": 90.0, "Adam": 88.0, "AdamW": 89.0, "LAMB": 95.0, "AdaBelief": 91.0, "ALTO": 92.0}
-OTHER = 80.0
-
-
-def train(task: Task, spec: Any, hyperparameters: Mapping[str, float], **options: Any) -> Record:
-    """One, two and three points above the optimizer's own result, by seed; Adam's second run diverges."""
-    seed = options["seed"]
-    diverged = spec.name == "Adam" and seed == 1001
-    value = RESULTS.get(spec.name, OTHER) + seed - 999
-    return lab_fakes.record(
-        optimizer=spec.name,
-        hyperparameters=dict(hyperparameters),
-        seed=seed,
-        batch_size=options["batch_size"],
-        diverged=diverged,
-        validation=None if diverged else value,
-        test=None if diverged else value,
-        step_seconds=0.25,
-    )
-
-
-def watched_calls(patch: pytest.MonkeyPatch) -> list[Call]:
-    made: list[Call] = []
-
-    def watched(task: Task, spec: Any, hyperparameters: Mapping[str, float], **options: Any) -> Record:
-        made.append({"task": task, "optimizer": spec.name, "hyperparameters": dict(hyperparameters), **options})
-        return train(task, spec, hyperparameters, **options)
-
-    patch.setattr("valleys.lab.tasks.load", lab_fakes.load)
-    patch.setattr("valleys.lab.trainer.train", watched)
-    patch.setattr("valleys.lab.report.write", lambda *arguments: {})
-    return made
 
 
 @pytest.fixture
@@ -70,15 +35,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Reproduction:
     with pytest.MonkeyPatch.context() as patch:
         watched_calls(patch)
         return run(tmp_path_factory.mktemp("whole"))
-
-
-def run(out: Path, number: str = "table-3", only: str | None = ROW, **changes: Any) -> Reproduction:
-    return reproduce(number, only=only, out=out, progress=False, **changes)
-
-
-def of(found: Reproduction, column: str, row: str | None = None) -> Outcome:
-    (one,) = [o for o in found.outcomes if o.cell.column == column and row in (None, o.cell.row)]
-    return one
 
 
 def no_gpu(patch: pytest.MonkeyPatch) -> None:
@@ -393,12 +349,6 @@ def test_the_list_names_everything() -> None:
     assert all(name in shown.getvalue() for table in TABLES for name in (table.number, *table.aliases))
 
 
-def test_what_nothing_repeats_says_so(tmp_path: Path) -> None:
-    for number in ("figure-3", "table-1"):
-        found = run(tmp_path / number, number, None)
-        assert all("valleys landscape" in o.blank and o.mean is None for o in found.outcomes)
-
-
 def test_memory_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_gpu(monkeypatch)
     found = run(tmp_path, "table-6", "32", device="cpu")
@@ -462,66 +412,6 @@ def test_a_batch_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         memory.peak(Method("ALTO", "alto", ()), 32, "paper")
 
 
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures with 60 steps instead of thousands."""
-    load: Callable[..., Any] = tasks.load
-    monkeypatch.setattr("valleys.lab.tasks.load", lambda *arguments: replace(load(*arguments), epochs=60))
-    monkeypatch.setattr("valleys.lab.report.write", lambda *arguments: {})
-
-
-def test_figure_8_really_walks(tmp_path: Path, short: None) -> None:
-    found = run(tmp_path, "figure-8", None, seeds=2)
-    assert [(o.cell.row, o.cell.column) for o in found.outcomes] == [
-        ("f1", "ALTO"),
-        ("f1", "Adam"),
-        ("f1", "ALTO at alpha 0"),
-        ("f2", "ALTO"),
-        ("f2", "Adam"),
-        ("f2", "ALTO at alpha 0"),
-    ]
-    for one in found.outcomes:
-        assert one.same
-        assert [walk.seed for walk in one.walks] == [1000, 1001] == list(one.values)
-        for walk in one.walks:
-            assert walk.value == one.values[walk.seed]  # the walk is the comparison's own run
-            assert walk.lowest <= walk.value
-            assert len(walk.end) == 1
-    assert of(found, "Adam", "f1").walks[0].end[0] == pytest.approx(2.3, abs=0.3)
-    assert "seed 1000: ends at (" in found.paths["markdown"].read_text()
-
-
-def test_a_walk_that_diverges_says_so(tmp_path: Path, short: None) -> None:
-    spec = reproduce.__globals__["spec"](Method("far", "sgd", (("lr", 1e3),)))
-    problem = tasks.load("fig8-f1", None, None)
-    walk = reproduce.__globals__["walk"](problem, spec, 1000)
-    assert walk.diverged
-    assert walk.describe().startswith("seed 1000: diverged; lowest f = ")
-
-
-def test_the_sine_is_shorter_in_smoke_and_its_ratio_is_of_epochs(
-    tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def early(task: Task, spec: Any, hyperparameters: Mapping[str, float], **options: Any) -> Record:
-        step = 5 if options["batch_size"] == 256 else 400
-        curve = [Evaluation(step, 1.0, 0.1, 0.01), Evaluation(1000, 2.0, 0.1, 0.01)]
-        return lab_fakes.record(
-            optimizer=spec.name, hyperparameters={}, seed=options["seed"], steps=1000, curve=curve, test=0.01
-        )
-
-    small = replace(lab_fakes.task(examples=40000, maximize=False), target=0.02)
-    monkeypatch.setattr("valleys.lab.tasks.load", lambda *arguments: small)
-    monkeypatch.setattr("valleys.lab.trainer.train", early)
-    found = run(tmp_path, "appendix-a", None, seeds=1)
-    assert (of(found, "Adam", "256").mean, of(found, "Adam", "32768").mean) == (40 * 5 / 1000, 1500 * 400 / 1000)
-    assert of(found, "Adam", "32768 / 256").difference == pytest.approx(600 / 0.2 - 100)
-    assert not found.outcomes[0].same
-    text = found.paths["markdown"].read_text()
-    assert text.startswith("# Appendix A: ")
-    assert "| 32768 / 256 | Adam | 100 | 3000 (1 seed) | +2900 " in text
-    assert run(tmp_path, "appendix-a", "256", preset="paper", seeds=1).outcomes[0].mean == 60 * 5 / 1000
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -569,13 +459,3 @@ def test_data_may_lie_in_folders_by_name(tmp_path: Path, calls: list[Call], monk
         "bert-mrpc": tmp_path,
         "fig8-f1": None,
     }
-
-
-def test_the_trainer_s_own_runs_are_the_walks(short: None) -> None:
-    from valleys.lab.paper.methods import spec
-
-    chosen = next(one.method for one in find("figure-8").cells if one.column == "ALTO")
-    assert chosen is not None
-    problem = tasks.load("fig8-f1", None, None)
-    record = trainer.train(problem, spec(chosen), {}, batch_size=1, seed=1000, test=True)
-    assert record.test == reproduce.__globals__["walk"](problem, spec(chosen), 1000).value

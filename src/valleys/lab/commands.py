@@ -19,7 +19,7 @@ from valleys.lab import optimizers as registry
 from valleys.lab.compare import Comparison, compare
 from valleys.lab.errors import LabError
 from valleys.lab.flatness import text
-from valleys.lab.flatness.measure import EXAMPLES
+from valleys.lab.flatness.measure import EXAMPLES, MEASURES
 from valleys.lab.landscape import landscape
 from valleys.lab.optimizers import LARGE
 from valleys.lab.paper import PRESETS, find, render, reproduce
@@ -181,13 +181,23 @@ def _landscape(
     task: Annotated[str | None, typer.Option(help="Its task, where it moved; a name or FILE.py:NAME.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the task's data; default: where it lay.")] = None,
     examples: Annotated[int, typer.Option(help="Training examples of the loss that is measured.")] = EXAMPLES,
+    measures: Annotated[str, typer.Option(help=f"By commas, of {', '.join(MEASURES)}; default: all.")] = "",
     storage: Annotated[str | None, typer.Option(help="The comparison's Optuna storage URL, if it had one.")] = None,
     name: Annotated[str | None, typer.Option(help="The comparison's name in --storage; default: RUN's.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Measure how flat the minima are that a comparison's runs found; add it to the comparison's report."""
     with _plain_errors():
-        found = landscape(run, task=task, data_dir=data, examples=examples, storage=storage, name=name, device=device)
+        found = landscape(
+            run,
+            task=task,
+            data_dir=data,
+            examples=examples,
+            measures=_words(measures) or None,
+            storage=storage,
+            name=name,
+            device=device,
+        )
         console = _console()
         console.print(_filled(text.main(found.flatness), f"{found.task} at batch {found.batch_size}: flatness"))
         if found.flatness.contrasts:

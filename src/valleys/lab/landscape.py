@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,11 @@ from valleys.lab import optimizers as registry
 from valleys.lab import own, report, trainer, weights
 from valleys.lab.compare import configuration_of
 from valleys.lab.errors import LabError
-from valleys.lab.flatness.measure import EXAMPLES, measure
+from valleys.lab.flatness.measure import EXAMPLES, chosen, measure
 from valleys.lab.flatness.table import Flatness
-from valleys.lab.job import Job, Key, Results
+from valleys.lab.job import Job, Results
 from valleys.lab.optimizers import OptimizerSpec
+from valleys.lab.parallel import joined
 from valleys.lab.progress import Follow, watch
 from valleys.lab.record import Record
 from valleys.lab.schedules import Schedule
@@ -40,6 +41,7 @@ class Measured:
     Args:
         task, batch_size: of the comparison.
         flatness: the table.
+        runs: the measurements of each run that counts, by optimizer and seed.
         trained_again: how many runs had no weights left and were trained again.
         paths: the report's files.
     """
@@ -47,6 +49,7 @@ class Measured:
     task: str
     batch_size: int
     flatness: Flatness
+    runs: Mapping[str, Mapping[int, Mapping[str, Any]]]
     trained_again: int
     paths: dict[str, Path]
 
@@ -58,6 +61,7 @@ def landscape(
     optimizers: Sequence[OptimizerSpec] = (),
     data_dir: Path | str | None = None,
     examples: int = EXAMPLES,
+    measures: Collection[str] | None = None,
     storage: str | None = None,
     name: str | None = None,
     device: str = "cpu",
@@ -76,6 +80,7 @@ def landscape(
         optimizers: specifications of the optimizers that the lab does not know by name.
         data_dir: where the task's data lies now. Default: where it lay then.
         examples: training examples of the loss that is measured, at least 1.
+        measures: which of ``flatness.MEASURES``; default: all. More may be asked for later.
         storage: Optuna storage URL of the comparison, if it had one.
         name: what it is called there; default: the folder's name.
         device: ``cpu`` or ``cuda``.
@@ -85,12 +90,16 @@ def landscape(
         The table and the report's files.
 
     Raises:
-        LabError: no comparison, or an unfinished one; a task or an optimizer that cannot be found or is not the one
-            that was compared; a task with a training loop of its own.
+        LabError: an unknown measure; no comparison, or an unfinished one; a task or an optimizer that cannot be found
+            or is not the one that was compared; a task with a training loop of its own; several processes.
     """
     folder = Path(run)
+    with joined() as ranks:
+        if ranks.size > 1:
+            raise LabError("flatness is measured in one process: start without torchrun")
     if examples < 1:
         raise LabError(f"examples {examples}: choose 1 or more")
+    asked_for = chosen(measures)
     if storage is None and not (folder / "comparison.db").exists():
         raise LabError(f"{folder} holds no comparison; name the folder that `valleys compare --out` wrote")
     with Store(folder, storage, name) as store:
@@ -103,14 +112,17 @@ def landscape(
         results = store.results(spaces)
         jobs = _jobs(results, summarize(results))
         examples = min(examples, len(problem.train))
-        wanted = [job for job in jobs if _missing(results, job, examples)]
+        wanted = [job for job in jobs if _missing(results, job, examples, asked_for)]
         again = 0
         with watch(f"landscape of {problem.name}", len(jobs), progress) as bar:
             for number, job in enumerate(wanted, len(jobs) - len(wanted)):
                 follow = bar(f"{job.optimizer}, seed {job.key.seed}", number)
-                spec, record = specs[job.optimizer], results.final[job.optimizer][job.key]
-                found, trained = _measure(problem, spec, record, job, configuration, folder, examples, device, follow)
-                store.measured(job.optimizer, job.key, found)
+                record = results.final[job.optimizer][job.key]
+                run_of = _Run(problem, specs[job.optimizer], record, job, configuration, folder, torch.device(device))
+                found, trained = run_of.measured(examples, asked_for, follow)
+                before = results.flatness.get(job.optimizer, {}).get(job.key, {})
+                kept = before if before.get("examples") == examples else {}
+                store.measured(job.optimizer, job.key, {**kept, **found})
                 again += trained
             bar("", len(jobs))
         results = store.results(spaces)
@@ -118,11 +130,14 @@ def landscape(
         if summary.flatness is None:
             raise LabError(f"{folder} holds no finished run on a fresh seed yet; let `valleys compare` finish")
         paths = report.write(results, summary, folder, asked.get("command", f"valleys compare {problem.name}"))
-    return Measured(problem.name, configuration["batch_size"], summary.flatness, again, paths)
+    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for job in jobs:
+        runs.setdefault(job.optimizer, {})[job.key.seed] = results.flatness[job.optimizer][job.key]
+    return Measured(problem.name, configuration["batch_size"], summary.flatness, runs, again, paths)
 
 
 def _problem(
-    task: str | Problem | None, configuration: dict[str, Any] | Any, asked: Any, data_dir: Path | str | None
+    task: str | Problem | None, configuration: Mapping[str, Any], asked: Mapping[str, Any], data_dir: Path | str | None
 ) -> Task:
     named = task or asked.get("task") or configuration["task"]
     given = asked if isinstance(named, str) and own.file_of(named) is None else {}
@@ -165,67 +180,68 @@ def _jobs(results: Results, summary: Summary) -> list[Job]:
     ]
 
 
-def _missing(results: Results, job: Job, examples: int) -> bool:
+def _missing(results: Results, job: Job, examples: int, measures: Sequence[str]) -> bool:
     held = results.flatness.get(job.optimizer, {}).get(job.key)
-    return held is None or held["examples"] != examples
+    return held is None or held["examples"] != examples or any(measure not in held for measure in measures)
 
 
-def _measure(
-    problem: Task,
-    spec: OptimizerSpec,
-    record: Record,
-    job: Job,
-    configuration: Any,
-    folder: Path,
-    examples: int,
-    device: str,
-    follow: Follow,
-) -> tuple[dict[str, Any], bool]:
-    where = torch.device(device)
-    file = weights.path(folder, job)
-    state, note = weights.load(file, where), ""
-    trained = state is None
-    if trained:
-        note = _train(problem, spec, record, configuration, file, device, follow)
-        state = weights.load(file, where)
-    model, start = _model(problem, job.key, where), _model(problem, job.key, where)
-    assert state is not None
-    model.load_state_dict(state)
-    found: dict[str, Any] = measure(problem, model, start, examples=examples, device=where, progress=follow)
-    return {**found, "examples": examples, "note": note}, trained
+@dataclass(frozen=True)
+class _Run:
+    """A finished run whose model is wanted back."""
 
+    problem: Task
+    spec: OptimizerSpec
+    record: Record
+    job: Job
+    configuration: Mapping[str, Any]
+    folder: Path
+    device: torch.device
 
-def _model(problem: Task, key: Key, device: torch.device) -> nn.Module:
-    """The model as the run with this seed began."""
-    with seeded(device, key.seed):
-        return problem.build_model().to(device)
-
-
-def _train(
-    problem: Task, spec: OptimizerSpec, record: Record, configuration: Any, file: Path, device: str, follow: Follow
-) -> str:
-    """Train a run again and keep its weights; say so if it is not the run that was recorded."""
-    now = trainer.train(
-        problem,
-        spec,
-        record.hyperparameters,
-        batch_size=configuration["batch_size"],
-        seed=record.seed,
-        epochs=configuration["epochs"],
-        micro_batch=configuration["micro_batch"],
-        precision=configuration["precision"],
-        device=device,
-        progress=follow,
-        keep=partial(weights.save, path=file),
-    )
-    if now.diverged or now.validation is None or record.validation is None:
-        raise LabError(
-            f"{record.optimizer} with seed {record.seed} diverged when it was trained again, which it did not before: "
-            "this machine is not like the one that compared; compare anew with --keep-weights"
+    def measured(self, examples: int, measures: Sequence[str], follow: Follow) -> tuple[dict[str, Any], bool]:
+        """What was found, and whether the run had to be trained again for it."""
+        file = weights.path(self.folder, self.job)
+        state, note = weights.load(file, self.device), ""
+        trained = state is None
+        if trained:
+            note = self._train(file, follow)
+            state = weights.load(file, self.device)
+        assert state is not None
+        model, start = self._model(), self._model()
+        model.load_state_dict(state)
+        found: dict[str, Any] = measure(
+            self.problem, model, start, examples=examples, device=self.device, measures=measures, progress=follow
         )
-    if abs(now.validation - record.validation) > _SAME * abs(record.validation):
-        return (
-            f"{record.optimizer}, seed {record.seed}: trained again on another machine or version, the validation "
-            f"metric is {now.validation:.6g} and was {record.validation:.6g}"
+        return {**found, "examples": examples, "note": note}, trained
+
+    def _model(self) -> nn.Module:
+        """The model as the run with this seed began."""
+        with seeded(self.device, self.record.seed):
+            return self.problem.build_model().to(self.device)
+
+    def _train(self, file: Path, follow: Follow) -> str:
+        """Train a run again and keep its weights; say so if it is not the run that was recorded."""
+        record, configuration = self.record, self.configuration
+        now = trainer.train(
+            self.problem,
+            self.spec,
+            record.hyperparameters,
+            batch_size=configuration["batch_size"],
+            seed=record.seed,
+            epochs=configuration["epochs"],
+            micro_batch=configuration["micro_batch"],
+            precision=configuration["precision"],
+            device=self.device,
+            progress=follow,
+            keep=partial(weights.save, path=file),
         )
-    return ""
+        if now.diverged or now.validation is None or record.validation is None:
+            raise LabError(
+                f"{record.optimizer} with seed {record.seed} diverged when it was trained again, which it did not "
+                "before: this machine is not like the one that compared; compare anew with --keep-weights"
+            )
+        if abs(now.validation - record.validation) > _SAME * abs(record.validation):
+            return (
+                f"{record.optimizer}, seed {record.seed}: trained again on another machine or version, the validation "
+                f"metric is {now.validation:.6g} and was {record.validation:.6g}"
+            )
+        return ""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from valleys.lab.data import Batch, Split, Stream
+from valleys.lab.errors import LabError, unknown
 from valleys.lab.task import Task
 from valleys.landscape.objective import Objective
 
-__all__ = ["ADAPTIVE_RHO", "CHUNK", "EXAMPLES", "MEASURES", "RHO", "SIGMA", "measure"]
+__all__ = ["ADAPTIVE_RHO", "CHUNK", "EXAMPLES", "MEASURES", "RHO", "SIGMA", "chosen", "measure"]
 
 EXAMPLES, CHUNK = 1024, 256
 RHO, ADAPTIVE_RHO, SIGMA = 0.05, 0.5, 0.05
@@ -38,6 +39,7 @@ def measure(
     examples: int = EXAMPLES,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    measures: Collection[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     r"""Measure where a trained model lies.
@@ -57,54 +59,130 @@ def measure(
         examples: training examples of the loss, at least 1; at most those of the split.
         device: where to.
         seed: of what is random about the measures: the same points for all models.
+        measures: which; default: all of ``MEASURES``.
         progress: called with (measures made, measures in all).
 
     Returns:
         The values by the names of ``MEASURES``, with ``top_eigenvalue_error`` (the residual, which bounds the distance
         to an exact eigenvalue), ``trace_error`` and ``average_sharpness_error`` (standard errors), and the two losses.
 
+    Raises:
+        LabError: an unknown measure.
+
     Source: Hochreiter & Schmidhuber 1997 and Keskar et al. 2017 (flatness); Foret et al. 2021, Kwon et al. 2021,
     Andriushchenko et al. 2023 (sharpness); the choice of sizes is ours.
     """
-    from valleys.landscape.sharpness import average_sharpness, sharpness
-    from valleys.landscape.spectrum import eigenvalues
-    from valleys.landscape.trace import trace
-
     device = torch.device(device)
     training = model.training
     model.eval()
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, len(MEASURES))
-
     try:
         objective = Objective(model, task.loss, _Spaced(task.train, examples, device))
-        eigen = eigenvalues(objective, 1, seed=seed)
-        found = {"top_eigenvalue": float(eigen.values[0]), "top_eigenvalue_error": float(eigen.residuals[0])}
-        step()
-        traced = trace(objective, matvecs=_MATVECS, seed=seed)
-        found |= {"trace": traced.value, "trace_error": traced.standard_error}
-        step()
-        found["sharpness"] = sharpness(objective, RHO, steps=_STEPS, seed=seed).value
-        step()
-        found["adaptive_sharpness"] = sharpness(objective, ADAPTIVE_RHO, adaptive=True, steps=_STEPS, seed=seed).value
-        step()
-        averaged = average_sharpness(objective, SIGMA, adaptive=True, samples=_PAIRS, seed=seed)
-        found |= {"average_sharpness": averaged.value, "average_sharpness_error": averaged.standard_error}
-        step()
-        test = Objective(model, task.loss, _Spaced(task.test, len(task.test), device), check=False)
-        found["train_loss"], found["test_loss"] = objective.value(), test.value()
-        found["gap"] = found["test_loss"] - found["train_loss"]
-        step()
-        found["drift"] = _distance(model, start)
-        step()
+        setup = _Setup(task, objective, model, start, device, seed)
+        found: dict[str, float] = {}
+        for done, name in enumerate(chosen(measures), 1):
+            found |= _HOW[name](setup)
+            if progress is not None:
+                progress(done, len(chosen(measures)))
     finally:
         model.train(training)
     return found
+
+
+def chosen(measures: Collection[str] | None) -> list[str]:
+    """The measures that were asked for, in the order of the tables.
+
+    Args:
+        measures: names; None: all.
+
+    Returns:
+        Names.
+
+    Raises:
+        LabError: there is no such measure, or none was asked for.
+
+    Example:
+        >>> chosen(["drift", "trace"])
+        ['trace', 'drift']
+    """
+    if measures is None:
+        return list(MEASURES)
+    for name in measures:
+        if name not in MEASURES:
+            raise unknown("measure", name, list(MEASURES))
+    if not measures:
+        raise LabError(f"measures: none is named; choose from {', '.join(MEASURES)}")
+    return [name for name in MEASURES if name in measures]
+
+
+@dataclass(frozen=True)
+class _Setup:
+    task: Task
+    objective: Objective
+    model: nn.Module
+    start: nn.Module
+    device: torch.device
+    seed: int
+
+
+def _top_eigenvalue(setup: _Setup) -> dict[str, float]:
+    from valleys.landscape.spectrum import eigenvalues
+
+    found = eigenvalues(setup.objective, 1, seed=setup.seed)
+    return {"top_eigenvalue": float(found.values[0]), "top_eigenvalue_error": float(found.residuals[0])}
+
+
+def _trace(setup: _Setup) -> dict[str, float]:
+    from valleys.landscape.trace import trace
+
+    found = trace(setup.objective, matvecs=_MATVECS, seed=setup.seed)
+    return {"trace": found.value, "trace_error": found.standard_error}
+
+
+def _sharpness(setup: _Setup) -> dict[str, float]:
+    from valleys.landscape.sharpness import sharpness
+
+    return {"sharpness": sharpness(setup.objective, RHO, steps=_STEPS, seed=setup.seed).value}
+
+
+def _adaptive_sharpness(setup: _Setup) -> dict[str, float]:
+    from valleys.landscape.sharpness import sharpness
+
+    found = sharpness(setup.objective, ADAPTIVE_RHO, adaptive=True, steps=_STEPS, seed=setup.seed)
+    return {"adaptive_sharpness": found.value}
+
+
+def _average_sharpness(setup: _Setup) -> dict[str, float]:
+    from valleys.landscape.sharpness import average_sharpness
+
+    found = average_sharpness(setup.objective, SIGMA, adaptive=True, samples=_PAIRS, seed=setup.seed)
+    return {"average_sharpness": found.value, "average_sharpness_error": found.standard_error}
+
+
+def _gap(setup: _Setup) -> dict[str, float]:
+    test = setup.task.test
+    there = Objective(setup.model, setup.task.loss, _Spaced(test, len(test), setup.device), check=False)
+    losses = {"train_loss": setup.objective.value(), "test_loss": there.value()}
+    return {**losses, "gap": losses["test_loss"] - losses["train_loss"]}
+
+
+def _drift(setup: _Setup) -> dict[str, float]:
+    total = torch.zeros((), dtype=torch.float64)
+    ends = dict(setup.model.named_parameters())
+    for name, begin in setup.start.named_parameters():
+        if ends[name].requires_grad:
+            total += (ends[name].detach().double() - begin.detach().to(ends[name].device).double()).square().sum().cpu()
+    return {"drift": float(total.sqrt())}
+
+
+_HOW: dict[str, Callable[[_Setup], dict[str, float]]] = {
+    "top_eigenvalue": _top_eigenvalue,
+    "trace": _trace,
+    "sharpness": _sharpness,
+    "adaptive_sharpness": _adaptive_sharpness,
+    "average_sharpness": _average_sharpness,
+    "gap": _gap,
+    "drift": _drift,
+}
 
 
 @dataclass(frozen=True)
@@ -117,14 +195,5 @@ class _Spaced:
 
     def __iter__(self) -> Iterator[tuple[Batch, Batch]]:
         size = min(self.examples, len(self.split))
-        chosen = (torch.arange(size) * len(self.split)) // size
-        return self.split.reader(self.device).read(chosen.split(CHUNK))
-
-
-def _distance(model: nn.Module, start: nn.Module) -> float:
-    total = torch.zeros((), dtype=torch.float64)
-    ends: dict[str, Tensor] = dict(model.named_parameters())
-    for name, begin in start.named_parameters():
-        if ends[name].requires_grad:
-            total += (ends[name].detach().double() - begin.detach().to(ends[name].device).double()).square().sum().cpu()
-    return float(total.sqrt())
+        spaced = (torch.arange(size) * len(self.split)) // size
+        return self.split.reader(self.device).read(spaced.split(CHUNK))

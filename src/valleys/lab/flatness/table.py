@@ -57,12 +57,14 @@ class Flatness:
     """What the finished runs of a comparison are like.
 
     Args:
+        measures: what was measured of every run, with its name in tables.
         rows: the optimizers that were measured.
         contrasts: E against its base, measure by measure, where all values are positive.
         examples: training examples of the loss that was measured.
         notes: what a reader should know.
     """
 
+    measures: Mapping[str, str]
     rows: tuple[FlatRow, ...]
     contrasts: tuple[Contrast, ...]
     examples: tuple[int, ...]
@@ -70,7 +72,10 @@ class Flatness:
 
 
 def tabulate(
-    found: Mapping[str, Mapping[Key, Found]], chosen: Mapping[str, int | None], pairs: Sequence[tuple[str, str]]
+    found: Mapping[str, Mapping[Key, Found]],
+    chosen: Mapping[str, int | None],
+    pairs: Sequence[tuple[str, str]],
+    measures: Mapping[str, str] = MEASURES,
 ) -> Flatness | None:
     r"""Average over the seeds, and compare pairs seed by seed.
 
@@ -80,6 +85,8 @@ def tabulate(
         found: the measurements, by optimizer and run.
         chosen: the point whose runs count, by optimizer.
         pairs: adapted optimizer and base.
+        measures: which of the values, with their names in tables; default: all that ``measure`` gives. Those that some
+            run lacks are left out.
 
     Returns:
         The table; None if nothing was measured.
@@ -91,11 +98,13 @@ def tabulate(
     runs = {name: held for name, held in runs.items() if held}
     if not runs:
         return None
+    every = [values for held in runs.values() for values in held.values()]
+    shared = {name: title for name, title in measures.items() if all(name in values for values in every)}
     rows = tuple(
         FlatRow(
             name,
             len(held),
-            {measure: mean_interval([values[measure] for values in held.values()]) for measure in MEASURES},
+            {measure: mean_interval([values[measure] for values in held.values()]) for measure in shared},
         )
         for name, held in runs.items()
     )
@@ -103,12 +112,11 @@ def tabulate(
         contrast
         for adapted, base in pairs
         if adapted in runs and base in runs
-        for measure in MEASURES
+        for measure in shared
         if (contrast := _contrast(adapted, base, measure, runs)) is not None
     )
-    every = [values for held in runs.values() for values in held.values()]
     told = tuple(dict.fromkeys(values["note"] for values in every if values.get("note")))
-    return Flatness(rows, contrasts, tuple(sorted({values["examples"] for values in every})), told)
+    return Flatness(shared, rows, contrasts, tuple(sorted({values["examples"] for values in every})), told)
 
 
 def _contrast(adapted: str, base: str, measure: str, runs: Mapping[str, Mapping[int, Found]]) -> Contrast | None:

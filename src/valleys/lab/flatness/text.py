@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from valleys.lab.flatness.measure import MEASURES
 from valleys.lab.flatness.table import Flatness
 from valleys.lab.job import Results
 from valleys.lab.statistics import format_mean
@@ -15,9 +14,9 @@ __all__ = ["METHOD", "RATIOS", "document", "main", "ratios"]
 
 METHOD = (
     "Of the finished runs on fresh seeds: means with 95 % intervals of Student's t. The loss is the task's own over "
-    "{examples} training examples, without augmentation, in evaluation mode. Smaller is flatter, but for the last two "
-    "columns. A sharpness is what 20 steps of ascent found, a lower bound; adaptive measures do not change when a ReLU "
-    "network is rescaled without computing anything else, the others do."
+    "{examples} training examples, without augmentation, in evaluation mode. Smaller is flatter, but for the loss gap "
+    "and the distance. A sharpness is what 20 steps of ascent found, a lower bound; adaptive measures do not change "
+    "when a ReLU network is rescaled without computing anything else, the others do."
 )
 RATIOS = (
     "Geometric mean over the seeds of the adapted optimizer's value divided by its base's, with its 95 % interval, not "
@@ -34,9 +33,9 @@ def main(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
     Returns:
         Titles and rows.
     """
-    titles = ["optimizer", "runs", *MEASURES.values()]
+    titles = ["optimizer", "runs", *flatness.measures.values()]
     return titles, [
-        [row.optimizer, str(row.runs), *(format_mean(*row.means[measure]) for measure in MEASURES)]
+        [row.optimizer, str(row.runs), *(format_mean(*row.means[measure]) for measure in flatness.measures)]
         for row in flatness.rows
     ]
 
@@ -54,7 +53,7 @@ def ratios(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
     return titles, [
         [
             f"{entry.adapted} / {entry.base}",
-            MEASURES[entry.measure],
+            flatness.measures[entry.measure],
             f"{entry.ratio:.3g}",
             "-" if entry.low is None else f"{entry.low:.3g} to {entry.high:.3g}",
             str(entry.pairs),
@@ -77,7 +76,6 @@ def document(flatness: Flatness | None, results: Results, chosen: Mapping[str, i
     if flatness is None:
         return None
     return {
-        "measures": MEASURES,
         "method": METHOD.format(examples=" and ".join(map(str, flatness.examples))),
         "ratios_method": RATIOS,
         **asdict(flatness),

@@ -86,7 +86,7 @@ def flatness(document: Document, index: dict[str, int]) -> Markup | None:
         The chart; None if nothing was measured.
     """
     found = document.get("flatness")
-    if not found:
+    if not found or "top_eigenvalue" not in found["measures"]:
         return None
     rows = []
     for row in found["rows"]:

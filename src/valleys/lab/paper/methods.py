@@ -54,6 +54,7 @@ MAKERS: Mapping[str, Callable[..., Optimizer]] = {
     "alto": _valleys("ALTO"),
     "esgd": _valleys("ESGD"),
     "eadam": _valleys("EAdam"),
+    "eadamw": _valleys("EAdamW"),
 }
 """``make(parameters, **options)`` by kind."""
 

@@ -8,13 +8,30 @@ from typing import Literal
 
 from valleys.lab.schedules import Schedule
 
-__all__ = ["COMPARABLE", "Cell", "Measure", "Method", "Setting", "Table"]
+__all__ = ["COMPARABLE", "FLAT", "Cell", "Measure", "Method", "Setting", "Table"]
 
-Measure = Literal["test", "seconds", "step ms", "epochs", "time ratio", "step ratio", "epoch ratio", "memory", "walk"]
+Measure = Literal[
+    "test",
+    "seconds",
+    "step ms",
+    "epochs",
+    "time ratio",
+    "step ratio",
+    "epoch ratio",
+    "memory",
+    "walk",
+    "sign",
+    "top_eigenvalue",
+    "drift",
+]
 """What of the runs a number is: the final test metric, the training seconds or the epochs to a level, the milliseconds
-of a step, one of these as a ratio, GPU memory above another method in percent, or where a walk ends."""
+of a step, one of these as a ratio, GPU memory above another method in percent, where a walk ends, the sign of a
+quantity in a stage of Table 1, or a measure of the finished runs' flatness."""
 
-COMPARABLE: tuple[Measure, ...] = ("test", "time ratio", "step ratio", "epoch ratio", "memory")
+FLAT: tuple[Measure, ...] = ("top_eigenvalue", "drift")
+"""Measures that ``valleys landscape`` makes."""
+
+COMPARABLE: tuple[Measure, ...] = ("test", "time ratio", "step ratio", "epoch ratio", "memory", "sign")
 """Measures whose difference to the paper's number means something on another machine."""
 
 
@@ -81,7 +98,7 @@ class Cell:
     Args:
         row, column: where it stands; together unique in the table.
         value: the paper's number; None: there is none, only a curve.
-        setting: the problem; None: no training repeats it, and ``blank`` says why unless ``measure`` is memory.
+        setting: the problem; None: no training repeats it, and ``blank`` says why unless ``measure`` is memory or sign.
         method: the optimizer.
         measure: what of the runs it is.
         level: the validation metric whose first crossing is timed; None: the task's target.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 from valleys.lab import tasks
 from valleys.lab.compare import compare
 from valleys.lab.errors import LabError, unknown
+from valleys.lab.landscape import landscape
 from valleys.lab.loop import Loop
 from valleys.lab.optimizers import OptimizerSpec
 from valleys.lab.paper import memory, numbers, render
 from valleys.lab.paper.methods import spec
-from valleys.lab.paper.model import Cell, Method, Setting
+from valleys.lab.paper.model import FLAT, Cell, Method, Setting
 from valleys.lab.paper.results import Outcome, Ran, Reproduction, beside, blank, contrasts, outcome
 from valleys.lab.paper.walks import Walk, walk
 from valleys.lab.parallel import joined
@@ -28,6 +30,9 @@ __all__ = ["LEAST_BATCH", "PRESETS", "reproduce"]
 PRESETS = ("smoke", "paper")
 """``paper`` is the paper's model, data, length, batch and schedule; ``smoke`` a smaller problem of the same kind, which
 takes minutes on two cores and tests nothing but that it runs, and which way the differences point."""
+
+FLAT_EXAMPLES = 256
+"""Training examples whose loss has the Hessian of Figure 3."""
 
 LEAST_BATCH = 32
 """Examples per step of a smaller problem, at least."""
@@ -90,9 +95,9 @@ def reproduce(
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = reproduce("figure-3", only="LAMB", out=folder)
-        >>> found.outcomes[0].mean, found.outcomes[0].blank
-        (None, 'belongs to `valleys landscape`, which is not there yet')
+        ...     found = reproduce("table-1", only="-g_k", out=folder)
+        >>> [(one.cell.column, one.cell.value, one.mean) for one in found.outcomes]
+        [('1-2', -1.0, -1.0), ('2-3', -1.0, -1.0), ('3-4', 1.0, 1.0), ('4-5', 1.0, 1.0)]
 
     Source: Zhao et al. 2025 (arXiv 2510.27153).
     """
@@ -114,10 +119,12 @@ def reproduce(
     for setting, methods in _wanted(cells).items():
         place = folder / _name(setting, preset)
         walked = any(cell.setting == setting and cell.measure == "walk" for cell in cells)
-        ran[setting] = _run(asked, setting, methods, place, walked)
+        flat = any(cell.setting == setting and cell.measure in FLAT for cell in cells)
+        ran[setting] = _run(asked, setting, methods, place, walked, flat)
         if ran[setting].records:
             reports.append(place)
-    outcomes = tuple(_memory(cell, preset) if cell.measure == "memory" else outcome(cell, ran) for cell in cells)
+    alone: dict[str, Callable[[Cell], Outcome]] = {"memory": partial(_memory, preset=preset), "sign": _sign}
+    outcomes = tuple(alone[cell.measure](cell) if cell.measure in alone else outcome(cell, ran) for cell in cells)
     found = Reproduction(
         table,
         preset,
@@ -150,6 +157,13 @@ def _memory(cell: Cell, preset: str) -> Outcome:
     return beside(cell, {0: value}, 1, preset == "paper")
 
 
+def _sign(cell: Cell) -> Outcome:
+    """A sign of Table 1, measured on a walk through a minimum: +1 or -1, 0 where it is neither."""
+    from valleys.landscape.stages import table_1
+
+    return beside(cell, {0: {"+": 1.0, "-": -1.0}.get(table_1()[cell.row][cell.column], 0.0)}, 1, True)
+
+
 def _wanted(cells: Sequence[Cell]) -> dict[Setting, list[Method]]:
     """Each problem once, with each of its optimizers once."""
     found: dict[Setting, dict[Method, None]] = {}
@@ -172,7 +186,7 @@ def _name(setting: Setting, preset: str) -> str:
     return f"{setting.task}{size}-{preset}-{mark}"
 
 
-def _run(asked: _Asked, setting: Setting, methods: Sequence[Method], out: Path, walked: bool) -> Ran:
+def _run(asked: _Asked, setting: Setting, methods: Sequence[Method], out: Path, walked: bool, flat: bool) -> Ran:
     scaled = asked.preset == "smoke" and asked.preset in tasks.entries()[setting.task].presets
     if not scaled and setting.gpu and asked.device == "auto" and not torch.cuda.is_available():
         return Ran(blank=_NO_GPU)
@@ -206,13 +220,35 @@ def _run(asked: _Asked, setting: Setting, methods: Sequence[Method], out: Path, 
         seeds=asked.seeds,
         out=out,
         storage=asked.storage,
+        keep_weights=flat,
         device="cpu" if walked else asked.device,  # where ``walk`` repeats it
         progress=asked.progress,
     )
+    if flat:
+        ran = _flat(asked, ran, problem, specs, out)
     walks = {}
     if walked and isinstance(problem, Loop):
         walks = {one.name: _walks(problem, one, [record.seed for record in found.records[one.name]]) for one in specs}
     return replace(ran, records=found.records, walks=walks)
+
+
+def _flat(asked: _Asked, ran: Ran, problem: Problem, specs: Sequence[OptimizerSpec], out: Path) -> Ran:
+    """Measure the flatness of the finished runs."""
+    device = "cuda" if asked.device != "cpu" and torch.cuda.is_available() else "cpu"
+    try:
+        found = landscape(
+            out,
+            task=problem,
+            optimizers=specs,
+            examples=FLAT_EXAMPLES,
+            measures=FLAT,
+            storage=asked.storage,
+            device=device,
+            progress=asked.progress,
+        )
+    except LabError as error:
+        return replace(ran, unmeasured=str(error))
+    return replace(ran, flat=found.runs)
 
 
 def _walks(problem: Loop, chosen: OptimizerSpec, seeds: Sequence[int]) -> tuple[Walk, ...]:

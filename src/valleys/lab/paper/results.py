@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from valleys.lab.paper.model import COMPARABLE, Cell, Method, Setting, Table
+from valleys.lab.paper.model import COMPARABLE, FLAT, Cell, Method, Setting, Table
 from valleys.lab.paper.walks import Walk
 from valleys.lab.record import Record
 from valleys.lab.statistics import Difference, mean_interval, paired_difference
@@ -28,6 +28,8 @@ class Ran:
         records: runs by the method's name.
         blanks: why a method has none, by its name.
         walks: where a figure's runs ended, by the method's name.
+        flat: the measures of the runs' flatness by seed, by the method's name.
+        unmeasured: why there are none although there are runs.
         blank: why no method has any.
     """
 
@@ -39,6 +41,8 @@ class Ran:
     records: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
     blanks: Mapping[str, str] = field(default_factory=dict)
     walks: Mapping[str, tuple[Walk, ...]] = field(default_factory=dict)
+    flat: Mapping[str, Mapping[int, Mapping[str, float]]] = field(default_factory=dict)
+    unmeasured: str = ""
     blank: str = ""
 
 
@@ -192,10 +196,10 @@ def contrasts(table: Table, outcomes: Sequence[Outcome]) -> tuple[Contrast, ...]
         outcomes: of some of its rows.
 
     Returns:
-        One contrast per row and pair of columns that the row has and that are metrics.
+        One contrast per row and pair of columns that the row has and that are metrics or measures of flatness.
     """
     found: list[Contrast] = []
-    by_place = {(o.cell.row, o.cell.column): o for o in outcomes if o.cell.measure == "test"}
+    by_place = {(o.cell.row, o.cell.column): o for o in outcomes if o.cell.measure in ("test", *FLAT)}
     for row in dict.fromkeys(o.cell.row for o in outcomes):
         for first, second in table.contrasts:
             a, b = by_place.get((row, first)), by_place.get((row, second))
@@ -223,6 +227,9 @@ def _missing(ran: Mapping[Setting, Ran], setting: Setting, method: Method) -> st
 
 def _measured(cell: Cell, ran: Ran, records: Sequence[Record]) -> tuple[dict[int, float], str]:
     """The measure by seed, and why there is none although runs finished."""
+    if cell.measure in FLAT:
+        held = ran.flat.get(records[0].optimizer, {})
+        return {seed: values[cell.measure] for seed, values in held.items()}, ran.unmeasured
     if cell.measure in ("test", "walk"):
         tested = {r.seed: r.test for r in records if not r.diverged}
         return {seed: value for seed, value in tested.items() if value is not None and math.isfinite(value)}, ""
