@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from valleys import playground
 from valleys.lab import demo, html, tasks
 from valleys.lab import optimizers as registry
 from valleys.lab.compare import Comparison, compare
@@ -27,6 +28,8 @@ from valleys.lab.progress import watch
 from valleys.lab.recommend import STEPS, recommend
 from valleys.lab.schedules import KINDS
 from valleys.lab.summary import cells
+from valleys.landscape.functions import FUNCTIONS
+from valleys.landscape.walk_plots import draw
 
 __all__ = ["app"]
 
@@ -207,6 +210,59 @@ def _landscape(
             console.print(note, soft_wrap=True, highlight=False)
         for said in (*found.flatness.notes, *map(str, found.paths.values())):
             console.print(escape(said), soft_wrap=True, highlight=False)
+
+
+@app.command("trajectories")
+def _trajectories(
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.")],
+    functions: Annotated[str, typer.Option(help=f"By commas, of {', '.join(FUNCTIONS)}; default: all.")] = "",
+    optimizers: Annotated[str, typer.Option(help="By commas, of sgd, adam, lamb; default: all.")] = "",
+    lr: Annotated[float | None, typer.Option(help="Of all; default: a good one for each.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Strength of E; default: -50, or the paper's.")] = None,
+    beta1: Annotated[float | None, typer.Option(help="Memory of E; default: 0.99.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of each walk; default: the function's.")] = None,
+    noise: Annotated[float, typer.Option(help="Standard deviation of the gradient's noise.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    control: Annotated[bool, typer.Option(help="Show the plain optimizer with as long a memory, too.")] = True,
+) -> None:
+    """Draw SGD, Adam and LAMB beside ESGD, EAdam and ALTO on test functions: who goes on along a valley."""
+    with _plain_errors():
+        try:
+            found = draw(
+                _words(functions) or None,
+                optimizers=_words(optimizers) or None,
+                lr=lr,
+                alpha=alpha,
+                beta1=beta1,
+                steps=steps,
+                noise=noise,
+                seed=seed,
+                control=control,
+                out=out,
+            )
+        except (ValueError, OSError) as error:
+            raise LabError(str(error)) from error
+        titles, *rows = found.table()
+        console = _console()
+        console.print(_filled((titles, rows)))
+        for path in found.pictures:
+            console.print(escape(str(path)), soft_wrap=True, highlight=False)
+
+
+@app.command("playground")
+def _playground(
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("playground.html"),
+    show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write a web page on which to drag alpha, beta1 and lr, and to watch the walk beside the plain optimizer's."""
+    with _plain_errors():
+        try:
+            path = playground.write(out)
+        except OSError as error:
+            raise LabError(f"cannot write {out}: {error.strerror or error}") from error
+    typer.echo(path)
+    if show:
+        typer.launch(path.resolve().as_uri())
 
 
 @app.command("reproduce")

@@ -1,0 +1,283 @@
+"""Products of the Hessian, or of the Gauss-Newton matrix, with a vector: all that the curvature instruments need."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from valleys.landscape.objective import Objective, _count
+
+__all__ = ["KINDS", "Curvature", "Progress", "dot", "reporter", "require_memory"]
+
+KINDS = ("hessian", "ggn")
+
+Progress = Callable[[int, int], None]
+"""Told the products made and the products to make."""
+
+_TYPES = (torch.float32, torch.float64)
+
+
+class Curvature:
+    r"""The Hessian or the generalised Gauss-Newton matrix (GGN) of an objective, as a linear operator.
+
+    .. math:: H v = \nabla_\theta \big(\nabla_\theta L(\theta) \cdot v\big), \qquad
+        G v = \sum_j w_j\, J_j^\top \big(\nabla_z^2 \ell_j\big) J_j\, v
+
+    with the outputs z of batch j, their Jacobian :math:`J_j` and the batch's weight :math:`w_j` in the objective. The
+    GGN leaves out the curvature of the model; for a loss that is convex in the outputs it has no negative eigenvalue.
+
+    Batches go one after the other, so that the graph of one batch is alive at a time. One product costs about two (H)
+    or three (G) gradients, and memory for about five vectors of ``numel`` besides the batch's graph. ``.grad`` is
+    left alone. Attention runs on PyTorch's plain kernels meanwhile, since its fused ones have no second derivative.
+
+    Args:
+        objective: the loss as a function of the parameters, which are float32 or float64.
+        kind: ``hessian`` or ``ggn``.
+        outputs_loss: for ``ggn``, ``(model(inputs), targets) -> scalar`` in the objective's reduction, where it is not
+            to be the objective's loss. Default: None, the objective's loss. What the loss takes from elsewhere than
+            the outputs, such as a penalty on the parameters, is not in the GGN.
+
+    Raises:
+        ValueError: an unknown kind; ``outputs_loss`` with the Hessian; parameters in half precision or that require no
+            gradient; a compiled model. From a product, with ``ggn``: a loss that is linear in the outputs.
+        RuntimeError: from a product: it is not finite, or an operation has no second derivative.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> batch = (torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0]]))
+        >>> curvature = Curvature(Objective(model, nn.functional.mse_loss, [batch]))
+        >>> curvature.matvec_flat(torch.tensor([1.0, 0.0]))  # H = 2 x x^T
+        tensor([2., 4.])
+
+    Source: Pearlmutter 1994, Fast exact multiplication by the Hessian; Schraudolph 2002, Fast curvature matrix-vector
+        products for second-order gradient descent. J v by two reverse passes is a known trick (J. Townsend 2017).
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        kind: str = "hessian",
+        *,
+        outputs_loss: Callable[[Any, Any], Tensor] | None = None,
+    ) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r}: choose one of {', '.join(KINDS)}")
+        if outputs_loss is not None and kind != "ggn":
+            raise ValueError(f"outputs_loss: kind {kind!r} does not use it; choose kind='ggn', or leave it out")
+        for parameter in objective.parameters:
+            if parameter.dtype not in _TYPES:
+                raise ValueError(
+                    f"parameters: one is {parameter.dtype}, too coarse for second derivatives; convert the model "
+                    "first: model.float() or model.double()"
+                )
+            if not parameter.requires_grad:
+                raise ValueError(
+                    f"parameters: one of shape {tuple(parameter.shape)} requires no gradient; unfreeze it with "
+                    "requires_grad_(), or leave it out"
+                )
+        if hasattr(objective.model, "_orig_mod"):
+            raise ValueError("model: a compiled model has no second derivatives; give the one that was compiled")
+        self.objective = objective
+        self.kind = kind
+        self._outputs_loss = objective.loss if outputs_loss is None else outputs_loss
+        self._recurrent = any(isinstance(module, nn.RNNBase) for module in objective.model.modules())
+
+    @property
+    def numel(self) -> int:
+        """Rows of the matrix."""
+        return self.objective.numel
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of flat vectors: the widest of the parameters' types."""
+        wide = any(parameter.dtype == torch.float64 for parameter in self.objective.parameters)
+        return torch.float64 if wide else torch.float32
+
+    def matvec(self, vector: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The product with a vector.
+
+        Args:
+            vector: one tensor per parameter, of its shape.
+
+        Returns:
+            The product, in the parameters' shapes and types.
+        """
+        total: list[Tensor] = []
+        for _, part in self.parts(vector):
+            if total:
+                torch._foreach_add_(total, list(part))
+            else:
+                total = list(part)
+        if not all(bool(tensor.isfinite().all()) for tensor in total):
+            raise RuntimeError(
+                f"the {self.kind} product is not finite: the loss has no second derivative at these parameters (a norm "
+                "or a root of zero?), or overflows; move away from that point, or use float64"
+            )
+        return tuple(total)
+
+    def matvec_flat(self, vector: Tensor) -> Tensor:
+        """The same product for one vector of (numel,); in ``dtype``, on the parameters' device."""
+        return self.objective.flatten(self.matvec(self.objective.unflatten(vector))).to(self.dtype)
+
+    def parts(self, vector: Sequence[Tensor]) -> Iterator[tuple[float, tuple[Tensor, ...]]]:
+        """Each batch's part of the product; they add up to the whole.
+
+        Args:
+            vector: one tensor per parameter, of its shape.
+
+        Yields:
+            The batch's share of the examples, and its part in the parameters' shapes.
+        """
+        parameters = self.objective.parameters
+        if [part.shape for part in vector] != [parameter.shape for parameter in parameters]:
+            raise ValueError(
+                f"vector: {len(vector)} tensors of shapes {[tuple(part.shape) for part in vector]}; give one per "
+                "parameter, of its shape (objective.unflatten does)"
+            )
+        product = self._hessian if self.kind == "hessian" else self._ggn
+        for inputs, targets, weight in self.objective.batches():
+            with self._differentiable_twice():
+                part = product(inputs, targets, vector)
+            # Out of place: autograd may return a tensor twice, an expanded one, or the vector itself.
+            yield _count(targets) / self.objective.examples, tuple(torch._foreach_mul(part, weight))
+
+    def dense(self) -> Tensor:
+        """The whole matrix, (numel, numel) in float64 on the CPU, symmetrised; from one product for each column."""
+        require_memory(self, 3 * self.numel, "a dense matrix is for small models; use eigenvalues or density")
+        matrix = torch.empty(self.numel, self.numel, dtype=torch.float64)
+        unit = torch.zeros(self.numel, dtype=self.dtype)
+        for column in range(self.numel):
+            unit[column] = 1
+            matrix[column] = self.matvec_flat(unit)
+            unit[column] = 0
+        return (matrix + matrix.T) / 2
+
+    def _hessian(self, inputs: Any, targets: Any, vector: Sequence[Tensor]) -> list[Tensor]:
+        parameters = self.objective.parameters
+        loss = self.objective.loss(self.objective.model(inputs), targets)
+        if not loss.requires_grad:
+            return [torch.zeros_like(parameter) for parameter in parameters]
+        first = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+        return _pull(first, parameters, vector)
+
+    def _ggn(self, inputs: Any, targets: Any, vector: Sequence[Tensor]) -> list[Tensor]:
+        parameters = self.objective.parameters
+        leaves, structure = tree_flatten(self.objective.model(inputs))
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        if not places:
+            return [torch.zeros_like(parameter) for parameter in parameters]
+        outputs = [leaves[place] for place in places]
+        # Cut from the model: the second derivative of the loss must not see that one output depends on another.
+        cut = [output.detach().requires_grad_() for output in outputs]
+        for place, output in zip(places, cut, strict=True):
+            leaves[place] = output
+        loss = self._outputs_loss(tree_unflatten(leaves, structure), targets)
+        slopes = torch.autograd.grad(loss, cut, create_graph=True, materialize_grads=True)
+        # J v: the vector-Jacobian product u -> J^T u is linear in u, and its own transpose is v -> J v.
+        dummies = [torch.zeros_like(output, requires_grad=True) for output in outputs]
+        pulled = torch.autograd.grad(outputs, parameters, dummies, create_graph=True, materialize_grads=True)
+        pushed = _pull(pulled, dummies, vector)
+        curved = _pull(slopes, cut, pushed)
+        if _vanish(curved) and not _vanish(pushed) and not _vanish(cut):
+            # Saturated at this point, or flat everywhere? A linear loss has the same slopes at zero.
+            for place, output in zip(places, cut, strict=True):
+                leaves[place] = torch.zeros_like(output, requires_grad=True)
+            elsewhere = [leaves[place] for place in places]
+            loss = self._outputs_loss(tree_unflatten(leaves, structure), targets)
+            if all(map(torch.equal, slopes, torch.autograd.grad(loss, elsewhere, materialize_grads=True))):
+                raise ValueError(
+                    "loss: it is linear in the model's outputs, so its GGN is zero. Let the model give logits and the "
+                    "loss be cross_entropy (not log_softmax and nll_loss, nor a model that returns its own loss), name "
+                    "such a loss as outputs_loss, or use the Hessian"
+                )
+        return list(torch.autograd.grad(outputs, parameters, curved, materialize_grads=True))
+
+    @contextmanager
+    def _differentiable_twice(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if self._recurrent:  # cuDNN's recurrent layers have no second derivative, PyTorch's own have
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield
+
+
+def _pull(values: Sequence[Tensor], at: Sequence[Tensor], vector: Sequence[Tensor]) -> list[Tensor]:
+    """The gradient of the scalar product of values and vector; zeros where nothing depends on ``at``."""
+    pairs = [(value, part) for value, part in zip(values, vector, strict=True) if value.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(tensor) for tensor in at]
+    inner, outer = zip(*pairs, strict=True)
+    return list(torch.autograd.grad(inner, at, outer, retain_graph=True, materialize_grads=True))
+
+
+def _vanish(tensors: Sequence[Tensor]) -> bool:
+    return not any(bool(tensor.any()) for tensor in tensors)
+
+
+def dot(left: Tensor, right: Tensor) -> float:
+    """The scalar product of two vectors, summed in float64."""
+    return (left * right).sum(dtype=torch.float64).item()
+
+
+def reporter(progress: Progress | bool | None, title: str) -> Progress:
+    """What to call after each product.
+
+    Args:
+        progress: a function of the products made and to make; True: a counter on stderr where that is a terminal;
+            None or False: nothing.
+        title: of the counter.
+
+    Returns:
+        A function of the products made and to make.
+    """
+    if callable(progress):
+        return progress
+    if not progress or not sys.stderr.isatty():
+        return lambda done, total: None
+
+    def write(done: int, total: int) -> None:
+        sys.stderr.write(f"\r{title}: {done} of {total} products" + ("\n" if done == total else ""))
+        sys.stderr.flush()
+
+    return write
+
+
+def require_memory(curvature: Curvature, vectors: int, remedy: str, *, on_cpu: bool = False) -> None:
+    """Refuse what cannot fit, before it is computed.
+
+    Args:
+        curvature: whose vectors are to be kept.
+        vectors: how many.
+        remedy: what to do instead.
+        on_cpu: they are kept in the main memory, whatever the parameters' device.
+
+    Raises:
+        ValueError: they need more memory than there is in all.
+    """
+    need = vectors * curvature.numel * curvature.dtype.itemsize
+    device = torch.device("cpu") if on_cpu else curvature.objective.device
+    have = _memory(device)
+    if need > have:
+        raise ValueError(
+            f"{vectors} vectors of {curvature.numel:,} parameters take {need / 2**30:.1f} GiB, and {device} has "
+            f"{have / 2**30:.1f}: {remedy}"
+        )
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes of memory in all; infinite where that cannot be asked."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
