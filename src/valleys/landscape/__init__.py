@@ -2,9 +2,9 @@
 
 ``Objective`` is the common input: a loss as a function of a model's parameters, on fixed batches. Curvature:
 ``eigenvalues``, ``trace``, ``density``, ``Curvature``. Sharpness: ``sharpness``, ``average_sharpness``, ``gap``.
-Slices: ``slice_1d``, ``slice_2d`` along ``random_direction``, ``pca_directions`` or eigenvectors, ``interpolate`` between two
-solutions, and their pictures. Training: ``record`` attaches a recorder to any loop. Test functions: ``FUNCTIONS``,
-``walk``. Nothing beyond torch is imported until it is needed (SciPy, matplotlib: the extra ``landscape``).
+Slices: ``slice_1d``, ``slice_2d`` along ``random_direction``, ``pca_directions`` or eigenvectors, ``interpolate``
+between two solutions, and their pictures. Training: ``record`` attaches a recorder to any loop. Test functions:
+``FUNCTIONS``, ``walk``. SciPy and matplotlib (the extra ``landscape``) are imported where they are needed.
 """
 
 from __future__ import annotations
