@@ -40,7 +40,7 @@ __all__ = ["main", "parser"]
 BATCHES = (1, 10, 100, 1000, 100_000)
 PUBLISHED = ((8052, 826, 104, 32, 24), (8034, 803, 82, 15, 10), (7906, 776, 81, 15, 9), (8014, 782, 66, 13, 10),
              (4214, 427, 51, 13, 9))  # fmt: skip
-"""Steps of method.md's table, by family and batch."""
+"""Steps of the notes' table, by family and batch."""
 
 SGD, MOMENTUM, LARGE, SMALL, FREE, ALONE = FAMILIES
 DECAYS = ("linear", "cosine", "quarters")
@@ -183,7 +183,7 @@ def _constant_table(batches: Sequence[int], found: dict[str, list[Best]]) -> str
         for batch, best in zip(batches, found[family.name], strict=True):
             known = index < len(PUBLISHED) and batch in BATCHES
             before = PUBLISHED[index][BATCHES.index(batch)] if known else None
-            cells.append(f"{best.value:.0f}" + ("" if before in (None, best.value) else f" (method.md: {before})"))
+            cells.append(f"{best.value:.0f}" + ("" if before in (None, best.value) else f" (notes: {before})"))
         rows.append([family.name, *cells])
     return table(["batch", *map(str, batches)], rows)
 
