@@ -203,6 +203,8 @@ def test_nothing_is_touched(kind: str) -> None:
         found = Curvature(objective, kind).matvec_flat(vector)
         assert not torch.is_grad_enabled()
     assert not found.requires_grad
+    assert bool(found.any())
+    assert torch.equal(found, Curvature(objective, kind).matvec_flat(vector))
     assert torch.equal(vector, kept)
     assert bool((first.grad == 7).all())
     assert all(parameter.grad is None for parameter in objective.parameters[1:])

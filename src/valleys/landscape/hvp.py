@@ -186,7 +186,7 @@ class Curvature:
         pulled = torch.autograd.grad(outputs, parameters, dummies, create_graph=True, materialize_grads=True)
         pushed = _pull(pulled, dummies, vector)
         curved = _pull(slopes, cut, pushed)
-        if _vanish(curved) and not _vanish(pushed) and not _vanish(cut):
+        if _vanish(curved) and not _vanish(cut):
             # Saturated at this point, or flat everywhere? A linear loss has the same slopes at zero.
             for place, output in zip(places, cut, strict=True):
                 leaves[place] = torch.zeros_like(output, requires_grad=True)
