@@ -1,7 +1,12 @@
 """What every test begins with."""
 
+import hypothesis
 import pytest
 import torch
+
+# A busy machine makes any example late, and a run that fails must fail again.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

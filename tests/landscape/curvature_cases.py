@@ -26,8 +26,8 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).chunk(3, -1)
         if not self.plain:
             # With a dimension for heads, without which the fused kernels are not used anyway.
-            heads = (part.unsqueeze(1) for part in (q, k, v))
-            mixed = functional.scaled_dot_product_attention(*heads, is_causal=True).squeeze(1)
+            q, k, v = (part.unsqueeze(1) for part in (q, k, v))
+            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True).squeeze(1)
         else:
             scores = (q @ k.transpose(-1, -2) / 2).masked_fill(torch.ones(3, 3).triu(1).bool(), -torch.inf)
             mixed = scores.softmax(-1) @ v

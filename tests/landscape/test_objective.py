@@ -237,7 +237,7 @@ def test_an_iterator_is_refused() -> None:
     def once() -> Iterator[tuple[Tensor, Tensor]]:
         yield inputs, targets
 
-    with pytest.raises(ValueError, match="not an iterator"):
+    with pytest.raises(ValueError, match="an iterator can be read once only"):
         Objective(model, functional.mse_loss, once())
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from valleys.landscape.objective import Objective, _count, _moved
+from valleys.landscape.objective import Objective, count, on_device
 
 __all__ = ["Metric", "Progress", "Recalibrate", "evaluate", "grid", "placed", "statistics"]
 
@@ -107,11 +107,11 @@ def statistics(objective: Objective, recalibrate: Recalibrate) -> Iterator[Calla
         try:
             with torch.no_grad():
                 for inputs, _ in batches:
-                    count = _count(inputs)
-                    seen += count
+                    examples = count(inputs)
+                    seen += examples
                     for module in modules:
-                        module.momentum = count / seen
-                    objective.model(_moved(inputs, objective.device))
+                        module.momentum = examples / seen
+                    objective.model(on_device(inputs, objective.device))
         finally:
             for module in modules:
                 module.eval()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from valleys.landscape.objective import Objective, _count
+from valleys.landscape.objective import Objective, count
 
 __all__ = ["KINDS", "Curvature", "Progress", "dot", "reporter", "require_memory"]
 
@@ -147,7 +147,7 @@ class Curvature:
             with self._differentiable_twice():
                 part = product(inputs, targets, vector)
             # Out of place: autograd may return a tensor twice, an expanded one, or the vector itself.
-            yield _count(targets) / self.objective.examples, tuple(torch._foreach_mul(part, weight))
+            yield count(targets) / self.objective.examples, tuple(torch._foreach_mul(part, weight))
 
     def dense(self) -> Tensor:
         """The whole matrix, (numel, numel) in float64 on the CPU, symmetrised; from one product for each column."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "count", "on_device"]
 
 REDUCTIONS = ("mean", "sum")
 
@@ -72,9 +72,11 @@ class Objective:
         self.parameters = tuple(chosen)
         self._batches = batches
         self.device = chosen[0].device
-        self.examples = sum(_count(targets) for _, targets in batches)
+        if iter(batches) is batches:
+            raise ValueError("batches: an iterator can be read once only; give a list of (inputs, targets)")
+        self.examples = sum(count(targets) for _, targets in batches)
         if self.examples == 0:
-            raise ValueError("batches: they hold no example; give a list of (inputs, targets), not an iterator")
+            raise ValueError("batches: they hold no example; give a list of (inputs, targets)")
         if check:
             self._check()
 
@@ -86,8 +88,8 @@ class Objective:
     def batches(self) -> Iterator[tuple[Any, Any, float]]:
         """The batches on the model's device, each with the factor of its loss in the whole."""
         for inputs, targets in self._batches:
-            weight = _count(targets) / self.examples if self.reduction == "mean" else 1.0
-            yield _moved(inputs, self.device), _moved(targets, self.device), weight
+            weight = count(targets) / self.examples if self.reduction == "mean" else 1.0
+            yield on_device(inputs, self.device), on_device(targets, self.device), weight
 
     def value(self) -> float:
         """The loss, summed in float64 over the batches."""
@@ -163,20 +165,21 @@ class Objective:
             )
 
 
-def _count(targets: Any) -> int:
+def count(targets: Any) -> int:
     """How many examples a batch holds."""
     if isinstance(targets, Mapping):
-        return _count(next(iter(targets.values())))
+        return count(next(iter(targets.values())))
     if isinstance(targets, (tuple, list)):
-        return _count(targets[0])
+        return count(targets[0])
     return len(targets)
 
 
-def _moved(batch: Any, device: torch.device) -> Any:
+def on_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, Mapping):
-        return {name: _moved(value, device) for name, value in batch.items()}
+        return {name: on_device(value, device) for name, value in batch.items()}
     if isinstance(batch, (tuple, list)):
-        return type(batch)(_moved(value, device) for value in batch)
+        parts = [on_device(value, device) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
     return batch

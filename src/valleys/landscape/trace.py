@@ -54,7 +54,7 @@ def trace(
     exactly and is far better where a few dominate; its error bar comes from the remaining sum alone, since the first
     term has none. Where the eigenvalues are alike, it is worse than Hutchinson: it has a third of the samples.
 
-    Hutchinson keeps about six vectors of ``objective.numel``; Hutch++ keeps m/3 more.
+    Hutchinson keeps about seven vectors of ``objective.numel``; Hutch++ keeps m/3 more.
 
     Args:
         objective: the loss as a function of the parameters.
