@@ -78,7 +78,7 @@ def test_the_report_shows_them(measured: tuple[Measured, Path]) -> None:
     assert "## Flatness of the minima" in text
     assert "| alto / lamb | Hessian trace |" in text
     reader = Reader((out / "report.html").read_text())
-    table = reader.table("Flatness of the minima")
+    table = reader.table("The finished runs on fresh seeds")
     assert [row[0] for row in table.rows] == OPTIMIZERS
     assert reader.table("E against its base, seed by seed").rows[0][0] == "alto / lamb"
     assert found.paths["html"] == out / "report.html"

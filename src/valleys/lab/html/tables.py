@@ -124,7 +124,7 @@ def flatness(document: Document, index: dict[str, int]) -> tuple[Table, Table | 
         [Cell(row["optimizer"]), numeral(row["runs"]), *(mean(row["means"][measure]) for measure in measures)]
         for row in found["rows"]
     ]
-    means = about_optimizers("Flatness of the minima", ["optimizer", "runs", *measures.values()], rows, index)
+    means = about_optimizers("The finished runs on fresh seeds", ["optimizer", "runs", *measures.values()], rows, index)
     if not found["contrasts"]:
         return means, None
     ratios = [
