@@ -175,6 +175,7 @@ def count(targets: Any) -> int:
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
+    """A batch's tensors on a device, in whatever tuples, lists and mappings they are."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, Mapping):
