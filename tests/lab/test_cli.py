@@ -184,6 +184,25 @@ def test_demo_shows_both_comparisons_and_reuses_them(
     assert valleys("demo", "--out", tmp_path) == (0, out, "")
 
 
+def test_trajectories_are_drawn_and_put_into_numbers(valleys: Run, tmp_path: Path) -> None:
+    code, out, err = valleys("trajectories", "f2", "--optimizers", "lamb", "--steps", "20", "--out", tmp_path)
+    assert (code, err) == (0, "")
+    assert [line.split()[:2] for line in out.splitlines()[1:4]] == [["f2", "LAMB"], ["f2", "ALTO"], ["f2", "LAMB,"]]
+    assert (tmp_path / "f2.png").stat().st_size > 5000
+    code, _, err = valleys("trajectories", "f3", "--out", tmp_path)
+    assert code == 2
+    assert err.startswith("valleys: function 'f3': choose of")
+
+
+def test_the_playground_is_one_page(valleys: Run, tmp_path: Path) -> None:
+    code, out, _ = valleys("playground", "--out", tmp_path / "page.html")
+    assert (code, out.strip()) == (0, str(tmp_path / "page.html"))
+    assert "<html" in (tmp_path / "page.html").read_text()
+    code, _, err = valleys("playground", "--out", tmp_path / "nowhere" / "page.html")
+    assert code == 2
+    assert err.startswith("valleys: cannot write")
+
+
 def test_without_its_extra_the_command_names_it(valleys: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "valleys.lab.commands", raising=False)
     monkeypatch.setitem(sys.modules, "typer", None)  # what importing an absent module looks like

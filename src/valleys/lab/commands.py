@@ -215,7 +215,9 @@ def _landscape(
 @app.command("trajectories")
 def _trajectories(
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")],
-    functions: Annotated[str, typer.Option(help=f"By commas, of {', '.join(FUNCTIONS)}; default: all.")] = "",
+    functions: Annotated[
+        list[str] | None, typer.Argument(help=f"Of {', '.join(FUNCTIONS)}; default: all.", show_default=False)
+    ] = None,
     optimizers: Annotated[str, typer.Option(help="By commas, of sgd, adam, lamb; default: all.")] = "",
     lr: Annotated[float | None, typer.Option(help="Of all; default: a good one for each.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Strength of E; default: -50, or the paper's.")] = None,
@@ -229,7 +231,7 @@ def _trajectories(
     with _plain_errors():
         try:
             found = draw(
-                _words(functions) or None,
+                functions or None,
                 optimizers=_words(optimizers) or None,
                 lr=lr,
                 alpha=alpha,

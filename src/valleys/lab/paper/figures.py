@@ -135,8 +135,8 @@ FIGURES = (
             "Start, steps, learning rates and E's alpha and beta (-50, 0.99) are ours; SGD has ESGD's momentum, 0.9. "
             "The "
             "value says little on the cardioid, where all of the valley's floor is zero: look at where a walk ends.",
-            "At one learning rate and from one start. `valleys trajectories` and docs/landscape/walks.md have several, and "
-            "a control: where the adapted optimizer goes on, the plain one with as long a memory mostly does, too.",
+            "At one learning rate and from one start. `valleys trajectories` and docs/landscape/walks.md have several, "
+            "and a control: where the adapted optimizer goes on, the plain one with as long a memory mostly does, too.",
         ),
     ),
     Table(
