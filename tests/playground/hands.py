@@ -22,7 +22,7 @@ def at_rest(tab: Tab, preset: int = 0) -> Tab:
     return tab
 
 
-def wait(tab: Tab, condition: str, seconds: float = 10.0) -> None:
+def wait(tab: Tab, condition: str, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not tab.evaluate(condition):
         assert time.monotonic() < end, condition

@@ -321,7 +321,8 @@ function listen() {
   });
   dragging(element("start"), () => true);
   element("start").addEventListener("keydown", nudge);
-  window.addEventListener("hashchange", () => change(decode(location.hash)));
+  // The event's own address: by now, remember() may have written ours over the one that was followed.
+  window.addEventListener("hashchange", ({ newURL }) => change(decode(new URL(newURL).hash)));
   const redraw = () => {
     drawGround();
     draw();
