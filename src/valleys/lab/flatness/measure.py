@@ -164,10 +164,12 @@ def _train_loss(setup: _Setup) -> dict[str, float]:
 
 
 def _gap(setup: _Setup) -> dict[str, float]:
+    from valleys.landscape.sharpness import gap
+
     test = setup.task.test
     there = Objective(setup.model, setup.task.loss, _Spaced(test, len(test), setup.device), check=False)
-    loss = there.value()
-    return {"test_loss": loss, "gap": loss - setup.objective.value()}
+    found = gap(setup.objective, there)
+    return {"test_loss": found.test, "gap": found.value}
 
 
 def _drift(setup: _Setup) -> dict[str, float]:
