@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from valleys.lab.files import write_whole
 from valleys.lab.record import Record
 
 __all__ = ["band", "draw"]
@@ -62,7 +64,9 @@ def draw(
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_whole(path, picture.getvalue())
 
 
 def band(records: Sequence[Record]) -> tuple[list[int], list[float], list[float], list[float]]:

@@ -9,18 +9,18 @@ from pathlib import Path
 __all__ = ["write_whole"]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file. A reader sees the old file or the new one, never half of it.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file. A reader sees the old file or the new one, never half of it.
 
     Args:
         path: the file; its folder exists.
-        text: its content, written as UTF-8.
+        content: what is in it; text is written as UTF-8.
     """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     unfinished = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         # mkstemp lets only the owner read; a report is as readable as its neighbours.
         umask = os.umask(0)
         os.umask(umask)
