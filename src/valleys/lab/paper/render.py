@@ -33,6 +33,7 @@ _SMALLER = (
     "can be looked at is the order of the optimizers, below; it is no test either."
 )
 _MARKED = "set by us"
+_ONCE = ("memory", "sign")  # measured once, without seeds
 
 
 def listing() -> list[list[str]]:
@@ -174,7 +175,7 @@ def _row(table: Table, outcome: Outcome, reasons: Mapping[str, int]) -> list[str
     paper = cell.says or "-" if cell.value is None else _number(cell.value, table.decimals)
     ours = "" if outcome.mean is None else _mean(outcome.mean, outcome.half_width, table.decimals)
     count = (
-        f" ({len(outcome.values)} seed{'s' * (len(outcome.values) != 1)})" if ours and cell.measure != "memory" else ""
+        f" ({len(outcome.values)} seed{'s' * (len(outcome.values) != 1)})" if ours and cell.measure not in _ONCE else ""
     )
     return [cell.row, cell.column, paper, ours + count, _difference(table, outcome), _remark(outcome, reasons)]
 
@@ -183,6 +184,8 @@ def _difference(table: Table, outcome: Outcome) -> str:
     if outcome.difference is None:
         return ""
     words = _signed(outcome.difference, table.decimals)
+    if outcome.cell.measure in _ONCE:
+        return words
     if outcome.low is None or outcome.high is None:
         return f"{words} [no interval: one value]"
     return f"{words} [{_signed(outcome.low, table.decimals)}, {_signed(outcome.high, table.decimals)}]"
