@@ -109,17 +109,27 @@ def main() -> None:
             out=arguments.runs / name,
         )
         print(f"{name}: {comparison.verdict.sentence}", flush=True)
-        keep(name, comparison.paths["markdown"], comparison.paths["json"])
+        hidden = {str(arguments.runs): "runs/evidence", **({} if data is None else {str(data): "FOLDER"})}
+        keep(name, comparison.paths["markdown"], comparison.paths["json"], hidden)
         (RESULTS / "README.md").write_text(overview(), encoding="utf-8")
 
 
-def keep(name: str, markdown: Path, document: Path) -> None:
-    """Commit a report as text: without page and picture, which ``valleys report`` makes again from the numbers."""
+def keep(name: str, markdown: Path, document: Path, hidden: dict[str, str]) -> None:
+    """Commit a report as text: without page and picture, which ``valleys report`` makes again from the numbers.
+
+    Args:
+        name: the study's.
+        markdown: ``report.md``.
+        document: ``report.json``.
+        hidden: folders of this machine, and what stands for them in the commands.
+    """
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
     text = re.sub(r"!\[.*?\]\(curves.png\)\n\n", "", markdown.read_text(encoding="utf-8"))
-    (folder / "report.md").write_text(text, encoding="utf-8")
     numbers = json.dumps(json.loads(document.read_text(encoding="utf-8")), separators=(",", ":"))
+    for path, word in hidden.items():
+        text, numbers = text.replace(path, word), numbers.replace(path, word)
+    (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.json").write_text(numbers + "\n", encoding="utf-8")
 
 
