@@ -16,6 +16,7 @@ from valleys.lab import Comparison, LabError, compare, tasks, trainer
 from valleys.lab import landscape as module
 from valleys.lab.commands import app
 from valleys.lab.landscape import Measured, landscape
+from valleys.lab.optimizers import OptimizerSpec
 
 OPTIMIZERS = ["lamb", "alto"]
 
@@ -111,6 +112,38 @@ def test_what_is_measured_is_not_measured_again(
     assert look(measured[1]).flatness == measured[0].flatness
     with pytest.raises(AssertionError, match="twice"):
         look(measured[1], examples=4)
+
+
+def test_measures_asked_for_later_join_the_earlier_ones(tmp_path: Path) -> None:
+    run(tmp_path / "points", optimizers=["lamb"], trials=1, seeds=1, keep_weights=True)
+    assert list(look(tmp_path / "points", measures=["drift"]).flatness.measures) == ["drift"]
+    both = look(tmp_path / "points", measures=["trace"]).flatness
+    assert list(both.measures) == ["trace", "drift"]
+    other = look(tmp_path / "points", measures=["trace"], examples=4).flatness  # of another loss: they do not mix
+    assert list(other.measures) == ["trace"]
+
+
+def test_a_run_that_diverged_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = trainer.train
+
+    def unlucky(*arguments: Any, **options: Any) -> Any:
+        record = train(*arguments, **options)
+        lost = options["seed"] == 1001
+        return replace(record, diverged=True, validation=None, test=None) if lost else record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "train", unlucky)
+        run(tmp_path / "points", optimizers=["lamb"], trials=1, keep_weights=True)
+    assert [row.runs for row in look(tmp_path / "points").flatness.rows] == [1]
+
+
+@pytest.mark.parametrize(("lr", "kept"), [(0.01, 1), (1e30, 0)])
+def test_only_a_model_that_did_not_diverge_is_kept(lr: float, kept: int) -> None:
+    models: list[torch.nn.Module] = []
+    spec = OptimizerSpec("sgd", lambda model, values, plan: torch.optim.SGD(model.parameters(), lr=lr), {})
+    record = trainer.train(lab_fakes.points(), spec, {}, batch_size=8, seed=0, keep=models.append)
+    assert record.diverged == (not kept)
+    assert len(models) == kept
 
 
 def test_the_comparison_asked_for_again_keeps_them(tmp_path: Path) -> None:
