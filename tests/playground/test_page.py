@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lab import chromium
 from lab.chromium import Browser, Tab
 from lab.pages import Reader
 from playground.hands import MINUS, at_rest, drag, ends, needs_chromium, reload, say, text, wait
@@ -22,23 +20,6 @@ class PageReader(Reader):
     """A reader of this page, which has elements of one more empty kind."""
 
     EMPTY: Any = ("meta", "circle", "path", "input")
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return playground.write(tmp_path_factory.mktemp("playground") / "page.html")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium.running(tmp_path_factory.mktemp("profile")) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def shared(browser: Browser, page: Path) -> Tab:
-    """One page for all tests that begin with a preset or an address of their own."""
-    return Tab(browser, page, width=700, height=500)
 
 
 def test_the_page_is_one_file_and_well_formed(page: Path) -> None:
