@@ -201,10 +201,12 @@ def test_beyond_the_limit_it_projects_and_says_so(
         recorder = record(optimizer)
     assert not recorder.exact
     assert "projected to 4096 numbers" in repr(recorder)
+    assert (recorder.every, record(optimizer, every=7).every) == (100, 7)
     assert "11 parameters: positions are projected to 4096 numbers" in caplog.text
     assert "standard error of 1.1 %" in caplog.text
     caplog.clear()
     assert record(optimizer, projection=0).exact
+    assert record(optimizer, projection=0).every == 50
     assert record(torch.optim.SGD([nn.Parameter(torch.zeros(10))], lr=0.1)).exact
     assert not record(optimizer, projection=64).exact
     assert caplog.text == ""

@@ -17,7 +17,7 @@ __all__ = ["Projection"]
 RUN = 32
 """Neighbouring elements that share a hash: a word of 32 bits has a sign for each."""
 
-_CHUNK = 2**13  # runs that are worked on at a time: 2 MiB in float64
+_CHUNK = 2**12  # runs that are worked on at a time: 1 MiB in float64; smaller ones pay more for calls than for sums
 
 
 class Projection:
@@ -99,16 +99,17 @@ class Projection:
         runs = -(-flat.numel() // RUN)
         for begin in range(0, runs, _CHUNK):
             end = min(begin + _CHUNK, runs)
-            values = flat[begin * RUN : end * RUN].to(grid.dtype)
+            values = flat[begin * RUN : end * RUN]
             if values.numel() < (end - begin) * RUN:
                 values = torch.nn.functional.pad(values, (0, (end - begin) * RUN - values.numel()))
             counter = torch.arange(begin, end, dtype=torch.int64, device=flat.device).to(torch.int32)
             # Two rounds with two keys: the streams of two tensors must not be the same one shifted.
             words = mix_tensor(mix_tensor(counter ^ signed(own)) + signed(mix(own + 1)))
             starts = mix_tensor(mix_tensor(counter ^ signed(mix(own + 2))) + signed(mix(own + 3)))
-            signs = _signs(grid.device, grid.dtype).index_select(0, _bytes(words)).view(-1, RUN)
+            signs = _signs(flat.device, flat.dtype).index_select(0, _bytes(words)).view(-1, RUN)
             rows = (starts.to(torch.int64) & 0xFFFFFFFF) % self.dimension
-            grid.index_add_(0, rows, signs.mul_(values.view(-1, RUN)))
+            # A sign is exact in every type, so only the sum needs the wide one.
+            grid.index_add_(0, rows, signs.mul_(values.view(-1, RUN)).to(grid.dtype))
 
 
 def _bytes(words: Tensor) -> Tensor:

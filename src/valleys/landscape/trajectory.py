@@ -27,6 +27,9 @@ EXACT_LIMIT = 10_000_000
 DIMENSION = 4096
 """Of the projection beyond it."""
 
+EVERY, PROJECTED_EVERY = 50, 100
+"""Steps from one row to the next unless the user says otherwise; projecting costs more than keeping."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +37,7 @@ def record(
     optimizer: Optimizer,
     model: nn.Module | None = None,
     *,
-    every: int = 50,
+    every: int | None = None,
     window: int = 10,
     projection: int | None = None,
     per_layer: bool = True,
@@ -75,8 +78,8 @@ def record(
     Args:
         optimizer: any ``torch.optim.Optimizer``, ours and adapted ones too. Attach after the last of its wrappers.
         model: gives its parameters' names to the layers. Default: None, ``group.number``, or the optimizer's own names.
-        every: steps from one row to the next, at least 1. Default: 50, which costs below 5 % of a step even where steps
-            are cheap; 1 shows every step and costs fifty times that.
+        every: steps from one row to the next, at least 1. Default: None, 50, or 100 where positions are projected: both
+            cost below 5 % of a step even where steps are cheap; 1 shows every step and costs fifty times that.
         window: w, at least 1; above ``every`` it takes a copy of the parameters (or a projection) for each ``every``.
             Default: 10.
         projection: numbers per position, at least 32; 0 keeps positions whole. Default: None, by the number of
@@ -117,15 +120,14 @@ class Recorder:
         self,
         optimizer: Optimizer,
         model: nn.Module | None = None,
-        every: int = 50,
+        every: int | None = None,
         window: int = 10,
         projection: int | None = None,
         per_layer: bool = True,
         path: int | None = None,
         seed: int = 0,
     ) -> None:
-        _check(optimizer, every, window, projection, path)
-        self.every = every
+        _check(optimizer, 1 if every is None else every, window, projection, path)
         self.window = window
         self.per_layer = per_layer
         count = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
@@ -140,8 +142,9 @@ class Recorder:
                     100 / math.sqrt(2 * projection),
                 )
         self.projection = Projection(projection, seed) if projection else None
-        self._positions = Positions(every, window, self.projection, path)
-        self._steps = Steps(optimizer, model, every, per_layer, self._positions)
+        self.every = (PROJECTED_EVERY if projection else EVERY) if every is None else every
+        self._positions = Positions(self.every, window, self.projection, path)
+        self._steps = Steps(optimizer, model, self.every, per_layer, self._positions)
 
     @property
     def step(self) -> int:
