@@ -73,7 +73,7 @@ STUDIES = {
     "shakespeare-64": Study("shakespeare-gpt", 64, 2, "shakespeare", "small"),
     "shakespeare-1024": Study("shakespeare-gpt", 1024, 5, "shakespeare", "small", 256),
     "cifar10-1024": Study("cifar10-resnet8", 1024, 4, "cifar", "half", 256),
-    "fashion-16384-long": Study("fashion-mnist", 16384, 60, "fashion", "half", 1024),
+    "fashion-16384-long": Study("fashion-mnist", 16384, 90, "fashion", "half", 1024),
 }
 
 
