@@ -30,8 +30,21 @@ def _run() -> None:
     except ModuleNotFoundError as error:
         if str(error.name).split(".")[0] == "valleys":
             raise
+        if sys.argv[1:] in (["doctor"], ["--version"]):
+            _without_the_lab(sys.argv[1])
+            return
         sys.stderr.write(f"valleys: the lab needs {error.name}: pip install 'valleys[lab]'\n")
         sys.exit(2)
+
+
+def _without_the_lab(asked: str) -> None:
+    """What a user wants to know most when something is missing must not need it."""
+    from importlib.metadata import version
+
+    from valleys.doctor import report
+
+    for line in report() if asked == "doctor" else [version("valleys")]:
+        sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":

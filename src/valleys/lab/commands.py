@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from valleys import playground
+from valleys import doctor, playground
+from valleys.kernels.choice import FUSED
 from valleys.lab import demo, html, tasks
 from valleys.lab import optimizers as registry
 from valleys.lab.compare import Comparison, compare
@@ -34,7 +35,6 @@ from valleys.landscape.walk_plots import draw
 __all__ = ["app"]
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -176,6 +176,15 @@ def _report(
     """Put finished comparisons on one HTML page: verdicts first, then tables and charts."""
     with _plain_errors():
         _console().print(escape(str(html.merge(folders, out, title))), soft_wrap=True, highlight=False)
+
+
+@app.command("doctor")
+def _doctor(
+    compiled: Annotated[bool, typer.Option(help="Try torch.compile's kernels too, which takes some seconds.")] = True,
+) -> None:
+    """Say what is installed, which kernels work here, and why the others do not."""
+    for line in doctor.report(tuple(name for name in FUSED if compiled or name != "compiled")):
+        typer.echo(line)
 
 
 @app.command("landscape")

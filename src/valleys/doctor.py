@@ -1,0 +1,216 @@
+"""What is installed, which kernels work here, and why the others do not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+import torch
+
+from valleys.alto import ALTO
+from valleys.kernels.choice import FUSED, fused_backend
+from valleys.kernels.native import cache_directory
+
+__all__ = ["DTYPES", "INTEGRATIONS", "Finding", "backends", "extras", "machine", "report", "works_together"]
+
+DTYPES = (torch.float32, torch.bfloat16)
+"""Of the parameters that the kernels are tried on."""
+
+INTEGRATIONS = ("accelerate", "transformers", "lightning", "deepspeed", "timm", "stable-baselines3", "torchvision")
+"""Trainers, and what is known to stop them."""
+
+_AGREES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""Largest relative difference from the multi-tensor backend: rounding of the parameters' type."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Args:
+        subject: what was looked at.
+        good: whether it works; None where there is nothing to judge.
+        text: the version, the measured agreement, or why it does not work and what to do.
+    """
+
+    subject: str
+    good: bool | None
+    text: str
+
+    def __str__(self) -> str:
+        mark = {True: "ok", False: "no", None: "--"}[self.good]
+        return f"  {mark:2}  {self.subject:24} {self.text}"
+
+
+def machine() -> list[Finding]:
+    """Python, torch and the devices.
+
+    Returns:
+        Findings that say what is here; none of them is bad.
+
+    Example:
+        >>> [finding.subject for finding in machine()][:3]
+        ['valleys', 'Python', 'torch']
+    """
+    cpu = f"{os.cpu_count()} processors, torch uses {torch.get_num_threads()} threads"
+    found = [
+        Finding("valleys", None, metadata.version("valleys")),
+        Finding("Python", None, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Finding("torch", None, torch.__version__),
+        Finding("CPU", None, cpu),
+    ]
+    for number in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(number)
+        text = f"{torch.cuda.get_device_name(number)}, compute capability {major}.{minor}"
+        found.append(Finding(f"cuda:{number}", None, text))
+    if not torch.cuda.is_available():
+        found.append(Finding("CUDA", None, "no device, or a build of torch without CUDA"))
+    found.append(Finding("compiled C kernels", None, f"kept in {cache_directory()}; VALLEYS_CACHE_DIR moves them"))
+    return found
+
+
+def backends(names: tuple[str, ...] = FUSED) -> list[Finding]:
+    """Make a step of ALTO with each backend on each device and compare it with the multi-tensor one.
+
+    Args:
+        names: of the backends. Default: all. ``compiled`` takes some seconds the first time.
+
+    Returns:
+        One finding for each device, backend and type of parameter in :data:`DTYPES`.
+
+    Example:
+        >>> [finding.subject for finding in backends(("native",))]
+        ['native, cpu, float32', 'native, cpu, bfloat16']
+    """
+    devices = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return [_try(name, torch.device(device), dtype) for device in devices for name in names for dtype in DTYPES]
+
+
+def extras() -> list[Finding]:
+    """Which optional dependencies are there, extra by extra.
+
+    Returns:
+        One finding for each extra a user would name; good if nothing is missing or too old.
+
+    Example:
+        >>> [finding.subject for finding in extras()][:2]
+        ['valleys[lab]', 'valleys[landscape]']
+    """
+    found = []
+    for extra in metadata.metadata("valleys").get_all("Provides-Extra") or []:
+        if extra in ("test", "dev", "docs"):
+            continue
+        states = [_installed(name, wanted) for name, wanted in _required(extra)]
+        lacking = [text for good, text in states if not good]
+        if not lacking:
+            text = ", ".join(text for _, text in states)
+        else:
+            text = f"{'; '.join(lacking)}: pip install 'valleys[{extra}]'"
+        found.append(Finding(f"valleys[{extra}]", not lacking, text))
+    return found
+
+
+def works_together() -> list[Finding]:
+    """Trainers that are installed, and whether they import beside this torch.
+
+    Returns:
+        A finding for each of :data:`INTEGRATIONS` that is installed.
+
+    Example:
+        >>> all(finding.subject in INTEGRATIONS for finding in works_together())
+        True
+    """
+    found = []
+    for name in INTEGRATIONS:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        try:
+            __import__(name.replace("-", "_"))
+        except Exception as error:  # whatever a foreign package raises is the answer
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            found.append(Finding(name, False, f"{version} does not import: {reason}"))
+        else:
+            found.append(Finding(name, True, version))
+    return found
+
+
+def report(names: tuple[str, ...] = FUSED) -> Iterator[str]:
+    """The whole report, line by line as it is found.
+
+    Args:
+        names: of the backends to try. Default: all.
+
+    Returns:
+        Lines of text.
+
+    Example:
+        >>> next(report())
+        'This machine'
+    """
+    parts = (
+        ("This machine", machine),
+        ("Kernels: a step of ALTO beside the multi-tensor backend's, which always works", lambda: backends(names)),
+        ("Extras", extras),
+        ("Trainers", works_together),
+    )
+    for title, look in parts:
+        yield title
+        yield from map(str, look() or [Finding("none", None, "is installed")])
+        yield ""
+
+
+def _try(name: str, device: torch.device, dtype: torch.dtype) -> Finding:
+    subject = f"{name}, {device}, {str(dtype).removeprefix('torch.')}"
+    _, problem = fused_backend(name, device, (dtype, dtype, dtype))
+    if problem is not None:
+        return Finding(subject, False, problem)
+    try:
+        found, expected = _step({"fused": name}, device, dtype), _step({"foreach": True}, device, dtype)
+    except Exception as error:  # a kernel that compiles may still not run
+        return Finding(subject, False, f"its step fails: {str(error).strip().splitlines()[0]}")
+    apart = float((found - expected).abs().max() / expected.abs().max())
+    if not apart <= _AGREES[dtype]:  # NaN is not
+        return Finding(subject, False, f"its step is wrong by {apart:.1e}; use foreach=True, and please report it")
+    return Finding(subject, True, f"agrees to {apart:.0e}")
+
+
+def _step(options: dict[str, object], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    parameter = torch.randn(33, 65, generator=generator).to(device, dtype).requires_grad_()
+    # Without stochastic rounding, which would give each backend its own last bits.
+    optimizer = ALTO([parameter], stochastic_rounding=False, **options)  # type: ignore[arg-type]
+    for _ in range(2):
+        parameter.grad = torch.randn(33, 65, generator=generator).to(device, dtype)
+        optimizer.step()
+    return parameter.detach().double().cpu()
+
+
+def _required(extra: str) -> Iterator[tuple[str, str]]:
+    """Names and version bounds of an extra's own packages."""
+    for line in metadata.requires("valleys") or []:
+        requirement, _, marker = line.partition(";")
+        if re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", marker):
+            name = re.match(r"[A-Za-z0-9._-]+", requirement.strip())
+            assert name is not None
+            bound = re.search(r">=\s*([0-9.]+)", requirement)
+            yield name[0], bound[1] if bound else ""
+
+
+def _installed(name: str, least: str) -> tuple[bool, str]:
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False, f"{name} is missing"
+    if _numbers(version) < _numbers(least):
+        return False, f"{name} {version} is older than {least}"
+    return True, f"{name} {version}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])

@@ -1,0 +1,126 @@
+"""The doctor tells the truth: what works, what is missing, what is broken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from valleys import doctor
+from valleys.kernels import foreach, native
+
+
+def test_every_backend_and_type_has_a_line_and_native_works() -> None:
+    found = {finding.subject: finding for finding in doctor.backends(("native", "triton"))}
+    assert list(found) == [
+        f"{name}, cpu, {dtype}" for name in ("native", "triton") for dtype in ("float32", "bfloat16")
+    ]
+    native_line = found["native, cpu, float32"]
+    assert native_line.good, native_line.text
+    assert native_line.text.startswith("agrees to ")
+    triton_line = found["triton, cpu, float32"]
+    if not triton_line.good:
+        assert "Triton kernels" in triton_line.text or "triton" in triton_line.text
+
+
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
+def test_a_kernel_that_computes_nonsense_is_not_called_good(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    right = native.alto_
+
+    def wrong(tensors: Any, rule: Any, clip: Any = None) -> None:
+        right(tensors, rule, clip)
+        for parameter in tensors.params:
+            parameter.mul_(factor)
+
+    monkeypatch.setattr(native, "alto_", wrong)
+    finding = doctor.backends(("native",))[0]
+    assert finding.good is False
+    assert "wrong by" in finding.text
+    assert "foreach=True" in finding.text
+
+
+def test_a_kernel_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no such instruction\nmore")
+
+    monkeypatch.setattr(native, "alto_", broken)
+    finding = doctor.backends(("native",))[0]
+    assert (finding.good, finding.text) == (False, "its step fails: no such instruction")
+
+
+def test_the_doctor_compares_with_an_independent_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreach, "alto_", lambda *_: None)
+    assert not doctor.backends(("native",))[0].good
+
+
+def test_what_is_missing_or_old_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = metadata.version
+
+    def version(name: str) -> str:
+        if name == "optax":
+            raise metadata.PackageNotFoundError(name)
+        return "0.4.2+local9" if name == "jax" else true(name)
+
+    assert {finding.subject: finding.good for finding in doctor.extras()}["valleys[jax]"]
+    monkeypatch.setattr(metadata, "version", version)
+    found = {finding.subject: finding for finding in doctor.extras()}
+    assert found["valleys[jax]"].good is False
+    text = found["valleys[jax]"].text
+    assert text == "jax 0.4.2+local9 is older than 0.4.35; optax is missing: pip install 'valleys[jax]'"
+    assert "valleys[test]" not in found
+
+
+def test_extras_of_the_metadata_are_all_looked_at() -> None:
+    subjects = {finding.subject for finding in doctor.extras()}
+    assert subjects == {
+        f"valleys[{extra}]"
+        for extra in metadata.metadata("valleys").get_all("Provides-Extra") or []
+        if extra not in ("test", "dev", "docs")
+    }
+    assert all(finding.text for finding in doctor.extras())
+
+
+def test_a_trainer_that_does_not_import_is_no_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "accelerate.py").write_text("raise RuntimeError('operator nms does not exist')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "accelerate", raising=False)
+    monkeypatch.setattr(doctor, "INTEGRATIONS", ("accelerate", "nothing-of-this-name"))
+    monkeypatch.setattr(metadata, "version", {"accelerate": "1.2.3"}.__getitem__)
+    monkeypatch.setattr(metadata, "PackageNotFoundError", KeyError)
+    (finding,) = doctor.works_together()
+    assert (finding.good, finding.text) == (False, "1.2.3 does not import: operator nms does not exist")
+
+
+WITHOUT_LAB = "import sys; sys.modules['typer'] = None"
+FAST = "from valleys import doctor; doctor.report.__defaults__ = (('native',),)"
+
+
+def run(*arguments: str, before: str = "import sys") -> subprocess.CompletedProcess[str]:
+    code = f"{before}; sys.argv = {['valleys', *arguments]}; from valleys.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "before"),
+    [(["doctor", "--no-compiled"], "import sys"), (["doctor"], f"{WITHOUT_LAB}; {FAST}")],
+    ids=["with the lab", "without typer"],
+)
+def test_the_command_works_with_and_without_the_lab(arguments: list[str], before: str) -> None:
+    done = run(*arguments, before=before)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("This machine")
+    assert torch.__version__ in done.stdout
+    assert "native, cpu, float32" in done.stdout
+    assert "compiled, cpu" not in done.stdout
+
+
+def test_without_the_lab_the_version_is_shown_and_other_commands_say_what_is_missing() -> None:
+    assert run("--version", before=WITHOUT_LAB).stdout == metadata.version("valleys") + "\n"
+    done = run("tasks", before=WITHOUT_LAB)
+    assert done.returncode == 2
+    assert "pip install 'valleys[lab]'" in done.stderr
