@@ -18,6 +18,9 @@ from valleys._parts import Pattern
 __all__ = ["Block", "find", "interleaved", "layer_count", "patterns", "sections", "stacked"]
 
 Block = tuple[str, int, int] | tuple[str, int, tuple[int, ...]]
+"""A parameter that holds several layers: how it is divided, the dimension, and a count or the sizes; see
+:func:`stacked`, :func:`sections`, :func:`interleaved`.
+"""
 
 
 def stacked(count: int, dim: int = 0) -> Block:

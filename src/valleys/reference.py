@@ -61,10 +61,11 @@ def zeros(theta: Tensor) -> Moments:
 
 
 def explore(g: Tensor, memory: TwoBuffer | OneBuffer, alpha: float, b1: float) -> tuple[Tensor, TwoBuffer | OneBuffer]:
-    """The gradient that E hands on, and E's next memory.
+    r"""The gradient that E hands on, and E's next memory: in two buffers (the paper), or in one (ours).
 
-    Two buffers (the paper):  a_k = b1 a_{k-1} + (1-b1)(g_k - g_{k-1}),   g~_k = g_k + alpha a_k.
-    One buffer (ours):        g~_k = g_k + c (g_k - s_{k-1}),   s_k = b1 s_{k-1} + (1-b1) g_k,   c = alpha (1-b1).
+    .. math::
+        a_k &= b_1 a_{k-1} + (1-b_1)(g_k - g_{k-1}), & \tilde g_k &= g_k + \alpha a_k \\
+        s_k &= b_1 s_{k-1} + (1-b_1) g_k, & \tilde g_k &= g_k + \alpha (1-b_1) (g_k - s_{k-1})
 
     The forms agree because a_k = s_k - s_{k-1}, as long as alpha and b1 do not change during the run.
     """

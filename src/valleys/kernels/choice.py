@@ -16,8 +16,8 @@ from valleys.kernels.layout import is_plain
 
 __all__ = ["FUSED", "Backend", "best", "fused_backend", "require_fused", "select"]
 
-# Values of ``fused`` beside None, True and False: backends by name.
 FUSED = ("native", "triton", "compiled")
+"""Values of ``fused`` beside None, True and False: backends by name."""
 
 
 class Backend(Protocol):

@@ -37,6 +37,7 @@ __all__ = [
 _CPU_PIECE, _DEVICE_PIECE = 2**18, 2**23
 
 Number = float | Tensor
+"""A hyperparameter: a number, or a tensor on the device that a graph may change."""
 
 
 class Piece(NamedTuple):

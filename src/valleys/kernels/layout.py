@@ -7,8 +7,8 @@ from torch import Tensor
 
 __all__ = ["Layout", "extent", "is_plain", "layout", "ordered", "put_back"]
 
-# The order in which a tensor's dimensions lie in memory, or None: no order makes it contiguous.
 Layout = tuple[int, ...] | None
+"""The order in which a tensor's dimensions lie in memory, or None: no order makes it contiguous."""
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -40,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="ALTO, the E adaptor, and a lab that says whether they help on your task.",
 )
+"""The ``valleys`` command."""
 
 WIDE = 200
 """Columns of a table that goes to a file or a pipe: wide enough that nothing is cut."""

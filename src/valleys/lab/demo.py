@@ -14,6 +14,7 @@ from valleys.lab.compare import Comparison, compare
 __all__ = ["OPTIMIZERS", "STAGES", "Stage", "run"]
 
 OPTIMIZERS = ("sgd", "adamw", "lamb", "alto")
+"""What ``make demo`` compares."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Stage:
 
 
 STAGES = (Stage("digits", 1024, 8, 5), Stage("sine", 16384, 6, 5))
+"""The comparisons of ``make demo``."""
 
 
 def run(out: Path | str, progress: bool | None = None) -> Iterator[Comparison]:

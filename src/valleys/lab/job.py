@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "Key", "Phase", "Results"]
 
 Phase = Literal["tuning", "final"]
+"""What a run is for: choosing hyperparameters, or the result."""
 
 
 @dataclass(frozen=True, order=True)

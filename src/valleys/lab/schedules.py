@@ -23,6 +23,7 @@ from valleys.lab.errors import LabError
 __all__ = ["KINDS", "Kind", "Schedule"]
 
 Kind = Literal["constant", "step", "cosine", "polynomial", "wsd"]
+"""The name of a learning-rate schedule."""
 
 KINDS: tuple[str, ...] = get_args(Kind)
 """The schedules' names."""

@@ -27,6 +27,7 @@ PROJECT = "valleys"
 """MLflow's experiment and W&B's project, unless MLFLOW_EXPERIMENT_NAME or WANDB_PROJECT says otherwise."""
 
 Observe: TypeAlias = Callable[[Evaluation | Record], None]
+"""Hears of every evaluation of a run, and of its end."""
 
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 

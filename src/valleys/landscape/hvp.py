@@ -18,6 +18,7 @@ from valleys.landscape.objective import Objective, count
 __all__ = ["KINDS", "Curvature", "Progress", "dot", "reporter", "require_memory"]
 
 KINDS = ("hessian", "ggn")
+"""The matrices whose products are there: the Hessian, and the generalised Gauss-Newton matrix."""
 
 Progress = Callable[[int, int], None]
 """Told the products made and the products to make."""

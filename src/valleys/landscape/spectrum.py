@@ -19,6 +19,7 @@ from valleys.landscape.objective import Objective
 __all__ = ["WHICH", "Eigen", "eigenvalues"]
 
 WHICH = ("largest", "magnitude", "smallest")
+"""Which end of the spectrum is looked for."""
 
 _RESTARTS = 300
 _PROBE = 5

@@ -15,6 +15,7 @@ from valleys.landscape.objective import Objective
 __all__ = ["METHODS", "Estimate", "rademacher", "trace"]
 
 METHODS = ("hutchinson", "hutch++")
+"""Estimators of the trace."""
 
 
 @dataclass(frozen=True, eq=False)

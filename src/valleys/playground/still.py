@@ -18,6 +18,7 @@ SAYS = (
     f"lr {_LR}, which stops where it meets the floor. Blue circle: EAdam at alpha {_ALPHA:.0f}, beta1 {_B1}, which "
     "goes on along it. Dashed: the middle of the floor, where the function is zero."
 )
+"""What the still picture shows, in words."""
 
 
 def walk(alpha: float) -> Tensor:

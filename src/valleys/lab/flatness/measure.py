@@ -16,7 +16,9 @@ from valleys.landscape.objective import Objective
 __all__ = ["ADAPTIVE_RHO", "CHUNK", "EXAMPLES", "MEASURES", "RHO", "SIGMA", "chosen", "measure"]
 
 EXAMPLES, CHUNK = 1024, 256
+"""Training examples whose loss is measured, and how many a pass takes at a time."""
 RHO, ADAPTIVE_RHO, SIGMA = 0.05, 0.5, 0.05
+"""Radius of the l2 ball, of the adaptive one, and the standard deviation of the average."""
 _MATVECS, _PAIRS, _STEPS = 50, 20, 20
 
 MEASURES = {

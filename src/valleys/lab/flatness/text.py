@@ -19,10 +19,12 @@ METHOD = (
     "sharpness is what 20 steps of ascent found, a lower bound; adaptive measures do not change when a ReLU network is "
     "rescaled without computing anything else, the others do."
 )
+"""How the measures were made."""
 RATIOS = (
     "Geometric mean over the seeds of the adapted optimizer's value divided by its base's, with its 95 % interval, not "
     "corrected for the number of measures: an interval that holds 1 shows no difference."
 )
+"""How the ratios were made."""
 
 
 def main(flatness: Flatness) -> tuple[list[str], list[list[str]]]:

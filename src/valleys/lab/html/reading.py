@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 Document = Mapping[str, Any]
+"""A comparison's ``report.json``."""
 
 TELLING = ("variant", "epochs", "schedule", "precision", "micro_batch", "device", "trials", "seeds")
 """What tells two comparisons of one task at one batch size apart, the most telling first."""

@@ -208,3 +208,4 @@ ENTRIES = {
         load_mrpc,
     ),
 }
+"""The tasks of this module by name."""

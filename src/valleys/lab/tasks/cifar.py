@@ -209,3 +209,4 @@ ENTRIES = {
         reads_folder=True,
     ),
 }
+"""The tasks of this module by name."""

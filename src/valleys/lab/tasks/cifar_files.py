@@ -50,6 +50,7 @@ CIFAR10 = Cifar(
     label_bytes=1,
     key="labels",
 )
+"""What CIFAR-10 is called, and its files."""
 
 CIFAR100 = Cifar(
     name="CIFAR-100",
@@ -60,6 +61,7 @@ CIFAR100 = Cifar(
     label_bytes=2,
     key="fine_labels",
 )
+"""What CIFAR-100 is called, and its files."""
 
 
 def read_cifar(kind: Cifar, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:

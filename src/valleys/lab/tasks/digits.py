@@ -71,3 +71,4 @@ ENTRIES = {
         load=lambda data_dir, preset: load(),
     )
 }
+"""The tasks of this module by name."""

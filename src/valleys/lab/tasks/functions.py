@@ -113,3 +113,4 @@ def _entry(name: str) -> Entry:
 
 
 ENTRIES = {name: _entry(name) for name in _TASKS}
+"""The tasks of this module by name."""

@@ -159,3 +159,4 @@ ENTRIES = {
     "imagenet-resnet34": _entry("resnet34", "ResNet-34"),
     "imagenet-resnet50": _entry("resnet50", "ResNet-50"),
 }
+"""The tasks of this module by name."""

@@ -67,3 +67,4 @@ ENTRIES = {
         load=lambda data_dir, preset: load(),
     )
 }
+"""The tasks of this module by name."""
