@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("index", "how-it-works", "choosing", "lab", "analysis", "playground")),
+    *(
+        f"docs/{name}.md"
+        for name in ("index", "how-it-works", "choosing", "migration", "lab", "analysis", "playground")
+    ),
 ]
 PAGES += [f"docs/landscape/{path.name}" for path in sorted((ROOT / "docs/landscape").glob("*.md"))]
 
