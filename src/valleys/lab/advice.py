@@ -172,6 +172,7 @@ def _about_e(advice: Recommendation) -> list[str]:
     return [
         f"strong E (c = {STRONG_C:g}, a memory of {STRONG_MEMORY:g} of the {advice.trial.run_steps} steps): alpha = "
         f"{alpha:.4g}, beta1 = {beta:.4g}; in a noisy quadratic model it halves the steps where noise dominates, {here}"
-        ", and gains little near the deterministic limit",
+        ", and gains little near the deterministic limit; both with a constant learning rate: with a decaying one it "
+        "costs up to a third more steps",
         "no run of the lab so far shows a gain from either on a real network; what settles it for yours:",
     ]

@@ -1,0 +1,79 @@
+"""What is released: the same bytes twice, everything in it, one version everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import valleys
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folders = [tmp_path_factory.mktemp("dist") for _ in range(2)]
+    for folder in folders:
+        command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return folders
+
+
+def test_wheel_and_sdist_are_the_same_bytes_each_time(built: list[Path]) -> None:
+    first, second = ({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(f.iterdir())} for f in built)
+    assert first == second
+    assert sorted(first) == [f"valleys-{valleys.__version__}-py3-none-any.whl", f"valleys-{valleys.__version__}.tar.gz"]
+
+
+def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: list[Path]) -> None:
+    (wheel,) = built[0].glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    source = ROOT / "src"
+    wanted = {
+        p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    }
+    assert names == wanted
+    for needed in (
+        "py.typed",
+        "kernels/native.c",
+        "playground/app.js",
+        "lab/html/style.css",
+        "lab/html/template.html.j2",
+    ):
+        assert f"valleys/{needed}" in names
+
+
+def test_the_sdist_has_what_its_tests_need(built: list[Path]) -> None:
+    (archive,) = built[0].glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.split("/", 1)[1] for name in opened.getnames() if "/" in name}
+    for needed in (
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "constraints.txt",
+        "Makefile",
+        "docs/lab.md",
+        "tests/conftest.py",
+    ):
+        assert needed in names
+    assert "examples/my_task.py" in names
+    assert "website/build.py" in names
+    assert not [name for name in names if name.startswith((".venv", "runs/", "build/", ".git/"))]
+
+
+def test_one_version_everywhere() -> None:
+    version = valleys.__version__
+    assert metadata.version("valleys") == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version
