@@ -72,7 +72,7 @@ STUDIES = {
     "sine-32768": Study("sine", 32768, 400),
     "shakespeare-64": Study("shakespeare-gpt", 64, 2, "shakespeare", "small"),
     "shakespeare-1024": Study("shakespeare-gpt", 1024, 5, "shakespeare", "small", 256),
-    "cifar10-1024": Study("cifar10-resnet8", 1024, 4, "cifar", "half", 256),
+    "cifar10-1024": Study("cifar10-resnet8", 1024, 2, "cifar", "half", 256),
     "fashion-16384-long": Study("fashion-mnist", 16384, 90, "fashion", "half", 1024),
 }
 
