@@ -12,7 +12,17 @@ PAGES = [
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("index", "how-it-works", "choosing", "migration", "optax", "lab", "analysis", "playground")
+        for name in (
+            "index",
+            "how-it-works",
+            "choosing",
+            "migration",
+            "optax",
+            "trainers",
+            "lab",
+            "analysis",
+            "playground",
+        )
     ),
 ]
 PAGES += [f"docs/landscape/{path.name}" for path in sorted((ROOT / "docs/landscape").glob("*.md"))]

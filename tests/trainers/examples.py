@@ -1,0 +1,55 @@
+"""The examples as modules, and what two runs of one must have in common."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+__all__ = ["differences", "example", "snapshot"]
+
+FOLDER = Path(__file__).parents[2] / "examples" / "trainers"
+
+
+def example(name: str) -> Any:
+    """The module of ``examples/trainers``; importable afterwards, in the processes that a test starts as well."""
+    if str(FOLDER) not in sys.path:
+        sys.path.insert(0, str(FOLDER))
+    return importlib.import_module(name)
+
+
+def snapshot(model: Any, *optimizers: Any) -> dict[str, Any]:
+    """Copies of all parameters and of all that the optimizers would save."""
+    found: dict[str, Any] = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for number, optimizer in enumerate(optimizers):
+        saved = optimizer.state_dict()
+        assert saved["state"], "an optimizer without states proves nothing"
+        for index, state in saved["state"].items():
+            found |= {f"optimizer {number}, state {index}, {name}": value for name, value in state.items()}
+        for index, group in enumerate(saved["param_groups"]):
+            found |= {f"optimizer {number}, group {index}, {name}": value for name, value in group.items()}
+    return {name: _copy(value) for name, value in found.items()}
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def differences(a: dict[str, Any], b: dict[str, Any], but: Iterable[str] = ()) -> list[str]:
+    """Names of what is not the same to the bit, or is in one of them alone; ``but`` names ends of names."""
+    names = [name for name in a.keys() | b.keys() if not name.endswith(tuple(but))]
+    return sorted(name for name in names if not (name in a and name in b and _equal(a[name], b[name])))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    # A tuple comes back from JSON or a safe loader as a list.
+    return bool((list(a) if isinstance(a, tuple) else a) == (list(b) if isinstance(b, tuple) else b))
