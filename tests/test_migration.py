@@ -72,6 +72,7 @@ def test_groups_with_their_names_are_understood_and_clipping_is_left_to_the_user
     step(TheirALTO(groups(theirs), 0.02, BETAS, -5, 1e-6, 1e-2), theirs, 0, 20)
     with pytest.warns(UserWarning, match="clip_grad_norm_"):
         optimizer = authors_alto(groups(ours), 0.02, BETAS, -5, 1e-6, 1e-2)
+    assert [group["max_grad_norm"] for group in optimizer.param_groups] == [None, None]
     step(optimizer, ours, 0, 20, clip=True)
     assert_close(ours, theirs)
 

@@ -1,0 +1,143 @@
+"""The evidence: committed pages say what the committed numbers say, and the flatness benchmark counts right."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    found = [[cell.strip() for cell in line.strip("| \n").split(" | ")] for line in text.splitlines() if "|" in line]
+    return {cells[0]: cells[1:] for cells in found}
+
+
+def test_the_overview_is_made_of_the_committed_reports(load: Any) -> None:
+    assert (ROOT / "benchmarks/results/evidence/README.md").read_text() == load("evidence").overview()
+
+
+def test_the_readme_quotes_the_evidence(load: Any) -> None:
+    evidence = load("evidence")
+    readme = (ROOT / "README.md").read_text()
+    overview = rows(evidence.overview())
+    names = [name for name in overview if name.split(",")[0] in evidence.STUDIES]
+    columns = [
+        1 + evidence.OPTIMIZERS.index(n) for n in ("adamw", "eadamw-tuned", "lamb", "alto-0", "alto", "alto-tuned")
+    ]
+    quoted = [cells for cells in rows(readme).values() if len(cells) == 7 and cells[0].replace(",", "").isdigit()]
+    assert len(quoted) > 5
+    known = [[f"{int(overview[name][0]):,}", *(overview[name][i] for i in columns)] for name in names]
+    for cells in quoted:
+        assert cells in known
+    pairs = [overview[name] for name in overview if " against " in name]
+    won, lost, undecided = (sum(int(cells[i]) for cells in pairs) for i in range(3))
+    said = re.search(r"of (\d+) pairs fixed beforehand it won (\d+), lost (\d+)", " ".join(readme.split()))
+    assert said is not None
+    assert [int(x) for x in said.groups()] == [won + lost + undecided, won, lost]
+
+
+def test_kept_reports_name_no_folder_of_the_machine(load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    evidence = load("evidence")
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
+    markdown, document = tmp_path / "report.md", tmp_path / "report.json"
+    markdown.write_text("# x\n\n![curves](curves.png)\n\nrun `--data /data/images --out /my/runs/x`\n")
+    document.write_text('{"command": "--data /data/images --out /my/runs/x"}')
+    evidence.keep("x", markdown, document, {"/my/runs": "runs/evidence", "/data/images": "FOLDER"})
+    assert (tmp_path / "results/x/report.md").read_text() == "# x\n\nrun `--data FOLDER --out runs/evidence/x`\n"
+    assert (
+        json.loads((tmp_path / "results/x/report.json").read_text())["command"] == "--data FOLDER --out runs/evidence/x"
+    )
+
+
+def invented(e: tuple[float, float], seed: int) -> dict[str, Any]:
+    """Runs of which alpha -5 is twice as flat as alpha 0 and drifts three times as far, seed by seed."""
+    flat, far = {-5.0: (0.5, 3.0)}.get(e[0], (1.0, 1.0))
+    size = 1 + seed % 5
+    return {
+        "alpha": e[0],
+        "beta1": e[1],
+        "seed": seed,
+        "lr": 0.01,
+        "diverged": False,
+        "steps": 100,
+        "train_loss": 0.1,
+        "test": 90.0 if e[0] == 0 else 89.0 + 0.1 * size,
+        "tops": [[50, 100.0, 0.1], [100, 8.0 * flat * size, 0.1]],
+        "drift": 2.0 * far * size,
+        "window_drift": 0.1,
+    }
+
+
+@pytest.fixture
+def panel(load: Any, tmp_path: Path) -> Any:
+    flatness = load("flatness")
+    case = flatness.Case("a panel", None, 128, None, (0.003, 0.01), flatness.LARGE_SET, 64, 1)
+    folder = tmp_path / "runs" / "panel"
+    folder.mkdir(parents=True)
+    for rate, validation in ((0.003, 80.0), (0.01, 90.0)):
+        (folder / f"tune-{rate:g}.json").write_text(
+            json.dumps({"lr": rate, "validation": validation, "diverged": False})
+        )
+    for e in case.es:
+        for seed in flatness.SEEDS:
+            (folder / f"{e[0]:g}-{e[1]:g}-{seed}.json").write_text(json.dumps(invented(e, seed)))
+    return flatness, case, folder
+
+
+def test_flatness_compares_the_last_eigenvalue_seed_by_seed(panel: Any) -> None:
+    flatness, case, folder = panel
+    tabulated, _ = flatness.flatness(case, folder)
+    found = {(c.adapted, c.measure): c for c in tabulated.contrasts}
+    flat, far = found["alpha -5", "top"], found["alpha -5", "drift"]
+    assert flat.ratio == pytest.approx(0.5)
+    assert far.ratio == pytest.approx(3.0)
+    assert flat.high < 1 < far.low
+    same = found["alpha -50", "top"]
+    assert same.ratio == pytest.approx(1.0)
+    assert [flatness._says(*pair) for pair in ((0.4, 0.6), (2.0, 4.0), (0.9, 1.1))] == [
+        "smaller",
+        "larger",
+        "no difference seen",
+    ]
+
+
+def test_flatness_chooses_the_rate_without_e_and_leaves_diverged_runs_out(panel: Any) -> None:
+    flatness, case, folder = panel
+    assert flatness.chosen_rate(case, folder) == 0.01
+    (folder / "tune-0.01.json").write_text(json.dumps({"lr": 0.01, "validation": 99.0, "diverged": True}))
+    assert flatness.chosen_rate(case, folder) == 0.003
+    lost = folder / "-5-0.99-1000.json"
+    lost.write_text(json.dumps({**invented((-5.0, 0.99), 1000), "diverged": True}))
+    tabulated, _found = flatness.flatness(case, folder)
+    assert {row.optimizer: row.runs for row in tabulated.rows}["alpha -5"] == 4
+    lost.unlink()
+    assert flatness.flatness(case, folder) is None
+    (folder / "tune-0.003.json").unlink()
+    assert flatness.chosen_rate(case, folder) is None
+
+
+def test_flatness_writes_tables_and_says_what_is_missing(
+    panel: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flatness, case, folder = panel
+    monkeypatch.setattr(flatness, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    flatness.write({"panel": case, "other": case}, folder.parent, {"command": "x"})
+    text = (tmp_path / "results" / "README.md").read_text()
+    assert "## other\n\nNot finished." in text
+    lines = {tuple(line.strip("| ").split(" | ")[:3]): line for line in text.splitlines() if line.startswith("| alpha")}
+    assert lines["alpha -5", "top eigenvalue", "0.5"].endswith("| smaller |")
+    assert lines["alpha -5", "drift", "3"].endswith("| larger |")
+    assert len(json.loads((tmp_path / "results" / "panel.json").read_text())) == 20
