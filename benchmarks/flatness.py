@@ -300,7 +300,8 @@ def flatness(case: Case, folder: Path) -> tuple[Flatness, dict[tuple[float, floa
 
 def write(all_cases: Mapping[str, Case], runs: Path, texts: Mapping[str, str]) -> None:
     """Write the report of all panels that are finished."""
-    parts = ["# Is alpha < 0 flatter, and does it drift further?", __doc__ or "", listing(texts)]
+    title, method = (__doc__ or "").strip().split("\n\n", 1)
+    parts = [f"# {title}", method, listing(texts)]
     for name, case in all_cases.items():
         made = flatness(case, runs / name)
         if made is None:
@@ -360,6 +361,7 @@ def main() -> None:
     torch.set_num_threads(1)
     number, processes = map(int, arguments.share.split("/"))
     texts = provenance("cpu", 1, ("torch", "valleys"))
+    texts = {name: text.replace(str(arguments.fashion), "FOLDER") for name, text in texts.items()}
     every = cases(arguments.fashion)
     wanted = {name: case for name, case in every.items() if not arguments.only or name in arguments.only}
     while True:
