@@ -115,6 +115,7 @@ def test_markup_of_docstrings_becomes_markdown() -> None:
     )
     assert "<mtable" in text
     assert "<mi>&" not in text  # the columns' marks are no symbols
+    assert "<mtable" in docstrings.markdown(".. math:: a &= b")
     assert 'display="inline"' in text
     assert "    | a | b c |\n    | --- | --- |\n    | 1 | 2 |" in text
     assert docstrings.markdown("see :func:`f`", {"f": "p.f"}.get) == "see [`f`][p.f]"
