@@ -62,6 +62,8 @@ def test_formulas_and_links_between_docstrings_are_rendered(site: Path) -> None:
     assert not re.search(r":(func|class|math|meth|mod|data):", text)
     assert 'href="#valleys.groups.param_groups"' in text
     assert "&gt;&gt;&gt;" in text
+    # A Returns of two lines is one thing.
+    assert re.search(r"Without limits for a\s+single value", (site / "api" / "statistics.html").read_text())
 
 
 def test_it_needs_nothing_from_another_host(site: Path) -> None:
