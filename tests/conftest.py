@@ -13,3 +13,11 @@ hypothesis.settings.load_profile("suite")
 def _seed() -> None:
     """A model that a test makes has the same parameters in every run and in every order of the tests."""
     torch.manual_seed(0)
+
+
+_JAX = ("valleys/optax/", "transformations/", "test_parity.py", "test_benchmarks.py", "docs/optax.md")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What uses JAX comes last: it starts threads, and a process that has them must not fork, as some tests do."""
+    items.sort(key=lambda item: any(part in item.nodeid for part in _JAX))
