@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -180,9 +181,10 @@ def test_the_band_covers_the_steps_that_all_runs_evaluated() -> None:
 
 
 @pytest.mark.parametrize("metric", ["loss $x$", "accuracy %", "a_b^c"])
-def test_the_picture_takes_any_metric_and_leaves_pyplot_alone(tmp_path: Path, metric: str) -> None:
-    import sys
-
+def test_the_picture_takes_any_metric_and_leaves_pyplot_alone(
+    tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # which other tests' libraries import
     found = results({"$sgd": finals("$sgd", 80.0, 81.0)})
     configuration = {**found.configuration, "metric": metric}
     curves.draw(configuration, summarize(found).records, ["$sgd"], tmp_path / "curves.png")

@@ -17,7 +17,11 @@ import valleys
 import valleys.optax as vo
 from valleys import reference
 
-PARAMS = {"a": jnp.arange(1.0, 5.0), "b": {"c": jnp.ones((2, 2)), "d": jnp.full(3, 2.0)}}
+# Of numpy: an array of JAX would start its threads when pytest collects, and a process with threads must not fork.
+PARAMS: dict[str, Any] = {
+    "a": np.arange(1.0, 5.0, dtype=np.float32),
+    "b": {"c": np.ones((2, 2), np.float32), "d": np.full(3, 2.0, np.float32)},
+}
 TWO: Any = (0.9, 0.9)
 THREE: Any = (0.99, 0.9, 0.99)
 WORD: Any = "momentum"
@@ -118,7 +122,7 @@ def test_layerwise_norms_of_half_precision_are_float32() -> None:
 
 
 def test_a_nan_spoils_its_layer_alone() -> None:
-    grads = {**GRADS, "a": GRADS["a"].at[0].set(jnp.nan)}
+    grads = {**GRADS, "a": jnp.asarray(GRADS["a"]).at[0].set(jnp.nan)}
     updates = updates_of(vo.alto(0.1), grads=grads)
     assert np.all(np.isnan(updates["a"]))
     assert np.all(np.isfinite(updates["b"]["c"]))
