@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -268,6 +269,20 @@ def test_memory_of_a_step() -> None:
     assert bounds["states of ALTO"][2:] == ["3.00 (ALTO loop)", "yes"]
     assert bounds["states that adapt adds"][2:] == ["1.00 (adapt(AdamW fused) over AdamW fused)", "yes"]
     assert bounds["states of Lamb"][2:] == ["-", "not measured"]
+
+
+@pytest.mark.parametrize(
+    ("own", "verdict"), [(8.0, "8.0 ms over torch alone; bound 50 ms: met"), (51.0, "**not met**")]
+)
+def test_import_times_are_judged(own: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load("import_time")
+    first, torch_alone = script.milliseconds("valleys")[1], script.milliseconds("valleys.cli")[0]
+    assert 0 < first < torch_alone, "torch's own import is a hundred times ours"
+    monkeypatch.setattr(script, "milliseconds", lambda module: (1000.0, own + len(module) - len("valleys")))
+    text = script.benchmark(3, tmp_path).read_text()
+    assert verdict in text
+    assert cells(text)[1:3] == [["`import valleys`", f"{own:.1f}", f"{own:.1f} to {own:.1f}", f"{own:.1f}"], ANY]
+    assert "| torch itself | 1000.0 |" in text
 
 
 @pytest.mark.parametrize("script", ["step", "memory"])

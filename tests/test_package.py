@@ -77,3 +77,13 @@ def test_one_version_everywhere() -> None:
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert newest is not None
     assert newest[1] == version
+
+
+def test_importing_it_brings_in_nothing_but_torch_and_what_python_ships() -> None:
+    """Milliseconds are benchmarks/import_time.py's; this is why they are few."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import valleys;"
+        "print({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "{'valleys'}\n"
