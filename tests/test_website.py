@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import re
 import sys
@@ -82,6 +83,18 @@ def test_results_that_the_pages_quote_are_there(site: Path) -> None:
     assert (site / "results" / "analysis" / "limits.png").exists()
 
 
+def test_every_example_is_there_whole(site: Path) -> None:
+    text = (site / "examples.html").read_text()
+    programs = sorted((ROOT / "examples").rglob("*.py"))
+    assert len(programs) == len(website._examples()) > 9
+    for program in programs:
+        section = re.search(rf'id="{program.stem}".*?<pre>(.*?)</pre>', text, flags=re.S)
+        assert section is not None
+        shown = html.unescape(re.sub("<[^>]+>", "", section[1]))
+        assert shown.strip() == program.read_text().strip()
+    assert 'href="examples.html#fsdp2"' in (site / "trainers.html").read_text()
+
+
 def test_a_name_without_a_docstring_is_found(tmp_path: Path) -> None:
     package = tmp_path / "bare"
     package.mkdir()
@@ -129,8 +142,10 @@ def test_links_out_of_the_documentation_lead_to_what_the_site_has(tmp_path: Path
     page = docs / "landscape" / "walks.md"
     text = (
         "[t](../../benchmarks/results/walks/README.md#a) ![p](../images/walks/f1.png) "
-        "[c](../../src/valleys/alto.py) [e](../../examples/my_task.py) [h](https://a.b)"
+        "[c](../../src/valleys/alto.py) [e](../../examples/my_task.py) [h](https://a.b) "
+        "[all](../../examples/trainers) [u](../../tests/test_alto.py)"
     )
     assert website._rewritten(text, page, docs) == (
-        "[t](../results/walks/README.md#a) ![p](../images/walks/f1.png) [c](../api/optimizers.md) e [h](https://a.b)"
+        "[t](../results/walks/README.md#a) ![p](../images/walks/f1.png) [c](../api/optimizers.md) "
+        "[e](../examples.md#my_task) [h](https://a.b) [all](../examples.md) u"
     )

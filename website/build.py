@@ -21,6 +21,7 @@ import griffe
 __all__ = ["broken_links", "build", "main", "public_modules", "stage", "undocumented"]
 
 ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples" / "trainers"
 
 SUBJECTS = {
     "optimizers": ("Optimizers", ["adaptor", "alto", "groups", "blocks", "hyperparameters", "release", "reference"]),
@@ -93,6 +94,9 @@ def stage(out: Path, modules: list[str]) -> None:
             copy = out / "docs" / "results" / source.relative_to(ROOT / "benchmarks" / "results")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, copy)
+    programs = (f"## {p.name} {{ #{p.stem} }}\n\n```python\n{p.read_text(encoding='utf-8')}```\n" for p in _examples())
+    text = "# Examples\n\nWhole programs, which the tests run as they are.\n\n" + "\n".join(programs)
+    (out / "docs" / "examples.md").write_text(text, encoding="utf-8")
     for page in (out / "docs").rglob("*.md"):
         page.write_text(_rewritten(page.read_text(encoding="utf-8"), page, out / "docs"), encoding="utf-8")
     for name, (title, members) in SUBJECTS.items():
@@ -220,10 +224,19 @@ def _rewritten(text: str, page: Path, docs: Path) -> str:
         if goal.is_relative_to(ROOT / "src"):
             module = ".".join(goal.relative_to(ROOT / "src").with_suffix("").parts)
             return f"{found[1]}({_relative(docs / 'api' / f'{_subject(module)}.md', page)})"
-        # Examples, tests and code of benchmarks are in the repository only.
+        if goal == EXAMPLES or goal in _examples():
+            anchor = f"#{goal.stem}" if goal in _examples() else ""
+            return f"{found[1]}({_relative(docs / 'examples.md', page)}{anchor})"
+        # Tests and code of benchmarks are in the repository only.
         return found[1][1:-1] if found[1].startswith("[") else found[0]
 
     return re.sub(r"(!?\[[^\]]*\])\(([^)\s]+)\)", target, text)
+
+
+def _examples() -> list[Path]:
+    """Programs of the examples page; what the trainers' share comes before them."""
+    shared = EXAMPLES / "digits.py"
+    return [EXAMPLES.parent / "my_task.py", shared, *sorted(p for p in EXAMPLES.glob("*.py") if p != shared)]
 
 
 def _relative(goal: Path, page: Path) -> str:
