@@ -16,9 +16,8 @@ from valleys import reference
 
 ALPHA, BETA = -5.0, 0.9
 ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-SOME = pytest.mark.parametrize(
-    "name", ["SGD plain loop", "AdamW foreach", "AdamW fused", "RMSprop loop", "Muon", "Lamb"]
-)
+NAMES = ["SGD plain loop", "AdamW foreach", "AdamW fused", "RMSprop loop", "Muon", "Lamb"]
+SOME = pytest.mark.parametrize("name", [name for name in NAMES if name in CASES])
 
 
 def bits(params: list[torch.nn.Parameter]) -> list[Tensor]:
