@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import optax
 import pytest
 import pytorch_optimizer
 import torch
@@ -45,6 +43,7 @@ def assert_equal(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> No
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 def test_lamb_equals_optax(weight_decay: float) -> None:
+    jax, optax = (pytest.importorskip(name, reason="pip install 'valleys[jax]'") for name in ("jax", "optax"))
     options = {"b1": 0.9, "b2": 0.98, "eps": 1e-4, "weight_decay": weight_decay}
     with jax.enable_x64(True):
         transform = optax.lamb(0.02, **options)
