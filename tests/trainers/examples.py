@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.module import register_module_forward_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-__all__ = ["differences", "example", "snapshot"]
+__all__ = ["differences", "example", "snapshot", "watched"]
 
 FOLDER = Path(__file__).parents[2] / "examples" / "trainers"
 
@@ -30,8 +35,10 @@ def snapshot(model: Any, *optimizers: Any) -> dict[str, Any]:
         saved = optimizer.state_dict()
         assert saved["state"], "an optimizer without states proves nothing"
         for index, state in saved["state"].items():
+            assert "explore_exp_avg" in state, "a plain optimizer trains and resumes as well"
             found |= {f"optimizer {number}, state {index}, {name}": value for name, value in state.items()}
         for index, group in enumerate(saved["param_groups"]):
+            assert group.get("explore_alpha", group.get("alpha")), "with alpha = 0 it is a plain optimizer"
             found |= {f"optimizer {number}, group {index}, {name}": value for name, value in group.items()}
     return {name: _copy(value) for name, value in found.items()}
 
@@ -40,6 +47,31 @@ def _copy(value: Any) -> Any:
     if isinstance(value, DTensor):
         value = value.full_tensor()
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+@contextmanager
+def watched() -> Iterator[list[tuple[int, float]]]:
+    """For each step of an optimizer: how many images went forward for it, and the norm of the gradients it got."""
+    steps: list[tuple[int, float]] = []
+    images = 0
+
+    def forward(module: nn.Module, inputs: Any, _: Any) -> None:
+        nonlocal images
+        if isinstance(module, nn.Sequential) and torch.is_grad_enabled():
+            images += len(inputs[0])
+
+    def step(optimizer: Any, *_: Any) -> None:
+        nonlocal images
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        steps.append((images, math.hypot(*(float(_copy(grad).norm()) for grad in grads))))
+        images = 0
+
+    handles = [register_module_forward_hook(forward), register_optimizer_step_post_hook(step)]
+    try:
+        yield steps
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def differences(a: dict[str, Any], b: dict[str, Any], but: Iterable[str] = ()) -> list[str]:

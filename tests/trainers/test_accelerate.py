@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distributed.worlds import spawn
-from trainers.examples import differences, example, snapshot
+from trainers.examples import differences, example, snapshot, watched
 
 accelerate = pytest.importorskip("accelerate", reason="pip install accelerate")
 accelerate_ddp, digits = example("accelerate_ddp"), example("digits")
@@ -41,7 +41,11 @@ def inner(optimizer: Any) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_and_resumes_exactly(name: str, precision: str, tmp_path: Path) -> None:
     path = str(tmp_path / "half")
-    model, optimizer = accelerate_ddp.main(["--optimizer", name, "--checkpoint", path], precision)
+    with watched() as seen:
+        model, optimizer = accelerate_ddp.main(["--optimizer", name, "--checkpoint", path], precision)
+    assert [images for images, _ in seen[:12]] == [128] * 11 + [29], "two micro-batches; one at the epoch's end"
+    if name == "alto":  # AdamW's gradients stay below 1
+        assert max(norm for _, norm in seen) == pytest.approx(1.0, abs=1e-4), "clipped"
     assert digits.accuracy(model) >= 95
     assert int(inner(optimizer).state[next(model.parameters())]["step"]) == 88, "one step per two micro-batches"
     again = accelerate_ddp.main(["--optimizer", name, "--resume", path], precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import socket
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from distributed.worlds import spawn
-from trainers.examples import differences, example
+from trainers.examples import differences, example, watched
 
 if importlib.util.find_spec("deepspeed") is None:  # not imported here: it speaks, and warns
     pytest.skip("DS_BUILD_OPS=0 pip install deepspeed (0.19.8 was tried)", allow_module_level=True)
@@ -36,9 +37,10 @@ def two(folder: str, port: int) -> Any:
         except RuntimeError as error:
             said = str(error)
         path = f"{folder}/{stage}"
-        whole = module.main(["--optimizer", "eadamw", "--checkpoint", path], stage)
+        with watched() as seen:
+            whole = module.main(["--optimizer", "eadamw", "--checkpoint", path], stage)
         again = module.main(["--optimizer", "eadamw", "--resume", path], stage)
-        found[stage] = said, parts(*whole[:2]), parts(*again[:2]), whole[2]
+        found[stage] = said, parts(*whole[:2]), parts(*again[:2]), whole[2], seen
     return found
 
 
@@ -60,9 +62,16 @@ def test_adapted_adamw_trains_and_resumes_and_alto_refuses(tmp_path: Path) -> No
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    for rank in spawn(two, 2, str(tmp_path), port, seconds=280):
-        for stage, (said, whole, again, reached) in rank.items():
+    found = spawn(two, 2, str(tmp_path), port, seconds=280)
+    for rank in found:
+        for stage, (said, whole, again, reached, seen) in rank.items():
             assert ("ZeRO-3" if stage == 3 else "flat partition") in said
             assert "fully_shard" in said, "the remedy"
+            assert [images for images, _ in seen] == [64] * 60, "half of the batch, in two micro-batches"
             assert reached >= 94
             assert differences(whole, again) == []
+    for stage in found[0]:
+        norms = [
+            math.hypot(first, second) for (_, first), (_, second) in zip(*(r[stage][4] for r in found), strict=True)
+        ]
+        assert max(norms) == pytest.approx(1.0, abs=1e-4), "clipped"

@@ -6,8 +6,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from distributed.worlds import spawn
-from trainers.examples import differences, example, snapshot
+from trainers.examples import differences, example, snapshot, watched
 
 NAMES = ["alto", "eadamw"]
 
@@ -20,17 +22,20 @@ def two(folder: str) -> Any:
     found = {}
     for name in NAMES:
         path = ["--optimizer", name, "--checkpoint", f"{folder}/{name}"]
-        model, optimizer, reached = module.main(path)
+        with watched() as seen:
+            model, optimizer, reached = module.main(path)
         assert all(isinstance(p, DTensor) for p in model.parameters())
         again = module.main(["--optimizer", name, "--resume", f"{folder}/{name}"])
-        found[name] = snapshot(model, optimizer), snapshot(*again[:2]), reached
+        found[name] = snapshot(model, optimizer), snapshot(*again[:2]), reached, seen
     return found
 
 
 def test_trains_and_resumes_exactly_on_two_ranks(tmp_path: Path) -> None:
     first, second = spawn(two, 2, str(tmp_path), seconds=280)
     for name in NAMES:
-        whole, again, reached = first[name]
+        whole, again, reached, seen = first[name]
+        assert {images for images, _ in seen} == {64}, "half of the batch, in two micro-batches"
+        assert max(norm for _, norm in seen) == pytest.approx(1.0, abs=1e-4), "clipped"
         assert reached >= 94
         assert differences(whole, again) == []
         assert differences(whole, second[name][0]) == []

@@ -13,7 +13,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what transformers imports of others
     pytest.importorskip("accelerate", reason="pip install accelerate")
     transformers = pytest.importorskip("transformers", reason="pip install 'valleys[text]'")
-    from trainers.examples import differences, example, snapshot
+    from trainers.examples import differences, example, snapshot, watched
 
     hf_trainer = example("hf_trainer")
 
@@ -24,7 +24,9 @@ CASES = [("alto", True), ("alto", False), ("eadamw", True), ("eadamw", False)]
 
 @pytest.mark.parametrize(("name", "instance"), CASES, ids=[f"{n}, {'instance' if i else 'class'}" for n, i in CASES])
 def test_trains_and_resumes_exactly(name: str, instance: bool, tmp_path: Path) -> None:
-    model, optimizer, reached = hf_trainer.main(["--optimizer", name, "--checkpoint", str(tmp_path)], instance)
+    with watched() as seen:
+        model, optimizer, reached = hf_trainer.main(["--optimizer", name, "--checkpoint", str(tmp_path)], instance)
+    assert max(norm for _, norm in seen) == pytest.approx(1.0, abs=1e-4), "clipped"
     assert reached >= 94
     half = str(tmp_path / "checkpoint-60")
     again, resumed, _ = hf_trainer.main(["--optimizer", name, "--resume", half], instance)

@@ -10,7 +10,7 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of what lightning imports
     pytest.importorskip("lightning", reason="pip install lightning")
-    from trainers.examples import differences, example, snapshot
+    from trainers.examples import differences, example, snapshot, watched
 
     lightning_module, digits = example("lightning_module"), example("digits")
 
@@ -24,7 +24,10 @@ pytestmark = [
 @pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
 @pytest.mark.parametrize("name", ["alto", "eadamw"])
 def test_trains_and_resumes_exactly(name: str, manual: bool, tmp_path: Path) -> None:
-    model, optimizer = lightning_module.main(["--optimizer", name, "--checkpoint", str(tmp_path)], manual)
+    with watched() as seen:
+        model, optimizer = lightning_module.main(["--optimizer", name, "--checkpoint", str(tmp_path)], manual)
+    assert {images for images, _ in seen} == {128}, "one batch, or two micro-batches of 64"
+    assert max(norm for _, norm in seen) == pytest.approx(1.0, abs=1e-4), "clipped"
     assert digits.accuracy(model) >= 95
     steps = {float(state["step"]) for state in optimizer.state.values()}
     assert steps == {88.0}, "one step per update, whatever the number of micro-batches"

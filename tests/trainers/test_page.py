@@ -85,6 +85,10 @@ def test_accelerate(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="pip install accelerate")
     from accelerate.state import AcceleratorState, GradientState
 
+    def forget() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
     model = network()
     given = {
         "model": model,
@@ -93,11 +97,11 @@ def test_accelerate(tmp_path: Path) -> None:
         "loader": loader(),
         "scheduler": torch.optim.lr_scheduler.LambdaLR(torch.optim.SGD(model.parameters(), lr=1.0), lambda step: 1.0),
     }
+    forget()  # what a Trainer of another test left
     try:
         names = run("trainers.md", "Accelerate", str(tmp_path), given)
     finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        forget()
     assert steps(names["optimizer"].optimizer) == {2}, "four micro-batches of 32 to an update"
     assert (tmp_path / "half").is_dir()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distributed.worlds import spawn
-from trainers.examples import differences, example, snapshot
+from trainers.examples import differences, example, snapshot, watched
 
 plain, digits = example("plain"), example("digits")
 
@@ -24,7 +24,9 @@ def test_trains_and_resumes_exactly_in_a_new_process(tmp_path: Path) -> None:
     paths = {name: str(tmp_path / name) for name in ("alto", "eadamw")}
     whole = {}
     for name, path in paths.items():
-        model, optimizer = plain.main(["--optimizer", name, "--checkpoint", path])
+        with watched() as steps:
+            model, optimizer = plain.main(["--optimizer", name, "--checkpoint", path])
+        assert max(norm for _, norm in steps) == pytest.approx(1.0, abs=1e-4), "clipped"
         assert digits.accuracy(model) >= 95
         whole[name] = snapshot(model, optimizer)
     [again] = spawn(resumed, 1, paths)

@@ -75,6 +75,8 @@ def test_every_entry_makes_its_optimizer_of_the_groups_that_timm_makes(registry:
         momentum = {"momentum": 0.9} if info.has_momentum else {}
         optimizer: Any = info.opt_class(groups, lr=0.01, **betas, **momentum, **({"eps": 1e-7} if info.has_eps else {}))
         assert type(optimizer) is cls
+        for option in ("betas", "momentum", "eps"):
+            assert getattr(info, f"has_{option}") == (option in optimizer.defaults), "timm keeps to itself what has not"
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.05]
         if name in ("alto", "valleyslamb"):
             assert [group["layer_adaptation"] for group in optimizer.param_groups] == [False, True]

@@ -46,15 +46,18 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
         import optuna
         from sqlalchemy.engine import make_url
         from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+        from sqlalchemy.pool import NullPool
     except ModuleNotFoundError as error:
         raise LabError("the lab needs its extra: pip install 'valleys[lab]'") from error
     try:
         parsed = make_url(url)
     except SQLAlchemyError as error:
         raise LabError("--storage is no database URL such as postgresql://user@host/name") from error
-    # Workers wait for each other's short writes instead of failing.
-    engine: dict[str, Any] = {"connect_args": {"timeout": 60}} if parsed.get_backend_name() == "sqlite" else {}
-    engine["pool_pre_ping"] = True  # a run may take longer than a server keeps a silent connection
+    engine: dict[str, Any] = {"pool_pre_ping": True}  # a run may take longer than a server keeps a silent connection
+    if parsed.get_backend_name() == "sqlite":
+        engine["connect_args"] = {"timeout": 60}  # workers wait for each other's short writes instead of failing
+        if parsed.database not in (None, "", ":memory:"):
+            engine["poolclass"] = NullPool  # nobody could close the pool of a storage that Optuna failed to make
 
     def attempt() -> optuna.storages.RDBStorage:
         with warnings.catch_warnings():
