@@ -17,6 +17,7 @@ import lab_fakes
 from valleys import cli
 from valleys.lab import demo, optimizers, tasks
 from valleys.lab.record import Record
+from valleys.lab.usage import USAGE
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -58,6 +59,8 @@ def test_compare_prints_table_verdict_and_paths_and_nothing_on_stderr(valleys: R
     assert "no difference found between sgd and adamw at batch 16" in out
     written = ("report.md", "report.json", "report.html", "curves.png")
     assert out.splitlines()[-4:] == [str(tmp_path / name) for name in written]
+    told = {name for name, _ in USAGE["compare"].files}
+    assert told == {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"} | {"checkpoints", "weights"}
 
 
 def test_a_name_with_markup_is_printed_as_it_is(valleys: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from valleys.lab.commands import app
-from valleys.lab.usage import EXAMPLES
+from valleys.lab.usage import CODES, ENVIRONMENT, USAGE
 
 ROOT = Path(__file__).parents[2]
 GROUP: Any = typer.main.get_command(app)  # Typer brings its own click
@@ -45,13 +45,31 @@ def test_documented_commands_are_understood(page: str, line: str) -> None:
     parse(line)
 
 
-@pytest.mark.parametrize("command", EXAMPLES)
-def test_examples_of_the_help_are_understood_and_shown(command: str) -> None:
-    shown_command = GROUP.commands[command]
-    text = shown_command.get_help(shown_command.context_class(shown_command, info_name=command))
-    for line in EXAMPLES[command]:
+def help_of(command: Any, name: str) -> str:
+    text: str = command.get_help(command.context_class(command, info_name=name, terminal_width=80))
+    return text
+
+
+@pytest.mark.parametrize("command", USAGE)
+def test_examples_and_files_of_the_help_are_understood_and_shown(command: str) -> None:
+    text = help_of(GROUP.commands[command], command)
+    assert USAGE[command].examples
+    for line in USAGE[command].examples:
         assert parse(line) == command
         assert f"    {line}\n" in f"{text}\n"
+    for name, _ in USAGE[command].files:
+        assert f"    {name} " in text
+    for note in USAGE[command].notes:
+        assert " ".join(note.split()) in " ".join(text.split())
+
+
+def test_the_list_of_commands_cuts_nothing_off_and_the_manual_fits_the_terminal() -> None:
+    text = help_of(GROUP, "valleys")
+    for command, usage in USAGE.items():
+        assert re.search(rf"^  {command} +{re.escape(usage.short)}$", text, flags=re.MULTILINE)
+    for name in (*ENVIRONMENT, *map(str, CODES)):
+        assert f"    {name} " in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_command_that_does_not_exist_would_be_noticed() -> None:
@@ -61,5 +79,5 @@ def test_a_command_that_does_not_exist_would_be_noticed() -> None:
         parse("valleys compair digits")
 
 
-def test_every_command_with_options_has_an_example() -> None:
-    assert set(GROUP.commands) - set(EXAMPLES) == {"tasks"}
+def test_every_command_has_its_usage() -> None:
+    assert list(GROUP.commands) == list(USAGE)

@@ -29,7 +29,7 @@ from valleys.lab.progress import watch
 from valleys.lab.recommend import STEPS, recommend
 from valleys.lab.schedules import KINDS
 from valleys.lab.summary import cells
-from valleys.lab.usage import examples
+from valleys.lab.usage import epilog, texts
 from valleys.landscape.functions import FUNCTIONS
 from valleys.landscape.walk_plots import draw
 
@@ -40,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="ALTO, the E adaptor, and a lab that says whether they help on your task.",
+    epilog=epilog(),
 )
 """The ``valleys`` command."""
 
@@ -66,7 +67,7 @@ def _root(
     """ALTO, the E adaptor, and a lab that says whether they help on your task."""
 
 
-@app.command("compare", epilog=examples("compare"))
+@app.command("compare", **texts("compare"))
 def _compare(
     task: Annotated[str, typer.Argument(help="A task's name (`valleys tasks` lists them), or FILE.py:NAME.")],
     out: Annotated[Path, typer.Option(help="Folder of the report and the finished runs.")],
@@ -110,7 +111,7 @@ def _compare(
         _show(comparison)
 
 
-@app.command("suggest", epilog=examples("suggest"))
+@app.command("suggest", **texts("suggest"))
 def _suggest(
     batch_size: Annotated[int, typer.Option(help="Examples per optimizer step, of all processes.")],
     task: Annotated[str | None, typer.Option(help="Measure this task's noise scale; a name or FILE.py:NAME.")] = None,
@@ -137,7 +138,7 @@ def _suggest(
     typer.echo(str(advice))
 
 
-@app.command("tasks")
+@app.command("tasks", **texts("tasks"))
 def _tasks() -> None:
     """List the tasks."""
     with _plain_errors():
@@ -147,7 +148,7 @@ def _tasks() -> None:
         _console().print(table)
 
 
-@app.command("optimizers", epilog=examples("optimizers"))
+@app.command("optimizers", **texts("optimizers"))
 def _optimizers(
     batch_size: Annotated[int, typer.Option(help="Of the comparison: the paper's rules depend on it.")] = LARGE,
 ) -> None:
@@ -161,7 +162,7 @@ def _optimizers(
         _console().print(table)
 
 
-@app.command("demo", epilog=examples("demo"))
+@app.command("demo", **texts("demo"))
 def _demo(out: Annotated[Path, typer.Option(help="Folder of the reports.")]) -> None:
     """Compare SGD, AdamW, LAMB and ALTO at large batch on digits and sine; a few minutes on two cores."""
     with _plain_errors():
@@ -169,7 +170,7 @@ def _demo(out: Annotated[Path, typer.Option(help="Folder of the reports.")]) -> 
             _show(comparison)
 
 
-@app.command("report", epilog=examples("report"))
+@app.command("report", **texts("report"))
 def _report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of finished comparisons.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
@@ -180,7 +181,7 @@ def _report(
         _console().print(escape(str(html.merge(folders, out, title))), soft_wrap=True, highlight=False)
 
 
-@app.command("doctor", epilog=examples("doctor"))
+@app.command("doctor", **texts("doctor"))
 def _doctor(
     compiled: Annotated[bool, typer.Option(help="Try torch.compile's kernels too, which takes some seconds.")] = True,
 ) -> None:
@@ -189,7 +190,7 @@ def _doctor(
         typer.echo(line)
 
 
-@app.command("landscape", epilog=examples("landscape"))
+@app.command("landscape", **texts("landscape"))
 def _landscape(
     run: Annotated[Path, typer.Argument(help="Folder of a finished comparison.")],
     task: Annotated[str | None, typer.Option(help="Its task, where it moved; a name or FILE.py:NAME.")] = None,
@@ -223,7 +224,7 @@ def _landscape(
             console.print(escape(said), soft_wrap=True, highlight=False)
 
 
-@app.command("trajectories", epilog=examples("trajectories"))
+@app.command("trajectories", **texts("trajectories"))
 def _trajectories(
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")],
     functions: Annotated[
@@ -262,7 +263,7 @@ def _trajectories(
             console.print(escape(str(path)), soft_wrap=True, highlight=False)
 
 
-@app.command("playground", epilog=examples("playground"))
+@app.command("playground", **texts("playground"))
 def _playground(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("playground.html"),
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the browser.")] = False,
@@ -278,7 +279,7 @@ def _playground(
         typer.launch(path.resolve().as_uri())
 
 
-@app.command("reproduce", epilog=examples("reproduce"))
+@app.command("reproduce", **texts("reproduce"))
 def _reproduce(
     number: Annotated[str, typer.Argument(help="table-3, figure-8, ...; list, or nothing, lists them.")] = "list",
     preset: Annotated[str, typer.Option(help="smoke (a smaller problem) or paper.")] = PRESETS[0],
