@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,8 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
         parsed = make_url(url)
     except SQLAlchemyError as error:
         raise LabError("--storage is no database URL such as postgresql://user@host/name") from error
+    if parsed.drivername == "postgresql" and find_spec("psycopg") is not None:
+        parsed = parsed.set(drivername="postgresql+psycopg")  # SQLAlchemy before 2.1 wants psycopg2
     engine: dict[str, Any] = {"pool_pre_ping": True}  # a run may take longer than a server keeps a silent connection
     if parsed.get_backend_name() == "sqlite":
         engine["connect_args"] = {"timeout": 60}  # workers wait for each other's short writes instead of failing
@@ -63,7 +66,10 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # its heartbeat is experimental
             return optuna.storages.RDBStorage(
-                url, engine_kwargs=engine, heartbeat_interval=heartbeat, grace_period=GRACE * heartbeat
+                parsed.render_as_string(hide_password=False),
+                engine_kwargs=engine,
+                heartbeat_interval=heartbeat,
+                grace_period=GRACE * heartbeat,
             )
 
     try:
