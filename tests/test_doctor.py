@@ -85,8 +85,11 @@ def test_extras_of_the_metadata_are_all_looked_at() -> None:
     assert all(finding.text for finding in doctor.extras())
 
 
-def test_a_trainer_that_does_not_import_is_no_good(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "accelerate.py").write_text("raise RuntimeError('operator nms does not exist')")
+def test_a_trainer_that_does_not_import_is_no_good_and_none_is_heard(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speaks = "import warnings; print('here I am'); warnings.warn('old'); "
+    (tmp_path / "accelerate.py").write_text(f"{speaks}raise RuntimeError('operator nms does not exist')")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "accelerate", raising=False)
     monkeypatch.setattr(doctor, "INTEGRATIONS", ("accelerate", "nothing-of-this-name"))
@@ -94,6 +97,7 @@ def test_a_trainer_that_does_not_import_is_no_good(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(metadata, "PackageNotFoundError", KeyError)
     (finding,) = doctor.works_together()
     assert (finding.good, finding.text) == (False, "1.2.3 does not import: operator nms does not exist")
+    assert capsys.readouterr() == ("", "")
 
 
 WITHOUT_LAB = "import sys; sys.modules['typer'] = None"

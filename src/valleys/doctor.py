@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import re
+import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -130,8 +133,11 @@ def works_together() -> list[Finding]:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+        said = io.StringIO()  # some speak when they are imported
         try:
-            __import__(name.replace("-", "_"))
+            with redirect_stdout(said), redirect_stderr(said), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                __import__(name.replace("-", "_"))
         except Exception as error:  # whatever a foreign package raises is the answer
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             found.append(Finding(name, False, f"{version} does not import: {reason}"))
