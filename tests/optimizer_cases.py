@@ -60,6 +60,7 @@ _FOREACH = {
     "Adafactor": Case(_O.Adafactor, {"lr": 0.02}, complex=False),
 }
 _OTHERS = {
+    "Muon": Case(_O.Muon, {"lr": 0.02}, matrices_only=True, complex=False, maximize=False),
     "SGD fused": Case(_O.SGD, {"lr": 0.02, "momentum": 0.9, "fused": True}, complex=False, amp=True),
     "Adam fused": Case(_O.Adam, {"lr": 0.02, "fused": True}, complex=False, amp=True),
     "AdamW fused": Case(_O.AdamW, {"lr": 0.02, "fused": True}, complex=False, amp=True),
@@ -67,9 +68,6 @@ _OTHERS = {
     "Lamb": Case(valleys.Lamb, {"lr": 0.02}),
     "Lamb foreach": Case(valleys.Lamb, {"lr": 0.02, "foreach": True}),
 }
-
-if hasattr(_O, "Muon"):  # since torch 2.9
-    _OTHERS["Muon"] = Case(_O.Muon, {"lr": 0.02}, matrices_only=True, complex=False, maximize=False)
 
 CASES: dict[str, Case] = {
     **{

@@ -18,7 +18,6 @@ from valleys.kernels.choice import best
 
 __all__ = ["step_jointly"]
 
-_INIT_GROUP = ("params_with_grad", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "state_steps")
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -69,10 +68,7 @@ def _suits(optimizer: Any) -> bool:
 
 
 def _step_group(optimizer: Any, group: dict[str, Any], params: list[Tensor]) -> None:
-    asked: dict[str, Any] = {name: [] for name in _INIT_GROUP}
-    if type(optimizer).adapted_from is torch.optim.AdamW and not issubclass(torch.optim.AdamW, torch.optim.Adam):
-        asked["amsgrad"] = False  # torch 2.6
-    optimizer._init_group(group, **asked)
+    optimizer._init_group(group, [], [], [], [], [], [])
     states, memory = optimizer.state, optimizer._explore_buffers
     for param in params:
         if param not in memory:

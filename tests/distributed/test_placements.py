@@ -19,7 +19,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import valleys
 from backends import BACKENDS, largest_error, symbols
-from distributed.worlds import spawn
+from distributed.worlds import SINCE_2_13, spawn
 from valleys import reference
 from valleys.blocks import interleaved, sections, stacked
 
@@ -140,7 +140,11 @@ def several(mesh_shapes: list[tuple[int, ...]], dtypes: list[torch.dtype], each:
     return found
 
 
-@pytest.mark.parametrize("mesh_shapes", [[(1,)], [(2,)], [(4,), (2, 2)]], ids=["1 rank", "2 ranks", "4 ranks"])
+@pytest.mark.parametrize(
+    "mesh_shapes",
+    [[(1,)], [(2,)], pytest.param([(4,), (2, 2)], marks=SINCE_2_13)],
+    ids=["1 rank", "2 ranks", "4 ranks"],
+)
 def test_every_placement_equals_the_reference(mesh_shapes: list[tuple[int, ...]]) -> None:
     ranks = torch.Size(mesh_shapes[0]).numel()
     each: list[dict[str, Any]] = [{}, {"max_grad_norm": 1.0, "trust_clip": (0.01, 5.0), "maximize": True}]
@@ -336,4 +340,4 @@ def test_triton_on_shards() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1e-6
+    assert float(done.stdout.split()[-1]) < 1e-6  # gloo may have spoken before

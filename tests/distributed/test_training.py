@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 import valleys
 from backends import largest_error
 from distributed.models import Net, Run, Spread, batch, ddp, fsdp, new_net, train, whole
-from distributed.worlds import spawn
+from distributed.worlds import OLD_DTENSOR, spawn
 from valleys import reference
 from valleys.distributed import local
 
@@ -168,7 +167,9 @@ def test_accumulating_clipping_and_scaling_equal_one_process() -> None:
     expected = {case: outcome(case, alone=True) for case in CASES}
     for found in spawn(outcomes, 2):
         for case in CASES:
-            assert error(found[case], expected[case]) < 1e-12, case
+            # torch 2.9's clip_grad_norm_ adds float64 DTensors up in float32.
+            tolerance = 1e-5 if OLD_DTENSOR and case == "clipped, FSDP2" else 1e-12
+            assert error(found[case], expected[case]) < tolerance, case
 
 
 def rounded() -> dict[str, tuple[list[str], list[str]]]:
@@ -226,7 +227,6 @@ def muons() -> tuple[float, float]:
     return largest_error(mine, fed), largest_error(plain, fed)
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
 def test_muon_on_shards_gets_the_gradients_of_e() -> None:
     for same, other in spawn(muons, 2):
         assert same < 1e-12

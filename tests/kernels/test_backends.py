@@ -337,10 +337,6 @@ def test_the_compiler_runs_once_per_machine(tmp_path: Path) -> None:
     assert counts[2] == 2 * counts[0]
 
 
-@pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9),
-    reason="an error inside torch.compile before torch 2.9, whose tracer does not get through the generator",
-)
 def test_the_step_under_torch_compile() -> None:
     """torch.compile of the user's own: foreach is traced, as in torch.optim."""
     (ours, grads), (theirs, _) = problem([(4, 3), (5,)], torch.float32), problem([(4, 3), (5,)], torch.float32)

@@ -152,7 +152,7 @@ def same(report: dict[str, Any], other: dict[str, Any]) -> None:
 
 def states(url: str) -> tuple[Counter[tuple[str, int, int]], Counter[str]]:
     """How often each run is complete, and how many trials are in which state."""
-    storage = optuna.storages.RDBStorage(url)
+    storage = optuna.storages.RDBStorage(url.replace("postgresql://", "postgresql+psycopg://"))
     complete: Counter[tuple[str, int, int]] = Counter()
     found: Counter[str] = Counter()
     for study in storage.get_all_studies():

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from trainers.examples import differences, example, snapshot
 
-if not hasattr(torch.optim, "Muon"):
-    pytest.skip("torch.optim.Muon came with torch 2.9", allow_module_level=True)
 muon, digits = example("muon"), example("digits")
 
 

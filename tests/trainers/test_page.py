@@ -74,7 +74,6 @@ def test_plain(tmp_path: Path) -> None:
     assert names["scheduler"].last_epoch == 5
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
 def test_muon(tmp_path: Path) -> None:
     names = run("trainers.md", "Muon for the matrices, AdamW for the rest", str(tmp_path), {"model": network()})
     held = [p for optimizer in ("muon", "adamw") for group in names[optimizer].param_groups for p in group["params"]]

@@ -223,8 +223,7 @@ def _unviewed(tensor: Tensor) -> Tensor:
 
 def _many_graphs() -> Any:
     """Room for a graph per combination of dtypes and options; beyond dynamo's own limit of eight it would give up."""
-    name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"  # torch 2.6
-    return torch._dynamo.config.patch({name: 64})
+    return torch._dynamo.config.patch(recompile_limit=64)
 
 
 @functools.cache
