@@ -14,10 +14,13 @@ def main() -> None:
         SystemExit: always, with the command's exit code.
     """
     try:
-        from valleys.lab.parallel import one_voice
-
-        with one_voice():
-            _run()
+        try:
+            from valleys.lab.parallel import one_voice
+        except ModuleNotFoundError as error:
+            _without_the_lab(error)
+        else:
+            with one_voice():
+                _run()
     except KeyboardInterrupt:
         sys.exit(130)  # before a command had begun
 
@@ -28,23 +31,27 @@ def _run() -> None:
 
         app()
     except ModuleNotFoundError as error:
-        if str(error.name).split(".")[0] == "valleys":
-            raise
-        if sys.argv[1:] in (["doctor"], ["--version"]):
-            _without_the_lab(sys.argv[1])
-            return
+        _without_the_lab(error)
+
+
+def _without_the_lab(error: ModuleNotFoundError) -> None:
+    """What a user wants to know most when something is missing must not need it."""
+    if str(error.name).split(".")[0] == "valleys":
+        raise error
+    command, *options = sys.argv[1:] or [""]
+    if command == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"{version('valleys')}\n")
+    elif command == "doctor" and set(options) <= {"--compiled", "--no-compiled"}:
+        from valleys.doctor import report
+        from valleys.kernels.choice import FUSED
+
+        for line in report(tuple(name for name in FUSED if "--no-compiled" not in options or name != "compiled")):
+            sys.stdout.write(f"{line}\n")
+    else:
         sys.stderr.write(f"valleys: the lab needs {error.name}: pip install 'valleys[lab]'\n")
         sys.exit(2)
-
-
-def _without_the_lab(asked: str) -> None:
-    """What a user wants to know most when something is missing must not need it."""
-    from importlib.metadata import version
-
-    from valleys.doctor import report
-
-    for line in report() if asked == "doctor" else [version("valleys")]:
-        sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":
