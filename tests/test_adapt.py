@@ -90,8 +90,22 @@ def test_groups_have_their_own_alpha_and_beta(case: Case) -> None:
     close(ours, theirs)
 
 
+def takes_groups_later(case: Case) -> bool:
+    params = parameters(case)
+    plain = case.build(params[:1])
+    plain.add_param_group({"params": params[1:]})
+    set_gradients(params, 0, missing=False)
+    try:
+        plain.step()
+    except KeyError:
+        return False
+    return True
+
+
 @ALL
 def test_add_param_group_in_mid_training(case: Case) -> None:
+    if not takes_groups_later(case):
+        pytest.skip("this torch's own has no state for a group that is added, without E either")
     ours, theirs = parameters(case), parameters(case)
     adapted, plain = valleys.adapt(case.build(ours[:1]), ALPHA, BETA), case.build(theirs[:1])
     memory: list[Any] = [reference.TwoBuffer(torch.zeros_like(p), torch.zeros_like(p)) for p in theirs]

@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import socket
 import sys
@@ -69,7 +70,8 @@ def world(size: int, folder: Path, work: Callable[..., Any], *arguments: Any, la
     for number, rank in enumerate(ranks):
         out, err, value = (folder / f"{number}.{name}" for name in ("out", "err", "value"))
         left = pickle.loads(value.read_bytes()) if value.exists() else None
-        ended.append(Ended(rank.exitcode, out.read_text(), err.read_text(), left))
+        said = re.sub(r"\[Gloo\] Rank \d+ is connected to .*\n", "", out.read_text())  # torch 2.9's
+        ended.append(Ended(rank.exitcode, said, err.read_text(), left))
     return ended
 
 

@@ -365,5 +365,6 @@ def _symbols(
 def _bound(numerator: Floats, denominator: Floats) -> Floats:
     """numerator / denominator where the condition can bind, else infinity."""
     binds = denominator > 0
-    bound: Floats = np.where(binds, numerator / np.where(binds, denominator, 1.0), np.inf)
+    with np.errstate(over="ignore"):  # next to zero it is infinite as well
+        bound: Floats = np.where(binds, numerator / np.where(binds, denominator, 1.0), np.inf)
     return bound
