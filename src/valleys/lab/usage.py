@@ -168,12 +168,12 @@ def epilog() -> str:
 
 
 def _listing(title: str, rows: Iterable[tuple[object, str]]) -> list[str]:
-    rows = [(str(name), text) for name, text in rows]
-    width = max((len(name) for name, _ in rows), default=0)
+    named = [(str(name), text) for name, text in rows]
+    width = max((len(name) for name, _ in named), default=0)
     lines: list[str] = []
-    for name, text in rows:
+    for name, text in named:
         lines += wrap(text, _WIDTH, initial_indent=f"{name:{width}}  ", subsequent_indent=" " * (width + 2))
-    return [_lines(title, lines)] if rows else []
+    return [_lines(title, lines)] if lines else []
 
 
 def _lines(title: str, lines: Iterable[str]) -> str:
