@@ -60,13 +60,17 @@ def test_the_doctor_compares_with_an_independent_backend(monkeypatch: pytest.Mon
 
 def test_what_is_missing_or_old_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     true = metadata.version
+    here = {"jax": "0.7.0", "optax": "0.2.8"}
 
     def version(name: str) -> str:
-        if name == "optax":
+        if name in ("jax", "optax") and name not in here:
             raise metadata.PackageNotFoundError(name)
-        return "0.4.2+local9" if name == "jax" else true(name)
+        return here.get(name) or true(name)
 
     monkeypatch.setattr(metadata, "version", version)
+    assert {finding.subject: finding.good for finding in doctor.extras()}["valleys[jax]"]
+    del here["optax"]
+    here["jax"] = "0.4.2+local9"
     found = {finding.subject: finding for finding in doctor.extras()}
     assert found["valleys[jax]"].good is False
     text = found["valleys[jax]"].text
