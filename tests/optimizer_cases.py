@@ -65,8 +65,8 @@ _OTHERS = {
     "Adam fused": Case(_O.Adam, {"lr": 0.02, "fused": True}, complex=False, amp=True),
     "AdamW fused": Case(_O.AdamW, {"lr": 0.02, "fused": True}, complex=False, amp=True),
     "Adagrad fused": Case(_O.Adagrad, {"lr": 0.02, "fused": True}, complex=False, amp=True),
-    "Lamb": Case(valleys.Lamb, {"lr": 0.02}),
-    "Lamb foreach": Case(valleys.Lamb, {"lr": 0.02, "foreach": True}),
+    "Lamb": Case(valleys.Lamb, {"lr": 0.02}, amp=True),
+    "Lamb foreach": Case(valleys.Lamb, {"lr": 0.02, "foreach": True}, amp=True),
 }
 
 CASES: dict[str, Case] = {

@@ -35,8 +35,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     results: list[bool] = []
 
-    def spy(optimizer: Any) -> bool:
-        results.append(_joint.step_jointly(optimizer))
+    def spy(optimizer: Any, memory: Any) -> bool:
+        results.append(_joint.step_jointly(optimizer, memory))
         return results[-1]
 
     monkeypatch.setattr(_adapted, "step_jointly", spy)

@@ -1,5 +1,8 @@
 """The class an adapted optimizer gets: a subclass of its own, made on the fly, with E's step and E's state.
 
+E's buffer lies in ``optimizer.state[param]`` like any state, so that whoever resets, moves, counts or drops states
+finds it there. The base never sees it: an entry that is not empty means to many optimizers that they have made theirs.
+
 The subclass derives from the optimizer's class alone, because assigning ``__class__`` fails with a second base
 ("object layout differs") for every optimizer that inherits ABC; the methods are therefore written into it.
 """
@@ -14,18 +17,17 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
+from valleys._bases import base_kinds, base_options, check_base_group
 from valleys._feed import adapted_gradients
 from valleys._joint import step_jointly
+from valleys._memory import BUFFER, KINDS, Memory, check_explore_group, new_memory, put_back, take_out
 from valleys._probe import Probed, is_probe
-from valleys._state import load_keeping_dtype, new_state
-from valleys.hyperparameters import check_explore
+from valleys._saved import check_saved
+from valleys._state import load_keeping_dtype
 
-__all__ = ["BUFFER", "activate", "adapted_class", "register", "release_step", "track_step"]
-
-BUFFER = "explore_exp_avg"
+__all__ = ["activate", "adapted_class", "register", "release_step", "track_step"]
 
 _classes: dict[type[Optimizer], type[Optimizer]] = {}
 
@@ -49,23 +51,20 @@ def register(cls: type[Optimizer]) -> None:
 def activate(
     optimizer: Any, alpha: float, beta: float, inplace: bool, state_dtype: torch.dtype | None, seed: int
 ) -> None:
-    """Gives an object of an adapted class its options and its empty buffers."""
+    """Give an object of an adapted class its options and its empty buffers."""
     options: dict[str, Any] = {"explore_alpha": alpha, "explore_beta": beta}
     if state_dtype is not None:
-        # The count and the seed make the random bits of the rounding; a checkpoint takes them along.
-        options.update(explore_state_dtype=state_dtype, explore_seed=seed, explore_count=0)
+        options.update(explore_state_dtype=state_dtype, explore_seed=seed)
     optimizer.defaults.update(options)
     for group in optimizer.param_groups:
         for name, value in options.items():
             group.setdefault(name, value)
-        _check_group(group)
+        check_explore_group(group)
     # A base that has its states already shows them to torch.distributed.checkpoint without a step: so must E.
-    optimizer._explore_buffers = {
-        param: new_state(param, state_dtype, signed=True)
-        for group in optimizer.param_groups
-        for param in group["params"]
-        if group["explore_alpha"] != 0 and optimizer.state.get(param)
-    }
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            if group["explore_alpha"] != 0 and optimizer.state.get(param):
+                optimizer.state[param].update(new_memory(param, group))
     optimizer._explore_probed = None
     optimizer._explore_inplace = inplace
     optimizer._patch_step_function()
@@ -107,15 +106,13 @@ def track_step(optimizer: Optimizer) -> None:
     optimizer.step = step  # type: ignore[method-assign]
 
 
-def _check_group(group: dict[str, Any]) -> None:
-    check_explore(group["explore_alpha"], group["explore_beta"], alpha_name="explore_alpha", beta_name="explore_beta")
-
-
 def _warn_without_buffers(state: dict[Any, Any], groups: list[dict[str, Any]]) -> None:
-    active = any(group["explore_alpha"] != 0 for group in groups)
-    if active and state and not any(BUFFER in entry for entry in state.values() if isinstance(entry, dict)):
+    numbers = [number for group in groups if group["explore_alpha"] != 0 for number in group["params"]]
+    lacking = [number for number in numbers if state.get(number) and BUFFER not in state[number]]
+    if lacking:
+        which = "" if len(lacking) == len([n for n in numbers if state.get(n)]) else f" for the parameters {lacking}"
         warnings.warn(
-            f"the state dict has no {BUFFER!r}: it was saved by an optimizer without E, whose memory starts empty",
+            f"the state dict has no {BUFFER!r}{which}: it was saved by an optimizer without E; its memory starts empty",
             stacklevel=5,
         )
 
@@ -167,84 +164,69 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
         if closure is not None:
             with torch.enable_grad():
                 evaluated = _Evaluated(self, closure())
-        if self._explore_probed is not None and self._explore_probed.take_back(self):
-            self._explore_buffers.clear()
+        if self._explore_probed is not None:
+            self._explore_probed.take_back(self)
         self._explore_probed = Probed(self) if not self.state and is_probe() else None
-        if step_jointly(self):
-            if self._explore_probed is not None:
-                self._explore_probed.finish(self)
-            return None if evaluated is None else evaluated.loss
-        # The base's own function, without its hooks: those of this object fire around this one.
-        hooked: Any = base.step
-        base_step = hooked.__wrapped__ if getattr(hooked, "hooked", False) else hooked
-        with adapted_gradients(self) as adapted, _without_scale(self) if adapted else nullcontext():
-            result = base_step(self, **options) if evaluated is None else base_step(self, evaluated, **options)
-        for param in adapted:
-            # Stateless bases leave no entry; torch.distributed.checkpoint takes an empty ``state`` for a fresh
-            # optimizer and steps it with zero gradients, which would move the buffers.
-            self.state.setdefault(param, {})
+        memory = take_out(self.state)
+        try:
+            result = step_with(self, memory, evaluated, options)
+        finally:
+            put_back(self.state, memory)
         if self._explore_probed is not None:
             self._explore_probed.finish(self)
         return result if evaluated is None else evaluated.loss
+
+    def step_with(self: Any, memory: Memory, evaluated: _Evaluated | None, options: dict[str, Any]) -> Any:
+        """A step while E's memory is out of the state."""
+        if step_jointly(self, memory):
+            return None
+        # The base's own function, without its hooks: those of this object fire around ``step``.
+        hooked: Any = base.step
+        base_step = hooked.__wrapped__ if getattr(hooked, "hooked", False) else hooked
+        with adapted_gradients(self, memory) as adapted, _without_scale(self) if adapted else nullcontext():
+            return base_step(self, **options) if evaluated is None else base_step(self, evaluated, **options)
 
     def add_param_group(self: Any, param_group: dict[str, Any]) -> None:
         base.add_param_group(self, param_group)
         # Still missing while the base's constructor adds the first groups.
         if "explore_alpha" in self.defaults:
             try:
-                _check_group(self.param_groups[-1])
+                check_explore_group(self.param_groups[-1])
             except ValueError:
                 self.param_groups.pop()
                 raise
 
-    def state_dict(self: Any) -> dict[str, Any]:
-        def add(_: Optimizer, saved: dict[str, Any]) -> None:
-            for group, packed in zip(self.param_groups, saved["param_groups"], strict=True):
-                for param, index in zip(group["params"], packed["params"], strict=True):
-                    if param in self._explore_buffers:
-                        entry = saved["state"].get(index, {})
-                        saved["state"][index] = {**entry, BUFFER: self._explore_buffers[param]}
-
-        # First of the post-hooks: the user's find the buffers in place.
-        handle = self.register_state_dict_post_hook(add, prepend=True)
-        try:
-            return base.state_dict(self)
-        finally:
-            handle.remove()
-
     def load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
         def complete(incoming: dict[str, Any]) -> dict[str, Any]:
             """A checkpoint of the plain optimizer lacks E's options: they stay as they are."""
+            check_saved(self, incoming, lambda group: {**base_kinds(base, group), **KINDS}, base_options(base))
             mine = [{k: v for k, v in group.items() if k.startswith("explore_")} for group in self.param_groups]
-            if len(mine) != len(incoming["param_groups"]):
-                return incoming  # the base says what is wrong
             groups = [{**own, **group} for own, group in zip(mine, incoming["param_groups"], strict=True)]
-            for group in groups:
-                _check_group(group)
+            for group, own in zip(groups, self.param_groups, strict=True):
+                check_explore_group(group)
+                check_base_group(base, group, own["params"])
             _warn_without_buffers(incoming["state"], groups)
             return {**incoming, "param_groups": groups}
 
-        def install(states: list[tuple[Tensor, dict[str, Tensor]]]) -> None:
-            self._explore_buffers = {param: entry[BUFFER] for param, entry in states if BUFFER in entry}
-            self._explore_probed = None
+        load_keeping_dtype(self, functools.partial(base.load_state_dict, self), state_dict, tuple(KINDS), complete)
+        self._explore_probed = None
 
-        load = functools.partial(base.load_state_dict, self)
-        load_keeping_dtype(self, load, state_dict, (BUFFER,), install, complete)
+    def setstate(self: Any, state: dict[str, Any]) -> None:
+        memory = take_out(state.get("state", {}))
+        try:
+            base.__setstate__(self, state)
+        finally:
+            put_back(state.get("state", {}), memory)
 
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
-        state = {
-            **base.__getstate__(self),
-            "_explore_buffers": self._explore_buffers,
-            "_explore_probed": None,
-            "_explore_inplace": self._explore_inplace,
-        }
+        state = {**base.__getstate__(self), "_explore_probed": None, "_explore_inplace": self._explore_inplace}
         return _rebuild, (base,), state
 
     return {
         "adapted_from": base,
         "step": step,
         "add_param_group": add_param_group,
-        "state_dict": state_dict,
         "load_state_dict": load_state_dict,
+        "__setstate__": setstate,
         "__reduce_ex__": reduce,
     }

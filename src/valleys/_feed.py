@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from valleys import reference
+from valleys._checks import GRADIENT, Position, check_tensors
 from valleys._gather import real
-from valleys._state import state_dtype
+from valleys._memory import BUFFER, Memory, check_explore_group, new_memory
+from valleys._state import EXPLORE_STEP, count_tensor, state_dtype
 from valleys.distributed import aligned, local, placements, random_place
-from valleys.hyperparameters import check_explore
 from valleys.kernels.choice import select
-from valleys.kernels.layout import layout, ordered, put_back
-from valleys.kernels.rounding import mix, salt
+from valleys.kernels.layout import layout, materialized, ordered, put_back
+from valleys.kernels.rounding import keys, salt, signed
 
 __all__ = ["adapted_gradients"]
 
@@ -25,29 +26,41 @@ __all__ = ["adapted_gradients"]
 class _Entry(NamedTuple):
     param: Tensor
     grad: Tensor
-    alpha: float
-    beta: float
+    group: dict[str, Any]
     dtype: torch.dtype  # of the buffer
-    key: int | None  # of the random bits that round it
+    salt: int  # of the random bits that round it
+
+    @property
+    def alpha(self) -> float:
+        return self.group["explore_alpha"]  # type: ignore[no-any-return]
+
+    @property
+    def beta(self) -> float:
+        return self.group["explore_beta"]  # type: ignore[no-any-return]
+
+    @property
+    def rounds(self) -> bool:
+        return self.group.get("explore_state_dtype") == torch.bfloat16
 
 
 @contextmanager
-def adapted_gradients(optimizer: Any) -> Iterator[list[Tensor]]:
-    """Sets every parameter's ``.grad`` to E's gradient; afterwards ``.grad`` is as it was, unless ``inplace``.
+def adapted_gradients(optimizer: Any, memory: Memory) -> Iterator[list[Tensor]]:
+    """Set every parameter's ``.grad`` to E's gradient; afterwards ``.grad`` is as it was, unless ``inplace``.
 
     Args:
         optimizer: an object of an adapted class.
+        memory: E's states, taken out of the optimizer's; updated.
 
     Yields:
         The parameters whose gradients were adapted; empty if E is off everywhere and nothing was changed.
 
     Raises:
         RuntimeError: a sparse gradient.
-        ValueError: alpha or beta of a group was changed to something out of range.
+        ValueError: alpha or beta of a group was changed to something out of range; a gradient or a buffer is not like
+            its parameter.
     """
-    entries = list(_entries(optimizer))
-    buffers: dict[Tensor, Tensor] = optimizer._explore_buffers
-    active = [entry for entry in entries if entry.alpha != 0 or entry.param in buffers]
+    entries = list(_entries(optimizer, memory))
+    active = [entry for entry in entries if entry.alpha != 0 or entry.param in memory]
     if not active:
         yield []
         return
@@ -61,11 +74,8 @@ def adapted_gradients(optimizer: Any) -> Iterator[list[Tensor]]:
     touched = entries if scale is not None else active
     try:
         with torch.set_grad_enabled(graph or (differentiable and torch.is_grad_enabled())):
-            for bucket in _buckets(touched, buffers):
-                _adapt_bucket(bucket, buffers, scale, found_inf, inplace, differentiable, graph)
-        for group in optimizer.param_groups:
-            if "explore_count" in group:
-                group["explore_count"] += 1
+            for bucket in _buckets(touched, memory):
+                _adapt_bucket(bucket, memory, scale, found_inf, inplace, differentiable, graph)
         yield [entry.param for entry in active]
     finally:
         if not inplace:
@@ -73,13 +83,14 @@ def adapted_gradients(optimizer: Any) -> Iterator[list[Tensor]]:
                 entry.param.grad = entry.grad
 
 
-def _entries(optimizer: Any) -> Iterator[_Entry]:
-    numbers = itertools.count()
+def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
+    """What there is to adapt, checked."""
+    name, numbers = type(optimizer).__name__, itertools.count()
     for group in optimizer.param_groups:
         wanted = group.get("explore_state_dtype")
-        alpha, beta = group["explore_alpha"], group["explore_beta"]
-        check_explore(alpha, beta, alpha_name="explore_alpha", beta_name="explore_beta")
-        for param, number in zip(group["params"], numbers, strict=False):
+        check_explore_group(group)
+        for index, param in enumerate(group["params"]):
+            number = next(numbers)
             if param.grad is None:
                 continue
             if param.grad.layout != torch.strided:
@@ -87,20 +98,18 @@ def _entries(optimizer: Any) -> Iterator[_Entry]:
                     f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient, "
                     "which E would make dense; build its layer with sparse=False, or leave it to an optimizer without E"
                 )
-            key = None
-            if wanted == torch.bfloat16:
-                key = mix(salt(group["explore_seed"], number) ^ group["explore_count"])
-                shard = local(param)
-                key, start = random_place(param, key, layout(shard) or range(shard.dim()))
-                key = (key + start) % 2**32
-            yield _Entry(param, param.grad, alpha, beta, state_dtype(param, wanted), key)
+            buffer = memory[param].items() if param in memory else ()
+            states = [(key, value) for key, value in buffer if key == BUFFER]
+            check_tensors(Position(name, group, index), param, [(GRADIENT, param.grad), *states])
+            bits = salt(group["explore_seed"], number) if wanted == torch.bfloat16 else 0
+            yield _Entry(param, param.grad, group, state_dtype(param, wanted), bits)
 
 
-def _buckets(entries: list[_Entry], buffers: dict[Tensor, Tensor]) -> list[list[_Entry]]:
+def _buckets(entries: list[_Entry], memory: Memory) -> list[list[_Entry]]:
     """Entries that one multi-tensor call can take, in first-come order."""
     buckets: dict[Any, list[_Entry]] = {}
     for entry in entries:
-        off = entry.alpha == 0 and entry.param not in buffers
+        off = entry.alpha == 0 and entry.param not in memory
         key = (
             off,
             entry.alpha,
@@ -110,6 +119,7 @@ def _buckets(entries: list[_Entry], buffers: dict[Tensor, Tensor]) -> list[list[
             entry.param.dtype,
             type(entry.grad),
             entry.dtype,
+            entry.rounds,
         )
         buckets.setdefault(key, []).append(entry)
     return list(buckets.values())
@@ -117,7 +127,7 @@ def _buckets(entries: list[_Entry], buffers: dict[Tensor, Tensor]) -> list[list[
 
 def _adapt_bucket(
     bucket: list[_Entry],
-    buffers: dict[Tensor, Tensor],
+    memory: Memory,
     scale: Tensor | None,
     found_inf: Tensor | None,
     inplace: bool,
@@ -125,39 +135,66 @@ def _adapt_bucket(
     graph: bool,
 ) -> None:
     alpha, beta = bucket[0].alpha, bucket[0].beta
-    grads = [aligned(entry.grad, entry.param) for entry in bucket]
+    grads = [materialized(aligned(entry.grad, entry.param)) for entry in bucket]
     if scale is not None:
         grads = [grad / scale.to(grad.device) for grad in grads]
-    if alpha == 0 and bucket[0].param not in buffers:
+    if alpha == 0 and bucket[0].param not in memory:
         adapted = grads
     else:
-        for param, _, _, _, dtype, _ in bucket:
-            if param not in buffers:
-                buffers[param] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
-            elif buffers[param].dtype != dtype:  # a checkpoint, or the model, had another
-                buffers[param] = buffers[param].to(dtype)
-        old = [buffers[entry.param] for entry in bucket]
+        old = [_buffer(entry, memory) for entry in bucket]
         if graph or differentiable:
             adapted, new = _differentiable(grads, old, alpha, beta)
             new = [buffer.detach() if graph else buffer for buffer in new]
         else:
             # A skipped step must not overwrite the buffer it started from.
             new = old if found_inf is None else [buffer.clone() for buffer in old]
-            keys = [entry.key for entry in bucket if entry.key is not None] or None
-            adapted = _explore(grads, new, alpha, beta, keys, inplace or scale is not None)
+            bits = _keys(bucket, memory) if bucket[0].rounds else None
+            adapted = _explore(grads, new, alpha, beta, bits, inplace or scale is not None)
         if alpha == 0:
             adapted = grads
         if found_inf is not None:
             skip = found_inf.to(old[0].device).bool()
             new = [torch.where(skip, before, after) for before, after in zip(old, new, strict=True)]
-        buffers.update(zip((entry.param for entry in bucket), new, strict=True))
+        for entry, buffer in zip(bucket, new, strict=True):
+            memory[entry.param][BUFFER] = buffer
     for entry, grad in zip(bucket, adapted, strict=True):
         if not inplace:
             entry.param.grad = grad.to(entry.grad.dtype)
-        elif grad is not entry.grad and placements(grad) == placements(entry.grad):
+        elif grad is not entry.grad and placements(grad) == placements(entry.grad) and not entry.grad._is_zerotensor():
             entry.grad.copy_(grad)
         else:
             entry.param.grad = grad
+
+
+def _buffer(entry: _Entry, memory: Memory) -> Tensor:
+    """E's buffer of a parameter: a new one, or the old one in the dtype it is to have."""
+    states = memory.setdefault(entry.param, {})
+    if BUFFER not in states:
+        states.update(new_memory(entry.param, entry.group))
+    elif states[BUFFER].dtype != entry.dtype:  # a checkpoint, or the model, had another
+        states[BUFFER] = states[BUFFER].to(entry.dtype)
+    states[BUFFER] = materialized(states[BUFFER])
+    return states[BUFFER]
+
+
+def _keys(bucket: list[_Entry], memory: Memory) -> list[int] | list[Tensor]:
+    """Keys of the random bits of this step, which is counted."""
+    salts, starts, counts = [], [], []
+    for entry in bucket:
+        device = entry.param.device if entry.group.get("capturable") else torch.device("cpu")
+        count = count_tensor(memory[entry.param].get(EXPLORE_STEP, 0), device)
+        memory[entry.param][EXPLORE_STEP] = count
+        shard = local(entry.param)
+        bits, start = random_place(entry.param, entry.salt, layout(shard) or range(shard.dim()))
+        salts.append(bits)
+        starts.append(start)
+        counts.append(count)
+    result = [
+        key + signed(start) if isinstance(key, Tensor) else (key + start) % 2**32
+        for key, start in zip(keys(salts, counts), starts, strict=True)
+    ]
+    torch._foreach_add_(counts, 1)
+    return result  # type: ignore[return-value]
 
 
 def _differentiable(
@@ -174,7 +211,12 @@ def _differentiable(
 
 
 def _explore(
-    grads: list[Tensor], buffers: list[Tensor], alpha: float, beta: float, keys: list[int] | None, overwrite: bool
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    alpha: float,
+    beta: float,
+    bits: list[int] | list[Tensor] | None,
+    overwrite: bool,
 ) -> list[Tensor]:
     """One kernel call for all tensors; buffers, and with ``overwrite`` the gradients, are updated in place."""
     results = grads if overwrite else [torch.empty_like(grad) for grad in grads]
@@ -186,8 +228,8 @@ def _explore(
     present = [i for i, grad in enumerate(g) if grad.numel()]
     g, s, out = ([column[i] for i in present] for column in (g, s, out))
     if present:
-        select(g, (g[0].dtype, g[0].dtype, s[0].dtype), None, None).explore_(
-            g, s, out, alpha=alpha, beta=beta, keys=None if keys is None else [keys[i] for i in present]
+        select([*g, *s], (g[0].dtype, g[0].dtype, s[0].dtype), None, None).explore_(
+            g, s, out, alpha=alpha, beta=beta, keys=None if bits is None else [bits[i] for i in present]
         )
     for i, memory, result in zip(present, s, out, strict=True):
         put_back(columns[1][i], orders[i], memory)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from valleys._layers import Place, Pool
 from valleys._parts import Part, Pattern, parts
+from valleys._state import ROUNDING_STEP
 from valleys.distributed import aligned, first_index, is_sharded, local, random_place, wrapped_like
-from valleys.kernels import Tensors
+from valleys.kernels import Rule, Tensors
 from valleys.kernels.choice import Backend, select
-from valleys.kernels.layout import Layout, is_plain, layout, ordered, put_back
+from valleys.kernels.layout import Layout, is_lazy, is_plain, layout, materialized, ordered, put_back
+from valleys.kernels.rounding import keys
 
 __all__ = ["Bucket", "Row", "buckets", "real"]
 
@@ -31,9 +33,11 @@ class Row(NamedTuple):
         grad: its gradient.
         states: its states, in the order of their names.
         step: steps made.
+        count: the same as an integer, for random bits; None if nothing is rounded by them.
         salt, start: see :mod:`valleys.kernels.rounding`.
         place: where its sums go; None if it is one layer by itself.
         parts: its layers in memory, if it holds several.
+        owner: the parameter and its copy that ``target`` is of, where the memory does not hold its values.
     """
 
     target: Tensor
@@ -42,10 +46,12 @@ class Row(NamedTuple):
     grad: Tensor
     states: list[Tensor]
     step: Tensor
+    count: Tensor | None
     salt: int
     start: int = 0
     place: Place | None = None
     parts: tuple[Part, ...] | None = None
+    owner: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of(cls, param: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int) -> Row:
@@ -62,7 +68,7 @@ class Row(NamedTuple):
         row = cls._of(local(param), local(aligned(param.grad, param)), shards, names, dtype, salt)
         state.update({name: wrapped_like(shards[name], param) for name in names if shards[name] is not before[name]})
         order = row.order if row.order is not None else tuple(range(row.target.dim()))
-        if salt:
+        if row.count is not None:
             salt, start = random_place(param, salt, order)
             row = row._replace(salt=salt, start=start)
         return row
@@ -71,20 +77,26 @@ class Row(NamedTuple):
     def _of(
         cls, param: Tensor, grad: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int
     ) -> Row:
-        values = [state[name] for name in names]
+        values, step, count = [state[name] for name in names], state["step"], state.get(ROUNDING_STEP)
         # The usual case at once: this runs for every tensor at every step.
         usual = grad.is_contiguous() and param.is_contiguous() and not param.is_complex()
-        if usual and all(type(x) is Tensor and x.dtype == dtype and x.is_contiguous() for x in values):
-            return cls(param, None, param, grad, values, state["step"], salt)
-        target = real(param)
+        usual = usual and not (is_lazy(grad) or is_lazy(param))
+        if usual and all(
+            type(x) is Tensor and x.dtype == dtype and x.is_contiguous() and not is_lazy(x) for x in values
+        ):
+            return cls(param, None, param, grad, values, step, count, salt)
+        if is_lazy(param):
+            copy = materialized(param.detach())
+            return cls._of(copy, grad, state, names, dtype, salt)._replace(owner=(param, copy))
+        target, grad = real(param), materialized(grad)
         order = layout(target)
         for name in names:
             value = state[name]
-            if is_plain(value) and (value.dtype != dtype or not _in_order(real(value), order)):
+            if is_plain(value) and (value.dtype != dtype or is_lazy(value) or not _in_order(real(value), order)):
                 form = torch.contiguous_format if order is None else torch.preserve_format
                 state[name] = torch.empty_like(param, dtype=dtype, memory_format=form, requires_grad=False).copy_(value)
         states = [ordered(real(state[name]), order) for name in names]
-        return cls(target, order, ordered(target, order), ordered(real(grad), order), states, state["step"], salt)
+        return cls(target, order, ordered(target, order), ordered(real(grad), order), states, step, count, salt)
 
     def placed(self, param: Tensor, place: Place | None, found: tuple[Pattern, ...]) -> Row:
         """The same row, whose sums go to ``place``, one per layer that the patterns make of ``param``."""
@@ -100,6 +112,9 @@ class Row(NamedTuple):
         """Puts the result into the parameter, if the kernel worked on a copy."""
         if self.param is not self.target:
             put_back(self.target, self.order, self.param)
+        if self.owner is not None:
+            param, copy = self.owner
+            param.copy_(copy)
 
 
 class Bucket(NamedTuple):
@@ -107,6 +122,7 @@ class Bucket(NamedTuple):
 
     Args:
         backend: who updates them.
+        rule: the group's options, as they are for these tensors.
         tensors: of whole parameters or shards, or of their parts.
         grads: gradients of the whole parameters or shards.
         pool: with whose their sums are added up; None if each is whole.
@@ -115,6 +131,7 @@ class Bucket(NamedTuple):
     """
 
     backend: Backend
+    rule: Rule
     tensors: Tensors
     grads: list[Tensor]
     pool: Pool | None = None
@@ -122,23 +139,25 @@ class Bucket(NamedTuple):
     layers: tuple[int, ...] = ()
 
 
-def buckets(rows: Sequence[Row], group: dict[str, Any], explores: bool) -> list[Bucket]:
-    """Groups rows by device, dtypes and tensor type; without foreach and fused each by itself.
+def buckets(rows: Sequence[Row], rule: Rule, group: dict[str, Any], explores: bool) -> list[Bucket]:
+    """Group rows by device, dtypes and tensor type; without foreach and fused each by itself.
 
     Args:
         rows: of one parameter group; empty tensors are left out.
-        group: the options.
+        rule: the group's options for the kernels.
+        group: its ``foreach`` and ``fused``.
         explores: whether the first state is E's buffer.
     """
     keyed: dict[Any, list[Row]] = {}
     for index, row in enumerate(rows):
         if row.param.numel() == 0:
             continue
-        types = {type(row.param), *map(type, row.states)}
+        types = {type(row.param), type(row.grad), *map(type, row.states)}
         place = None if row.place is None else (row.place.pool, row.place.counted)
-        key = (row.param.device, row.param.dtype, row.grad.dtype, None if types <= _USUAL else frozenset(types), place)
+        dtypes = (row.param.dtype, row.grad.dtype, row.step.dtype, row.count is None)
+        key = (row.param.device, dtypes, None if types <= _USUAL else frozenset(types), place)
         keyed.setdefault(index if _singly(row.param, group) else key, []).append(row)
-    return [_bucket(members, group, explores) for members in keyed.values()]
+    return [_bucket(members, rule, group, explores) for members in keyed.values()]
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -146,11 +165,14 @@ def real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def _bucket(rows: list[Row], group: dict[str, Any], explores: bool) -> Bucket:
+def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) -> Bucket:
     # The rows of a bucket have tensors of the same types.
     some = rows[0]
     dtypes = (some.param.dtype, some.grad.dtype, some.states[0].dtype)
-    backend = select([some.param, *some.states], dtypes, group["foreach"], group["fused"])
+    backend = select([some.param, some.grad, *some.states], dtypes, group["foreach"], group["fused"])
+    counts = [row.count for row in rows if row.count is not None]
+    bits = keys([row.salt for row in rows], counts) if counts else [0] * len(rows)
+    of_row = dict(zip(map(id, rows), bits, strict=True))
     cut = [piece for row in rows for piece in _pieces(row)]
     columns = [[tensors[i] for _, tensors, _, _ in cut] for i in range(2 + len(some.states))]
     tensors = Tensors(
@@ -160,14 +182,15 @@ def _bucket(rows: list[Row], group: dict[str, Any], explores: bool) -> Bucket:
         exp_avgs=columns[-2],
         exp_avg_sqs=columns[-1],
         steps=[row.step for row, _, _, _ in cut],
-        salts=[row.salt for row, _, _, _ in cut],
+        keys=[of_row[id(row)] for row, _, _, _ in cut],  # type: ignore[misc]
         starts=[start for _, _, start, _ in cut],
     )
     grads = [row.grad for row in rows]
+    rule = rule._replace(stochastic_rounding=bool(counts))
     if some.place is None:
-        return Bucket(backend, tensors, grads)
+        return Bucket(backend, rule, tensors, grads)
     layers = tuple(layer for _, _, _, layer in cut if layer is not None)
-    return Bucket(backend, tensors, grads, some.place.pool, some.place.counted, layers)
+    return Bucket(backend, rule, tensors, grads, some.place.pool, some.place.counted, layers)
 
 
 def _pieces(row: Row) -> Iterator[tuple[Row, list[Tensor], int, int | None]]:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from valleys._checks import GRADIENT, Position, check_tensors
 from valleys._gather import Row, buckets
-from valleys.hyperparameters import check_explore
+from valleys._memory import BUFFER, Memory, check_explore_group, new_memory
+from valleys._state import step_tensor
 from valleys.kernels import Rule
 from valleys.kernels.choice import best
 
@@ -22,11 +24,12 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 @torch.no_grad()
-def step_jointly(optimizer: Any) -> bool:
-    """Makes the whole step of an adapted Adam or AdamW, if one pass can.
+def step_jointly(optimizer: Any, memory: Memory) -> bool:
+    """Make the whole step of an adapted Adam or AdamW, if one pass can.
 
     Args:
         optimizer: an object of an adapted class, after its closure.
+        memory: E's states, taken out of the optimizer's; updated.
 
     Returns:
         Whether the step was made; if not, nothing was changed.
@@ -40,13 +43,15 @@ def step_jointly(optimizer: Any) -> bool:
             return False
         if any(p.grad.layout != torch.strided or best([p], (p.dtype,) * 3) is None for p in params):
             return False
-        check_explore(
-            group["explore_alpha"], group["explore_beta"], alpha_name="explore_alpha", beta_name="explore_beta"
-        )
-        work.append((group, params))
-    for group, params in work:
+        check_explore_group(group)
         if params:
-            _step_group(optimizer, group, params)
+            work.append((group, params))
+    # All checks before the first change.
+    steps = [(group, _rows(optimizer, memory, group)) for group, _ in work]
+    for (group, params), (_, rows) in zip(work, steps, strict=True):
+        torch._foreach_add_([optimizer.state[param]["step"] for param in params], 1)
+        _step_group(group, rows)
+        torch.autograd.graph.increment_version(params)
     return True
 
 
@@ -67,20 +72,28 @@ def _suits(optimizer: Any) -> bool:
     )
 
 
-def _step_group(optimizer: Any, group: dict[str, Any], params: list[Tensor]) -> None:
+def _rows(optimizer: Any, memory: Memory, group: dict[str, Any]) -> list[Row]:
+    """The group's parameters with their states, which are made or, where they lie in memory otherwise, rearranged."""
     optimizer._init_group(group, [], [], [], [], [], [])
-    states, memory = optimizer.state, optimizer._explore_buffers
-    for param in params:
-        if param not in memory:
-            memory[param] = torch.zeros_like(param, requires_grad=False)
-    torch._foreach_add_([states[param]["step"] for param in params], 1)
+    names = (BUFFER, "exp_avg", "exp_avg_sq")
     rows = []
-    for param in params:
-        state = {**states[param], "explore": memory[param]}
-        rows.append(Row.of(param, state, ("explore", "exp_avg", "exp_avg_sq"), param.dtype, salt=0))
-        # ``Row.of`` may have rearranged them.
-        memory[param] = state.pop("explore")
-        states[param].update(state)
+    for index, param in enumerate(group["params"]):
+        if param.grad is None:
+            continue
+        if param not in memory:
+            memory[param] = new_memory(param, group)
+        own = optimizer.state[param]
+        state = {**own, **memory[param]}
+        tensors = [(GRADIENT, param.grad), *((name, state.get(name)) for name in names)]
+        check_tensors(Position(type(optimizer).__name__, group, index), param, tensors)
+        state["step"] = own["step"] = step_tensor(own["step"], own["step"].device)
+        rows.append(Row.of(param, state, names, param.dtype, salt=0))
+        memory[param][BUFFER] = state[BUFFER]
+        own.update(exp_avg=state["exp_avg"], exp_avg_sq=state["exp_avg_sq"])
+    return rows
+
+
+def _step_group(group: dict[str, Any], rows: list[Row]) -> None:
     beta2, beta3 = group["betas"]
     rule = Rule(
         lr=group["lr"],
@@ -99,11 +112,10 @@ def _step_group(optimizer: Any, group: dict[str, Any], params: list[Tensor]) -> 
         accelerate_second_moment=True,
         maximize=False,
         # torch's fused kernels keep the count on the device.
-        capturable=params[0].device.type != "cpu",
+        capturable=rows[0].step.device.type != "cpu",
         stochastic_rounding=False,
     )
-    for bucket in buckets(rows, {"foreach": None, "fused": None}, explores=True):
-        bucket.backend.alto_(bucket.tensors, rule, None)
+    for bucket in buckets(rows, rule, {"foreach": None, "fused": None}, explores=True):
+        bucket.backend.alto_(bucket.tensors, bucket.rule)
     for row in rows:
         row.write_back()
-    torch.autograd.graph.increment_version(params)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from valleys.blocks import layer_count, patterns
-from valleys.distributed import add_up, fail_unless, is_sharded, mesh_dims
+from valleys.distributed import add_up, fail_unless, is_sharded, is_uninitialized, mesh_dims
 from valleys.kernels.ratio import sum_dtype
 
 __all__ = ["Place", "Pool", "Pools"]
@@ -33,7 +33,7 @@ class Pool:
         self.device, self.mesh, self.dims = device, mesh, ()  # type: tuple[torch.device, Any, tuple[int, ...]]
         self.holders: list[int] = []  # how many ranks hold parts of each layer
         self.present: list[int] = []  # layers this rank holds a part of, if only an empty one
-        self.sums = torch.empty(0)
+        self.sums = torch.empty(0, device=device)
 
     def start(self) -> None:
         """Begins a step."""
@@ -94,7 +94,7 @@ class Pools:
             (group, param, mesh_dims(param) if is_sharded(param) else None)
             for group in groups
             for param in group["params"]
-            if is_sharded(param) or group["blocks"]
+            if is_sharded(param) or (group["blocks"] and not is_uninitialized(param))
         ]
         for _, param, own in members:
             if own is not None:
@@ -169,7 +169,7 @@ class Pools:
 
 def _total(values: list[Tensor]) -> Tensor:
     if not values:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     device = values[0].device
     return torch.stack([x.to(device, sum_dtype(device)) for x in values]).sum()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -10,13 +11,24 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from valleys import reference
+from valleys._amp import Gradients, Scale, advance, factors, square_sum
+from valleys._checks import GRADIENT, Position, check_tensors
 from valleys._gather import Bucket, Row, buckets
 from valleys._layers import Pools
 from valleys._options import check_group, check_parameters, check_sharded, rule_of
 from valleys._probe import is_probe
-from valleys._state import load_keeping_dtype, new_state, state_dtype
+from valleys._saved import Kind, check_saved
+from valleys._state import (
+    ROUNDING_STEP,
+    SKIPPED_STEPS,
+    count_tensor,
+    load_keeping_dtype,
+    new_state,
+    state_dtype,
+    step_tensor,
+)
 from valleys.blocks import patterns
-from valleys.distributed import is_sharded, local, refuse_flat
+from valleys.distributed import is_sharded, is_uninitialized, local, refuse_flat
 from valleys.kernels import Rule
 from valleys.kernels.choice import require_fused
 from valleys.kernels.ratio import step_lengths
@@ -45,6 +57,9 @@ class Layerwise(Optimizer):
         options: every option with its default; each may be overridden per group.
     """
 
+    # torch.amp.GradScaler leaves the scale to the step, which then needs no pass of its own to unscale.
+    _step_supports_amp_scaling = True
+
     def __init__(self, params: Params, options: dict[str, Any]) -> None:
         self._explores = "alpha" in options
         check_group(options, self._explores)
@@ -56,21 +71,24 @@ class Layerwise(Optimizer):
         for group in self.param_groups:
             for name, default in self.defaults.items():  # a checkpoint may be older than an option
                 group.setdefault(name, default)
+        for entry in self.state.values():
+            if isinstance(entry.get("step"), (int, float)):  # pickled long ago
+                entry["step"] = step_tensor(entry["step"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a parameter group; its options are checked like the constructor's."""
+        """Add a parameter group; its options are checked like the constructor's."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             check_group(group, self._explores)
             check_parameters(group)
             if group["fused"]:
-                shards = [local(param) for param in group["params"]]
+                shards = [local(param) for param in group["params"] if not is_uninitialized(param)]
                 require_fused(shards, group["fused"], lambda p: state_dtype(p, group["state_dtype"]))
         except (TypeError, ValueError, RuntimeError):
             self.param_groups.pop()
             raise
-        self._shapes = self._known_shapes() | {tuple(param.shape) for param in group["params"]}
+        self._remember(group["params"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -93,32 +111,31 @@ class Layerwise(Optimizer):
         if not self.state and is_probe():
             for group in self.param_groups:
                 for param in self._with_gradient(group):
-                    self._initialise(param, group)
+                    self._initialise(param, group, on_device=group["capturable"])
             return loss
         # All checks before the first change.
-        pools = Pools(self.param_groups)
-        work = list(self._prepare(pools))
-        steps = [self.state[param]["step"] for job in work for param in job.params]
-        if steps:
-            torch._foreach_add_(steps, 1)
-        clips = _clip_factors(work, pools)
-        for job, clip in zip(work, clips, strict=True):
-            if job.group["differentiable"] and job.params:
+        scale, pools = Scale.of(self), Pools(self.param_groups)
+        work = list(self._prepare(pools, scale))
+        effects = factors([job.group for job in work], list(_gradients(work)), pools, scale)
+        for job, effect in zip(work, effects, strict=True):
+            advance([self.state[param] for param in job.params], effect.skip)
+        for job, (clip, skip) in zip(work, effects, strict=True):
+            if job.group["differentiable"] and job.params and not (skip is not None and skip.item()):
                 with torch.enable_grad():
-                    self._step_differentiably(job.params, job.rule, job.group["max_grad_norm"])
-            for backend, tensors, _, pool, counted, layers in job.buckets:
-                if pool is None or not layers:
-                    backend.alto_(tensors, job.rule, clip)
+                    self._step_differentiably(job.params, job.rule, job.group["max_grad_norm"], scale.grad_scale)
+            for bucket in job.buckets:
+                if bucket.pool is None or not bucket.layers:
+                    bucket.backend.alto_(bucket.tensors, bucket.rule, clip, skip)
                     continue
-                sums = backend.measure_(tensors, job.rule, clip)
-                if counted:
-                    pool.add(layers, sums)
+                sums = bucket.backend.measure_(bucket.tensors, bucket.rule, clip, skip)
+                if bucket.counted:
+                    bucket.pool.add(bucket.layers, sums)
         pools.add_up()
-        for job in work:
-            for backend, tensors, _, pool, _, layers in job.buckets:
-                if pool is not None and layers:
-                    sums = pool.of(layers, tensors.params[0].device)
-                    backend.apply_(tensors, job.rule, step_lengths(sums, job.rule))
+        for job, (_, skip) in zip(work, effects, strict=True):
+            for bucket in job.buckets:
+                if bucket.pool is not None and bucket.layers:
+                    sums = bucket.pool.of(bucket.layers, bucket.tensors.params[0].device)
+                    bucket.backend.apply_(bucket.tensors, bucket.rule, step_lengths(sums, bucket.rule), skip)
             for row in job.rows:
                 row.write_back()
             if job.rows and not torch.compiler.is_compiling():
@@ -127,43 +144,58 @@ class Layerwise(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what ``state_dict`` saved; moments keep their dtype and move to their parameter's device.
+        """Load what ``state_dict`` saved; moments keep their dtype and move to their parameter's device.
+
+        All of it or, after an error, nothing.
 
         Args:
             state_dict: the result of ``state_dict`` of an optimizer with the same groups.
 
         Raises:
-            ValueError: the groups do not match, or an option in them is out of range.
+            ValueError: the groups do not match; an option in them is out of range; a state is missing, or of another
+                shape than its parameter, or no number.
         """
 
         def check(incoming: dict[str, Any]) -> dict[str, Any]:
+            check_saved(self, incoming, lambda _: self._kinds, ("lr", "betas", "eps", "weight_decay"))
             for group in incoming["param_groups"]:
                 check_group({**self.defaults, **group}, self._explores)
             return incoming
 
-        def install(states: list[tuple[Tensor, dict[str, Tensor]]]) -> None:
-            for param, entry in states:
-                if entry:
-                    self.state[param].update(entry)
+        load_keeping_dtype(self, super().load_state_dict, state_dict, tuple(self._kinds), check)
 
-        load_keeping_dtype(self, super().load_state_dict, state_dict, self._states, install, check)
+    @property
+    def _kinds(self) -> dict[str, Kind]:
+        """What a checkpoint must hold for a parameter that has states."""
+        moments = dict.fromkeys(self._states, Kind.MOMENT)
+        return {"step": Kind.STEP, **moments, ROUNDING_STEP: Kind.COUNT, SKIPPED_STEPS: Kind.COUNT}
 
     @property
     def _states(self) -> tuple[str, ...]:
         moments = ("exp_avg", "exp_avg_sq")
         return ("explore_exp_avg", *moments) if self._explores else moments
 
-    def _known_shapes(self) -> frozenset[tuple[int, ...]]:
+    def _remember(self, params: Iterable[Tensor]) -> None:
+        """Note the shapes of parameters the optimizer was given; those of lazy modules come later."""
+        params = list(params)
+        known = vars(self).setdefault("_shapes", set())
+        known.update(tuple(param.shape) for param in params if not is_uninitialized(param))
+        lazy = vars(self).setdefault("_lazy", [])
+        lazy += [weakref.ref(param) for param in params if is_uninitialized(param)]
+
+    def _known_shapes(self) -> Set[tuple[int, ...]]:
         """Shapes of the parameters the optimizer was given; a copy, or an unpickled one, was given what it has."""
-        known = vars(self).get("_shapes")
-        if known is None:
-            known = frozenset(tuple(param.shape) for group in self.param_groups for param in group["params"])
-            self._shapes = known
-        return known  # type: ignore[no-any-return]
+        if "_shapes" not in vars(self):
+            self._remember(param for group in self.param_groups for param in group["params"])
+        elif self._lazy:
+            waiting = [param for reference in self._lazy if (param := reference()) is not None]
+            self._lazy: list[Any] = []
+            self._remember(waiting)
+        return self._shapes  # type: ignore[no-any-return]
 
     def _with_gradient(self, group: dict[str, Any]) -> list[Tensor]:
         params = [param for param in group["params"] if param.grad is not None]
-        needs_norms = group["layer_adaptation"] or group["max_grad_norm"] is not None
+        needs_norms = group["layer_adaptation"] or group["max_grad_norm"] is not None or group["skip_nonfinite"]
         for param in params:
             if is_sharded(param):
                 check_sharded(param, group)  # it may have taken a whole one's place
@@ -176,46 +208,60 @@ class Layerwise(Optimizer):
                 )
         return params
 
-    def _prepare(self, pools: Pools) -> Iterator[_Work]:
+    def _prepare(self, pools: Pools, scale: Scale) -> Iterator[_Work]:
         first = 0
         for group in self.param_groups:
+            check_group(group, self._explores)  # a scheduler or the user may have changed something
             rule, params = rule_of(group), self._with_gradient(group)
-            for param in params:
-                self._initialise(param, group)
-            if group["differentiable"]:
-                yield _Work(group, rule, params, [], [])
-            else:
-                # A parameter's number tells its random bits from the others' and survives a resume.
-                numbers = [number for number, param in enumerate(group["params"], first) if param.grad is not None]
-                random = rule.stochastic_rounding and torch.bfloat16 in (
-                    group["state_dtype"],
-                    *(p.dtype for p in params),
-                )
-                rule = rule._replace(stochastic_rounding=random)
-                salts = [salt(group["seed"], number) if random else 0 for number in numbers]
-                rows = [self._row(param, group, bits, pools) for param, bits in zip(params, salts, strict=True)]
-                # Raises if ``fused`` asks too much.
-                yield _Work(group, rule, params, rows, buckets(rows, group, self._explores))
+            # What must be known without waiting for the device is kept there.
+            on_device = group["capturable"] or group["skip_nonfinite"] or scale.found_inf is not None
+            rows = []
+            for index, param in enumerate(group["params"]):
+                if param.grad is not None:
+                    self._initialise(param, group, on_device and (group["capturable"] or param.device.type != "cpu"))
+                    self._check(param, group, index)
+                    if not group["differentiable"]:
+                        # A parameter's number tells its random bits from the others' and survives a resume.
+                        rows.append(self._row(param, group, salt(group["seed"], first + index), pools))
+            steps = (self.state[param]["step"] for param in params)
+            rule = rule._replace(capturable=group["capturable"] or any(step.device.type != "cpu" for step in steps))
+            # Raises if ``fused`` asks too much.
+            yield _Work(group, rule, params, rows, buckets(rows, rule, group, self._explores))
             first += len(group["params"])
 
-    def _initialise(self, param: Tensor, group: dict[str, Any]) -> None:
+    def _check(self, param: Tensor, group: dict[str, Any], index: int) -> None:
         state = self.state[param]
+        tensors = ((GRADIENT, param.grad), *((name, state.get(name)) for name in self._states))
+        check_tensors(Position(type(self).__name__, group, index), param, tensors)
+
+    def _initialise(self, param: Tensor, group: dict[str, Any], on_device: bool) -> None:
+        state = self.state[param]
+        device = param.device if on_device else torch.device("cpu")
         if len(state) == 0:
-            device = param.device if group["capturable"] else torch.device("cpu")
-            state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+            state["step"] = step_tensor(0, device)
             for name in self._states:
                 state[name] = new_state(param, group["state_dtype"], signed=name != "exp_avg_sq")
-        elif group["capturable"] and state["step"].device != param.device:
-            state["step"] = state["step"].to(param.device)  # switched on in mid-run
+        state["step"] = step_tensor(state.get("step"), device)
+        # A checkpoint may be older than the option.
+        if _rounds(param, group):
+            state[ROUNDING_STEP] = count_tensor(state.get(ROUNDING_STEP, state["step"]), device)
+        if group["skip_nonfinite"]:
+            state[SKIPPED_STEPS] = count_tensor(state.get(SKIPPED_STEPS, 0), device)
 
     def _row(self, param: Tensor, group: dict[str, Any], salt: int, pools: Pools) -> Row:
         row = Row.of(param, self.state[param], self._states, state_dtype(param, group["state_dtype"]), salt)
+        if not _rounds(param, group):
+            row = row._replace(count=None)
         place = pools.place(param)
         return row if place is None else row.placed(param, place, patterns(group["blocks"], param.shape))
 
-    def _step_differentiably(self, params: list[Tensor], rule: Rule, max_grad_norm: float | None) -> None:
+    def _step_differentiably(
+        self, params: list[Tensor], rule: Rule, max_grad_norm: float | None, grad_scale: Tensor | None
+    ) -> None:
         """The reference itself: out of place, so that autograd can follow parameters and states."""
         grads = [param.grad for param in params if param.grad is not None]
+        if grad_scale is not None:
+            grads = [grad / grad_scale.to(grad.device, grad.dtype) for grad in grads]
         if rule.maximize:
             grads = [-grad for grad in grads]
         if max_grad_norm is not None:
@@ -250,18 +296,16 @@ class Layerwise(Optimizer):
             param.copy_(new)
 
 
-def _clip_factors(work: list[_Work], pools: Pools) -> list[Tensor | None]:
-    """For each group min(1, max_grad_norm / (|g| + 1e-6)), or None; norms accumulate in float32 or better."""
-    bounds = [job.group["max_grad_norm"] for job in work]
-    if all(bound is None for bound in bounds):
-        return [None] * len(work)
-    sums = [
-        (which, bucket.pool, bucket.backend.square_sum(bucket.grads))
-        for which, job in enumerate(work)
-        for bucket in job.buckets
-        if bucket.counted and bounds[which] is not None
-    ]
-    return [
-        None if bound is None or not job.buckets else (bound / (total.sqrt() + 1e-6)).clamp(max=1.0)
-        for bound, job, total in zip(bounds, work, pools.totals(sums, len(work)), strict=True)
-    ]
+def _rounds(param: Tensor, group: dict[str, Any]) -> bool:
+    """Whether the parameter or its states are rounded stochastically."""
+    return group["stochastic_rounding"] and torch.bfloat16 in (group["state_dtype"], param.dtype)
+
+
+def _gradients(work: list[_Work]) -> Iterator[Gradients]:
+    """The gradients whose norm the options of a group are about; of replicas, one rank's."""
+    for number, job in enumerate(work):
+        for bucket in job.buckets:
+            if bucket.counted:
+                yield Gradients(number, bucket.pool, bucket.backend.square_sum, bucket.grads)
+        if job.group["differentiable"] and job.params:
+            yield Gradients(number, None, square_sum, [param.grad for param in job.params if param.grad is not None])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from valleys._state import EIGHT_BIT, eight_bit
 from valleys.blocks import patterns
-from valleys.distributed import is_sharded, mesh_dims
+from valleys.distributed import is_sharded, is_uninitialized, mesh_dims
 from valleys.hyperparameters import check_explore, check_range
 from valleys.kernels import Rule
 from valleys.kernels.choice import FUSED
@@ -17,6 +17,15 @@ from valleys.kernels.choice import FUSED
 __all__ = ["check_group", "check_parameters", "check_precision", "check_sharded", "rule_of"]
 
 _ACCELERATED = ("momentum", "second_moment")
+_SWITCHES = (
+    "bias_correction",
+    "layer_adaptation",
+    "maximize",
+    "capturable",
+    "differentiable",
+    "stochastic_rounding",
+    "skip_nonfinite",
+)
 _STATE_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -25,8 +34,6 @@ def rule_of(group: dict[str, Any]) -> Rule:
     explores = "alpha" in group
     beta1, beta2, beta3 = group["betas"] if explores else (0.0, *group["betas"])
     alpha = group["alpha"] if explores else 0.0
-    # A scheduler or the user may have changed these since they were checked.
-    check_explore(alpha, beta1, beta_name="betas[0]")
     accelerate = group["accelerate"] if explores else ()
     return Rule(
         lr=group["lr"],
@@ -79,6 +86,9 @@ def check_group(group: dict[str, Any], explores: bool) -> None:
             )
     elif "alpha" in group:
         raise ValueError(f"alpha={group['alpha']!r} has no effect on Lamb; use ALTO, which is Lamb with E")
+    for name in _SWITCHES:
+        if group[name] not in (True, False):
+            raise ValueError(f"{name} must be True or False, got {group[name]!r}")
     _check_backend(group)
     _check_precision(group)
 
@@ -86,7 +96,8 @@ def check_group(group: dict[str, Any], explores: bool) -> None:
 def check_parameters(group: dict[str, Any]) -> None:
     """Raises if an option does not fit one of the group's parameters, saying which and why."""
     for param in group["params"]:
-        patterns(group["blocks"], param.shape)
+        if not is_uninitialized(param):
+            patterns(group["blocks"], param.shape)
         if is_sharded(param):
             check_sharded(param, group)
     if group["blocks"] is not None and (group["differentiable"] or group["state_dtype"] == EIGHT_BIT):
@@ -121,6 +132,8 @@ def _check_backend(group: dict[str, Any]) -> None:
     fused = group["fused"]
     if fused not in (None, True, False) and fused not in FUSED:
         raise ValueError(f"fused must be None, True, False or the name of a backend out of {FUSED}, got {fused!r}")
+    if group["foreach"] not in (None, True, False):
+        raise ValueError(f"foreach must be None, True or False, got {group['foreach']!r}")
     if fused and group["foreach"]:
         raise RuntimeError("fused and foreach cannot both be on: they are two implementations; leave one unset")
     if group["differentiable"] and (group["foreach"] or group["capturable"] or fused):

@@ -12,7 +12,30 @@ from torch.optim import Optimizer
 
 from valleys.distributed import placed_like
 
-__all__ = ["EIGHT_BIT", "eight_bit", "load_keeping_dtype", "new_state", "state_dtype"]
+__all__ = [
+    "EIGHT_BIT",
+    "EXPLORE_STEP",
+    "ROUNDING_STEP",
+    "SKIPPED_STEPS",
+    "count_tensor",
+    "eight_bit",
+    "load_keeping_dtype",
+    "new_state",
+    "state_dtype",
+    "step_tensor",
+]
+
+ROUNDING_STEP = "rounding_step"
+"""State that counts the steps whose results were rounded stochastically; see ``kernels.rounding.keys``."""
+
+SKIPPED_STEPS = "skipped_steps"
+"""State that counts the steps left out because a gradient was not finite, with ``skip_nonfinite``."""
+
+EXPLORE_STEP = "explore_step"
+"""The same as ``ROUNDING_STEP``, for E's buffer in an adapted optimizer."""
+
+COUNTS = (ROUNDING_STEP, SKIPPED_STEPS, EXPLORE_STEP)
+"""Names of the states that are int64 counts."""
 
 # torchao's blocks of 256 elements with one scale each.
 EIGHT_BIT, _BLOCK = "8bit", 256
@@ -74,55 +97,84 @@ def new_state(param: Tensor, wanted: torch.dtype | str | None, signed: bool) -> 
     return torch.zeros_like(param, dtype=dtype, requires_grad=False)
 
 
+def step_tensor(value: Any, device: torch.device | None = None) -> Tensor:
+    """A count of steps as torch keeps it: float64 under a default dtype of float64, else float32.
+
+    Args:
+        value: a number, or a tensor, which is returned itself where nothing is wrong with it.
+        device: where it is to lie. Default: None, on the CPU.
+
+    Raises:
+        ValueError: neither a number nor a tensor of one.
+    """
+    device = device or torch.device("cpu")
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        if value.dtype in (torch.float32, torch.float64):
+            return value if value.device == device and value.dim() == 0 else value.reshape(()).to(device)
+    elif not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"state 'step' must be a number or a tensor of one, got {value!r}; {REMEDY}")
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.as_tensor(value, dtype=dtype, device=device).reshape(())
+
+
+def count_tensor(value: Any, device: torch.device) -> Tensor:
+    """A count of steps as an int64: a tensor that is one already, or a new one."""
+    if isinstance(value, Tensor) and value.dtype == torch.int64 and value.device == device and value.dim() == 0:
+        return value
+    return torch.as_tensor(value, device=device).to(torch.int64, copy=True).reshape(())
+
+
+REMEDY = "delete optimizer.state[parameter] to start its states afresh"
+
+
 def load_keeping_dtype(
     optimizer: Optimizer,
     load: Callable[[dict[str, Any]], None],
     state_dict: dict[str, Any],
     keys: Collection[str],
-    install: Callable[[list[tuple[Tensor, State]]], None],
-    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda state_dict: state_dict,
+    complete: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
-    """Calls ``load``, but hands the states named ``keys`` to ``install``, in their own dtype on the right device.
+    """Call ``load``, but install the states named ``keys`` here, in their own dtype and on the right device.
 
     ``load`` never sees those states: some classes read their argument again after torch has loaded it. Temporary hooks
     at both ends of the chain let the user's pre-hooks see and replace the whole dictionary, and the user's post-hooks
-    find everything in place; each fires once.
+    find everything in place; each fires once. After an error the optimizer is as it was.
 
     Args:
         optimizer: what is loaded into.
         load: the base class's ``load_state_dict``, bound.
         state_dict: what the user passed.
         keys: names of states that must not be cast.
-        install: gets every parameter with those of its states that the dictionary holds.
-        complete: last change to the dictionary, after the user's pre-hooks.
+        complete: last change to the dictionary and its checks, after the user's pre-hooks.
 
     Raises:
         RuntimeError: ``load`` ignores the hooks of ``torch.optim.Optimizer``.
     """
-    visible, hidden = _split(state_dict["state"], keys)
-    taken: list[State] = []
+    whole = isinstance(state_dict, dict) and isinstance(state_dict.get("state"), dict)
+    visible, hidden = _split(state_dict["state"], keys) if whole else ({}, {})
+    taken: list[tuple[Tensor, State]] = []
     done = False
 
     def reveal(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
+        if not whole:
+            return state_dict
         state = incoming["state"]
         return {**incoming, "state": {**state, **{i: {**state.get(i, {}), **entry} for i, entry in hidden.items()}}}
 
     def strip(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
         incoming = complete(incoming)
         rest, ours = _split(incoming["state"], keys)
-        taken.extend(ours.get(index, {}) for group in incoming["param_groups"] for index in group["params"])
+        # Copies, as torch itself would alias the tensors of the dictionary; made before anything is changed.
+        for own, group in zip(optimizer.param_groups, incoming["param_groups"], strict=True):
+            for param, index in zip(own["params"], group["params"], strict=True):
+                if index in ours:
+                    taken.append((param, _copies(ours[index], param, group)))
         return {**incoming, "state": rest}
 
     def restore(_: Optimizer) -> None:
         nonlocal done
-        params = [param for group in optimizer.param_groups for param in group["params"]]
-        # Copies: torch itself would alias the tensors of the dictionary.
-        install(
-            [
-                (param, {key: placed_like(value, param) for key, value in states.items()})
-                for param, states in zip(params, taken, strict=True)
-            ]
-        )
+        for param, states in taken:
+            optimizer.state[param].update(states)
         done = True
 
     handles = [
@@ -130,16 +182,34 @@ def load_keeping_dtype(
         optimizer.register_load_state_dict_pre_hook(strip),
         optimizer.register_load_state_dict_post_hook(restore, prepend=True),
     ]
+    before = dict(vars(optimizer))
     try:
-        load({**state_dict, "state": visible})
+        load({**state_dict, "state": visible} if whole else {"state": {}, "param_groups": []})
+        if not done:
+            raise RuntimeError(
+                f"{type(optimizer).__name__}.load_state_dict ignores the hooks of torch.optim.Optimizer, so the states "
+                f"{sorted(keys)} could not be loaded; load into the optimizer before adapting it"
+            )
+    except BaseException:
+        # torch replaces state and groups and never changes the old ones.
+        vars(optimizer).clear()
+        vars(optimizer).update(before)
+        raise
     finally:
         for handle in handles:
             handle.remove()
-    if not done:
-        raise RuntimeError(
-            f"{type(optimizer).__name__}.load_state_dict ignores the hooks of torch.optim.Optimizer, so the states "
-            f"{sorted(keys)} could not be loaded; load into the optimizer before adapting it"
-        )
+
+
+def _copies(states: State, param: Tensor, group: dict[str, Any]) -> State:
+    """Copies of the states of ``param`` where the next step looks for them."""
+    device = param.device if group.get("capturable") else torch.device("cpu")
+    copies: State = {}
+    for name, value in states.items():
+        if name == "step":
+            copies[name] = step_tensor(value, device).clone()
+        else:
+            copies[name] = count_tensor(value, device).clone() if name in COUNTS else placed_like(value, param)
+    return copies
 
 
 def _split(state: State, keys: Collection[str]) -> tuple[State, State]:

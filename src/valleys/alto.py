@@ -47,6 +47,9 @@ class ALTO(Layerwise):
         layer_adaptation: apply the ratio; False leaves Adam's update with decoupled weight decay. Default: True.
         trust_clip: bounds of the ratio, ``(low, high)`` or the upper one. Default: None, no bounds.
         max_grad_norm: clip the group's gradients to this l2 norm, > 0, without changing ``.grad``. Default: None.
+        skip_nonfinite: leave a group as it is, step count included, where the norm of its gradients is not finite, and
+            count that in the state ``skipped_steps``; no GPU is waited for. Without it one NaN takes its whole layer,
+            whose norms it enters, where in AdamW it takes one element. Default: False.
         accelerate: the moments that E's gradient enters, of "momentum" and "second_moment". Default: both.
         blocks: layers that one parameter holds: what :func:`valleys.blocks.stacked`, ``sections`` or ``interleaved``
             returns, or a tuple of those; each gets a ratio of its own. Usually per group; :func:`valleys.blocks.find`
@@ -97,6 +100,7 @@ class ALTO(Layerwise):
         layer_adaptation: bool = True,
         trust_clip: float | tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
         accelerate: tuple[str, ...] = ("momentum", "second_moment"),
         blocks: tuple[Any, ...] | None = None,
         maximize: bool = False,
@@ -122,6 +126,7 @@ class ALTO(Layerwise):
                 "layer_adaptation": layer_adaptation,
                 "trust_clip": trust_clip,
                 "max_grad_norm": max_grad_norm,
+                "skip_nonfinite": skip_nonfinite,
                 "accelerate": accelerate,
                 "blocks": blocks,
                 "maximize": maximize,
@@ -158,6 +163,7 @@ class Lamb(Layerwise):
         layer_adaptation: as in :class:`valleys.ALTO`. Default: True.
         trust_clip: as in :class:`valleys.ALTO`. Default: None.
         max_grad_norm: as in :class:`valleys.ALTO`. Default: None.
+        skip_nonfinite: as in :class:`valleys.ALTO`. Default: False.
         blocks: as in :class:`valleys.ALTO`. Default: None.
         maximize: ascend instead of descend. Default: False.
         foreach: as in :class:`valleys.ALTO`. Default: None.
@@ -199,6 +205,7 @@ class Lamb(Layerwise):
         layer_adaptation: bool = True,
         trust_clip: float | tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
+        skip_nonfinite: bool = False,
         blocks: tuple[Any, ...] | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -222,6 +229,7 @@ class Lamb(Layerwise):
                 "layer_adaptation": layer_adaptation,
                 "trust_clip": trust_clip,
                 "max_grad_norm": max_grad_norm,
+                "skip_nonfinite": skip_nonfinite,
                 "blocks": blocks,
                 "maximize": maximize,
                 "foreach": foreach,

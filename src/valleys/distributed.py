@@ -21,6 +21,7 @@ __all__ = [
     "fail_unless",
     "first_index",
     "is_sharded",
+    "is_uninitialized",
     "local",
     "mesh_dims",
     "placed_like",
@@ -37,6 +38,11 @@ def is_sharded(tensor: object) -> bool:
     """Whether ``tensor`` is a DTensor; replicated ones are."""
     # Not isinstance: whoever has no DTensor need not import them.
     return hasattr(tensor, "placements")
+
+
+def is_uninitialized(param: Tensor) -> bool:
+    """Whether a lazy module has yet to give the parameter its shape."""
+    return isinstance(param, torch.nn.parameter.UninitializedTensorMixin)
 
 
 def placements(tensor: object) -> Any:
@@ -201,13 +207,16 @@ def refuse_flat(param: Any, shapes: frozenset[tuple[int, ...]], optimizer: str) 
         optimizer: its name.
 
     Raises:
-        RuntimeError: it is flat: FSDP1's or DeepSpeed's, or it took another parameter's place in a group.
+        RuntimeError: it is flat: FSDP1's or DeepSpeed's, or it took another parameter's place in a group; or it is a
+            shard of Megatron's tensor parallelism.
     """
     kind = None
     if getattr(param, "_fsdp_flattened", False):
         kind = "one of FSDP1's flat parameters"
     elif hasattr(param, "ds_id") or hasattr(param, "ds_tensor"):
         kind = "one of DeepSpeed ZeRO-3's partitions"
+    elif getattr(param, "tensor_model_parallel", False):
+        kind = "a part of one of Megatron's tensor-parallel parameters (tensor_model_parallel is set)"
     elif type(param).__name__ == "ShardedTensor":
         kind = "a ShardedTensor"
     elif param.dim() == 1 and tuple(param.shape) not in shapes:
@@ -217,7 +226,7 @@ def refuse_flat(param: Any, shapes: frozenset[tuple[int, ...]], optimizer: str) 
             f"{optimizer}: a tensor of shape {tuple(param.shape)} is {kind}; its norm is not a layer's. Shard with "
             "torch's fully_shard (FSDP2) or parallelize_module, whose parameters keep their shape; or keep them whole "
             "(DDP, ZeroRedundancyOptimizer); or adapt an elementwise optimizer, such as valleys.EAdamW. A parameter "
-            "of your own comes by add_param_group"
+            "of your own comes by add_param_group, and one that is whole on one rank has tensor_model_parallel=False"
         )
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from valleys._adapted import BUFFER
 from valleys._layerwise import Layerwise
+from valleys._memory import BUFFER
 from valleys.adaptor import adapt
 from valleys.alto import ALTO
 

@@ -78,13 +78,13 @@ def entries(
         for role, dtype in enumerate((param, grad, state, state, state))
     )
     numbers = range(len(shapes))
-    steps, salts = [torch.tensor(i + 1.0) for i in numbers], [mix(i) for i in numbers]
-    return Tensors(params, grads, s if explores else None, m, [x.square() for x in v], steps, salts, [0] * len(shapes))
+    steps, keys = [torch.tensor(i + 1.0) for i in numbers], [mix(mix(i) ^ i + 1) for i in numbers]
+    return Tensors(params, grads, s if explores else None, m, [x.square() for x in v], steps, keys, [0] * len(shapes))
 
 
 def copied(tensors: Tensors) -> Tensors:
     columns: Any = [None if column is None else [x.clone() for x in column] for column in tensors[:6]]
-    return Tensors._make([*columns, list(tensors.salts), list(tensors.starts)])
+    return Tensors._make([*columns, list(tensors.keys), list(tensors.starts)])
 
 
 def embedded(x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -234,7 +234,7 @@ def cut(whole: Tensors, places: Sequence[Any], starts: Sequence[int]) -> Tensors
     """One tensor's parts as entries, views of it."""
     columns: Any = [None if column is None else [column[0][place] for place in places] for column in whole[:5]]
     count = len(places)
-    return Tensors._make([*columns, whole.steps * count, whole.salts * count, list(starts)])
+    return Tensors._make([*columns, whole.steps * count, whole.keys * count, list(starts)])
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_the_bits_are_those_of_rounding(backend: Any, start: int, halves: bool) 
     options |= {"accelerate_momentum": False, "accelerate_second_moment": False, "trust_clip": (1.0, 1.0)}
     rule = RULE._replace(**options, alpha=0.5, bias_correction=False, stochastic_rounding=True)
     tensors = entries([(5000,)], *HALF)._replace(starts=[start])
-    place, g = Noise(mix(tensors.salts[0] ^ 1), start), tensors.grads[0]
+    place, g = Noise(tensors.keys[0], start), tensors.grads[0]
     g[::2] = 0.5
     tensors.params[0].fill_(1)
     if halves:

@@ -127,8 +127,8 @@ def start(
     s, m, v = ([torch.zeros_like(p, dtype=state or dtype) for p in params] for _ in range(3))
     grads = [torch.zeros_like(p, dtype=grad or dtype) for p in params]
     steps = [torch.tensor(float(i)) for i in range(len(params))]
-    salts, starts = [mix(i) for i in range(len(params))], [i * (2**32 - 3) for i in range(len(params))]
-    return Tensors(params, grads, s if explores else None, m, v, steps, salts, starts)
+    keys, starts = [mix(mix(i) ^ int(k)) for i, k in enumerate(steps)], [i * (2**32 - 3) for i in range(len(params))]
+    return Tensors(params, grads, s if explores else None, m, v, steps, keys, starts)
 
 
 def gradients(tensors: Tensors, k: int) -> None:
@@ -339,7 +339,7 @@ def emulated(tensors: Tensors, rule: Rule, steps: int) -> Tensors:
         gradients(tensors, k)
         torch._foreach_add_(tensors.steps, 1)
         for i, (p, grad, s, m, v) in enumerate(zip(*columns, strict=True)):
-            write = narrowing(rule, Noise(mix(tensors.salts[i] ^ int(tensors.steps[i])), tensors.starts[i]))
+            write = narrowing(rule, Noise(tensors.keys[i], tensors.starts[i]))
             g = grad.float()
             difference = g - s.float()
             adapted = g + c * difference
@@ -441,7 +441,7 @@ def test_parts_add_up_and_round_like_the_whole() -> None:
     whole, together = (run(start([(4 * BLOCK + 9,)], torch.bfloat16), rule, 1) for _ in range(2))
     begins = [0, 1, BLOCK, 3 * BLOCK + 5]
     columns: Any = [list(column[0].tensor_split(begins[1:])) for column in together[:5] if column]
-    parts = Tensors._make([*columns, together.steps * 4, together.salts * 4, begins])
+    parts = Tensors._make([*columns, together.steps * 4, together.keys * 4, begins])
     sums, expected = backend.measure_(parts, rule), backend.measure_(whole, rule)
     torch.testing.assert_close(sums.sum(1, keepdim=True), expected, rtol=1e-6, atol=0)
     factors = step_lengths(expected, rule)
@@ -548,9 +548,9 @@ def test_square_sum(dtype: torch.dtype) -> None:
     tensors = [randn(shape, seed, dtype) for seed, shape in enumerate(SHAPES)]
     result = backend.square_sum(tensors)
     assert result.shape == ()
-    assert result.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert result.dtype == torch.float64
     expected = sum(x.double().square().sum().item() for x in tensors)
-    assert result.item() == pytest.approx(expected, rel=1e-14 if dtype == torch.float64 else 1e-6)
+    assert result.item() == pytest.approx(expected, rel=1e-14)
 
 
 def test_positions_beyond_32_bits(kernels: ModuleType) -> None:
@@ -565,7 +565,7 @@ def test_positions_beyond_32_bits(kernels: ModuleType) -> None:
     table = torch.tensor([-(begin // BLOCK), begin + size, *addresses, 5])
     tl = triton.language
     numbers = torch.tensor([0.0, 0.25])
-    kernels.explore[(1,)](table, numbers, 1, tl.float32, tl.bfloat16, tl.float32, True, BLOCK)
+    kernels.explore[(1,)](table, numbers, 1, tl.float32, tl.bfloat16, tl.float32, True, False, BLOCK)
     assert torch.equal(s, expected)
     assert torch.equal(out, g)
 
@@ -580,7 +580,8 @@ def test_rows_beyond_32_bits(kernels: ModuleType) -> None:
     numbers = torch.tensor([0.0] * 7 + [0.25, 0.0, -math.inf, -math.inf])
     tl = triton.language
     factors = torch.tensor([0.5], dtype=torch.float64)
-    kernels.alto_second[(1,)](table, numbers, factors, 1, tl.float32, tl.float32, tl.float32, True, False, False, BLOCK)
+    types = tl.float32, tl.float32, tl.float32
+    kernels.alto_second[(1,)](table, numbers, factors, table, 1, *types, True, False, None, False, False, BLOCK)
     assert torch.equal(p, expected)
 
 

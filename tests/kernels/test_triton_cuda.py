@@ -49,21 +49,21 @@ found = {}
 f32, bf16 = tl.float32, tl.bfloat16
 for name, param, state in (("float32", f32, f32), ("bfloat16", bf16, bf16), ("mixed", bf16, f32)):
     table = dict(table="*i64", numbers="*fp32", count="i32")
-    known = dict(P=param, S=state, WIDE=f32, RANDOM=state == bf16, STEPS_ON_DEVICE=True, BLOCK=2048)
-    known["GAPS"] = name == "mixed"
+    known = dict(P=param, S=state, WIDE=f32, RANDOM=state == bf16, STEP=f32, BLOCK=2048)
+    known |= dict(GAPS=name == "mixed", KEYS_ON_DEVICE=state == bf16, SKIPS=name == "mixed", skip="*i32")
     scalars = dict(lr="*fp64", clip="*fp32", sums="*fp32", EXPLORES=True, MEASURE=True)
     found[f"alto_first {name}"] = vectors(kernels.alto_first, **table, **known, **scalars, G=param)
     if name == "float32":
         found["alto_first on 7.5"] = vectors(kernels.alto_first, 75, **table, **known, **scalars, G=param)
     found[f"alto_second {name}"] = vectors(kernels.alto_second, **table, factors="*fp64", **known)
     found[f"explore {name}"] = vectors(
-        kernels.explore, **table, G=param, S=state, WIDE=f32, RANDOM=state == bf16, BLOCK=2048
+        kernels.explore, **table, G=param, S=state, WIDE=f32, RANDOM=state == bf16, KEYS_ON_DEVICE=True, BLOCK=2048
     )
 sums = dict(sums="*fp32", blocks="i32", CHUNK=1024)
 vectors(kernels.alto_ratios, table="*i64", trust="*fp64", lr="*fp64", factors="*fp64", BLOCK=2048, **sums)
 vectors(kernels.alto_totals, table="*i64", totals="*fp64", BLOCK=2048, **sums)
-vectors(kernels.square_sum_blocks, table="*i64", sums="*fp32", count="i32", T=f32, WIDE=f32, BLOCK=2048)
-vectors(kernels.square_sum_total, result="*fp32", **sums)
+vectors(kernels.square_sum_blocks, table="*i64", sums="*fp64", count="i32", T=f32, WIDE=tl.float64, BLOCK=2048)
+vectors(kernels.square_sum_total, result="*fp64", **{**sums, "sums": "*fp64"})
 print(json.dumps(found))
 """
 

@@ -9,6 +9,9 @@ within an entry; they mutate in place. The tensors of an entry are contiguous (s
 ``apply_``, two-dimensional with the same strides, the last of them 1: rows with gaps. ``select`` picks a backend and
 says why not another.
 
+``skip`` is None or a 0-dimensional tensor: where it is not zero, the call leaves every tensor as it is. It is read
+where it lies, so that nothing waits for a GPU.
+
 foreach    torch's multi-tensor operations, in bounded pieces: any device; on lists of one it is the for-loop
 compiled   ``torch.compile`` over the same pieces
 native     one pass in C, compiled when first used: CPU
@@ -33,9 +36,10 @@ class Tensors(NamedTuple):
         grads: their gradients, left as they are.
         explore: EMAs of the gradient (E's one buffer); None without E.
         exp_avgs, exp_avg_sqs: first and second moments, in the dtype of ``explore``.
-        steps: steps made, this one included: 0-dimensional float32 tensors on the CPU, or on the device with
-            ``capturable``.
-        salts: one number in [0, 2^32) per parameter, which tells its random bits from the others'; see ``rounding``.
+        steps: steps made, this one included: 0-dimensional tensors on the CPU, or on the device with ``capturable``;
+            all float32 or all float64.
+        keys: of each tensor's random bits, see ``rounding``: numbers in [0, 2^32), or 0-dimensional int32 patterns on
+            the device. Read with ``stochastic_rounding`` alone.
         starts: where in its parameter's sequence of random bits a tensor's first element is: 0, unless it is a part.
     """
 
@@ -45,7 +49,7 @@ class Tensors(NamedTuple):
     exp_avgs: list[Tensor]
     exp_avg_sqs: list[Tensor]
     steps: list[Tensor]
-    salts: list[int]
+    keys: list[int] | list[Tensor]
     starts: list[int]
 
 

@@ -29,12 +29,13 @@ DTYPES = {
 }
 
 
-@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["lr", "clip"])
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["lr", "clip", "skip"])
 def alto_first(
     table: tl.tensor,
     numbers: tl.tensor,
     lr: tl.tensor,
     clip: tl.tensor,
+    skip: tl.tensor,
     sums: tl.tensor,
     count: tl.tensor,
     P: tl.constexpr,
@@ -45,27 +46,31 @@ def alto_first(
     MEASURE: tl.constexpr,
     GAPS: tl.constexpr,
     RANDOM: tl.constexpr,
-    STEPS_ON_DEVICE: tl.constexpr,
+    STEP: tl.constexpr,
+    KEYS_ON_DEVICE: tl.constexpr,
+    SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """The states' step; then each block's sums for its tensor's ratio or, without MEASURE, the parameter's step.
 
-    Record: parameter, gradient, s, m, v, step (its address with STEPS_ON_DEVICE), salt, number of the first element's
-    random bits, length of a row, gap between rows (0 without GAPS). ``numbers``: -1 to maximise or 1, c for m, c for v,
+    Record: parameter, gradient, s, m, v, step (with STEP, the dtype, its address), key of the random bits (with
+    KEYS_ON_DEVICE its address), number of the first element's random bits, length of a row, gap between rows (0 without
+    GAPS). With SKIPS and ``skip`` not zero nothing is stored. ``numbers``: -1 to maximise or 1, c for m, c for v,
     1 - beta1, 1 - beta2, beta3, 1 - beta3, eps, weight_decay, log beta2, log beta3.
     ``sums`` is 3 x blocks: squares of p, squares of r, how many gradients are not zero.
     """
     record, _, start, size = _locate(table, count, 12, BLOCK)
+    size = _unless_skipped(size, skip, SKIPS)
     offsets = start + tl.arange(0, BLOCK)
     if _is_fast(record, 5, start, size, BLOCK) & (tl.load(record + 11) == 0):
         _first(
             record, offsets, offsets, size, numbers, lr, clip, sums,
-            P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEPS_ON_DEVICE, True,
+            P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEP, KEYS_ON_DEVICE, True,
         )  # fmt: skip
     else:
         _first(
             record, offsets, _places(record, offsets, GAPS), size, numbers, lr, clip, sums,
-            P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEPS_ON_DEVICE, False,
+            P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEP, KEYS_ON_DEVICE, False,
         )  # fmt: skip
 
 
@@ -86,11 +91,12 @@ def _first(
     EXPLORES: tl.constexpr,
     MEASURE: tl.constexpr,
     RANDOM: tl.constexpr,
-    STEPS_ON_DEVICE: tl.constexpr,
+    STEP: tl.constexpr,
+    KEYS_ON_DEVICE: tl.constexpr,
     FAST: tl.constexpr,
 ) -> None:
-    k = _step(record, STEPS_ON_DEVICE)
-    h0, h1 = _bits(record, k, offsets)
+    k = _step(record, STEP)
+    h0, h1 = _bits(record, offsets, KEYS_ON_DEVICE)
     inside = offsets < size
     p = _load(record + 2, places, inside, P, WIDE, FAST)
     raw = _load(record + 3, places, inside, G, WIDE, FAST)
@@ -165,29 +171,33 @@ def alto_ratios(
     tl.store(factors + tl.program_id(0), tl.load(lr) * ratio)
 
 
-@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["factors"])
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["factors", "skip"])
 def alto_second(
     table: tl.tensor,
     numbers: tl.tensor,
     factors: tl.tensor,
+    skip: tl.tensor,
     count: tl.tensor,
     P: tl.constexpr,
     S: tl.constexpr,
     WIDE: tl.constexpr,
     GAPS: tl.constexpr,
     RANDOM: tl.constexpr,
-    STEPS_ON_DEVICE: tl.constexpr,
+    STEP: tl.constexpr,
+    KEYS_ON_DEVICE: tl.constexpr,
+    SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """The parameters' step, by ``factors``, from the states that ``alto_first`` stored."""
     record, index, start, size = _locate(table, count, 12, BLOCK)
+    size = _unless_skipped(size, skip, SKIPS)
     offsets = start + tl.arange(0, BLOCK)
     factor = tl.load(factors + index).to(WIDE)
     if _is_fast(record, 5, start, size, BLOCK) & (tl.load(record + 11) == 0):
-        _second(record, offsets, offsets, size, numbers, factor, P, S, WIDE, RANDOM, STEPS_ON_DEVICE, True)
+        _second(record, offsets, offsets, size, numbers, factor, P, S, WIDE, RANDOM, STEP, KEYS_ON_DEVICE, True)
     else:
         places = _places(record, offsets, GAPS)
-        _second(record, offsets, places, size, numbers, factor, P, S, WIDE, RANDOM, STEPS_ON_DEVICE, False)
+        _second(record, offsets, places, size, numbers, factor, P, S, WIDE, RANDOM, STEP, KEYS_ON_DEVICE, False)
 
 
 @triton.jit
@@ -202,11 +212,12 @@ def _second(
     S: tl.constexpr,
     WIDE: tl.constexpr,
     RANDOM: tl.constexpr,
-    STEPS_ON_DEVICE: tl.constexpr,
+    STEP: tl.constexpr,
+    KEYS_ON_DEVICE: tl.constexpr,
     FAST: tl.constexpr,
 ) -> None:
-    k = _step(record, STEPS_ON_DEVICE)
-    h0, _ = _bits(record, k, offsets)
+    k = _step(record, STEP)
+    h0, _ = _bits(record, offsets, KEYS_ON_DEVICE)
     inside = offsets < size
     p = _load(record + 2, places, inside, P, WIDE, FAST)
     m = _load(record + 5, places, inside, S, WIDE, FAST)
@@ -224,15 +235,16 @@ def explore(
     S: tl.constexpr,
     WIDE: tl.constexpr,
     RANDOM: tl.constexpr,
+    KEYS_ON_DEVICE: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """E alone. Record: gradient, s, result, key. ``numbers``: c, 1 - beta."""
+    """E alone. Record: gradient, s, result, key (with KEYS_ON_DEVICE its address). ``numbers``: c, 1 - beta."""
     record, _, start, size = _locate(table, count, 6, BLOCK)
     offsets = start + tl.arange(0, BLOCK)
     if _is_fast(record, 3, start, size, BLOCK):
-        _explore(record, offsets, size, numbers, G, S, WIDE, RANDOM, True)
+        _explore(record, offsets, size, numbers, G, S, WIDE, RANDOM, KEYS_ON_DEVICE, True)
     else:
-        _explore(record, offsets, size, numbers, G, S, WIDE, RANDOM, False)
+        _explore(record, offsets, size, numbers, G, S, WIDE, RANDOM, KEYS_ON_DEVICE, False)
 
 
 @triton.jit
@@ -245,9 +257,10 @@ def _explore(
     S: tl.constexpr,
     WIDE: tl.constexpr,
     RANDOM: tl.constexpr,
+    KEYS_ON_DEVICE: tl.constexpr,
     FAST: tl.constexpr,
 ) -> None:
-    noise = _mix(offsets.to(tl.uint32) + tl.load(record + 5).to(tl.uint32)) >> 16
+    noise = _mix(offsets.to(tl.uint32) + _key(record + 5, KEYS_ON_DEVICE)) >> 16
     inside = offsets < size
     g = _load(record + 2, offsets, inside, G, WIDE, FAST)
     s = _load(record + 3, offsets, inside, S, WIDE, FAST)
@@ -358,11 +371,28 @@ def _narrow(x: tl.tensor, noise: tl.tensor, T: tl.constexpr, RANDOM: tl.constexp
 
 
 @triton.jit
-def _bits(record: tl.tensor, k: tl.tensor, offsets: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
+def _bits(record: tl.tensor, offsets: tl.tensor, KEYS_ON_DEVICE: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """h_0 and h_1 of ``rounding``; the compiler drops them where nothing is rounded by them."""
-    key = _mix((tl.load(record + 8) ^ k).to(tl.uint32)) + tl.load(record + 9).to(tl.uint32)
+    key = _key(record + 8, KEYS_ON_DEVICE) + tl.load(record + 9).to(tl.uint32)
     h0 = _mix(offsets.to(tl.uint32) + key)
     return h0, _mix(h0 + 0x9E3779B9)
+
+
+@triton.jit
+def _key(slot: tl.tensor, ON_DEVICE: tl.constexpr) -> tl.tensor:
+    """The key of a tensor's random bits; ``slot`` holds it or, ON_DEVICE, its address."""
+    key = tl.load(slot)
+    if ON_DEVICE:
+        key = tl.load(key.to(tl.pointer_type(tl.int32)))
+    return key.to(tl.uint32)
+
+
+@triton.jit
+def _unless_skipped(size: tl.tensor, skip: tl.tensor, SKIPS: tl.constexpr) -> tl.tensor:
+    """A tensor's size, or 0 where the step is to leave it as it is."""
+    if SKIPS:
+        size = tl.where(tl.load(skip) != 0, size * 0, size)
+    return size
 
 
 @triton.jit
@@ -373,11 +403,11 @@ def _mix(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _step(record: tl.tensor, ON_DEVICE: tl.constexpr) -> tl.tensor:
-    """The number k of the step, an int64."""
+def _step(record: tl.tensor, STEP: tl.constexpr) -> tl.tensor:
+    """The number k of the step, an int64; STEP is the dtype of steps on the device, or None."""
     k = tl.load(record + 7)
-    if ON_DEVICE:
-        k = tl.load(k.to(tl.pointer_type(tl.float32))).to(tl.int64)
+    if STEP is not None:
+        k = tl.load(k.to(tl.pointer_type(STEP))).to(tl.int64)
     return k
 
 

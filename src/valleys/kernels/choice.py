@@ -23,13 +23,13 @@ FUSED = ("native", "triton", "compiled")
 class Backend(Protocol):
     """What a backend's module offers; see :mod:`valleys.kernels.foreach` for the meaning."""
 
-    def alto_(self, tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
+    def alto_(self, tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
         """One step of ALTO or LAMB, where every tensor is a layer."""
 
-    def measure_(self, tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor:
+    def measure_(self, tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
         """The first half of a step: moves the states; says what ``ratio.step_lengths`` needs of each tensor."""
 
-    def apply_(self, tensors: Tensors, rule: Rule, factors: Tensor) -> None:
+    def apply_(self, tensors: Tensors, rule: Rule, factors: Tensor, skip: Tensor | None = None) -> None:
         """The second half: each parameter moves by its factor times the update."""
 
     def explore_(
@@ -40,7 +40,7 @@ class Backend(Protocol):
         *,
         alpha: float,
         beta: float,
-        keys: list[int] | None = None,
+        keys: list[int] | list[Tensor] | None = None,
     ) -> None:
         """One step of E."""
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, foreach, wide_dtype
-from valleys.kernels.foreach import Coefficients, Piece, square_sum
+from valleys.kernels.foreach import Coefficients, Piece, is_skipped, square_sum
 from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
-from valleys.kernels.rounding import Noise, key, signed
+from valleys.kernels.rounding import Noise, signed
 
 __all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable"]
 
@@ -43,18 +43,21 @@ def unavailable(device: torch.device, dtypes: Sequence[torch.dtype]) -> str | No
     return None
 
 
-def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
+def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
     """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
 
     Args:
         tensors: what to update.
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
+        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
     """
-    if rule.layer_adaptation:
-        apply_(tensors, rule, step_lengths(measure_(tensors, rule, clip), rule))
+    if is_skipped(skip, rule):
         return
-    whole, end, of_ends = _split(tensors, rule, clip)
+    if rule.layer_adaptation:
+        apply_(tensors, rule, step_lengths(measure_(tensors, rule, clip, skip), rule), skip)
+        return
+    whole, end, of_ends = _split(tensors, rule, clip, skip)
     device, dtype = tensors.params[0].device, wide_dtype(tensors.params[0].dtype)
     lr = torch.as_tensor(learning_rate(rule), device=device, dtype=dtype).reshape(1)
     with _many_graphs():
@@ -64,11 +67,13 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         foreach.second_pass(end, of_ends, lr, foreach.first_pass(end, of_ends))
 
 
-def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor:
+def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
     """The first half of ``alto_``; see :func:`valleys.kernels.foreach.measure_`."""
-    whole, end, of_ends = _split(tensors, rule, clip)
     device = tensors.params[0].device
     sums = torch.zeros(3, len(tensors.params), dtype=sum_dtype(device), device=device)
+    if is_skipped(skip, rule):
+        return sums
+    whole, end, of_ends = _split(tensors, rule, clip, skip)
     with _many_graphs():
         for i, piece, numbers in whole:
             w, r, largest = (x.to(sums.dtype) for x in _compiled(_first_pass)(piece, numbers))
@@ -78,9 +83,11 @@ def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor
     return sums
 
 
-def apply_(tensors: Tensors, rule: Rule, factors: Tensor) -> None:
+def apply_(tensors: Tensors, rule: Rule, factors: Tensor, skip: Tensor | None = None) -> None:
     """The second half of ``alto_``; see :func:`valleys.kernels.foreach.apply_`."""
-    whole, end, of_ends = _split(tensors, rule, None)
+    if is_skipped(skip, rule):
+        return
+    whole, end, of_ends = _split(tensors, rule, None, skip)
     factors = factors.to(wide_dtype(tensors.params[0].dtype))
     with _many_graphs():
         for i, piece, numbers in whole:
@@ -96,13 +103,13 @@ def explore_(
     *,
     alpha: float,
     beta: float,
-    keys: list[int] | None = None,
+    keys: list[int] | list[Tensor] | None = None,
 ) -> None:
     """E in one buffer; see :func:`valleys.kernels.foreach.explore_`."""
     device, dtype = grads[0].device, wide_dtype(grads[0].dtype)
     c = _number("c", alpha * (1 - beta), device, dtype)
     forget = _number("forget1", 1 - beta, device, dtype)
-    patterns = [torch.tensor(signed(k), dtype=torch.int32, device=device) for k in keys or []]
+    patterns = [_pattern(k, 0, device) for k in keys or []]
     with _many_graphs():
         for i, columns in enumerate(zip(grads, buffers, outs, strict=True)):
             noise = [Noise(patterns[i], 0)] if patterns else None
@@ -113,10 +120,10 @@ def explore_(
 
 
 def _split(
-    tensors: Tensors, rule: Rule, clip: Tensor | None
+    tensors: Tensors, rule: Rule, clip: Tensor | None, skip: Tensor | None
 ) -> tuple[list[tuple[int, Piece, Coefficients]], Piece | None, Coefficients]:
     """The whole rows of each tensor that has some, with its index and factors; and all ends together with theirs."""
-    c = foreach.coefficients(tensors, rule, clip, range(len(tensors.params)))
+    c = foreach.coefficients(tensors, rule, clip, skip, range(len(tensors.params)))
     compiled = _as_tensors(c, tensors.params[0].device, wide_dtype(tensors.params[0].dtype))
     whole = [
         (i, _rows(tensors, i, rule), compiled._replace(root=[compiled.root[i]], eps=[compiled.eps[i]]))
@@ -165,7 +172,7 @@ def _rows(tensors: Tensors, index: int, rule: Rule) -> Piece:
     ]
     noise = None
     if rule.stochastic_rounding:
-        noise = [Noise(_pattern(tensors, index, rule), 0)]
+        noise = [Noise(_pattern(tensors.keys[index], tensors.starts[index], tensors.params[index].device), 0)]
     return Piece(*[*columns, noise])
 
 
@@ -178,7 +185,8 @@ def _ends(tensors: Tensors, indices: list[int], rule: Rule) -> Piece:
     ]
     noise = None
     if rule.stochastic_rounding:
-        noise = [Noise(_pattern(tensors, i, rule), start) for i, start in zip(indices, starts, strict=True)]
+        patterns = [_pattern(tensors.keys[i], tensors.starts[i], tensors.params[i].device) for i in indices]
+        noise = [Noise(pattern, start) for pattern, start in zip(patterns, starts, strict=True)]
     return Piece(*[*columns, noise])
 
 
@@ -186,12 +194,11 @@ def _end(tensor: Tensor, start: int) -> Tensor:
     return tensor.view(-1)[start:] if tensor.is_contiguous() else tensor
 
 
-def _pattern(tensors: Tensors, index: int, rule: Rule) -> Tensor:
+def _pattern(key: int | Tensor, start: int, device: torch.device) -> Tensor:
     """The key of a tensor's random bits, moved to its start."""
-    k, start = key(tensors.salts[index], tensors.steps[index], rule.capturable), tensors.starts[index]
-    if isinstance(k, Tensor):
-        return k + signed(start)
-    return torch.tensor(signed(k + start), dtype=torch.int32, device=tensors.params[index].device)
+    if isinstance(key, Tensor):
+        return (key + signed(start)).to(device)
+    return torch.tensor(signed(key + start), dtype=torch.int32, device=device)
 
 
 def _as_tensors(c: Coefficients, device: torch.device, dtype: torch.dtype) -> Coefficients:
@@ -209,6 +216,7 @@ def _as_tensors(c: Coefficients, device: torch.device, dtype: torch.dtype) -> Co
         c=number("c", c.c),
         forget1=number("forget1", c.forget1),
         forget2=number("forget2", c.forget2),
+        keep3=number("keep3", c.keep3),
         forget3=number("forget3", c.forget3),
         root=numbers(c.root),
         eps=numbers(c.eps),

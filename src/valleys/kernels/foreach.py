@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, wide_dtype
-from valleys.kernels.layout import is_plain
+from valleys.kernels.layout import is_plain, is_readable
 from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
-from valleys.kernels.rounding import Noise, bits, key, round_to_bfloat16
+from valleys.kernels.rounding import Noise, bits, round_to_bfloat16
 
 __all__ = [
     "Coefficients",
@@ -27,6 +27,7 @@ __all__ = [
     "explore_",
     "explore_piece",
     "first_pass",
+    "is_skipped",
     "measure",
     "measure_",
     "second_pass",
@@ -58,57 +59,69 @@ class Coefficients(NamedTuple):
     """
 
     clip: Tensor | None
+    skip: Tensor | None
     maximize: bool
     c: Number
     in_m: bool
     in_v: bool
     forget1: Number
     forget2: Number
+    keep3: Number
     forget3: Number
     root: Sequence[Number]
     eps: Sequence[Number]
     weight_decay: Number | None
 
 
-def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
+def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
     """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
 
     Args:
         tensors: what to update.
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
+        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
     """
-    for _, pieces, c in _work(tensors, rule, clip):
+    if is_skipped(skip, rule):
+        return
+    for _, pieces, c in _work(tensors, rule, clip, skip):
         sums, kept = _first_passes(pieces, c, rule.layer_adaptation)
         factors = learning_rate(rule) if sums is None else step_lengths(sums, rule)
         for piece in pieces:
             second_pass(piece, c, factors, kept)
 
 
-def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor:
+def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
     """The first half of ``alto_``: moves the states.
 
     Args:
         tensors: what to update, each a part of a layer.
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
+        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes and the sums mean nothing.
 
     Returns:
         Three rows with a column per tensor, which sum up over a layer's parts to what ``ratio.step_lengths`` takes.
     """
-    sums = [_first_passes(pieces, c, measured=True)[0] for _, pieces, c in _work(tensors, rule, clip)]
+    if is_skipped(skip, rule):
+        device = tensors.params[0].device
+        return torch.zeros(3, len(tensors.params), dtype=sum_dtype(device), device=device)
+    sums = [_first_passes(pieces, c, measured=True)[0] for _, pieces, c in _work(tensors, rule, clip, skip)]
     return torch.cat([x for x in sums if x is not None], dim=1)
 
 
-def apply_(tensors: Tensors, rule: Rule, factors: Tensor) -> None:
+def apply_(tensors: Tensors, rule: Rule, factors: Tensor, skip: Tensor | None = None) -> None:
     """The second half of ``alto_``: moves the parameters, by ``factors`` times the update.
 
     Args:
         tensors: as in ``measure_``.
         rule: the group's options; its learning rate is part of the factors.
         factors: one per tensor.
+        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
     """
-    for indices, pieces, c in _work(tensors, rule, None):
+    if is_skipped(skip, rule):
+        return
+    for indices, pieces, c in _work(tensors, rule, None, skip):
         for piece in pieces:
             second_pass(piece, c, factors[indices[0] : indices[-1] + 1])
 
@@ -123,18 +136,20 @@ def first_pass(piece: Piece, c: Coefficients) -> list[Tensor]:
         grads = list(torch._foreach_neg(grads))
     for_m = for_v = grads
     if piece.explore is not None:
-        s = _wide(piece.explore, dtype)
+        s = _changeable(piece.explore, dtype, c.skip)
         adapted = _lerp(grads, s, -c.c)
         _lerp_(s, grads, c.forget1)
-        _store(piece.explore, s, piece.noise, "explore")
+        _store(piece.explore, s, piece.noise, "explore", c.skip)
         for_m, for_v = adapted if c.in_m else grads, adapted if c.in_v else grads
         del s, adapted
-    m, v = _wide(piece.exp_avgs, dtype), _wide(piece.exp_avg_sqs, dtype)
+    m, v = _changeable(piece.exp_avgs, dtype, c.skip), _changeable(piece.exp_avg_sqs, dtype, c.skip)
     _lerp_(m, for_m, c.forget2)
-    _lerp_(v, list(torch._foreach_mul(for_v, for_v)), c.forget3)
+    # Not a lerp: v + w (g^2 - v) is no number once v is infinite, and beta3 v + w g^2 stays infinite.
+    torch._foreach_mul_(v, c.keep3)
+    _addcmul_(v, for_v, c.forget3)
     del grads, for_m, for_v
-    _store(piece.exp_avgs, m, piece.noise, "exp_avg")
-    _store(piece.exp_avg_sqs, v, piece.noise, "exp_avg_sq")
+    _store(piece.exp_avgs, m, piece.noise, "exp_avg", c.skip)
+    _store(piece.exp_avg_sqs, v, piece.noise, "exp_avg_sq", c.skip)
 
     return _update(piece, _wide(piece.params, dtype), c)
 
@@ -149,7 +164,7 @@ def measure(piece: Piece, update: list[Tensor]) -> Tensor:
 
 def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: list[Tensor] | None = None) -> None:
     """theta -= factor * r; ``update`` is r, if it was kept."""
-    params = _wide(piece.params, wide_dtype(piece.params[0].dtype))
+    params = _changeable(piece.params, wide_dtype(piece.params[0].dtype), c.skip)
     if update is None:
         update = _update(piece, params, c)
     if isinstance(factors, Tensor):
@@ -157,7 +172,12 @@ def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: 
     else:
         torch._foreach_mul_(update, -factors)
     torch._foreach_add_(params, update)
-    _store(piece.params, params, piece.noise, "param")
+    _store(piece.params, params, piece.noise, "param", c.skip)
+
+
+def is_skipped(skip: Tensor | None, rule: Rule) -> bool:
+    """Whether the call is to change nothing, where the host can know; else the tensors see to it themselves."""
+    return skip is not None and not rule.capturable and is_readable(skip) and bool(skip.item())
 
 
 def explore_(
@@ -167,7 +187,7 @@ def explore_(
     *,
     alpha: float,
     beta: float,
-    keys: list[int] | None = None,
+    keys: list[int] | list[Tensor] | None = None,
 ) -> None:
     """E in one buffer: writes g + c (g - s) with c = alpha (1 - beta); s becomes beta s + (1 - beta) g.
 
@@ -203,12 +223,14 @@ def explore_piece(
 
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
-    """The sum of squares over all tensors, 0-dimensional, accumulated in float32 or better."""
-    norms = torch._foreach_norm(tensors, dtype=wide_dtype(tensors[0].dtype))
+    """The sum of squares over all tensors, 0-dimensional; squares of float32 numbers overflow float32."""
+    norms = torch._foreach_norm(tensors, dtype=sum_dtype(tensors[0].device))
     return torch.stack(list(norms)).square().sum()
 
 
-def coefficients(tensors: Tensors, rule: Rule, clip: Tensor | None, indices: Sequence[int]) -> Coefficients:
+def coefficients(
+    tensors: Tensors, rule: Rule, clip: Tensor | None, skip: Tensor | None, indices: Sequence[int]
+) -> Coefficients:
     """The rule's factors for the tensors at ``indices``."""
     steps = [tensors.steps[i] for i in indices]
     dtype = wide_dtype(tensors.params[0].dtype)
@@ -217,12 +239,14 @@ def coefficients(tensors: Tensors, rule: Rule, clip: Tensor | None, indices: Seq
     bc3 = _corrections(steps, rule.beta3, dtype, rule.capturable) if rule.bias_correction else [1.0] * len(steps)
     return Coefficients(
         clip=clip,
+        skip=None if skip is None else skip.to(tensors.params[0].device) != 0,
         maximize=rule.maximize,
         c=rule.alpha * (1 - rule.beta1),
         in_m=rule.accelerate_momentum,
         in_v=rule.accelerate_second_moment,
         forget1=1 - rule.beta1,
         forget2=1 - rule.beta2,
+        keep3=rule.beta3,
         forget3=1 - rule.beta3,
         root=[two / three**0.5 for two, three in zip(bc2, bc3, strict=True)],
         eps=[two * rule.eps for two in bc2],
@@ -230,16 +254,17 @@ def coefficients(tensors: Tensors, rule: Rule, clip: Tensor | None, indices: Seq
     )
 
 
-def _work(tensors: Tensors, rule: Rule, clip: Tensor | None) -> Iterator[tuple[list[int], list[Piece], Coefficients]]:
+def _work(
+    tensors: Tensors, rule: Rule, clip: Tensor | None, skip: Tensor | None
+) -> Iterator[tuple[list[int], list[Piece], Coefficients]]:
     """Small tensors together, or one large tensor in pieces: their indices, pieces and factors."""
     for indices, slices in _batches(list(tensors[:5]), _piece_size(tensors.params[0])):
-        keys = _keys(tensors, rule, indices)
-        places = None if keys is None else [(k, tensors.starts[i]) for k, i in zip(keys, indices, strict=True)]
+        places = [(tensors.keys[i], tensors.starts[i]) for i in indices] if rule.stochastic_rounding else None
         pieces = [
             Piece(*[*columns, None if places is None else [Noise(k, first + start) for k, first in places]])
             for start, columns in slices
         ]
-        yield indices, pieces, coefficients(tensors, rule, clip, indices)
+        yield indices, pieces, coefficients(tensors, rule, clip, skip, indices)
 
 
 def _first_passes(pieces: list[Piece], c: Coefficients, measured: bool) -> tuple[Tensor | None, list[Tensor] | None]:
@@ -282,6 +307,14 @@ def _lerp_(starts: list[Tensor], ends: list[Tensor], weight: Number) -> None:
         torch._foreach_lerp_(starts, ends, weight)
 
 
+def _addcmul_(targets: list[Tensor], others: list[Tensor], factor: Number) -> None:
+    """Adds factor * others^2, multiplied from the left as the other backends do: they overflow at the same numbers."""
+    if isinstance(factor, Tensor):
+        torch._foreach_addcmul_(targets, torch._foreach_mul(others, factor), others)
+    else:
+        torch._foreach_addcmul_(targets, others, others, value=factor)
+
+
 def _add_(targets: list[Tensor], others: list[Tensor], factor: Number) -> None:
     if isinstance(factor, Tensor):
         torch._foreach_add_(targets, torch._foreach_mul(others, factor))
@@ -303,12 +336,24 @@ def _wide(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return tensors if tensors[0].dtype == dtype else [tensor.to(dtype) for tensor in tensors]
 
 
-def _store(targets: list[Tensor], values: list[Tensor], noise: list[Noise] | None, role: str) -> None:
-    """Rounds ``values`` into ``targets``, unless they are the same tensors."""
+def _changeable(tensors: list[Tensor], dtype: torch.dtype, skip: Tensor | None) -> list[Tensor]:
+    """As ``_wide``, but copies where ``_store`` may have to keep what was there."""
+    wide = _wide(tensors, dtype)
+    return wide if skip is None or wide[0] is not tensors[0] else [tensor.clone() for tensor in wide]
+
+
+def _store(
+    targets: list[Tensor], values: list[Tensor], noise: list[Noise] | None, role: str, skip: Tensor | None = None
+) -> None:
+    """Rounds ``values`` into ``targets``, unless they are the same tensors, or ``skip`` keeps what is there."""
     if targets[0] is values[0]:  # torch.compile of torch 2.9 knows no identity of lists
         return
     if noise is not None and targets[0].dtype == torch.bfloat16:
         values = [round_to_bfloat16(x.float(), bits(place, role, x)) for x, place in zip(values, noise, strict=True)]
+    if skip is not None:
+        values = [
+            torch.where(skip, y.to(x.dtype), x) for x, y in zip(values, _wide(targets, targets[0].dtype), strict=True)
+        ]
     if is_plain(targets[0]):
         torch._foreach_copy_(targets, values)
     else:
@@ -318,18 +363,11 @@ def _store(targets: list[Tensor], values: list[Tensor], noise: list[Noise] | Non
 
 def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, capturable: bool) -> Sequence[Any]:
     """1 - beta^k for each tensor's own k; as numbers unless that would synchronise."""
-    if capturable or torch.compiler.is_compiling():
+    if capturable or not all(is_readable(k) for k in steps):
         # 1 - beta^k would cancel in float32 for beta near 1.
         log_beta = math.log(beta) if beta > 0 else -math.inf
         return [-torch.expm1(k.to(dtype) * log_beta) for k in steps]
     return [1 - beta ** k.item() for k in steps]
-
-
-def _keys(tensors: Tensors, rule: Rule, indices: Sequence[int]) -> list[int | Tensor] | None:
-    if not rule.stochastic_rounding:
-        return None
-    on_device = rule.capturable or torch.compiler.is_compiling()
-    return [key(tensors.salts[i], tensors.steps[i], on_device) for i in indices]
 
 
 def _piece_size(tensor: Tensor) -> int:

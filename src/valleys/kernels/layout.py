@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "extent", "is_plain", "layout", "ordered", "put_back"]
+__all__ = ["Layout", "extent", "is_lazy", "is_plain", "is_readable", "layout", "materialized", "ordered", "put_back"]
 
 Layout = tuple[int, ...] | None
 """The order in which a tensor's dimensions lie in memory, or None: no order makes it contiguous."""
@@ -16,6 +16,30 @@ def is_plain(tensor: Tensor) -> bool:
     # A class that intercepts operations sees them only if they go through torch's dispatcher.
     ordinary = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
     return ordinary and tensor.layout == torch.strided
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether the host can read a tensor's value at once: it waits for no device, and the value exists."""
+    return tensor.device.type == "cpu" and is_plain(tensor) and not torch.compiler.is_compiling()
+
+
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether the memory does not hold the values: torch negates or conjugates them on reading, or knows they are 0."""
+    return tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
+
+
+def materialized(tensor: Tensor) -> Tensor:
+    """``tensor`` itself, or a copy whose memory holds the values; a kernel reads nothing else.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([1 + 2j]).conj().imag
+        >>> x.is_neg(), materialized(x).is_neg(), materialized(x)
+        (True, False, tensor([-2.]))
+    """
+    if tensor._is_zerotensor():
+        return torch.zeros_like(tensor)
+    return tensor.resolve_conj().resolve_neg()
 
 
 def extent(tensor: Tensor) -> tuple[int, int, int]:

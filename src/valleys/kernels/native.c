@@ -79,14 +79,14 @@ typedef struct {
   P *param;
   const G *grad;
   S *explore, *exp_avg, *exp_avg_sq;
-  float *step;
-  int64_t salt, start;
+  const void *step;
+  int64_t key, start;
 } Tensor;
 _Static_assert(sizeof(Tensor) == 11 * sizeof(int64_t), "a field is not 64 bits wide");
 
 typedef struct {
   double lr, c_m, c_v, beta1, beta2, beta3, eps, weight_decay, trust_eps, norm_eps, low, high, scale;
-  int32_t bias_correction, layer_adaptation, threads;
+  int32_t bias_correction, layer_adaptation, wide_steps, threads;
 } Options;
 
 typedef struct { double param, update; int moving; } Sums;
@@ -94,12 +94,12 @@ typedef struct { double param, update; int moving; } Sums;
 typedef struct { WIDE correct2, root_correct3; uint32_t key; double factor; } Scalars;
 
 static Scalars scalars(const Tensor *t, const Options *o) {
-  double k = *t->step;
+  double k = o->wide_steps ? *(const double *)t->step : *(const float *)t->step;
   int corrected = o->bias_correction;
   Scalars s = {
     (WIDE)(corrected ? 1 / (1 - pow(o->beta2, k)) : 1),
     (WIDE)(corrected ? 1 / sqrt(1 - pow(o->beta3, k)) : 1),
-    mix((uint32_t)t->salt ^ (uint32_t)k) + (uint32_t)t->start,
+    (uint32_t)t->key + (uint32_t)t->start,
     o->lr};
   return s;
 }
@@ -389,10 +389,13 @@ int square_sum(const Explored *tensors, int64_t count, int32_t threads, double *
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t b = 0; b < starts[count]; b++) {
       const G *grad = tensors[blocks[b].tensor].grad;
-      WIDE sum = 0;
+      double sum = 0; /* Squares of float32 numbers overflow float32. */
 #pragma omp simd reduction(+ : sum)
-      for (int64_t i = blocks[b].begin; i < blocks[b].end; i++) sum += LOAD(G, grad[i]) * LOAD(G, grad[i]);
-      sums[b] = (double)sum;
+      for (int64_t i = blocks[b].begin; i < blocks[b].end; i++) {
+        const double g = (double)LOAD(G, grad[i]);
+        sum += g * g;
+      }
+      sums[b] = sum;
     }
     *result = 0;
     for (int64_t b = 0; b < starts[count]; b++) *result += sums[b];

@@ -39,7 +39,7 @@ class _Options(ctypes.Structure):
     _fields_ = [
         *((name, _double) for name in ("lr", "c_m", "c_v", "beta1", "beta2", "beta3", "eps", "weight_decay")),
         *((name, _double) for name in ("trust_eps", "norm_eps", "low", "high", "scale")),
-        *((name, _int32) for name in ("bias_correction", "layer_adaptation", "threads")),
+        *((name, _int32) for name in ("bias_correction", "layer_adaptation", "wide_steps", "threads")),
     ]
 
 
@@ -72,27 +72,31 @@ def unavailable(device: torch.device, dtypes: Sequence[torch.dtype]) -> str | No
     return None
 
 
-def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
+def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
     """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
 
     Args:
         tensors: what to update, on the CPU.
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
+        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
     """
-    _call("alto", tensors, rule, clip)
+    if skip is None or not skip.item():
+        _call("alto", tensors, rule, clip)
 
 
-def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor:
+def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
     """The first half of ``alto_``; see :func:`valleys.kernels.foreach.measure_`."""
-    sums = torch.empty(3, len(tensors.params), dtype=torch.float64)
-    _call("alto_first", tensors, rule, clip, sums)
+    sums = torch.zeros(3, len(tensors.params), dtype=torch.float64, device="cpu")
+    if skip is None or not skip.item():
+        _call("alto_first", tensors, rule, clip, sums)
     return sums
 
 
-def apply_(tensors: Tensors, rule: Rule, factors: Tensor) -> None:
+def apply_(tensors: Tensors, rule: Rule, factors: Tensor, skip: Tensor | None = None) -> None:
     """The second half of ``alto_``; see :func:`valleys.kernels.foreach.apply_`."""
-    _call("alto_second", tensors, rule, None, factors.double().contiguous())
+    if skip is None or not skip.item():
+        _call("alto_second", tensors, rule, None, factors.double().contiguous())
 
 
 def explore_(
@@ -102,11 +106,11 @@ def explore_(
     *,
     alpha: float,
     beta: float,
-    keys: list[int] | None = None,
+    keys: list[int] | list[Tensor] | None = None,
 ) -> None:
     """E in one pass; see :func:`valleys.kernels.foreach.explore_`."""
     library = _library(grads[0].dtype, grads[0].dtype, buffers[0].dtype, random=keys is not None, explores=True)
-    items = _explored(grads, buffers, outs, keys or [0] * len(grads))
+    items = _explored(grads, buffers, outs, [int(key) for key in keys or [0] * len(grads)])
     c, forget = _double(alpha * (1 - beta)), _double(1 - beta)
     _check(library.explore(items, _int64(len(items)), c, forget, _int32(_threads(grads))))
 
@@ -118,7 +122,7 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     items = _explored(tensors, tensors, tensors, [0] * len(tensors))
     result = _double()
     _check(library.square_sum(items, _int64(len(items)), _int32(_threads(tensors)), ctypes.byref(result)))
-    return torch.tensor(result.value, dtype=torch.float64)
+    return torch.tensor(result.value, dtype=torch.float64, device="cpu")
 
 
 def cache_directory() -> Path:
@@ -138,7 +142,8 @@ class _CompileError(RuntimeError):
 def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *doubles: Tensor) -> None:
     dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
     library = _library(*dtypes, random=rule.stochastic_rounding, explores=tensors.explore is not None)
-    items, options = _items(tensors), _options(rule, clip, _threads(tensors.params))
+    items = _items(tensors)
+    options = _options(rule, clip, tensors.steps[0].dtype == torch.float64, _threads(tensors.params))
     pointers = [_pointer(x.data_ptr()) for x in doubles]
     count = _int64(len(tensors.params))
     _check(library[function](_pointer(items.buffer_info()[0]), count, ctypes.byref(options), *pointers))
@@ -148,12 +153,12 @@ def _items(tensors: Tensors) -> array[int]:
     """An array of ``Tensor`` of native.c; ctypes' structures would take longer than a small tensor's step."""
     rows = map(extent, tensors.params)
     columns = (tensors.params, tensors.grads, tensors.explore or tensors.exp_avgs, *tensors[3:6])
-    addresses = [[x.data_ptr() for x in column] for column in columns]
-    fields = zip(*zip(*rows, strict=True), *addresses, tensors.salts, tensors.starts, strict=True)
+    addresses = [_addresses(column) for column in columns]
+    fields = zip(*zip(*rows, strict=True), *addresses, tensors.keys, tensors.starts, strict=True)
     return array("q", itertools.chain.from_iterable(fields))
 
 
-def _options(rule: Rule, clip: Tensor | None, threads: int) -> _Options:
+def _options(rule: Rule, clip: Tensor | None, wide_steps: bool, threads: int) -> _Options:
     c = rule.alpha * (1 - rule.beta1)
     low, high = rule.trust_clip or (0.0, float("inf"))
     scale = 1.0 if clip is None else clip.item()
@@ -173,8 +178,13 @@ def _options(rule: Rule, clip: Tensor | None, threads: int) -> _Options:
         -scale if rule.maximize else scale,
         rule.bias_correction,
         rule.layer_adaptation,
+        wide_steps,
         threads,
     )
+
+
+def _addresses(tensors: list[Tensor]) -> list[int]:
+    return [x.data_ptr() for x in tensors]
 
 
 def _threads(tensors: list[Tensor]) -> int:
@@ -185,10 +195,9 @@ def _threads(tensors: list[Tensor]) -> int:
 def _explored(
     grads: list[Tensor], buffers: list[Tensor], outs: list[Tensor], keys: list[int]
 ) -> ctypes.Array[_Explored]:
-    rows = zip(grads, buffers, outs, keys, strict=True)
-    return (_Explored * len(grads))(
-        *(_Explored(g.numel(), g.data_ptr(), s.data_ptr(), out.data_ptr(), key) for g, s, out, key in rows)
-    )
+    addresses = [_addresses(column) for column in (grads, buffers, outs)]
+    rows = zip([g.numel() for g in grads], *addresses, keys, strict=True)
+    return (_Explored * len(grads))(*(_Explored(*row) for row in rows))
 
 
 def _check(failed: int) -> None:

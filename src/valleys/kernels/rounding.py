@@ -16,12 +16,16 @@ Source: the mixer is C. Wellons' lowbias32 (hash-prospector, public domain); the
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Noise", "bits", "key", "mix", "mix_tensor", "round_to_bfloat16", "salt", "signed"]
+from valleys.kernels.layout import is_readable
+
+__all__ = ["Noise", "bits", "keys", "mix", "mix_tensor", "round_to_bfloat16", "salt", "signed"]
 
 _MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9
@@ -57,11 +61,27 @@ class Noise(NamedTuple):
     start: int
 
 
-def key(salt: int, step: Tensor, on_device: bool) -> int | Tensor:
-    """mix(salt ^ k), left where ``step`` is if reading it would synchronise."""
-    if on_device:
-        return mix_tensor(step.to(torch.int32) ^ signed(salt))
-    return mix(salt ^ int(step.item()))
+def keys(salts: Sequence[int], counts: Sequence[Tensor]) -> list[int] | list[Tensor]:
+    """Keys of the random bits of each tensor's next step, mix(salt ^ k) with k one more than its count of steps.
+
+    Args:
+        salts: of the tensors.
+        counts: their int64 counts, 0-dimensional, all of one device. An integer of its own and not ``step``: a float32
+            stops counting at 2^24, and the bits would repeat from there on.
+
+    Returns:
+        Numbers; where reading a count would make the host wait, int32 patterns beside the counts.
+    """
+    if all(is_readable(count) for count in counts):
+        return [mix(salt ^ int(count.item()) + 1) for salt, count in zip(salts, counts, strict=True)]
+    steps = (torch.stack(list(counts)) + 1).to(torch.int32)
+    return list(mix_tensor(steps ^ _patterns(tuple(salts), steps.device)).unbind())
+
+
+@functools.lru_cache(maxsize=1024)
+def _patterns(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers as int32 patterns, sent once: under CUDA-graph capture they are there already."""
+    return torch.tensor([signed(x) for x in numbers], dtype=torch.int32, device=device)
 
 
 def bits(noise: Noise, role: str, like: Tensor) -> Tensor:

@@ -52,15 +52,16 @@ def unavailable(device: torch.device, dtypes: Sequence[torch.dtype] = ()) -> str
     return None
 
 
-def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
+def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
     """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
 
     Args:
         tensors: what to update.
         rule: the group's options.
         clip: 0-dimensional factor on all gradients, or None.
+        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
     """
-    launch = _prepare(tensors, rule)
+    launch = _prepare(tensors, rule, skip)
     sums = _first(launch, tensors, rule, clip)
     if rule.layer_adaptation:
         factors = torch.empty(len(tensors.params), dtype=torch.float64, device=sums.device)
@@ -71,9 +72,9 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> None:
         _second(launch, tensors, factors)
 
 
-def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor:
+def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
     """The first half of ``alto_``, in two launches; see :func:`valleys.kernels.foreach.measure_`."""
-    launch = _prepare(tensors, rule)
+    launch = _prepare(tensors, rule, skip)
     sums = _first(launch, tensors, rule, clip)
     totals = torch.empty(3, len(tensors.params), dtype=torch.float64, device=sums.device)
     with torch.cuda.device_of(sums):
@@ -83,9 +84,9 @@ def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None) -> Tensor
     return totals
 
 
-def apply_(tensors: Tensors, rule: Rule, factors: Tensor) -> None:
+def apply_(tensors: Tensors, rule: Rule, factors: Tensor, skip: Tensor | None = None) -> None:
     """The second half of ``alto_``, in one launch; see :func:`valleys.kernels.foreach.apply_`."""
-    _second(_prepare(tensors, rule), tensors, factors.double().contiguous())
+    _second(_prepare(tensors, rule, skip), tensors, factors.double().contiguous())
 
 
 def explore_(
@@ -95,7 +96,7 @@ def explore_(
     *,
     alpha: float,
     beta: float,
-    keys: list[int] | None = None,
+    keys: list[int] | list[Tensor] | None = None,
 ) -> None:
     """E in one buffer: outs = g + c (g - s) with c = alpha (1 - beta); s becomes beta s + (1 - beta) g.
 
@@ -111,25 +112,27 @@ def explore_(
     wide = wide_dtype(grads[0].dtype)
     table, numbers, _, blocks = _upload(
         [g.numel() for g in grads],
-        [_addresses(grads), _addresses(buffers), _addresses(outs), keys or [0] * len(grads)],
+        [_addresses(grads), _addresses(buffers), _addresses(outs), _keys(keys, len(grads))],
         [alpha * (1 - beta), 1 - beta],
         wide,
         grads[0].device,
     )
     g, s, w = (kernels.DTYPES[dtype] for dtype in (grads[0].dtype, buffers[0].dtype, wide))
     with torch.cuda.device_of(table):
-        kernels.explore[(blocks,)](table, numbers, len(grads), g, s, w, keys is not None, BLOCK, **_LAUNCH)
+        kernels.explore[(blocks,)](
+            table, numbers, len(grads), g, s, w, keys is not None, _on_device(keys), BLOCK, **_LAUNCH
+        )
 
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
-    """The sum of squares over all tensors: 0-dimensional float32, or float64 for float64 tensors.
+    """The sum of squares over all tensors, 0-dimensional float64: squares of float32 numbers overflow float32.
 
     Args:
         tensors: of one device and dtype.
     """
     kernels = _kernels()
     dtype, device = tensors[0].dtype, tensors[0].device
-    wide = wide_dtype(dtype)
+    wide = torch.float64
     table, _, _, blocks = _upload([x.numel() for x in tensors], [_addresses(tensors)], [], wide, device)
     sums = torch.empty(blocks, dtype=wide, device=device)
     result = torch.empty((), dtype=wide, device=device)
@@ -148,6 +151,7 @@ class _Launch(NamedTuple):
         numbers: factors of the equations in the dtype of the arithmetic; last a 1, for gradients without a clip.
         trust: those of the ratio in float64, as ``ratio.step_lengths`` has them, and the learning rate.
         lr: where that lies on the device.
+        skip: an int32 there, read where the kernels are compiled to.
         blocks: how many there are.
         options: what the kernels are compiled for.
     """
@@ -156,14 +160,16 @@ class _Launch(NamedTuple):
     numbers: Tensor
     trust: Tensor
     lr: Tensor
+    skip: Tensor
     blocks: int
     options: dict[str, Any]
 
 
-def _prepare(tensors: Tensors, rule: Rule) -> _Launch:
+def _prepare(tensors: Tensors, rule: Rule, skip: Tensor | None) -> _Launch:
     params = tensors.params
     device = params[0].device
     on_device = rule.capturable and all(k.device == device for k in tensors.steps)
+    keys = tensors.keys if rule.stochastic_rounding else None
     steps = _addresses(tensors.steps) if on_device else [int(k) for k in torch.stack(tensors.steps).tolist()]
     columns = [params, tensors.grads, tensors.explore or tensors.exp_avgs, tensors.exp_avgs, tensors.exp_avg_sqs]
     sizes, lengths, gaps = map(list, zip(*map(extent, params), strict=True))
@@ -171,7 +177,7 @@ def _prepare(tensors: Tensors, rule: Rule) -> _Launch:
     lr = learning_rate(rule)
     table, numbers, trust, blocks = _upload(
         sizes,
-        [*map(_addresses, columns), steps, tensors.salts, tensors.starts, lengths, gaps],
+        [*map(_addresses, columns), steps, _keys(keys, len(params)), tensors.starts, lengths, gaps],
         [*_numbers(rule), 1.0],
         wide_dtype(params[0].dtype),
         device,
@@ -179,8 +185,17 @@ def _prepare(tensors: Tensors, rule: Rule) -> _Launch:
     )
     # Values that are on the device already are read where they are.
     lr = lr.to(device) if isinstance(lr, Tensor) else trust[-1]
-    options = {"GAPS": any(gaps), "RANDOM": rule.stochastic_rounding, "STEPS_ON_DEVICE": on_device, "BLOCK": BLOCK}
-    return _Launch(table, numbers, trust, lr, blocks, {**options, **_LAUNCH})
+    # Without one the kernels are handed a tensor that they do not read.
+    flag = table if skip is None else (skip != 0).to(device, torch.int32)
+    options = {
+        "GAPS": any(gaps),
+        "RANDOM": rule.stochastic_rounding,
+        "STEP": _kernels().DTYPES[tensors.steps[0].dtype] if on_device else None,
+        "KEYS_ON_DEVICE": _on_device(keys),
+        "SKIPS": skip is not None,
+        "BLOCK": BLOCK,
+    }
+    return _Launch(table, numbers, trust, lr, flag, blocks, {**options, **_LAUNCH})
 
 
 def _first(launch: _Launch, tensors: Tensors, rule: Rule, clip: Tensor | None) -> Tensor:
@@ -194,7 +209,16 @@ def _first(launch: _Launch, tensors: Tensors, rule: Rule, clip: Tensor | None) -
     first = {"EXPLORES": tensors.explore is not None, "MEASURE": rule.layer_adaptation}
     with torch.cuda.device_of(sums):
         kernels.alto_first[(launch.blocks,)](
-            launch.table, numbers, launch.lr, clip, sums, len(tensors.params), *types, **first, **launch.options
+            launch.table,
+            numbers,
+            launch.lr,
+            clip,
+            launch.skip,
+            sums,
+            len(tensors.params),
+            *types,
+            **first,
+            **launch.options,
         )
     return sums
 
@@ -206,7 +230,7 @@ def _second(launch: _Launch, tensors: Tensors, factors: Tensor) -> None:
     types = [kernels.DTYPES[dtype] for dtype in dtypes]
     with torch.cuda.device_of(factors):
         kernels.alto_second[(launch.blocks,)](
-            launch.table, launch.numbers, factors, len(factors), *types, **launch.options
+            launch.table, launch.numbers, factors, launch.skip, len(factors), *types, **launch.options
         )
 
 
@@ -218,6 +242,15 @@ def _kernels() -> Any:
 
 def _addresses(tensors: list[Tensor]) -> list[int]:
     return [x.data_ptr() for x in tensors]
+
+
+def _on_device(keys: list[int] | list[Tensor] | None) -> bool:
+    return bool(keys) and isinstance(keys[0], Tensor)  # type: ignore[index]
+
+
+def _keys(keys: list[int] | list[Tensor] | None, count: int) -> list[int]:
+    """Numbers as they are, of tensors the addresses; zeros where nothing is rounded."""
+    return [key.data_ptr() if isinstance(key, Tensor) else key for key in keys or [0] * count]
 
 
 def _numbers(rule: Rule) -> list[float]:
@@ -262,10 +295,12 @@ def _upload(
     *firsts, blocks = itertools.accumulate((-(-size // BLOCK) for size in sizes), initial=0)
     records = [x for record in zip(firsts, sizes, *columns, strict=True) for x in record]
     # Multiples of 16 bytes, so that what follows is at one, too.
+    # On the CPU whatever torch.set_default_device says.
+    cpu = torch.device("cpu")
     parts = [
-        torch.tensor(numbers + [0.0] * (-len(numbers) % 4), dtype=wide).view(torch.int64),
-        torch.tensor([*doubles, *[0.0] * (len(doubles) % 2)], dtype=torch.float64).view(torch.int64),
-        torch.tensor(records, dtype=torch.int64),
+        torch.tensor(numbers + [0.0] * (-len(numbers) % 4), dtype=wide, device=cpu).view(torch.int64),
+        torch.tensor([*doubles, *[0.0] * (len(doubles) % 2)], dtype=torch.float64, device=cpu).view(torch.int64),
+        torch.tensor(records, dtype=torch.int64, device=cpu),
     ]
     host = torch.cat(parts)
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
