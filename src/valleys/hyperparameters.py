@@ -98,8 +98,8 @@ def check_range(
 
     Args:
         name: The argument's name, for the message.
-        value: A real number, or a tensor of one element. A tensor is read only on the CPU:
-            anywhere else that would make the host wait for the device, so its value goes unchecked.
+        value: A real number, or a tensor of one element. A tensor is read only on the CPU, and not while
+            torch.compile traces: elsewhere its value goes unchecked, as the host would wait for the device.
         low: Lower bound.
         high: Upper bound, default none.
         low_open: Exclude ``low`` itself.
@@ -124,7 +124,7 @@ def check_range(
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         if value.dtype == torch.bool or value.is_complex():
             number = None
-        elif value.device.type != "cpu":
+        elif value.device.type != "cpu" or torch.compiler.is_compiling():
             return
         else:
             number = value.item()

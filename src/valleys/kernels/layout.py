@@ -25,6 +25,8 @@ def is_readable(tensor: Tensor) -> bool:
 
 def is_lazy(tensor: Tensor) -> bool:
     """Whether the memory does not hold the values: torch negates or conjugates them on reading, or knows they are 0."""
+    if torch.compiler.is_compiling():
+        return False  # what is traced are torch's operations, which see to it
     return tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
 
 
@@ -37,9 +39,9 @@ def materialized(tensor: Tensor) -> Tensor:
         >>> x.is_neg(), materialized(x).is_neg(), materialized(x)
         (True, False, tensor([-2.]))
     """
-    if tensor._is_zerotensor():
-        return torch.zeros_like(tensor)
-    return tensor.resolve_conj().resolve_neg()
+    if not is_lazy(tensor):
+        return tensor
+    return torch.zeros_like(tensor) if tensor._is_zerotensor() else tensor.resolve_conj().resolve_neg()
 
 
 def extent(tensor: Tensor) -> tuple[int, int, int]:
