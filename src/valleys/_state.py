@@ -190,6 +190,10 @@ def load_keeping_dtype(
                 f"{type(optimizer).__name__}.load_state_dict ignores the hooks of torch.optim.Optimizer, so the states "
                 f"{sorted(keys)} could not be loaded; load into the optimizer before adapting it"
             )
+        # Classes that read their argument again have dropped what they did not find in it.
+        for param, states in taken:
+            for name, value in states.items():
+                optimizer.state[param].setdefault(name, value)
     except BaseException:
         # torch replaces state and groups and never changes the old ones.
         vars(optimizer).clear()

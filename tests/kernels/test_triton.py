@@ -1,28 +1,19 @@
-"""The Triton kernels equal the reference, run by Triton's interpreter on the CPU.
-
-Whether a kernel is interpreted is decided when it is decorated, and others in this process may have imported triton and
-the kernels already. So the fixture ``kernels`` loads its own copy of the kernels while TRITON_INTERPRET is set, and for
-the length of a test has triton's library functions (tl.sum and the like, kernels too) interpreted.
-"""
+"""The Triton kernels equal the reference, run by Triton's interpreter on the CPU."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy
 import pytest
 import torch
 from torch import Tensor
 
 from backends import largest_error
+from triton_interpreter import BLOCK, interpreted
 from valleys import reference
 from valleys.kernels import Rule, Tensors
 from valleys.kernels import triton as backend
@@ -30,8 +21,6 @@ from valleys.kernels.ratio import step_lengths
 from valleys.kernels.rounding import Noise, bits, mix, round_to_bfloat16
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
-SOURCE = Path(backend.__file__).with_name("_triton_kernels.py")
-BLOCK = 64
 SHAPES = [(4, 3), (5,), (), (1, 1), (BLOCK,), (4 * BLOCK + 1,)]
 FEW = [(4, 3), (), (2 * BLOCK + 3,)]
 
@@ -78,34 +67,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The kernels as the interpreter runs them, in small blocks, in place of the compiled ones."""
-    with contextlib.suppress(ImportError):
-        # Imported by triton at the first launch, and not with the library patched.
-        importlib.import_module("triton.experimental.gluon")
-    with monkeypatch.context() as context:
-        context.setenv("TRITON_INTERPRET", "1")
-        for library in (triton.language, triton.language.standard):
-            for name, value in list(vars(library).items()):
-                if isinstance(value, triton.JITFunction):
-                    context.setattr(library, name, triton.jit(value.fn))
-        module = interpreted()
-        context.delenv("TRITON_INTERPRET")
-        context.setattr(backend, "_kernels", lambda: module)
-        context.setattr(backend, "BLOCK", BLOCK)
-        context.setattr(backend, "CHUNK", 4)
-        # The interpreter computes with NumPy, which warns where a GPU just returns an infinity or NaN.
-        with numpy.errstate(all="ignore"):
-            yield module
-
-
-def interpreted() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("interpreted_triton_kernels", SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def kernels() -> Iterator[ModuleType]:
+    """The kernels as the interpreter runs them."""
+    with interpreted() as module:
+        yield module
 
 
 def randn(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

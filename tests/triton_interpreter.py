@@ -1,0 +1,61 @@
+"""The Triton kernels as Triton's interpreter runs them on the CPU.
+
+Whether a kernel is interpreted is decided when it is decorated, and others in this process may have imported triton and
+the kernels already. So ``interpreted`` loads its own copy of the kernels while TRITON_INTERPRET is set, and for its
+length has triton's library functions (tl.sum and the like, kernels too) interpreted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy
+import pytest
+
+from valleys.kernels import choice
+from valleys.kernels import triton as backend
+
+__all__ = ["BLOCK", "interpreted"]
+
+SOURCE = Path(backend.__file__).with_name("_triton_kernels.py")
+BLOCK = 64
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[ModuleType]:
+    """The kernels as the interpreter runs them, in small blocks, in place of the compiled ones."""
+    import triton
+
+    with contextlib.suppress(ImportError):
+        # Imported by triton at the first launch, and not with the library patched.
+        importlib.import_module("triton.experimental.gluon")
+    with pytest.MonkeyPatch.context() as context:
+        context.setenv("TRITON_INTERPRET", "1")
+        for library in (triton.language, triton.language.standard):
+            for name, value in list(vars(library).items()):
+                if isinstance(value, triton.JITFunction):
+                    context.setattr(library, name, triton.jit(value.fn))
+        module = _copy()
+        context.delenv("TRITON_INTERPRET")
+        context.setattr(backend, "_kernels", lambda: module)
+        context.setattr(backend, "BLOCK", BLOCK)
+        context.setattr(backend, "CHUNK", 4)
+        choice.fused_backend.cache_clear()
+        # The interpreter computes with NumPy, which warns where a GPU just returns an infinity or NaN.
+        with numpy.errstate(all="ignore"):
+            yield module
+    choice.fused_backend.cache_clear()
+
+
+def _copy() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("interpreted_triton_kernels", SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
