@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 import valleys
 from backends import BACKENDS
 
-__all__ = ["PUBLIC", "STATES", "Build", "available", "feed", "parameters", "restart", "snapshot"]
+__all__ = ["PUBLIC", "STATES", "Build", "available", "feed", "parameters", "snapshot", "train"]
 
 Build = Callable[..., Optimizer]
 
@@ -63,9 +63,7 @@ def available(name: str) -> Iterator[Build]:
         yield PUBLIC[name]
 
 
-def parameters(
-    *shapes: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0
-) -> list[torch.nn.Parameter]:
+def parameters(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> list[torch.nn.Parameter]:
     """Fresh parameters, always the same."""
     generator = torch.Generator(device="cpu").manual_seed(seed)
     return [torch.nn.Parameter(torch.randn(s, dtype=dtype, generator=generator, device="cpu")) for s in shapes]
@@ -79,7 +77,7 @@ def feed(params: list[torch.nn.Parameter], step: int) -> None:
 
 
 def snapshot(optimizer: Optimizer) -> tuple[list[Tensor], dict[Any, dict[str, Any]], list[dict[str, Any]]]:
-    """Copies of parameters, states and options, to be compared with ``restart``-free equality later."""
+    """Copies of parameters, states and options, to be compared later."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
     states = {
         index: {k: v.clone() if isinstance(v, Tensor) else v for k, v in optimizer.state.get(param, {}).items()}
@@ -89,7 +87,7 @@ def snapshot(optimizer: Optimizer) -> tuple[list[Tensor], dict[Any, dict[str, An
     return [param.detach().clone() for param in params], states, options
 
 
-def restart(optimizer: Optimizer, params: list[torch.nn.Parameter], steps: int) -> None:
+def train(optimizer: Optimizer, params: list[torch.nn.Parameter], steps: int) -> None:
     """Make some steps."""
     for step in range(steps):
         feed(params, step)
