@@ -16,7 +16,7 @@ import torch
 
 from valleys.alto import ALTO
 from valleys.kernels.choice import FUSED, fused_backend
-from valleys.kernels.native import cache_directory
+from valleys.kernels.compiler import cache_directory
 
 __all__ = ["DTYPES", "INTEGRATIONS", "Finding", "backends", "extras", "machine", "report", "works_together"]
 

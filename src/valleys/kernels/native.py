@@ -7,14 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import itertools
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,15 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from valleys.kernels import Rule, Tensors, wide_dtype
+from valleys.kernels import Rule, Tensors, compiler, wide_dtype
 from valleys.kernels.layout import extent
 
-__all__ = ["alto_", "apply_", "cache_directory", "explore_", "measure_", "square_sum", "unavailable"]
+__all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable"]
 
 _TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _SOURCE = Path(__file__).with_name("native.c")
 # No -ffast-math: NaN must stay NaN, and it would switch denormals off in the whole process.
 _FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+_SYMBOLS = ("alto", "alto_first", "alto_second", "explore", "square_sum")
 
 _pointer, _int64, _int32, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_double
 
@@ -67,7 +61,7 @@ def unavailable(device: torch.device, dtypes: Sequence[torch.dtype]) -> str | No
             return f"the C kernels know no {dtype}"
     try:
         _library(*dtypes, random=False, explores=True)
-    except _CompileError as error:
+    except compiler.CompileError as error:
         return str(error)
     return None
 
@@ -125,18 +119,8 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     return torch.tensor(result.value, dtype=torch.float64, device="cpu")
 
 
-def cache_directory() -> Path:
-    """Where compiled kernels are kept: ``VALLEYS_CACHE_DIR``, else ``valleys`` in the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("VALLEYS_CACHE_DIR") or Path(base) / "valleys")
-
-
 ALONE = 32768
 """Elements below which a step is one thread's work, as in torch's own loops."""
-
-
-class _CompileError(RuntimeError):
-    pass
 
 
 def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *doubles: Tensor) -> None:
@@ -210,7 +194,7 @@ def _library(param: torch.dtype, grad: torch.dtype, state: torch.dtype, *, rando
     """The kernels for these dtypes, from the disk or compiled now.
 
     Raises:
-        _CompileError: no compiler, or it failed.
+        compiler.CompileError: no compiler, or it failed.
     """
     defines = [
         f"-DP={_TYPES[param]}",
@@ -221,43 +205,4 @@ def _library(param: torch.dtype, grad: torch.dtype, state: torch.dtype, *, rando
         f"-DEXPLORES={int(explores)}",
         *(["-DHALF"] if torch.float16 in (param, grad, state) else []),
     ]
-    compiler = shlex.split(os.environ.get("CC", "")) or [next(filter(shutil.which, ("cc", "gcc", "clang")), "")]
-    if not shutil.which(compiler[0]):
-        raise _CompileError(f"no C compiler was found ({compiler[0] or 'cc, gcc, clang'}); install one or set CC")
-    command = [*compiler, *_FLAGS, *defines]
-    key = hashlib.sha256("\0".join([_SOURCE.read_text(), *command, _processor()]).encode()).hexdigest()[:24]
-    for directory in (cache_directory(), None):
-        try:
-            return _load(key, command, directory or Path(tempfile.mkdtemp(prefix="valleys-")))
-        except OSError as error:
-            # A home that cannot be written, or mounted without permission to execute.
-            problem = error
-    raise _CompileError(f"the compiled kernels could not be kept or loaded: {problem}")
-
-
-def _load(key: str, command: list[str], directory: Path) -> ctypes.CDLL:
-    target = directory / f"{key}.so"
-    if not target.exists():
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Several processes may compile at once: each its own file, the last one stays.
-        with tempfile.TemporaryDirectory(dir=directory) as folder:
-            output = Path(folder) / "kernels.so"
-            done = subprocess.run(  # noqa: S603
-                [*command, str(_SOURCE), "-o", str(output), "-lm"], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                line = next((x for x in done.stderr.splitlines() if "error" in x), done.stderr[-200:])
-                raise _CompileError(f"{command[0]} could not compile the kernels: {line.strip()}")
-            output.replace(target)
-    return ctypes.CDLL(str(target))
-
-
-@functools.cache
-def _processor() -> str:
-    """What -march=native depends on: a cache may be shared by machines of different kinds."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    features = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
-    return "\n".join([platform.machine(), platform.processor(), *sorted(features)])
+    return compiler.load(_SOURCE, [*_FLAGS, *defines], _SYMBOLS)
