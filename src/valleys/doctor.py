@@ -16,7 +16,7 @@ import torch
 
 from valleys.alto import ALTO
 from valleys.kernels.choice import FUSED, fused_backend
-from valleys.kernels.compiler import cache_directory
+from valleys.kernels.compiler import CompileError, cache_directory
 
 __all__ = ["DTYPES", "INTEGRATIONS", "Finding", "backends", "extras", "machine", "report", "works_together"]
 
@@ -72,7 +72,11 @@ def machine() -> list[Finding]:
         found.append(Finding(f"cuda:{number}", None, text))
     if not torch.cuda.is_available():
         found.append(Finding("CUDA", None, "no device, or a build of torch without CUDA"))
-    found.append(Finding("compiled C kernels", None, f"kept in {cache_directory()}; VALLEYS_CACHE_DIR moves them"))
+    try:
+        kept = f"kept in {cache_directory()}; VALLEYS_CACHE_DIR moves them"
+    except CompileError as error:
+        kept = str(error)
+    found.append(Finding("compiled C kernels", None, kept))
     return found
 
 

@@ -1,24 +1,60 @@
-"""Compilation of a C source with the machine's compiler when first used, and a cache of the libraries on disk."""
+"""Compilation of a C source with the machine's compiler when first used, and a cache of the libraries on disk.
+
+A library's name holds a hash of all that it was made from and one of its own bytes: a file that a crash or a full disk
+cut short is recognised before it is loaded, when it would kill this process and all later ones.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import functools
 import hashlib
 import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["CompileError", "cache_directory", "load"]
+__all__ = ["TIME_LIMIT", "CompileError", "cache_directory", "load"]
+
+TIME_LIMIT = 60.0
+"""Seconds after which a compiler is taken to hang; the kernels take less than one."""
+
+_COMPILERS = ("cc", "gcc", "clang")
+_NO_SPACE = ("No space left on device", "Disk quota exceeded")
+_REMEDY = "set VALLEYS_CACHE_DIR to a folder that you, and only you, can write to"
 
 
 class CompileError(RuntimeError):
-    """No library: no compiler, a compiler that fails, or no place for its output."""
+    """No library: no compiler, a compiler that fails, or no place for its output; one line with the remedy."""
+
+
+class _UntrustedError(PermissionError):
+    """Others could have filled the cache with code of their own."""
+
+
+class _Job(NamedTuple):
+    """One library.
+
+    Args:
+        source: C source file.
+        command: compiler and flags.
+        symbols: names of the functions that the library must have.
+        key: hash of all that decides about its bytes.
+    """
+
+    source: Path
+    command: Sequence[str]
+    symbols: Sequence[str]
+    key: str
 
 
 def cache_directory() -> Path:
@@ -26,16 +62,32 @@ def cache_directory() -> Path:
 
     Returns:
         The folder, which need not exist.
+
+    Raises:
+        CompileError: none is configured, and the user has no home.
+
+    Example:
+        >>> isinstance(cache_directory(), Path)
+        True
     """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("VALLEYS_CACHE_DIR") or Path(base) / "valleys")
+    configured, base = os.environ.get("VALLEYS_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
+    if configured:
+        return Path(configured)
+    try:
+        return Path(base or Path.home() / ".cache") / "valleys"
+    except RuntimeError as error:
+        # Neither HOME nor a passwd entry, as in a container with a user of its own.
+        raise CompileError(f"there is no home directory for compiled kernels; {_REMEDY}") from error
 
 
 def load(source: Path, flags: Sequence[str], symbols: Sequence[str]) -> ctypes.CDLL:
-    """Load a shared library, from the disk or compiled now.
+    """Load a shared library, from the cache or compiled now.
+
+    Where the cache cannot be used, the library is compiled in a temporary folder, which is removed at once. The user
+    hears of that, once, if the cache was configured or others can write to it.
 
     Args:
-        source: C source file without includes of its own.
+        source: C source file that includes nothing but the system's headers.
         flags: of the compiler; they must make a shared library.
         symbols: names of the functions that the library must have.
 
@@ -43,44 +95,207 @@ def load(source: Path, flags: Sequence[str], symbols: Sequence[str]) -> ctypes.C
         The library.
 
     Raises:
-        CompileError: no compiler, or it failed.
+        CompileError: there is no library, for whatever reason.
     """
-    compiler = shlex.split(os.environ.get("CC", "")) or [next(filter(shutil.which, ("cc", "gcc", "clang")), "")]
-    if not shutil.which(compiler[0]):
-        raise CompileError(f"no C compiler was found ({compiler[0] or 'cc, gcc, clang'}); install one or set CC")
-    command = [*compiler, *flags]
-    key = hashlib.sha256("\0".join([source.read_text(), *command, _processor()]).encode()).hexdigest()[:24]
-    for directory in (cache_directory(), None):
+    try:
+        command = [*_compiler(), *flags]
+        return _load(_Job(source, command, symbols, _key(source, command)))
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        reason = f"the C kernels could not be compiled: {_line(error)}"
+        raise CompileError(f"{reason}; fused=False works without them") from error
+
+
+def _compiler() -> list[str]:
+    value = os.environ.get("CC", "")
+    try:
+        words = shlex.split(value)
+    except ValueError as error:
+        reason = f"CC={value!r} is no command line ({_line(error)})"
+        raise CompileError(f"{reason}; quote it as for a shell, or unset CC") from error
+    words = words or [next(filter(shutil.which, _COMPILERS), "")]
+    if not shutil.which(words[0]):
+        name = words[0] or ", ".join(_COMPILERS)
+        raise CompileError(f"no C compiler was found ({name}); install one or set CC")
+    return words
+
+
+def _key(source: Path, command: list[str]) -> str:
+    parts = [source.read_bytes(), *map(os.fsencode, command), _processor().encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
+
+
+def _load(job: _Job) -> ctypes.CDLL:
+    report = False
+    try:
+        directory = cache_directory()
+    except CompileError:
+        problem = "there is no home directory"
+    else:
         try:
-            return _load(key, source, command, directory or Path(tempfile.mkdtemp(prefix="valleys-")))
+            return _load_cached(job, directory.absolute())
         except OSError as error:
-            # A home that cannot be written, or mounted without permission to execute.
-            problem = error
-    raise CompileError(f"the compiled kernels could not be kept or loaded: {problem}")
+            problem = f"{directory}: {_line(error)}"
+            report = isinstance(error, _UntrustedError) or bool(os.environ.get("VALLEYS_CACHE_DIR"))
+    try:
+        with _folder(None) as folder:
+            library = _checked(_compiled(job, folder), job)
+    except OSError as error:
+        reason = f"the C kernels can be neither kept ({problem}) nor loaded from a temporary folder ({_line(error)})"
+        raise CompileError(f"{reason}; {_REMEDY}, or use fused=False") from error
+    if report:
+        _warn_once(f"valleys compiles its kernels anew in each process, they are not kept ({problem}); {_REMEDY}")
+    return library
 
 
-def _load(key: str, source: Path, command: list[str], directory: Path) -> ctypes.CDLL:
-    target = directory / f"{key}.so"
-    if not target.exists():
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Several processes may compile at once: each its own file, the last one stays.
-        with tempfile.TemporaryDirectory(dir=directory) as folder:
-            output = Path(folder) / "kernels.so"
-            done = subprocess.run(  # noqa: S603
-                [*command, str(source), "-o", str(output), "-lm"], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                line = next((x for x in done.stderr.splitlines() if "error" in x), done.stderr[-200:])
-                raise CompileError(f"{command[0]} could not compile the kernels: {line.strip()}")
-            output.replace(target)
-    return ctypes.CDLL(str(target))
+def _load_cached(job: _Job, directory: Path) -> ctypes.CDLL:
+    """The library from the cache, or compiled into it; OSError where that cannot be used."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_trust(directory)
+    for path in sorted(directory.glob(f"{job.key}-*.so")):
+        library = _kept(path, job)
+        if library is not None:
+            return library
+    # Several processes may compile at once: each in its own folder, the last one's file stays.
+    with _folder(directory) as folder:
+        output = _compiled(job, folder)
+        with output.open("rb+") as file:
+            os.fsync(file.fileno())
+        library = _checked(output, job)
+        output.replace(directory / f"{job.key}-{_digest(output)}.so")
+    with contextlib.suppress(OSError):
+        _sync_directory(directory)
+    return library
+
+
+def _check_trust(directory: Path) -> None:
+    if os.name != "posix":
+        return
+    status = directory.stat()
+    # Root could put code into any folder; it is the owner of a cache that came with an image.
+    if status.st_uid not in (0, os.geteuid()):
+        raise _UntrustedError("it belongs to another user")
+    if status.st_mode & 0o002:
+        raise _UntrustedError("every user can write to it")
+
+
+def _kept(path: Path, job: _Job) -> ctypes.CDLL | None:
+    """A library of the cache; None, and no such file any more, if that is not what it was."""
+    try:
+        if path.stem.rpartition("-")[2] == _digest(path):
+            return _checked(path, job)
+    except OSError:
+        # Removed by another process or, in a shared home, made for another machine's C library: it may stay.
+        return None
+    except CompileError:
+        pass
+    with contextlib.suppress(OSError):
+        path.unlink()
+    return None
+
+
+def _compiled(job: _Job, folder: Path) -> Path:
+    """The library, compiled into the folder; OSError if there is no space for it."""
+    output = folder / "kernels.so"
+    status, text = _run([*job.command, str(job.source), "-o", str(output), "-lm"], folder)
+    name = job.command[0]
+    if status:
+        lines = text.strip().splitlines() or [f"exit status {status}"]
+        if any(words in text for words in _NO_SPACE):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        line = next((line for line in lines if "error" in line), lines[-1])
+        reason = f"{name} could not compile the kernels: {line.strip()[-300:]}"
+        raise CompileError(f"{reason}; set CC to a C compiler with OpenMP")
+    if not output.exists():
+        raise CompileError(f"{name} made no library and reported no error; set CC to a C compiler")
+    return output
+
+
+def _run(command: list[str], folder: Path) -> tuple[int, str]:
+    """Exit status and messages of a compiler."""
+    # Messages in the language in which they are looked for; temporary files that go with the folder.
+    environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(folder)}
+    try:
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CompileError(f"{command[0]} cannot be started: {_line(error)}; set CC to a C compiler") from error
+    try:
+        output, _ = process.communicate(timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        reason = f"{command[0]} had not compiled the kernels after {TIME_LIMIT:g} s and was stopped"
+        raise CompileError(f"{reason}; set CC to another C compiler, or use fused=False") from None
+    except BaseException:
+        # Ctrl-C reaches this process alone.
+        _kill(process)
+        raise
+    return process.returncode, output.decode(errors="replace")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those it started: a compiler's driver leaves the work, and its end of the pipe, to others."""
+    if os.name == "posix":
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=5)
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _checked(path: Path, job: _Job) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for symbol in job.symbols:
+        if not hasattr(library, symbol):
+            reason = f"{job.command[0]} made a library without the function {symbol}"
+            raise CompileError(f"{reason}; set CC to another C compiler, or use fused=False")
+    return library
+
+
+@contextlib.contextmanager
+def _folder(directory: Path | None) -> Iterator[Path]:
+    """A new folder in the given one or among the temporary ones; a library that was loaded from it outlives it."""
+    with tempfile.TemporaryDirectory(prefix="valleys-", dir=directory, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _line(error: BaseException) -> str:
+    """An error in one line, without the number that Python puts before an OSError's text."""
+    text = getattr(error, "strerror", None) or str(error)
+    line = " ".join(text.split())
+    return line[:1].lower() + line[1:]
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
 
 
 @functools.cache
 def _processor() -> str:
     """The processor's features, on which -march=native depends: a cache may be shared by machines of many kinds."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     features = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
