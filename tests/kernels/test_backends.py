@@ -17,7 +17,7 @@ from torch import Tensor
 import valleys
 from backends import BACKENDS, largest_error, symbols
 from valleys import reference
-from valleys.kernels import choice, foreach, native
+from valleys.kernels import foreach, native
 
 EACH = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -271,19 +271,9 @@ def test_autograd_notices_the_step(backend: str) -> None:
         loss.backward()
 
 
-@pytest.fixture
-def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """No backend looked up and no kernel loaded yet."""
-    for function in (choice.fused_backend, choice._warn_once, native._library):
-        function.cache_clear()
-    yield monkeypatch
-    monkeypatch.undo()
-    for function in (choice.fused_backend, choice._warn_once, native._library):
-        function.cache_clear()
-
-
 @pytest.mark.parametrize(
-    ("compiler", "reason"), [("no-such-compiler", "no C compiler"), ("false", "could not compile")]
+    ("compiler", "reason"),
+    [("no-such-compiler", "no C compiler"), ("false", "could not compile"), ("gcc '-O1", "no command line")],
 )
 def test_without_a_compiler(fresh_choice: Any, tmp_path: Path, compiler: str, reason: str) -> None:
     """fused=None falls back, aloud and once; fused=True raises before any work is done."""
@@ -329,13 +319,17 @@ def test_the_compiler_runs_once_per_machine(tmp_path: Path) -> None:
     """)
     blocked = tmp_path / "file"
     blocked.write_text("")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     counts = []
     for directory in (tmp_path / "cache", tmp_path / "cache", blocked / "below"):
-        environment = {**os.environ, "CC": str(compiler), "VALLEYS_CACHE_DIR": str(directory)}
+        variables = {"CC": str(compiler), "VALLEYS_CACHE_DIR": str(directory), "TMPDIR": str(temporary)}
+        environment = {**os.environ, **variables}
         subprocess.run([sys.executable, "-c", script], env=environment, check=True)
         counts.append(len(log.read_text().splitlines()))
     assert counts[0] == counts[1] > 0
     assert counts[2] == 2 * counts[0]
+    assert not list(temporary.glob("valleys*"))
 
 
 def test_the_step_under_torch_compile() -> None:

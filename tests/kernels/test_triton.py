@@ -602,6 +602,11 @@ def test_unavailable(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(kernels, "INTERPRETED", False)
     assert "run on CUDA devices, not on cpu" in (backend.unavailable(cpu, floats) or "")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old card")
+    # The launch that is tried on a device, on this one.
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    backend._launch_problem.cache_clear()
     for capability, dtypes, found in (((6, 1), floats[:2], False), ((7, 5), floats[:2], True), ((7, 5), floats, False)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
         problem = backend.unavailable(cuda, dtypes)

@@ -70,11 +70,11 @@ def select(
         if fused:
             raise RuntimeError(f"fused=True: there is no fused backend for {tensors[0].device.type}; use foreach=True")
         return foreach
-    plain = all(is_plain(tensor) for tensor in tensors)
-    backend, problem = fused_backend(name, tensors[0].device, dtypes)
-    if not plain and name != "compiled":
-        kind = next(type(tensor).__name__ for tensor in tensors if not is_plain(tensor))
-        problem = f"a fused kernel needs plain tensors, not {kind}"
+    kind = next((type(tensor).__name__ for tensor in tensors if not is_plain(tensor)), None)
+    backend: Backend | None = None
+    problem: str | None = f"a fused kernel needs plain tensors, not {kind}"
+    if kind is None or name == "compiled":
+        backend, problem = fused_backend(name, tensors[0].device, dtypes)
     if backend is not None and problem is None:
         return backend
     if fused:
@@ -107,8 +107,17 @@ def fused_backend(
         backend = importlib.import_module(f"valleys.kernels.{name}")
     except ImportError as error:
         return None, f"the {name} backend needs {error.name or error}, which does not import; install valleys[{name}]"
-    problem: str | None = backend.unavailable(device, dtypes)
+    except Exception as error:  # a broken installation may raise anything, and foreach works
+        return None, f"the {name} backend does not import: {_line(error)}"
+    try:
+        problem: str | None = backend.unavailable(device, dtypes)
+    except Exception as error:  # so may a driver or a compiler
+        problem = f"the {name} backend does not work: {_line(error)}"
     return (None, problem) if problem else (backend, None)  # type: ignore[return-value]
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
 
 
 def _default(device: torch.device) -> str | None:

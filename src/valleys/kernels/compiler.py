@@ -30,7 +30,7 @@ TIME_LIMIT = 60.0
 
 _COMPILERS = ("cc", "gcc", "clang")
 _NO_SPACE = ("No space left on device", "Disk quota exceeded")
-_REMEDY = "set VALLEYS_CACHE_DIR to a folder that you, and only you, can write to"
+_REMEDY = "set VALLEYS_CACHE_DIR to a folder with space that only you can write to, not mounted noexec"
 
 
 class CompileError(RuntimeError):
@@ -102,7 +102,7 @@ def load(source: Path, flags: Sequence[str], symbols: Sequence[str]) -> ctypes.C
         return _load(_Job(source, command, symbols, _key(source, command)))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         reason = f"the C kernels could not be compiled: {_line(error)}"
-        raise CompileError(f"{reason}; fused=False works without them") from error
+        raise CompileError(f"{reason}; check CC and VALLEYS_CACHE_DIR") from error
 
 
 def _compiler() -> list[str]:
@@ -141,7 +141,7 @@ def _load(job: _Job) -> ctypes.CDLL:
             library = _checked(_compiled(job, folder), job)
     except OSError as error:
         reason = f"the C kernels can be neither kept ({problem}) nor loaded from a temporary folder ({_line(error)})"
-        raise CompileError(f"{reason}; {_REMEDY}, or use fused=False") from error
+        raise CompileError(f"{reason}; {_REMEDY}") from error
     if report:
         _warn_once(f"valleys compiles its kernels anew in each process, they are not kept ({problem}); {_REMEDY}")
     return library
@@ -199,9 +199,11 @@ def _compiled(job: _Job, folder: Path) -> Path:
     status, text = _run([*job.command, str(job.source), "-o", str(output), "-lm"], folder)
     name = job.command[0]
     if status:
-        lines = text.strip().splitlines() or [f"exit status {status}"]
         if any(words in text for words in _NO_SPACE):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        # The driver's own "ld returned 1 exit status" follows the linker's reason.
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("collect2:")]
+        lines = lines or [f"exit status {status}"]
         line = next((line for line in lines if "error" in line), lines[-1])
         reason = f"{name} could not compile the kernels: {line.strip()[-300:]}"
         raise CompileError(f"{reason}; set CC to a C compiler with OpenMP")
@@ -230,7 +232,7 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
     except subprocess.TimeoutExpired:
         _kill(process)
         reason = f"{command[0]} had not compiled the kernels after {TIME_LIMIT:g} s and was stopped"
-        raise CompileError(f"{reason}; set CC to another C compiler, or use fused=False") from None
+        raise CompileError(f"{reason}; set CC to another C compiler") from None
     except BaseException:
         # Ctrl-C reaches this process alone.
         _kill(process)
@@ -252,11 +254,15 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _checked(path: Path, job: _Job) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        # Without the path, which is another one each time: the same is told once.
+        raise OSError(str(error).replace(f"{path}: ", "")) from error
     for symbol in job.symbols:
         if not hasattr(library, symbol):
             reason = f"{job.command[0]} made a library without the function {symbol}"
-            raise CompileError(f"{reason}; set CC to another C compiler, or use fused=False")
+            raise CompileError(f"{reason}; set CC to another C compiler")
     return library
 
 

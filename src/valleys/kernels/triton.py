@@ -5,6 +5,7 @@ The kernels are in ``_triton_kernels``; triton itself is imported when they are 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ _LAUNCH = {"num_warps": 8, "enable_fp_fusion": False}
 
 
 def unavailable(device: torch.device, dtypes: Sequence[torch.dtype] = ()) -> str | None:
-    """Why this backend cannot update such tensors, or None if it can.
+    """Why this backend cannot update such tensors, or None if it can; launches a kernel once per device.
 
     Args:
         device: of all tensors; the CPU will do where TRITON_INTERPRET=1 was set when the kernels were imported.
@@ -34,8 +35,8 @@ def unavailable(device: torch.device, dtypes: Sequence[torch.dtype] = ()) -> str
     """
     try:
         kernels = _kernels()
-    except ImportError as error:
-        return f"triton cannot be imported ({error}); install valleys[triton]"
+    except Exception as error:  # a triton for another torch or driver may raise anything
+        return f"triton cannot be imported ({_line(error)}); install valleys[triton]"
     for dtype in dtypes:
         if dtype not in kernels.DTYPES:
             return f"the Triton kernels know no {dtype}"
@@ -49,7 +50,8 @@ def unavailable(device: torch.device, dtypes: Sequence[torch.dtype] = ()) -> str
     if capability < needed:
         name = torch.cuda.get_device_name(device)
         return f"the Triton kernels need compute capability {needed} for these dtypes, {name} has {capability}"
-    return None
+    # A graph would keep the launch; and who captures one has made a step before.
+    return None if torch.cuda.is_current_stream_capturing() else _launch_problem(device)
 
 
 def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
@@ -232,6 +234,20 @@ def _second(launch: _Launch, tensors: Tensors, factors: Tensor) -> None:
         kernels.alto_second[(launch.blocks,)](
             launch.table, launch.numbers, factors, launch.skip, len(factors), *types, **launch.options
         )
+
+
+@functools.cache
+def _launch_problem(device: torch.device) -> str | None:
+    """The reason why nothing can be launched there: Triton compiles its launcher in C when it is first needed."""
+    try:
+        square_sum([torch.ones(1, device=device)])
+    except Exception as error:  # of Triton, its compilers or the driver
+        return f"no Triton kernel can be launched ({_line(error)}); Triton needs a C compiler and Python's headers"
+    return None
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
 
 
 def _kernels() -> Any:
