@@ -73,10 +73,10 @@ def machine() -> list[Finding]:
     if not torch.cuda.is_available():
         found.append(Finding("CUDA", None, "no device, or a build of torch without CUDA"))
     try:
-        kept = f"kept in {cache_directory()}; VALLEYS_CACHE_DIR moves them"
+        text = f"kept in {cache_directory()}; VALLEYS_CACHE_DIR moves them"
     except CompileError as error:
-        kept = str(error)
-    found.append(Finding("compiled C kernels", None, kept))
+        text = str(error)
+    found.append(Finding("compiled C kernels", None, text))
     return found
 
 

@@ -19,9 +19,9 @@ Load = Callable[..., ctypes.CDLL]
 
 def failure(load: Load, *symbols: str) -> str:
     """The error's one line."""
-    with pytest.raises(compiler.CompileError) as caught:
+    with pytest.raises(compiler.CompileError) as error:
         load(*symbols)
-    message = str(caught.value)
+    message = str(error.value)
     assert len(message.splitlines()) == 1
     assert any(word in message for word in ("set CC", "unset CC", "set VALLEYS_CACHE_DIR", "check CC")), "no remedy"
     return message
@@ -98,7 +98,7 @@ def test_the_temporary_folder_fails_too(load: Load, cache: Path, temporary: Path
         warnings.simplefilter("error")
         message = failure(load)
     assert "neither" in message
-    assert not list(cache.iterdir())
+    assert [path.suffix for path in cache.iterdir()] == [".so"]  # it may load on another machine
     assert not list(temporary.iterdir())
 
 

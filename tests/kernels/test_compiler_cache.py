@@ -118,10 +118,10 @@ def test_where_a_cache_fails_a_temporary_folder_does(
 ) -> None:
     """A full disk, or one without permission to execute."""
     fake(f"""case "$*" in *{cache}/*) {ELSEWHERE[reason]};; esac; exec cc "$@" """)
-    with pytest.warns(UserWarning, match=f"{cache}: {reason}") as caught:
+    with pytest.warns(UserWarning, match=f"{cache}: {reason}") as record:
         assert load().answer() == load(flags=("-O1",)).answer() == 42
-    assert len(caught) == 1
-    assert not list(cache.iterdir())
+    assert len(record) == 1
+    assert not any(path.is_dir() for path in cache.iterdir())
     assert not list(temporary.iterdir())
 
 
@@ -207,9 +207,9 @@ def test_a_configured_cache_that_cannot_be_used_is_told_once(
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("VALLEYS_CACHE_DIR", str(blocked / "below"))
-    with pytest.warns(UserWarning, match=r"below: not a directory.*; set VALLEYS_CACHE_DIR") as caught:
+    with pytest.warns(UserWarning, match=r"below: not a directory.*; set VALLEYS_CACHE_DIR") as record:
         assert load().answer() == load(flags=("-O1",)).answer() == 42
-    assert len(caught) == 1
+    assert len(record) == 1
 
 
 @pytest.mark.parametrize(("default", "reason"), [(False, "another user"), (True, "another user"), (True, "every user")])
@@ -224,14 +224,14 @@ def test_a_cache_that_others_could_fill_is_not_used(
     else:
         monkeypatch.setenv("VALLEYS_CACHE_DIR", str(folder))
     load()
-    kept = intact(folder)
+    libraries = intact(folder)
     if reason == "every user":
         folder.chmod(0o777)
     elif os.geteuid() == 0:
         os.chown(folder, 54321, -1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    with pytest.warns(UserWarning, match=rf"{folder}: .*{reason}.*; set VALLEYS_CACHE_DIR") as caught:
+    with pytest.warns(UserWarning, match=rf"{folder}: .*{reason}.*; set VALLEYS_CACHE_DIR") as record:
         assert load().answer() == load(flags=("-O1",)).answer() == 42
-    assert len(caught) == 1
-    assert intact(folder) == kept
+    assert len(record) == 1
+    assert intact(folder) == libraries

@@ -138,7 +138,7 @@ def _load(job: _Job) -> ctypes.CDLL:
             report = isinstance(error, _UntrustedError) or bool(os.environ.get("VALLEYS_CACHE_DIR"))
     try:
         with _folder(None) as folder:
-            library = _checked(_compiled(job, folder), job)
+            library = _open(_compile(job, folder), job)
     except OSError as error:
         reason = f"the C kernels can be neither kept ({problem}) nor loaded from a temporary folder ({_line(error)})"
         raise CompileError(f"{reason}; {_REMEDY}") from error
@@ -152,19 +152,24 @@ def _load_cached(job: _Job, directory: Path) -> ctypes.CDLL:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_trust(directory)
     for path in sorted(directory.glob(f"{job.key}-*.so")):
-        library = _kept(path, job)
+        library = _open_cached(path, job)
         if library is not None:
             return library
     # Several processes may compile at once: each in its own folder, the last one's file stays.
     with _folder(directory) as folder:
-        output = _compiled(job, folder)
+        output = _compile(job, folder)
         with output.open("rb+") as file:
             os.fsync(file.fileno())
-        library = _checked(output, job)
-        output.replace(directory / f"{job.key}-{_digest(output)}.so")
+        path = output.replace(directory / f"{job.key}-{_digest(output)}.so")
     with contextlib.suppress(OSError):
         _sync_directory(directory)
-    return library
+    try:
+        # By the name that it keeps, under which debuggers look for its symbols.
+        return _open(path, job)
+    except CompileError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
 
 
 def _check_trust(directory: Path) -> None:
@@ -178,11 +183,11 @@ def _check_trust(directory: Path) -> None:
         raise _UntrustedError("every user can write to it")
 
 
-def _kept(path: Path, job: _Job) -> ctypes.CDLL | None:
+def _open_cached(path: Path, job: _Job) -> ctypes.CDLL | None:
     """A library of the cache; None, and no such file any more, if that is not what it was."""
     try:
         if path.stem.rpartition("-")[2] == _digest(path):
-            return _checked(path, job)
+            return _open(path, job)
     except OSError:
         # Removed by another process or, in a shared home, made for another machine's C library: it may stay.
         return None
@@ -193,7 +198,7 @@ def _kept(path: Path, job: _Job) -> ctypes.CDLL | None:
     return None
 
 
-def _compiled(job: _Job, folder: Path) -> Path:
+def _compile(job: _Job, folder: Path) -> Path:
     """The library, compiled into the folder; OSError if there is no space for it."""
     output = folder / "kernels.so"
     status, text = _run([*job.command, str(job.source), "-o", str(output), "-lm"], folder)
@@ -253,7 +258,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def _checked(path: Path, job: _Job) -> ctypes.CDLL:
+def _open(path: Path, job: _Job) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
