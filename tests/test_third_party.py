@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 import valleys
 from third_party import BASE_FAULTS, EXCEPTIONS, NAMES, TAKE_AN_OPTIMIZER, UNAVAILABLE, Case, case
+from valleys.kernels import Needs
 from valleys.kernels.choice import select
 from valleys.reference import TwoBuffer, explore
 
@@ -159,7 +160,7 @@ def one_buffer() -> Feed:
             assert param.grad is not None
             average = averages.setdefault(param, torch.zeros_like(param).detach())
             adapted = torch.empty_like(param.grad)
-            kernel = select([param], (param.dtype,) * 3, None, None)
+            kernel = select([param], Needs(param.dtype, param.dtype, param.dtype), None, None)
             kernel.explore_([param.grad], [average], [adapted], alpha=ALPHA, beta=BETA)
             param.grad = adapted
 

@@ -16,6 +16,7 @@ from valleys._gather import real
 from valleys._memory import BUFFER, Memory, check_explore_group, new_memory
 from valleys._state import EXPLORE_STEP, count_tensor, state_dtype
 from valleys.distributed import aligned, local, placements, random_place
+from valleys.kernels import Needs
 from valleys.kernels.choice import select
 from valleys.kernels.layout import layout, materialized, ordered, put_back
 from valleys.kernels.rounding import keys, salt, signed
@@ -228,7 +229,8 @@ def _explore(
     present = [i for i, grad in enumerate(g) if grad.numel()]
     g, s, out = ([column[i] for i in present] for column in (g, s, out))
     if present:
-        select([*g, *s], (g[0].dtype, g[0].dtype, s[0].dtype), None, None).explore_(
+        needs = Needs(g[0].dtype, g[0].dtype, s[0].dtype, random=bits is not None)
+        select([*g, *s], needs, None, None).explore_(
             g, s, out, alpha=alpha, beta=beta, keys=None if bits is None else [bits[i] for i in present]
         )
     for i, memory, result in zip(present, s, out, strict=True):

@@ -12,7 +12,7 @@ from valleys._layers import Place, Pool
 from valleys._parts import Part, Pattern, parts
 from valleys._state import ROUNDING_STEP
 from valleys.distributed import aligned, first_index, is_sharded, local, random_place, wrapped_like
-from valleys.kernels import Rule, Tensors
+from valleys.kernels import Needs, Rule, Tensors
 from valleys.kernels.choice import Backend, select
 from valleys.kernels.layout import Layout, is_lazy, is_plain, layout, materialized, ordered, put_back
 from valleys.kernels.rounding import keys
@@ -168,8 +168,9 @@ def real(tensor: Tensor) -> Tensor:
 def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) -> Bucket:
     # The rows of a bucket have tensors of the same types.
     some = rows[0]
-    dtypes = (some.param.dtype, some.grad.dtype, some.states[0].dtype)
-    backend = select([some.param, some.grad, *some.states], dtypes, group["foreach"], group["fused"])
+    random = some.count is not None
+    needs = Needs(some.param.dtype, some.grad.dtype, some.states[0].dtype, random, explores)
+    backend = select([some.param, some.grad, *some.states], needs, group["foreach"], group["fused"])
     counts = [row.count for row in rows if row.count is not None]
     bits = keys([row.salt for row in rows], counts) if counts else [0] * len(rows)
     of_row = dict(zip(map(id, rows), bits, strict=True))
@@ -186,7 +187,7 @@ def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) 
         starts=[start for _, _, start, _ in cut],
     )
     grads = [row.grad for row in rows]
-    rule = rule._replace(stochastic_rounding=bool(counts))
+    rule = rule._replace(stochastic_rounding=random)
     if some.place is None:
         return Bucket(backend, rule, tensors, grads)
     layers = tuple(layer for _, _, _, layer in cut if layer is not None)

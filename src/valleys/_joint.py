@@ -15,7 +15,7 @@ from valleys._checks import GRADIENT, Position, check_tensors
 from valleys._gather import Row, buckets
 from valleys._memory import BUFFER, Memory, check_explore_group, new_memory
 from valleys._state import step_tensor
-from valleys.kernels import Rule
+from valleys.kernels import Needs, Rule
 from valleys.kernels.choice import best
 
 __all__ = ["step_jointly"]
@@ -41,7 +41,7 @@ def step_jointly(optimizer: Any, memory: Memory) -> bool:
         params = [param for param in group["params"] if param.grad is not None]
         if any(p.dtype not in _DTYPES or p.grad.dtype != p.dtype or p.grad.requires_grad for p in params):
             return False
-        if any(p.grad.layout != torch.strided or best([p], (p.dtype,) * 3) is None for p in params):
+        if any(p.grad.layout != torch.strided or best([p], Needs(p.dtype, p.dtype, p.dtype)) is None for p in params):
             return False
         check_explore_group(group)
         if params:

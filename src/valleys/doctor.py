@@ -15,6 +15,7 @@ from importlib import metadata
 import torch
 
 from valleys.alto import ALTO
+from valleys.kernels import Needs
 from valleys.kernels.choice import FUSED, fused_backend
 from valleys.kernels.compiler import CompileError, cache_directory
 
@@ -177,7 +178,7 @@ def report(names: tuple[str, ...] = FUSED) -> Iterator[str]:
 
 def _try(name: str, device: torch.device, dtype: torch.dtype) -> Finding:
     subject = f"{name}, {device}, {str(dtype).removeprefix('torch.')}"
-    _, problem = fused_backend(name, device, (dtype, dtype, dtype))
+    _, problem = fused_backend(name, device, Needs(dtype, dtype, dtype))
     if problem is not None:
         return Finding(subject, False, problem)
     try:

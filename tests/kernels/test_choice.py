@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import valleys
-from valleys.kernels import choice, native
+from valleys.kernels import Needs, choice, native
 from valleys.kernels import triton as backend
 
 CUDA = torch.device("cuda", 0)
+FLOATS = Needs(torch.float32, torch.float32, torch.float32)
 
 
 def parameter() -> torch.nn.Parameter:
@@ -48,7 +49,7 @@ def test_a_broken_backend_is_a_reason(fresh_choice: pytest.MonkeyPatch, place: s
     for fused in (True, "native"):
         with pytest.raises(RuntimeError, match=f"fused={fused!r}: .*{reason}"):
             valleys.ALTO([param], fused=fused)
-    assert choice.best([param], (torch.float32,) * 3) is None
+    assert choice.best([param], FLOATS) is None
 
 
 def test_a_subclass_is_refused_before_anything_is_compiled(fresh_choice: pytest.MonkeyPatch) -> None:
@@ -89,8 +90,8 @@ def no_compiler() -> None:
 
 def test_triton_is_tried_once_on_a_device(card: list[Any]) -> None:
     card[:] = [lambda: None, no_compiler]
-    assert backend.unavailable(CUDA, [torch.float32]) is backend.unavailable(CUDA, [torch.float32]) is None
-    problem = backend.unavailable(torch.device("cuda", 1), [torch.float32]) or ""
+    assert backend.unavailable(CUDA, FLOATS) is backend.unavailable(CUDA, FLOATS) is None
+    problem = backend.unavailable(torch.device("cuda", 1), FLOATS) or ""
     assert "RuntimeError: Failed to find C compiler" in problem
     assert "needs a C compiler" in problem
     assert len(problem.splitlines()) == 1
@@ -100,9 +101,9 @@ def test_triton_is_tried_once_on_a_device(card: list[Any]) -> None:
 def test_triton_is_not_tried_while_a_graph_is_captured(card: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     card[:] = [no_compiler]
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert backend.unavailable(CUDA, [torch.float32]) is None
+    assert backend.unavailable(CUDA, FLOATS) is None
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    assert "Failed to find" in (backend.unavailable(CUDA, [torch.float32]) or "")
+    assert "Failed to find" in (backend.unavailable(CUDA, FLOATS) or "")
 
 
 def test_a_triton_that_does_not_import_for_any_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +111,7 @@ def test_a_triton_that_does_not_import_for_any_reason(monkeypatch: pytest.Monkey
         raise AttributeError("module 'triton' has no attribute 'jit'\nmore")
 
     monkeypatch.setattr(backend, "_kernels", broken)
-    problem = backend.unavailable(CUDA) or ""
+    problem = backend.unavailable(CUDA, FLOATS) or ""
     assert "no attribute 'jit'" in problem
     assert "install valleys[triton]" in problem
     assert "more" not in problem

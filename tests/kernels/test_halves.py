@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from valleys import reference
-from valleys.kernels import Rule, Tensors
+from valleys.kernels import Needs, Rule, Tensors
 from valleys.kernels.ratio import step_lengths
 from valleys.kernels.rounding import Noise, bits, mix, round_to_bfloat16
 
 NAMES = ["foreach", "compiled", "native"]
+FLOATS = Needs(torch.float32, torch.float32, torch.float32)
 RULE = Rule(
     lr=0.02,
     alpha=-5.0,
@@ -57,7 +58,7 @@ TOLERANCE = {"foreach": 2e-4, "compiled": 2e-4, "native": 1e-5}
 def backend(request: pytest.FixtureRequest) -> Any:
     module = importlib.import_module(f"valleys.kernels.{request.param}")
     # Asked first, as the optimizers do: inductor warns when it is first imported.
-    assert request.param == "foreach" or module.unavailable(torch.device("cpu"), (torch.float32,) * 3) is None
+    assert request.param == "foreach" or module.unavailable(torch.device("cpu"), FLOATS) is None
     return module
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 import valleys
 from backends import BACKENDS
-from valleys.kernels import compiled, foreach, native
+from valleys.kernels import Needs, compiled, foreach, native
 from valleys.kernels.rounding import Noise, bits, mix, mix_tensor, round_to_bfloat16, salt, signed
 
 EACH = pytest.mark.parametrize("backend", BACKENDS)
 COUNT = 100_003
+FLOATS = Needs(torch.float32, torch.float32, torch.float32)
 
 
 def values(seed: int = 0, count: int = COUNT) -> Tensor:
@@ -75,7 +76,7 @@ def test_special_values_stay() -> None:
 @pytest.mark.parametrize("module", [foreach, native, compiled], ids=lambda m: m.__name__.rsplit(".", 1)[1])
 def test_every_backend_rounds_e_with_the_same_bits(module: Any) -> None:
     """beta = 0 makes s the gradient itself, so nothing but the rounding is left to differ."""
-    assert module is foreach or module.unavailable(torch.device("cpu"), (torch.float32,) * 3) is None
+    assert module is foreach or module.unavailable(torch.device("cpu"), FLOATS) is None
     grads = [values(0), values(1, 7), torch.tensor([float("nan"), 2.0, 1.0])]
     keys = [mix(salt(3, i) ^ 5) for i in range(3)]
     buffers = [torch.zeros_like(g, dtype=torch.bfloat16) for g in grads]

@@ -15,7 +15,7 @@ from torch import Tensor
 from backends import largest_error
 from triton_interpreter import BLOCK, interpreted
 from valleys import reference
-from valleys.kernels import Rule, Tensors
+from valleys.kernels import Needs, Rule, Tensors
 from valleys.kernels import triton as backend
 from valleys.kernels.ratio import step_lengths
 from valleys.kernels.rounding import Noise, bits, mix, round_to_bfloat16
@@ -595,9 +595,10 @@ def test_launches_do_not_grow_with_the_tensors(
 
 def test_unavailable(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
-    floats = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    floats = Needs(torch.float64, torch.float32, torch.float16)
+    brains = floats._replace(state=torch.bfloat16)
     assert backend.unavailable(cpu, floats) is None
-    assert "know no torch.float8" in (backend.unavailable(cpu, (torch.float8_e5m2,)) or "")
+    assert "know no torch.float8" in (backend.unavailable(cpu, floats._replace(grad=torch.float8_e5m2)) or "")
     assert "TRITON_INTERPRET" in (backend.unavailable(cuda, floats) or "")
     monkeypatch.setattr(kernels, "INTERPRETED", False)
     assert "run on CUDA devices, not on cpu" in (backend.unavailable(cpu, floats) or "")
@@ -607,10 +608,10 @@ def test_unavailable(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     backend._launch_problem.cache_clear()
-    for capability, dtypes, found in (((6, 1), floats[:2], False), ((7, 5), floats[:2], True), ((7, 5), floats, False)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
-        problem = backend.unavailable(cuda, dtypes)
-        assert problem is None if found else f"an old card has {capability}" in str(problem)
+    for capability, needs, works in (((6, 1), floats, False), ((7, 5), floats, True), ((7, 5), brains, False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, known=capability: known)
+        problem = backend.unavailable(cuda, needs)
+        assert problem is None if works else f"an old card has {capability}" in str(problem)
 
     def missing() -> ModuleType:
         raise ImportError("No module named 'triton'")

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Rule", "Tensors", "wide_dtype"]
+__all__ = ["Needs", "Rule", "Tensors", "wide_dtype"]
 
 
 class Tensors(NamedTuple):
@@ -51,6 +51,27 @@ class Tensors(NamedTuple):
     steps: list[Tensor]
     keys: list[int] | list[Tensor]
     starts: list[int]
+
+
+class Needs(NamedTuple):
+    """What a kernel is made for.
+
+    Args:
+        param, grad, state: dtypes of parameters, gradients and states; complex ones as real views.
+        random: whether bfloat16 values are rounded stochastically.
+        explores: whether E's buffer is among the states.
+    """
+
+    param: torch.dtype
+    grad: torch.dtype
+    state: torch.dtype
+    random: bool = False
+    explores: bool = True
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
+        """The dtypes alone."""
+        return self.param, self.grad, self.state
 
 
 class Rule(NamedTuple):

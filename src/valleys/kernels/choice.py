@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from valleys.kernels import Rule, Tensors, foreach
+from valleys.kernels import Needs, Rule, Tensors, foreach
 from valleys.kernels.layout import is_plain
 
 __all__ = ["FUSED", "Backend", "best", "fused_backend", "require_fused", "select"]
@@ -49,13 +49,16 @@ class Backend(Protocol):
 
 
 def select(
-    tensors: Sequence[Tensor], dtypes: tuple[torch.dtype, ...], foreach_option: bool | None, fused: bool | str | None
+    tensors: Sequence[Tensor],
+    needs: Needs,
+    foreach_option: bool | None,
+    fused: bool | str | None,
 ) -> Backend:
     """The backend for tensors of one device.
 
     Args:
         tensors: the parameters, or whatever decides by its type and device.
-        dtypes: of parameters, gradients and states.
+        needs: what the kernel must be made for.
         foreach_option: the group's ``foreach``.
         fused: the group's ``fused``: None takes the fastest backend that works, True insists on a fused one, a name on
             that one.
@@ -74,7 +77,7 @@ def select(
     backend: Backend | None = None
     problem: str | None = f"a fused kernel needs plain tensors, not {kind}"
     if kind is None or name == "compiled":
-        backend, problem = fused_backend(name, tensors[0].device, dtypes)
+        backend, problem = fused_backend(name, tensors[0].device, needs)
     if backend is not None and problem is None:
         return backend
     if fused:
@@ -83,25 +86,25 @@ def select(
     return foreach
 
 
-def best(tensors: Sequence[Tensor], dtypes: tuple[torch.dtype, ...]) -> Backend | None:
+def best(tensors: Sequence[Tensor], needs: Needs) -> Backend | None:
     """The fused backend that ``fused=None`` would take, or None."""
     name = _default(tensors[0].device)
     if name is None or torch.compiler.is_compiling() or not all(is_plain(tensor) for tensor in tensors):
         return None
-    return fused_backend(name, tensors[0].device, dtypes)[0]
+    return fused_backend(name, tensors[0].device, needs)[0]
 
 
 def require_fused(params: Sequence[Tensor], fused: bool | str, state_dtype: Callable[[Tensor], torch.dtype]) -> None:
     """Raises what the first step would raise about ``fused``, so that it is known before any work is done."""
     for param in params:
         if param.device.type != "meta":
-            select([param], (param.dtype, param.dtype, state_dtype(param)), None, fused)
+            # A complex tensor comes to a kernel as pairs of real numbers.
+            dtype, state = param.dtype.to_real(), state_dtype(param).to_real()
+            select([param], Needs(dtype, dtype, state), None, fused)
 
 
 @functools.cache
-def fused_backend(
-    name: str, device: torch.device, dtypes: tuple[torch.dtype, ...]
-) -> tuple[Backend | None, str | None]:
+def fused_backend(name: str, device: torch.device, needs: Needs) -> tuple[Backend | None, str | None]:
     """The backend of that name, or None and the reason why it does not work here."""
     try:
         backend = importlib.import_module(f"valleys.kernels.{name}")
@@ -110,7 +113,7 @@ def fused_backend(
     except Exception as error:  # a broken installation may raise anything, and foreach works
         return None, f"the {name} backend does not import: {_line(error)}"
     try:
-        problem: str | None = backend.unavailable(device, dtypes)
+        problem: str | None = backend.unavailable(device, needs)
     except Exception as error:  # so may a driver or a compiler
         problem = f"the {name} backend does not work: {_line(error)}"
     return (None, problem) if problem else (backend, None)  # type: ignore[return-value]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from valleys.kernels import Rule, Tensors, foreach, wide_dtype
+from valleys.kernels import Needs, Rule, Tensors, foreach, wide_dtype
 from valleys.kernels.foreach import Coefficients, Piece, is_skipped, square_sum
 from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
 from valleys.kernels.rounding import Noise, signed
@@ -26,12 +26,12 @@ __all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable
 _ROW = 4096
 
 
-def unavailable(device: torch.device, dtypes: Sequence[torch.dtype]) -> str | None:
-    """Why this backend cannot update such tensors, or None if it can.
+def unavailable(device: torch.device, needs: Needs) -> str | None:
+    """The reason why this backend cannot update such tensors, or None if it can.
 
     Args:
         device: of all tensors.
-        dtypes: of parameters, gradients and states.
+        needs: what the kernel must be made for.
     """
     try:
         with warnings.catch_warnings():

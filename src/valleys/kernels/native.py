@@ -9,13 +9,12 @@ import ctypes
 import functools
 import itertools
 from array import array
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from valleys.kernels import Rule, Tensors, compiler, wide_dtype
+from valleys.kernels import Needs, Rule, Tensors, compiler, foreach, wide_dtype
 from valleys.kernels.layout import extent
 
 __all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable"]
@@ -47,20 +46,20 @@ class _Explored(ctypes.Structure):
     ]
 
 
-def unavailable(device: torch.device, dtypes: Sequence[torch.dtype]) -> str | None:
-    """Why this backend cannot update such tensors, or None if it can; may compile.
+def unavailable(device: torch.device, needs: Needs) -> str | None:
+    """The reason why this backend cannot update such tensors, or None if it can; may compile.
 
     Args:
         device: of all tensors.
-        dtypes: of parameters, gradients and states.
+        needs: what the kernel must be made for.
     """
     if device.type != "cpu":
         return f"the C kernels run on the CPU, not on {device.type}"
-    for dtype in dtypes:
+    for dtype in needs.dtypes:
         if dtype not in _TYPES:
             return f"the C kernels know no {dtype}"
     try:
-        _library(*dtypes, random=False, explores=True)
+        _library(needs)
     except compiler.CompileError as error:
         return str(error)
     return None
@@ -103,7 +102,7 @@ def explore_(
     keys: list[int] | list[Tensor] | None = None,
 ) -> None:
     """E in one pass; see :func:`valleys.kernels.foreach.explore_`."""
-    library = _library(grads[0].dtype, grads[0].dtype, buffers[0].dtype, random=keys is not None, explores=True)
+    library = _library(Needs(grads[0].dtype, grads[0].dtype, buffers[0].dtype, random=keys is not None))
     items = _explored(grads, buffers, outs, [int(key) for key in keys or [0] * len(grads)])
     c, forget = _double(alpha * (1 - beta)), _double(1 - beta)
     _check(library.explore(items, _int64(len(items)), c, forget, _int32(_threads(grads))))
@@ -112,7 +111,11 @@ def explore_(
 def square_sum(tensors: list[Tensor]) -> Tensor:
     """The sum of squares over all tensors, 0-dimensional, accumulated in float64."""
     dtype = tensors[0].dtype
-    library = _library(dtype, dtype, wide_dtype(dtype), random=False, explores=True)
+    try:
+        library = _library(Needs(dtype, dtype, wide_dtype(dtype)))
+    except compiler.CompileError:
+        # Not the kernel that was chosen, and the step goes on without it.
+        return foreach.square_sum(tensors)
     items = _explored(tensors, tensors, tensors, [0] * len(tensors))
     result = _double()
     _check(library.square_sum(items, _int64(len(items)), _int32(_threads(tensors)), ctypes.byref(result)))
@@ -125,7 +128,7 @@ ALONE = 32768
 
 def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *doubles: Tensor) -> None:
     dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
-    library = _library(*dtypes, random=rule.stochastic_rounding, explores=tensors.explore is not None)
+    library = _library(Needs(*dtypes, rule.stochastic_rounding, tensors.explore is not None))
     items = _items(tensors)
     options = _options(rule, clip, tensors.steps[0].dtype == torch.float64, _threads(tensors.params))
     pointers = [_pointer(x.data_ptr()) for x in doubles]
@@ -190,19 +193,19 @@ def _check(failed: int) -> None:
 
 
 @functools.cache
-def _library(param: torch.dtype, grad: torch.dtype, state: torch.dtype, *, random: bool, explores: bool) -> ctypes.CDLL:
-    """The kernels for these dtypes, from the disk or compiled now.
+def _library(needs: Needs) -> ctypes.CDLL:
+    """The kernels made for such tensors, from the disk or compiled now.
 
     Raises:
         compiler.CompileError: no compiler, or it failed.
     """
     defines = [
-        f"-DP={_TYPES[param]}",
-        f"-DG={_TYPES[grad]}",
-        f"-DS={_TYPES[state]}",
-        f"-DWIDE={_TYPES[wide_dtype(param)]}",
-        f"-DRANDOM={int(random)}",
-        f"-DEXPLORES={int(explores)}",
-        *(["-DHALF"] if torch.float16 in (param, grad, state) else []),
+        f"-DP={_TYPES[needs.param]}",
+        f"-DG={_TYPES[needs.grad]}",
+        f"-DS={_TYPES[needs.state]}",
+        f"-DWIDE={_TYPES[wide_dtype(needs.param)]}",
+        f"-DRANDOM={int(needs.random)}",
+        f"-DEXPLORES={int(needs.explores)}",
+        *(["-DHALF"] if torch.float16 in needs.dtypes else []),
     ]
     return compiler.load(_SOURCE, [*_FLAGS, *defines], _SYMBOLS)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from valleys.kernels import Rule, Tensors, wide_dtype
+from valleys.kernels import Needs, Rule, Tensors, wide_dtype
 from valleys.kernels.layout import extent
 from valleys.kernels.ratio import learning_rate
 
@@ -26,18 +26,18 @@ BLOCK, CHUNK = 2048, 1024
 _LAUNCH = {"num_warps": 8, "enable_fp_fusion": False}
 
 
-def unavailable(device: torch.device, dtypes: Sequence[torch.dtype] = ()) -> str | None:
-    """Why this backend cannot update such tensors, or None if it can; launches a kernel once per device.
+def unavailable(device: torch.device, needs: Needs) -> str | None:
+    """The reason why this backend cannot update such tensors, or None if it can; launches a kernel once per device.
 
     Args:
         device: of all tensors; the CPU will do where TRITON_INTERPRET=1 was set when the kernels were imported.
-        dtypes: of parameters, gradients and states.
+        needs: what the kernel must be made for.
     """
     try:
         kernels = _kernels()
     except Exception as error:  # a triton for another torch or driver may raise anything
         return f"triton cannot be imported ({_line(error)}); install valleys[triton]"
-    for dtype in dtypes:
+    for dtype in needs.dtypes:
         if dtype not in kernels.DTYPES:
             return f"the Triton kernels know no {dtype}"
     if kernels.INTERPRETED:
@@ -45,7 +45,7 @@ def unavailable(device: torch.device, dtypes: Sequence[torch.dtype] = ()) -> str
     if device.type != "cuda":
         return f"the Triton kernels run on CUDA devices, not on {device.type}"
     # For Turing and Volta Triton 3.2 compiles all but the conversion of bfloat16.
-    needed = (8, 0) if torch.bfloat16 in dtypes else (7, 0)
+    needed = (8, 0) if torch.bfloat16 in needs.dtypes else (7, 0)
     capability = torch.cuda.get_device_capability(device)
     if capability < needed:
         name = torch.cuda.get_device_name(device)
