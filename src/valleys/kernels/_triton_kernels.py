@@ -415,8 +415,9 @@ def _step(record: tl.tensor, STEP: tl.constexpr) -> tl.tensor:
 def _direction(p: tl.tensor, m: tl.tensor, v: tl.tensor, k: tl.tensor, numbers: tl.tensor) -> tl.tensor:
     """Direction r of Alg. 2, from the stored moments, so that both passes see the same."""
     m = m / _one_minus_exp(k * tl.load(numbers + 9))
-    v = v / _one_minus_exp(k * tl.load(numbers + 10))
-    return m / (tl.sqrt(v) + tl.load(numbers + 7)) + tl.load(numbers + 8) * p
+    # The root first: v by its correction may overflow where its root does not.
+    root = tl.sqrt(v) / tl.sqrt(_one_minus_exp(k * tl.load(numbers + 10)))
+    return m / (root + tl.load(numbers + 7)) + tl.load(numbers + 8) * p
 
 
 @triton.jit
