@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from valleys._bases import base_kinds, base_options, check_base_group
+from valleys._bases import base_kinds, base_options
 from valleys._feed import adapted_gradients
 from valleys._joint import step_jointly
 from valleys._memory import BUFFER, KINDS, Memory, check_explore_group, new_memory, put_back, take_out
@@ -199,12 +199,12 @@ def _methods(base: type[Optimizer]) -> dict[str, Any]:
     def load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
         def complete(incoming: dict[str, Any]) -> dict[str, Any]:
             """A checkpoint of the plain optimizer lacks E's options: they stay as they are."""
-            check_saved(self, incoming, lambda group: {**base_kinds(base, group), **KINDS}, base_options(base))
+            options = base_options(self, base)
+            check_saved(self, incoming, lambda group, param: {**base_kinds(base, group, param), **KINDS}, options)
             mine = [{k: v for k, v in group.items() if k.startswith("explore_")} for group in self.param_groups]
             groups = [{**own, **group} for own, group in zip(mine, incoming["param_groups"], strict=True)]
-            for group, own in zip(groups, self.param_groups, strict=True):
+            for group in groups:
                 check_explore_group(group)
-                check_base_group(base, group, own["params"])
             _warn_without_buffers(incoming["state"], groups)
             return {**incoming, "param_groups": groups}
 

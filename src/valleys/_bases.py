@@ -1,4 +1,4 @@
-"""What is known of the optimizers that E adapts most: the states and options that their checkpoints must hold."""
+"""What a checkpoint of torch's own optimizers must hold, learned from the steps that one makes with a small tensor."""
 
 from __future__ import annotations
 
@@ -7,48 +7,67 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from valleys._saved import Kind
+from valleys.hyperparameters import check_range
 
-__all__ = ["base_kinds", "base_options", "check_base_group"]
+__all__ = ["base_kinds", "base_options"]
 
-
-def base_kinds(base: type[Optimizer], group: dict[str, Any]) -> dict[str, Kind]:
-    """The states of a parameter of a saved group, as far as they are known."""
-    if base in (Adam, AdamW):
-        names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
-        return {"step": Kind.STEP, **dict.fromkeys(names, Kind.MOMENT)}
-    if base is SGD:
-        return {"momentum_buffer": Kind.MOMENTUM} if group["momentum"] else {}
-    return {"step": Kind.COUNT} if _is_torchs(base) else {}
+# Options that torch added later and gives to an older checkpoint itself.
+_LATER = {"amsgrad", "foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
+_NUMBERS = ("lr", "eps", "weight_decay", "momentum")
 
 
-def base_options(base: type[Optimizer]) -> tuple[str, ...]:
-    """Options that a saved group must have."""
-    if base in (Adam, AdamW):
-        return ("lr", "betas", "eps", "weight_decay", "amsgrad")
-    if base is SGD:
-        return ("lr", "momentum", "dampening", "weight_decay", "nesterov")
-    return ("lr",) if _is_torchs(base) else ()
+def base_options(optimizer: Optimizer, base: type[Optimizer]) -> list[str]:
+    """Options that a saved group must have; none for an optimizer that is not torch's."""
+    return [name for name in optimizer.defaults if name not in _LATER and not name.startswith("explore_")] * _known(
+        base
+    )
 
 
-def check_base_group(base: type[Optimizer], group: dict[str, Any], params: list[Tensor]) -> None:
-    """Raise where the constructor of one of torch's optimizers would refuse a group's options.
+def base_kinds(base: type[Optimizer], group: dict[str, Any], param: Tensor) -> dict[str, Kind]:
+    """The states of a parameter with the options of a saved group; empty for an optimizer that is not torch's.
+
+    Args:
+        base: the optimizer's class.
+        group: the saved options.
+        param: the parameter.
 
     Raises:
-        ValueError: it refuses them.
+        ValueError: the class refuses the options.
     """
-    if not _is_torchs(base) or not params:
-        return
+    if not _known(base) or param.device.type == "meta":
+        return {}
     names = inspect.signature(base).parameters
     options = {name: value for name, value in group.items() if name in names and name != "params"}
-    matrix = torch.zeros(1, 1, dtype=params[0].dtype, device=params[0].device)
+    # Small, with dimensions that tell its shape from any other.
+    sample = torch.zeros(tuple(range(2, 2 + param.dim())), dtype=param.dtype, device=param.device)
+    sample.grad = torch.zeros_like(sample)
     try:
-        base([matrix], **options)
+        for name in _NUMBERS:
+            if name in options and options[name] is not None:
+                check_range(name, options[name], 0.0)
+        optimizer = base([sample], **options)
+        # Without the hooks that a user registered for all optimizers; the second step uses what the first one made.
+        step: Any = base.step
+        for _ in range(2):
+            (step.__wrapped__ if getattr(step, "hooked", False) else step)(optimizer)
     except Exception as error:
-        raise ValueError(f"E{base.__name__}: the state dict's options do not fit: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"E{base.__name__}: the options of a saved group do not fit: {reason}") from error
+    return {name: _kind(name, value, sample) for name, value in optimizer.state.get(sample, {}).items()}
 
 
-def _is_torchs(base: type[Optimizer]) -> bool:
+def _kind(name: str, value: Any, sample: Tensor) -> Kind:
+    if name == "step":
+        return Kind.STEP
+    if not isinstance(value, Tensor):
+        return Kind.NUMBER if isinstance(value, (int, float)) else Kind.ANY
+    if value.shape == sample.shape:
+        return Kind.MOMENTUM if name == "momentum_buffer" else Kind.MOMENT
+    return Kind.NUMBER if value.dim() == 0 else Kind.TENSOR
+
+
+def _known(base: type[Optimizer]) -> bool:
     return base.__module__.startswith("torch.optim")

@@ -157,9 +157,11 @@ class Layerwise(Optimizer):
         """
 
         def check(incoming: dict[str, Any]) -> dict[str, Any]:
-            check_saved(self, incoming, lambda _: self._kinds, ("lr", "betas", "eps", "weight_decay"))
-            for group in incoming["param_groups"]:
-                check_group({**self.defaults, **group}, self._explores)
+            check_saved(self, incoming, lambda *_: self._kinds, ("lr", "betas", "eps", "weight_decay"))
+            for group, own in zip(incoming["param_groups"], self.param_groups, strict=True):
+                loaded = {**self.defaults, **group, "params": own["params"]}
+                check_group(loaded, self._explores)
+                check_parameters(loaded)
             return incoming
 
         load_keeping_dtype(self, super().load_state_dict, state_dict, tuple(self._kinds), check)

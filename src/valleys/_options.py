@@ -80,14 +80,14 @@ def check_group(group: dict[str, Any], explores: bool) -> None:
     if explores:
         check_explore(group["alpha"], betas[0], beta_name="betas[0]")
         accelerate = group["accelerate"]
-        if isinstance(accelerate, str) or not set(accelerate) <= set(_ACCELERATED):
+        if not isinstance(accelerate, (tuple, list)) or not all(_is_of(name, _ACCELERATED) for name in accelerate):
             raise ValueError(
                 f"accelerate must be a tuple of names out of {_ACCELERATED}, got {accelerate!r}; () turns E off"
             )
     elif "alpha" in group:
         raise ValueError(f"alpha={group['alpha']!r} has no effect on Lamb; use ALTO, which is Lamb with E")
     for name in _SWITCHES:
-        if group[name] not in (True, False):
+        if not _is_of(group[name], (True, False)):
             raise ValueError(f"{name} must be True or False, got {group[name]!r}")
     _check_backend(group)
     _check_precision(group)
@@ -118,6 +118,11 @@ def check_sharded(param: Tensor, group: dict[str, Any]) -> None:
         )
 
 
+def _is_of(value: object, allowed: tuple[object, ...]) -> bool:
+    # A tensor's == is one answer per element.
+    return not isinstance(value, Tensor) and value in allowed
+
+
 def _check_trust_clip(value: Any) -> None:
     if value is None:
         return
@@ -130,9 +135,9 @@ def _check_trust_clip(value: Any) -> None:
 
 def _check_backend(group: dict[str, Any]) -> None:
     fused = group["fused"]
-    if fused not in (None, True, False) and fused not in FUSED:
+    if not _is_of(fused, (None, True, False, *FUSED)):
         raise ValueError(f"fused must be None, True, False or the name of a backend out of {FUSED}, got {fused!r}")
-    if group["foreach"] not in (None, True, False):
+    if not _is_of(group["foreach"], (None, True, False)):
         raise ValueError(f"foreach must be None, True or False, got {group['foreach']!r}")
     if fused and group["foreach"]:
         raise RuntimeError("fused and foreach cannot both be on: they are two implementations; leave one unset")
@@ -146,7 +151,7 @@ def _check_backend(group: dict[str, Any]) -> None:
 def check_precision(state_dtype: object, seed: object, more: tuple[object, ...] = ()) -> None:
     """Raises unless states can be kept in ``state_dtype``, of those or ``more``, and ``seed`` is a 32-bit number."""
     allowed = (*_STATE_DTYPES, *more)
-    if state_dtype is not None and state_dtype not in allowed:
+    if not _is_of(state_dtype, (None, *allowed)):
         raise ValueError(
             f"state_dtype must be None or out of {allowed}, got {state_dtype!r}; float16 has too small a range for "
             "squares of gradients"

@@ -25,10 +25,13 @@ class Kind(enum.Enum):
     MOMENT = "a tensor of the parameter's shape, required"
     BUFFER = "a tensor of the parameter's shape, optional"
     MOMENTUM = "a tensor of the parameter's shape or None, required"
+    TENSOR = "a tensor of a shape of its own, required"
+    NUMBER = "a number or a tensor of one, required"
+    ANY = "anything, required"
     COUNT = "a count, optional"
 
 
-_REQUIRED = (Kind.STEP, Kind.MOMENT, Kind.MOMENTUM)
+_OPTIONAL = (Kind.BUFFER, Kind.COUNT)
 _COUNTS = (Kind.STEP, Kind.COUNT)
 _REMEDY = (
     "load the checkpoint of the same model and optimizer; valleys.migration.load_moments takes over others' moments"
@@ -38,7 +41,7 @@ _REMEDY = (
 def check_saved(
     optimizer: Optimizer,
     saved: Any,
-    kinds: Callable[[dict[str, Any]], dict[str, Kind]],
+    kinds: Callable[[dict[str, Any], Tensor], dict[str, Kind]],
     options: Iterable[str],
 ) -> None:
     """Raise unless ``saved`` can be loaded whole.
@@ -46,7 +49,7 @@ def check_saved(
     Args:
         optimizer: what it is to be loaded into.
         saved: the state dict.
-        kinds: the states of a parameter of a saved group, by name.
+        kinds: the states of a parameter of a saved group, by name; may raise ValueError about the group's options.
         options: the options that a group must have.
 
     Raises:
@@ -64,11 +67,12 @@ def check_saved(
                 f"{name}: the state dict has states of parameter {number}, which no group lists; {_REMEDY}"
             )
     for group, position, param, number in _parameters(name, optimizer, groups):
-        entry = saved["state"].get(number)
-        if entry:
-            _check_entry(position, param, entry, kinds(group))
-        elif entry is not None and entry != {}:
+        known = kinds(group, param)
+        entry = saved["state"].get(number, {})
+        if not isinstance(entry, dict):
             raise ValueError(f"{name}: the states of {position} are {entry!r}, not a dictionary; {_REMEDY}")
+        if entry:
+            _check_entry(position, param, entry, known)
 
 
 def _groups(name: str, optimizer: Optimizer, saved: Any, options: Iterable[str]) -> list[dict[str, Any]]:
@@ -109,40 +113,45 @@ def _parameters(
 
 
 def _check_entry(position: Position, param: Tensor, entry: Any, kinds: dict[str, Kind]) -> None:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{position.optimizer}: the states of {position} are {entry!r}, not a dictionary; {_REMEDY}")
     for name, kind in kinds.items():
         if name not in entry:
-            if kind in _REQUIRED:
+            if kind not in _OPTIONAL:
                 raise ValueError(
                     f"{position.optimizer}: the state dict has no {name!r} for {position} but "
                     f"{sorted(map(str, entry))}, as another kind of optimizer saves it; {_REMEDY}"
                 )
-        elif kind in _COUNTS:
-            _check_count(position, name, entry[name])
-        elif entry[name] is not None or kind is not Kind.MOMENTUM:
-            _check_moment(position, param, name, entry[name])
+        else:
+            _check_state(position, param, name, entry[name], kind)
 
 
-def _check_count(position: Position, name: str, value: Any) -> None:
-    number = value
-    if isinstance(value, Tensor) and value.numel() == 1 and value.dtype != torch.bool and not value.is_complex():
-        number = value.item()
-    if not isinstance(number, (int, float)) or isinstance(number, bool):
-        number = math.nan
-    if not math.isfinite(number) or number < 0 or number != int(number):
-        shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) and value.numel() != 1 else value
-        raise ValueError(
-            f"{position.optimizer}: state {name!r} of {position} must be a whole number of at least 0, got {shown!r}; "
-            f"{_REMEDY}"
-        )
-
-
-def _check_moment(position: Position, param: Tensor, name: str, value: Any) -> None:
+def _check_state(position: Position, param: Tensor, name: str, value: Any, kind: Kind) -> None:
     subject = f"{position.optimizer}: state {name!r} of {position}"
+    if kind in _COUNTS or kind is Kind.NUMBER:
+        number = _number(value)
+        counts = number is not None and math.isfinite(number) and number >= 0 and number == int(number)
+        if number is None or (kind in _COUNTS and not counts):
+            what = "a whole number of at least 0" if kind in _COUNTS else "a number"
+            raise ValueError(f"{subject} must be {what}, got {_shown(value)}; {_REMEDY}")
+    elif kind is not Kind.ANY and (value is not None or kind is not Kind.MOMENTUM):
+        _check_tensor(subject, param, value, shaped=kind is not Kind.TENSOR)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor) and value.numel() == 1 and value.layout == torch.strided:
+        value = None if value.is_complex() else value.item()
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor) and (value.dim() or value.layout != torch.strided):
+        return f"a tensor of shape {tuple(value.shape)} and layout {value.layout}"
+    return repr(value)
+
+
+def _check_tensor(subject: str, param: Tensor, value: Any, shaped: bool) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(f"{subject} must be a tensor, got {value!r}; {_REMEDY}")
-    if not is_uninitialized(param) and value.shape != param.shape:
+    if shaped and not is_uninitialized(param) and value.shape != param.shape:
         raise ValueError(
             f"{subject} has the shape {tuple(value.shape)}, and the parameter {tuple(param.shape)}; {_REMEDY}, or "
             "resize the parameter first"
