@@ -32,7 +32,7 @@ def test_every_backend_and_type_has_a_line_and_native_works() -> None:
 def test_a_kernel_that_computes_nonsense_is_not_called_good(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     right = native.alto_
 
-    def wrong(tensors: Any, rule: Any, clip: Any = None) -> None:
+    def wrong(tensors: Any, rule: Any, clip: Any = None, skip: Any = None) -> None:
         right(tensors, rule, clip)
         for parameter in tensors.params:
             parameter.mul_(factor)

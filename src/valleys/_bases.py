@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ __all__ = ["base_kinds", "base_options"]
 
 # Options that torch added later and gives to an older checkpoint itself.
 _LATER = {"amsgrad", "foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
-_NUMBERS = ("lr", "eps", "weight_decay", "momentum")
 
 
 def base_options(optimizer: Optimizer, base: type[Optimizer]) -> list[str]:
@@ -45,9 +45,10 @@ def base_kinds(base: type[Optimizer], group: dict[str, Any], param: Tensor) -> d
     sample = torch.zeros(tuple(range(2, 2 + param.dim())), dtype=param.dtype, device=param.device)
     sample.grad = torch.zeros_like(sample)
     try:
-        for name in _NUMBERS:
-            if name in options and options[name] is not None:
-                check_range(name, options[name], 0.0)
+        for name, value in options.items():
+            # torch takes True for 1, which its kernels do not.
+            if type(names[name].default) is float:
+                check_range(name, value, -math.inf)
         optimizer = base([sample], **options)
         # Without the hooks that a user registered for all optimizers; the second step uses what the first one made.
         step: Any = base.step

@@ -87,7 +87,7 @@ def check_group(group: dict[str, Any], explores: bool) -> None:
     elif "alpha" in group:
         raise ValueError(f"alpha={group['alpha']!r} has no effect on Lamb; use ALTO, which is Lamb with E")
     for name in _SWITCHES:
-        if not _is_of(group[name], (True, False)):
+        if not _is_of(group.get(name, False), (True, False)):
             raise ValueError(f"{name} must be True or False, got {group[name]!r}")
     _check_backend(group)
     _check_precision(group)
