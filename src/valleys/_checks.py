@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,42 +34,79 @@ class Position(NamedTuple):
         return f"parameter {names[self.index]!r}" if known else f"parameter {self.index} of its group"
 
 
-def check_tensors(position: Position, param: Tensor, tensors: Iterable[tuple[str, Any]]) -> None:
-    """Raise unless every tensor has the shape, the device and the sharding of its parameter, and memory.
+def check_tensors(
+    optimizer: Any, group: dict[str, Any], index: int, state: Mapping[str, Any], names: Sequence[str]
+) -> bool:
+    """Raise unless a parameter's gradient and states have its shape, its device and its sharding, and memory.
 
     Args:
-        position: of the parameter.
-        param: the parameter.
-        tensors: the names and values of its gradient and its states.
+        optimizer: for the message.
+        group: the parameter's.
+        index: the parameter's, in the group.
+        state: the parameter's.
+        names: of the states.
+
+    Returns:
+        Whether all of them are ordinary: no other class of tensor, none whose memory does not hold its values.
 
     Raises:
         ValueError: one has not; the message names parameter, tensor, both shapes or devices, and the remedy.
     """
-    shape, device, sharded = param.shape, param.device, is_sharded(param)
-    for name, tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            raise ValueError(f"{_subject(position, name)} is {tensor!r}, not a tensor; {_AFRESH}")
-        if tensor.shape != shape:
-            raise ValueError(
-                f"{_subject(position, name)} has the shape {tuple(tensor.shape)}, and the parameter {tuple(shape)}; "
-                + (_BACKWARD if name == GRADIENT else f"give it the parameter's shape after resizing one, or {_AFRESH}")
-            )
-        if tensor.device != device:
-            raise ValueError(
-                f"{_subject(position, name)} lies on {tensor.device}, and the parameter on {device}; bring back "
-                "what was offloaded, or move it, before the step"
-            )
-        if tensor.is_complex() != param.is_complex():
-            raise ValueError(
-                f"{_subject(position, name)} is {tensor.dtype}, and the parameter {param.dtype}; "
-                + (_BACKWARD if name == GRADIENT else _AFRESH)
-            )
-        if sharded or is_sharded(tensor):
-            _check_sharding(position, param, name, tensor)
-        if not _has_memory(tensor):
-            raise ValueError(f"{_subject(position, name)} has a shape and no memory; {_RESTORE}")
-    if not _has_memory(param):
-        raise ValueError(f"{position.optimizer}: {position} has a shape and no memory; {_RESTORE}")
+    param = group["params"][index]
+    if not torch.compiler.is_compiling() and type(param) in _ORDINARY and param.data_ptr() and not param.is_neg():
+        # The usual case at once: this runs for every tensor at every step.
+        shape, device, dtype = param.shape, param.device, param.dtype
+        ordinary = not dtype.is_complex and _fits(param.grad, shape, device)
+        for name in names:
+            if not (ordinary and _fits(state.get(name), shape, device)):
+                break
+        else:
+            if ordinary:
+                return True
+    _check(optimizer, group, index, GRADIENT, param.grad)
+    for name in names:
+        _check(optimizer, group, index, name, state.get(name))
+    return False
+
+
+_ORDINARY = (Tensor, torch.nn.Parameter)
+
+
+def _fits(tensor: Any, shape: Any, device: Any) -> bool:
+    return (
+        type(tensor) is Tensor
+        and tensor.shape == shape
+        and tensor.device == device
+        and tensor.data_ptr() != 0
+        and not tensor.is_neg()
+        and not tensor.dtype.is_complex
+    )
+
+
+def _check(optimizer: Any, group: dict[str, Any], index: int, name: str, tensor: Any) -> None:
+    """The same for one tensor of any kind, with the message."""
+    param, position = group["params"][index], Position(type(optimizer).__name__, group, index)
+    subject = f"{position.optimizer}: {'the gradient' if name == GRADIENT else f'state {name!r}'} of {position}"
+    remedy = _BACKWARD if name == GRADIENT else _AFRESH
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{subject} is {tensor!r}, not a tensor; {remedy}")
+    if tensor.shape != param.shape:
+        resized = "" if name == GRADIENT else "give it the parameter's shape after resizing one, or "
+        raise ValueError(
+            f"{subject} has the shape {tuple(tensor.shape)}, and the parameter {tuple(param.shape)}; {resized}{remedy}"
+        )
+    if tensor.device != param.device:
+        raise ValueError(
+            f"{subject} lies on {tensor.device}, and the parameter on {param.device}; bring back what was offloaded, "
+            "or move it, before the step"
+        )
+    if tensor.is_complex() != param.is_complex():
+        raise ValueError(f"{subject} is {tensor.dtype}, and the parameter {param.dtype}; {remedy}")
+    if is_sharded(param) or is_sharded(tensor):
+        _check_sharding(subject, param, name, tensor)
+    for what, each in ((subject, tensor), (f"{position.optimizer}: {position}", param)):
+        if not _has_memory(each):
+            raise ValueError(f"{what} has a shape and no memory; {_RESTORE}")
 
 
 _AFRESH = "delete optimizer.state[parameter] to start its states afresh"
@@ -77,12 +114,7 @@ _BACKWARD = "call zero_grad and backward again after resizing a parameter"
 _RESTORE = "its storage was freed or offloaded, bring it back before the step"
 
 
-def _subject(position: Position, name: str) -> str:
-    what = "the gradient" if name == GRADIENT else f"state {name!r}"
-    return f"{position.optimizer}: {what} of {position}"
-
-
-def _check_sharding(position: Position, param: Any, name: str, tensor: Any) -> None:
+def _check_sharding(subject: str, param: Any, name: str, tensor: Any) -> None:
     """A gradient sharded otherwise is redistributed; a state would be read as if it were the parameter's shard."""
     alike = is_sharded(tensor) == is_sharded(param)
     if alike and name != GRADIENT:
@@ -90,16 +122,13 @@ def _check_sharding(position: Position, param: Any, name: str, tensor: Any) -> N
     if not alike:
         kinds = [f"a DTensor placed as {placements(x)}" if is_sharded(x) else "no DTensor" for x in (tensor, param)]
         raise ValueError(
-            f"{_subject(position, name)} is {kinds[0]}, and the parameter is {kinds[1]}; shard both alike, or load the "
+            f"{subject} is {kinds[0]}, and the parameter is {kinds[1]}; shard both alike, or load the "
             "states with torch.distributed.checkpoint"
         )
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    # Of other classes nobody reads an address, and meta tensors have none.
+    # Meta tensors have none.
     if type(tensor) not in _ORDINARY or torch.compiler.is_compiling() or tensor.device.type not in ("cpu", "cuda"):
         return True
     return tensor.data_ptr() != 0 or tensor.numel() == 0 or tensor._is_zerotensor()
-
-
-_ORDINARY = (Tensor, torch.nn.Parameter)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from valleys import reference
-from valleys._checks import GRADIENT, Position, check_tensors
+from valleys._checks import check_tensors
 from valleys._gather import real
 from valleys._memory import BUFFER, Memory, check_explore_group, new_memory
-from valleys._state import EXPLORE_STEP, count_tensor, state_dtype
+from valleys._state import CPU, EXPLORE_STEP, count_tensor, state_dtype
 from valleys.distributed import aligned, local, placements, random_place
 from valleys.kernels import Needs
 from valleys.kernels.choice import select
@@ -86,7 +86,7 @@ def adapted_gradients(optimizer: Any, memory: Memory) -> Iterator[list[Tensor]]:
 
 def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
     """What there is to adapt, checked."""
-    name, numbers = type(optimizer).__name__, itertools.count()
+    numbers = itertools.count()
     for group in optimizer.param_groups:
         wanted = group.get("explore_state_dtype")
         check_explore_group(group)
@@ -99,9 +99,7 @@ def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
                     f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient, "
                     "which E would make dense; build its layer with sparse=False, or leave it to an optimizer without E"
                 )
-            buffer = memory[param].items() if param in memory else ()
-            states = [(key, value) for key, value in buffer if key == BUFFER]
-            check_tensors(Position(name, group, index), param, [(GRADIENT, param.grad), *states])
+            check_tensors(optimizer, group, index, memory.get(param, {}), (BUFFER,) if param in memory else ())
             bits = salt(group["explore_seed"], number) if wanted == torch.bfloat16 else 0
             yield _Entry(param, param.grad, group, state_dtype(param, wanted), bits)
 
@@ -182,7 +180,7 @@ def _keys(bucket: list[_Entry], memory: Memory) -> list[int] | list[Tensor]:
     """Keys of the random bits of this step, which is counted."""
     salts, starts, counts = [], [], []
     for entry in bucket:
-        device = entry.param.device if entry.group.get("capturable") else torch.device("cpu")
+        device = entry.param.device if entry.group.get("capturable") else CPU
         count = count_tensor(memory[entry.param].get(EXPLORE_STEP, 0), device)
         memory[entry.param][EXPLORE_STEP] = count
         shard = local(entry.param)

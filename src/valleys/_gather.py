@@ -54,12 +54,23 @@ class Row(NamedTuple):
     owner: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def of(cls, param: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int) -> Row:
-        """Gathers ``param``; replaces a state in ``state`` whose dtype or strides are no longer the parameter's."""
+    def of(
+        cls, param: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int, ordinary: bool
+    ) -> Row:
+        """Gather ``param``; replace a state in ``state`` whose dtype or strides are no longer the parameter's.
+
+        Args:
+            param: the parameter, which has a gradient.
+            state: its states.
+            names: of those that the kernel gets.
+            dtype: that they are to have.
+            salt: see :mod:`valleys.kernels.rounding`.
+            ordinary: what ``check_tensors`` said.
+        """
         if is_sharded(param):
             return cls._of_shard(param, state, names, dtype, salt)
         assert param.grad is not None
-        return cls._of(param, param.grad, state, names, dtype, salt)
+        return cls._of(param, param.grad, state, names, dtype, salt, ordinary)
 
     @classmethod
     def _of_shard(cls, param: Any, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int) -> Row:
@@ -75,16 +86,21 @@ class Row(NamedTuple):
 
     @classmethod
     def _of(
-        cls, param: Tensor, grad: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int
+        cls,
+        param: Tensor,
+        grad: Tensor,
+        state: dict[str, Any],
+        names: Sequence[str],
+        dtype: torch.dtype,
+        salt: int,
+        ordinary: bool = False,
     ) -> Row:
-        values, step, count = [state[name] for name in names], state["step"], state.get(ROUNDING_STEP)
+        step, count = state["step"], state.get(ROUNDING_STEP)
         # The usual case at once: this runs for every tensor at every step.
-        usual = grad.is_contiguous() and param.is_contiguous() and not param.is_complex()
-        usual = usual and not (is_lazy(grad) or is_lazy(param))
-        if usual and all(
-            type(x) is Tensor and x.dtype == dtype and x.is_contiguous() and not is_lazy(x) for x in values
-        ):
-            return cls(param, None, param, grad, values, step, count, salt)
+        if ordinary and grad.is_contiguous() and param.is_contiguous():
+            values = [state[name] for name in names]
+            if all(x.dtype == dtype and x.is_contiguous() for x in values):
+                return cls(param, None, param, grad, values, step, count, salt)
         if is_lazy(param):
             copy = materialized(param.detach())
             return cls._of(copy, grad, state, names, dtype, salt)._replace(owner=(param, copy))

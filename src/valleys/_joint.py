@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from valleys._checks import GRADIENT, Position, check_tensors
+from valleys._checks import check_tensors
 from valleys._gather import Row, buckets
 from valleys._memory import BUFFER, Memory, check_explore_group, new_memory
 from valleys._state import step_tensor
@@ -84,10 +84,9 @@ def _rows(optimizer: Any, memory: Memory, group: dict[str, Any]) -> list[Row]:
             memory[param] = new_memory(param, group)
         own = optimizer.state[param]
         state = {**own, **memory[param]}
-        tensors = [(GRADIENT, param.grad), *((name, state.get(name)) for name in names)]
-        check_tensors(Position(type(optimizer).__name__, group, index), param, tensors)
+        ordinary = check_tensors(optimizer, group, index, state, names)
         state["step"] = own["step"] = step_tensor(own["step"], own["step"].device)
-        rows.append(Row.of(param, state, names, param.dtype, salt=0))
+        rows.append(Row.of(param, state, names, param.dtype, salt=0, ordinary=ordinary))
         memory[param][BUFFER] = state[BUFFER]
         own.update(exp_avg=state["exp_avg"], exp_avg_sq=state["exp_avg_sq"])
     return rows

@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 
 from valleys import reference
 from valleys._amp import Gradients, Scale, advance, factors, square_sum
-from valleys._checks import GRADIENT, Position, check_tensors
+from valleys._checks import check_tensors
 from valleys._gather import Bucket, Row, buckets
 from valleys._layers import Pools
 from valleys._options import check_group, check_parameters, check_sharded, rule_of
 from valleys._probe import is_probe
 from valleys._saved import Kind, check_saved
 from valleys._state import (
+    CPU,
     ROUNDING_STEP,
     SKIPPED_STEPS,
     count_tensor,
@@ -214,32 +215,26 @@ class Layerwise(Optimizer):
         first = 0
         for group in self.param_groups:
             check_group(group, self._explores)  # a scheduler or the user may have changed something
-            rule, params = rule_of(group), self._with_gradient(group)
+            rule, params, rows = rule_of(group), self._with_gradient(group), []
             # What must be known without waiting for the device is kept there.
             on_device = group["capturable"] or group["skip_nonfinite"] or scale.found_inf is not None
-            rows = []
             for index, param in enumerate(group["params"]):
                 if param.grad is not None:
-                    self._initialise(param, group, on_device and (group["capturable"] or param.device.type != "cpu"))
-                    self._check(param, group, index)
+                    state = self._initialise(param, group, on_device)
+                    ordinary = check_tensors(self, group, index, state, self._states)
                     if not group["differentiable"]:
-                        # A parameter's number tells its random bits from the others' and survives a resume.
-                        rows.append(self._row(param, group, salt(group["seed"], first + index), pools))
-            steps = (self.state[param]["step"] for param in params)
-            rule = rule._replace(capturable=group["capturable"] or any(step.device.type != "cpu" for step in steps))
+                        rows.append(self._row(param, group, first + index, state, pools, ordinary))
+            if on_device:
+                elsewhere = any(param.device.type != "cpu" for param in params)
+                rule = rule._replace(capturable=group["capturable"] or elsewhere)
             # Raises if ``fused`` asks too much.
             yield _Work(group, rule, params, rows, buckets(rows, rule, group, self._explores))
             first += len(group["params"])
 
-    def _check(self, param: Tensor, group: dict[str, Any], index: int) -> None:
-        state = self.state[param]
-        tensors = ((GRADIENT, param.grad), *((name, state.get(name)) for name in self._states))
-        check_tensors(Position(type(self).__name__, group, index), param, tensors)
-
-    def _initialise(self, param: Tensor, group: dict[str, Any], on_device: bool) -> None:
-        state = self.state[param]
-        device = param.device if on_device else torch.device("cpu")
-        if len(state) == 0:
+    def _initialise(self, param: Tensor, group: dict[str, Any], on_device: bool) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[param]
+        device = param.device if on_device else CPU
+        if not state:
             state["step"] = step_tensor(0, device)
             for name in self._states:
                 state[name] = new_state(param, group["state_dtype"], signed=name != "exp_avg_sq")
@@ -249,11 +244,17 @@ class Layerwise(Optimizer):
             state[ROUNDING_STEP] = count_tensor(state.get(ROUNDING_STEP, state["step"]), device)
         if group["skip_nonfinite"]:
             state[SKIPPED_STEPS] = count_tensor(state.get(SKIPPED_STEPS, 0), device)
+        return state
 
-    def _row(self, param: Tensor, group: dict[str, Any], salt: int, pools: Pools) -> Row:
-        row = Row.of(param, self.state[param], self._states, state_dtype(param, group["state_dtype"]), salt)
-        if not _rounds(param, group):
-            row = row._replace(count=None)
+    def _row(
+        self, param: Tensor, group: dict[str, Any], number: int, state: dict[str, Any], pools: Pools, ordinary: bool
+    ) -> Row:
+        rounds, dtype = _rounds(param, group), state_dtype(param, group["state_dtype"])
+        # A parameter's number tells its random bits from the others' and survives a resume.
+        bits = salt(group["seed"], number) if rounds else 0
+        row = Row.of(param, state, self._states, dtype, bits, ordinary)
+        if not rounds and row.count is not None:
+            row = row._replace(count=None)  # counted while the option was on
         place = pools.place(param)
         return row if place is None else row.placed(param, place, patterns(group["blocks"], param.shape))
 

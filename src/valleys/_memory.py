@@ -10,7 +10,7 @@ from torch import Tensor
 
 from valleys._options import check_precision
 from valleys._saved import Kind
-from valleys._state import EXPLORE_STEP, count_tensor, new_state
+from valleys._state import CPU, EXPLORE_STEP, count_tensor, new_state
 from valleys.hyperparameters import check_explore
 
 __all__ = ["BUFFER", "KINDS", "Memory", "check_explore_group", "new_memory", "put_back", "take_out"]
@@ -36,7 +36,7 @@ def new_memory(param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
     wanted = group.get("explore_state_dtype")
     states = {BUFFER: new_state(param, wanted, signed=True)}
     if wanted == torch.bfloat16:
-        states[EXPLORE_STEP] = count_tensor(0, param.device if group.get("capturable") else torch.device("cpu"))
+        states[EXPLORE_STEP] = count_tensor(0, param.device if group.get("capturable") else CPU)
     return states
 
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from valleys.distributed import placed_like
 
 __all__ = [
+    "CPU",
     "EIGHT_BIT",
     "EXPLORE_STEP",
     "ROUNDING_STEP",
@@ -24,6 +25,8 @@ __all__ = [
     "state_dtype",
     "step_tensor",
 ]
+
+CPU = torch.device("cpu")
 
 ROUNDING_STEP = "rounding_step"
 """State that counts the steps whose results were rounded stochastically; see ``kernels.rounding.keys``."""
@@ -107,10 +110,10 @@ def step_tensor(value: Any, device: torch.device | None = None) -> Tensor:
     Raises:
         ValueError: neither a number nor a tensor of one.
     """
-    device = device or torch.device("cpu")
+    device = device or CPU
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         if value.dtype in (torch.float32, torch.float64):
-            return value if value.device == device and value.dim() == 0 else value.reshape(()).to(device)
+            return value if value.dim() == 0 and value.device == device else value.reshape(()).to(device)
     elif not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ValueError(f"state 'step' must be a number or a tensor of one, got {value!r}; {REMEDY}")
     dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
@@ -206,7 +209,7 @@ def load_keeping_dtype(
 
 def _copies(states: State, param: Tensor, group: dict[str, Any]) -> State:
     """Copies of the states of ``param`` where the next step looks for them."""
-    device = param.device if group.get("capturable") else torch.device("cpu")
+    device = param.device if group.get("capturable") else CPU
     copies: State = {}
     for name, value in states.items():
         if name == "step":
