@@ -121,7 +121,8 @@ def test_loading_copies_and_does_not_alias() -> None:
 def test_the_buffer_is_a_state_that_the_base_never_sees(case: Case) -> None:
     params = parameters(case)
     optimizer = case.build(params)
-    base, views = type(optimizer).step, []
+    base: Any = type(optimizer).step
+    views: list[set[str]] = []
 
     def spying(self: Any, *args: Any, **options: Any) -> Any:
         views.extend(set(entry) for entry in self.state.values())

@@ -90,7 +90,8 @@ def advance(states: Sequence[dict[str, Any]], skip: Tensor | None) -> None:
             if name in state:
                 counters.setdefault((state[name].device, state[name].dtype), []).append(state[name])
     for (device, dtype), tensors in counters.items():
-        torch._foreach_add_(tensors, 1 if skip is None else (skip == 0).to(device, dtype))
+        # A list, as torch may read a single tensor on the host.
+        torch._foreach_add_(tensors, 1 if skip is None else [(skip == 0).to(device, dtype)] * len(tensors))
     if skip is not None:
         for state in states:
             if SKIPPED_STEPS in state:

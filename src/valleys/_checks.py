@@ -21,17 +21,17 @@ class Position(NamedTuple):
     Args:
         optimizer: name of its class.
         group: the parameter group.
-        index: position in the group.
+        place: in the group, from 0.
     """
 
     optimizer: str
     group: dict[str, Any]
-    index: int
+    place: int
 
     def __str__(self) -> str:
-        names = self.group.get("param_names")
-        known = names is not None and self.index < len(names)
-        return f"parameter {names[self.index]!r}" if known else f"parameter {self.index} of its group"
+        names = self.group.get("param_names") or ()
+        known = self.place < len(names)
+        return f"parameter {names[self.place]!r}" if known else f"parameter {self.place} of its group"
 
 
 def check_tensors(

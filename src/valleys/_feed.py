@@ -188,12 +188,12 @@ def _keys(bucket: list[_Entry], memory: Memory) -> list[int] | list[Tensor]:
         salts.append(bits)
         starts.append(start)
         counts.append(count)
-    result = [
-        key + signed(start) if isinstance(key, Tensor) else (key + start) % 2**32
+    result: list[Any] = [
+        key + signed(start) if isinstance(key, Tensor) else (int(key) + start) % 2**32  # type: ignore[call-overload]
         for key, start in zip(keys(salts, counts), starts, strict=True)
     ]
     torch._foreach_add_(counts, 1)
-    return result  # type: ignore[return-value]
+    return result
 
 
 def _differentiable(
@@ -229,7 +229,12 @@ def _explore(
     if present:
         needs = Needs(g[0].dtype, g[0].dtype, s[0].dtype, random=bits is not None)
         select([*g, *s], needs, None, None).explore_(
-            g, s, out, alpha=alpha, beta=beta, keys=None if bits is None else [bits[i] for i in present]
+            g,
+            s,
+            out,
+            alpha=alpha,
+            beta=beta,
+            keys=None if bits is None else [bits[i] for i in present],  # type: ignore[arg-type]
         )
     for i, memory, result in zip(present, s, out, strict=True):
         put_back(columns[1][i], orders[i], memory)

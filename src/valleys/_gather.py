@@ -33,7 +33,7 @@ class Row(NamedTuple):
         grad: its gradient.
         states: its states, in the order of their names.
         step: steps made.
-        count: the same as an integer, for random bits; None if nothing is rounded by them.
+        rounding_step: the same as an integer, for random bits; None if nothing is rounded by them.
         salt, start: see :mod:`valleys.kernels.rounding`.
         place: where its sums go; None if it is one layer by itself.
         parts: its layers in memory, if it holds several.
@@ -46,7 +46,7 @@ class Row(NamedTuple):
     grad: Tensor
     states: list[Tensor]
     step: Tensor
-    count: Tensor | None
+    rounding_step: Tensor | None
     salt: int
     start: int = 0
     place: Place | None = None
@@ -79,7 +79,7 @@ class Row(NamedTuple):
         row = cls._of(local(param), local(aligned(param.grad, param)), shards, names, dtype, salt)
         state.update({name: wrapped_like(shards[name], param) for name in names if shards[name] is not before[name]})
         order = row.order if row.order is not None else tuple(range(row.target.dim()))
-        if row.count is not None:
+        if row.rounding_step is not None:
             salt, start = random_place(param, salt, order)
             row = row._replace(salt=salt, start=start)
         return row
@@ -170,7 +170,7 @@ def buckets(rows: Sequence[Row], rule: Rule, group: dict[str, Any], explores: bo
             continue
         types = {type(row.param), type(row.grad), *map(type, row.states)}
         place = None if row.place is None else (row.place.pool, row.place.counted)
-        dtypes = (row.param.dtype, row.grad.dtype, row.step.dtype, row.count is None)
+        dtypes = (row.param.dtype, row.grad.dtype, row.step.dtype, row.rounding_step is None)
         key = (row.param.device, dtypes, None if types <= _USUAL else frozenset(types), place)
         keyed.setdefault(index if _singly(row.param, group) else key, []).append(row)
     return [_bucket(members, rule, group, explores) for members in keyed.values()]
@@ -184,10 +184,10 @@ def real(tensor: Tensor) -> Tensor:
 def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) -> Bucket:
     # The rows of a bucket have tensors of the same types.
     some = rows[0]
-    random = some.count is not None
+    random = some.rounding_step is not None
     needs = Needs(some.param.dtype, some.grad.dtype, some.states[0].dtype, random, explores)
     backend = select([some.param, some.grad, *some.states], needs, group["foreach"], group["fused"])
-    counts = [row.count for row in rows if row.count is not None]
+    counts = [row.rounding_step for row in rows if row.rounding_step is not None]
     bits = keys([row.salt for row in rows], counts) if counts else [0] * len(rows)
     of_row = dict(zip(map(id, rows), bits, strict=True))
     cut = [piece for row in rows for piece in _pieces(row)]
@@ -199,7 +199,7 @@ def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) 
         exp_avgs=columns[-2],
         exp_avg_sqs=columns[-1],
         steps=[row.step for row, _, _, _ in cut],
-        keys=[of_row[id(row)] for row, _, _, _ in cut],  # type: ignore[misc]
+        keys=[of_row[id(row)] for row, _, _, _ in cut],  # type: ignore[arg-type]
         starts=[start for _, _, start, _ in cut],
     )
     grads = [row.grad for row in rows]

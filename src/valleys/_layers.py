@@ -6,7 +6,6 @@ of sums in the same order: one all-reduce per mesh.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from valleys.blocks import layer_count, patterns
 from valleys.distributed import add_up, fail_unless, is_sharded, is_uninitialized, mesh_dims
+from valleys.kernels.constants import constant
 from valleys.kernels.ratio import sum_dtype
 
 __all__ = ["Place", "Pool", "Pools"]
@@ -174,7 +174,5 @@ def _total(values: list[Tensor]) -> Tensor:
     return torch.stack([x.to(device, sum_dtype(device)) for x in values]).sum()
 
 
-@functools.lru_cache(maxsize=1024)
 def _index(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Sent once: in later steps, and under CUDA-graph capture, it is there already."""
-    return torch.tensor(numbers, dtype=torch.int64, device=device)
+    return constant(numbers, torch.int64, device)

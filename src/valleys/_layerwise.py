@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -186,7 +186,7 @@ class Layerwise(Optimizer):
         lazy = vars(self).setdefault("_lazy", [])
         lazy += [weakref.ref(param) for param in params if is_uninitialized(param)]
 
-    def _known_shapes(self) -> Set[tuple[int, ...]]:
+    def _known_shapes(self) -> set[tuple[int, ...]]:
         """Shapes of the parameters the optimizer was given; a copy, or an unpickled one, was given what it has."""
         if "_shapes" not in vars(self):
             self._remember(param for group in self.param_groups for param in group["params"])
@@ -194,7 +194,7 @@ class Layerwise(Optimizer):
             waiting = [param for reference in self._lazy if (param := reference()) is not None]
             self._lazy: list[Any] = []
             self._remember(waiting)
-        return self._shapes  # type: ignore[no-any-return]
+        return vars(self)["_shapes"]  # type: ignore[no-any-return]
 
     def _with_gradient(self, group: dict[str, Any]) -> list[Tensor]:
         params = [param for param in group["params"] if param.grad is not None]
@@ -253,8 +253,8 @@ class Layerwise(Optimizer):
         # A parameter's number tells its random bits from the others' and survives a resume.
         bits = salt(group["seed"], number) if rounds else 0
         row = Row.of(param, state, self._states, dtype, bits, ordinary)
-        if not rounds and row.count is not None:
-            row = row._replace(count=None)  # counted while the option was on
+        if not rounds and row.rounding_step is not None:
+            row = row._replace(rounding_step=None)  # counted while the option was on
         place = pools.place(param)
         return row if place is None else row.placed(param, place, patterns(group["blocks"], param.shape))
 

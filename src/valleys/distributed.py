@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def is_sharded(tensor: object) -> bool:
 
 def is_uninitialized(param: Tensor) -> bool:
     """Whether a lazy module has yet to give the parameter its shape."""
-    return isinstance(param, torch.nn.parameter.UninitializedTensorMixin)
+    return torch.nn.parameter.is_lazy(param)
 
 
 def placements(tensor: object) -> Any:
@@ -198,7 +198,7 @@ def _group(mesh: Any, dims: tuple[int, ...]) -> Any:
     return found
 
 
-def refuse_flat(param: Any, shapes: frozenset[tuple[int, ...]], optimizer: str) -> None:
+def refuse_flat(param: Any, shapes: Set[tuple[int, ...]], optimizer: str) -> None:
     """Raises for one rank's part of many parameters laid end to end, of which no layer has a norm.
 
     Args:

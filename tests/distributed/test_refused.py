@@ -126,3 +126,41 @@ def released() -> str:
 def test_gradients_are_not_released_before_they_are_averaged() -> None:
     """DDP's gradients are this rank's own when the hooks of backward run."""
     assert all("several ranks" in message for message in spawn(released, 2))
+
+
+def foreign_states(name: str) -> list[str]:
+    """What each optimizer says to states of a DTensor that are sharded otherwise, or not at all; and what moved."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    mesh = init_device_mesh("cpu", (2,))
+    said = []
+    for make in (valleys.ALTO, valleys.Lamb, valleys.EAdamW, lambda p: valleys.adapt(torch.optim.SGD(p, lr=0.1))):
+        param: Any = nn.Parameter(distribute_tensor(torch.ones(8, 6), mesh, [Shard(0)]))
+        optimizer = make([param])
+        param.grad = distribute_tensor(torch.ones(8, 6), mesh, [Shard(0)])
+        optimizer.step()
+        before = param.detach().full_tensor().clone()
+        key = "exp_avg" if make is valleys.Lamb else "explore_exp_avg"
+        whole = optimizer.state[param][key].full_tensor()
+        optimizer.state[param][key] = {
+            "otherwise": lambda whole=whole: distribute_tensor(whole, mesh, [Shard(1)]),
+            "replicated": lambda whole=whole: distribute_tensor(whole, mesh, [Replicate()]),
+            "whole": lambda whole=whole: whole,
+            "local": lambda whole=whole: whole[:4].clone(),
+        }[name]()
+        try:
+            optimizer.step()
+            said.append("")
+        except ValueError as error:
+            said.append(str(error))
+        assert torch.equal(param.detach().full_tensor(), before)
+    return said
+
+
+@pytest.mark.parametrize("name", ["otherwise", "replicated", "whole", "local"])
+def test_states_that_are_not_sharded_like_their_parameter(name: str) -> None:
+    """A kernel would take the memory of one shard for that of another."""
+    expected = "has the shape" if name == "local" else "shard both alike"
+    for messages in spawn(foreign_states, 2, name):
+        assert all(expected in message for message in messages), messages

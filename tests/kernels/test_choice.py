@@ -59,7 +59,7 @@ def test_a_subclass_is_refused_before_anything_is_compiled(fresh_choice: pytest.
     with FakeTensorMode():
         param = parameter()
         with pytest.warns(UserWarning, match="plain tensors, not FakeTensor"):
-            choice.select([param.data], (torch.float32,) * 3, None, None)
+            choice.select([param.data], FLOATS, None, None)
     assert choice.fused_backend.cache_info().misses == 0
 
 

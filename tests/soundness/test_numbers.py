@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -246,3 +247,52 @@ def test_an_option_changed_out_of_range_raises_before_anything_moves(name: str, 
             assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(after[1][index][k])) for k, v in entry.items())
         group[option] = good
     optimizer.step()
+
+
+# --- tensors without values -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [valleys.ALTO, valleys.Lamb, valleys.ESGD, valleys.EAdam, valleys.EAdamW])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_steps_can_be_traced_with_fake_tensors(cls: Any, dtype: torch.dtype) -> None:
+    """With the default options, and with all that is read on the device: nothing asks for a value."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    options = {"max_grad_norm": 1.0, "skip_nonfinite": True} if cls in (valleys.ALTO, valleys.Lamb) else {}
+    for chosen in ({}, options):
+        with FakeTensorMode(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="valleys falls back from a fused kernel")
+            params = [torch.nn.Parameter(torch.empty(shape, dtype=dtype)) for shape in ((3,), (4, 6))]
+            optimizer = cls(params, **chosen)
+            for _ in range(2):
+                for param in params:
+                    param.grad = torch.empty_like(param)
+                optimizer.step()
+            assert all(param.shape == value.shape for param in params for value in [param.grad] if value is not None)
+            assert all("explore_exp_avg" in optimizer.state[param] for param in params if cls is not valleys.Lamb)
+
+
+def test_a_fake_run_leaves_nothing_behind_for_a_real_one() -> None:
+    """Constants that are sent to a device once must not be those of a mode that is over."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    options: dict[str, Any] = {
+        "blocks": valleys.blocks.stacked(2),
+        "state_dtype": torch.bfloat16,
+        "foreach": True,
+        "capturable": True,
+        "seed": 123456,
+    }
+
+    def run() -> list[Tensor]:
+        params = [torch.nn.Parameter(torch.ones(4, 6)), torch.nn.Parameter(torch.ones(2, 5))]
+        optimizer = valleys.ALTO(params, **options)
+        for param in params:
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+        return [param.detach() for param in params]
+
+    for _ in range(2):
+        with FakeTensorMode():
+            run()
+        assert all(type(param) is Tensor for param in run())

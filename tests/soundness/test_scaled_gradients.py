@@ -87,7 +87,7 @@ def test_scaled_gradients_make_the_step_of_unscaled_ones(build: Any, name: str, 
             feed(params, step)
             if scaled:
                 for param in params:
-                    param.grad = param.grad * scale  # type: ignore[operator]
+                    param.grad = param.grad * scale  # type: ignore[operator, assignment]
                 copies = [param.grad.clone() for param in params]  # type: ignore[union-attr]
                 optimizer.grad_scale, optimizer.found_inf = torch.tensor(scale), torch.zeros(())
             optimizer.step()
@@ -153,7 +153,7 @@ def test_large_finite_gradients_are_not_taken_for_infinite_ones(build: Any) -> N
     optimizer = build(params, skip_nonfinite=True, max_grad_norm=1.0)
     feed(params, 0)
     for param in params:
-        param.grad = param.grad * 1e25  # type: ignore[operator]
+        param.grad = param.grad * 1e25  # type: ignore[operator, assignment]
     before = [param.detach().clone() for param in params]
     optimizer.step()
     assert all(int(optimizer.state[param]["skipped_steps"]) == 0 for param in params)

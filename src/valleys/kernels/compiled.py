@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from valleys.kernels import Needs, Rule, Tensors, foreach, wide_dtype
+from valleys.kernels.constants import constant
 from valleys.kernels.foreach import Coefficients, Piece, is_skipped, square_sum
 from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
 from valleys.kernels.rounding import Noise, signed
@@ -239,7 +240,6 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=True, fullgraph=True)
 
 
-@functools.lru_cache(maxsize=256)
 def _number(name: str, value: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A constant on the device, sent once; one for each ``name``, as dynamo tells equal tensors from the same."""
-    return torch.tensor(value, dtype=dtype, device=device)
+    """A constant on the device; one for each ``name``, as dynamo tells equal tensors from the same."""
+    return constant(value, dtype, device, name)

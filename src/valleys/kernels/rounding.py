@@ -16,13 +16,13 @@ Source: the mixer is C. Wellons' lowbias32 (hash-prospector, public domain); the
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from valleys.kernels.constants import constant
 from valleys.kernels.layout import is_readable
 
 __all__ = ["Noise", "bits", "keys", "mix", "mix_tensor", "round_to_bfloat16", "salt", "signed"]
@@ -75,13 +75,8 @@ def keys(salts: Sequence[int], counts: Sequence[Tensor]) -> list[int] | list[Ten
     if all(is_readable(count) for count in counts):
         return [mix(salt ^ int(count.item()) + 1) for salt, count in zip(salts, counts, strict=True)]
     steps = (torch.stack(list(counts)) + 1).to(torch.int32)
-    return list(mix_tensor(steps ^ _patterns(tuple(salts), steps.device)).unbind())
-
-
-@functools.lru_cache(maxsize=1024)
-def _patterns(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Numbers as int32 patterns, sent once: under CUDA-graph capture they are there already."""
-    return torch.tensor([signed(x) for x in numbers], dtype=torch.int32, device=device)
+    patterns = constant(tuple(signed(salt) for salt in salts), torch.int32, steps.device)
+    return list(mix_tensor(steps ^ patterns).unbind())
 
 
 def bits(noise: Noise, role: str, like: Tensor) -> Tensor:
