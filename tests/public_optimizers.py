@@ -46,8 +46,8 @@ PUBLIC: dict[str, Build] = {
 }
 """From a name to a function that builds the optimizer over parameters, with options."""
 
-STATES = ("exp_avg", "exp_avg_sq", "explore_exp_avg")
-"""States of the parameter's shape that a kernel of ours gets, where an optimizer has them."""
+STATES = ("exp_avg", "exp_avg_sq", "momentum_buffer", "explore_exp_avg")
+"""States of the parameter's shape that are checked before a step, where an optimizer has them."""
 
 
 @contextlib.contextmanager

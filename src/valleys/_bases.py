@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from valleys._saved import Kind
 from valleys.hyperparameters import check_range
 
-__all__ = ["base_kinds", "base_options"]
+__all__ = ["SHAPED", "base_kinds", "base_options"]
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+SHAPED: dict[type[Optimizer], tuple[str, ...]] = {SGD: ("momentum_buffer",), Adam: _MOMENTS, AdamW: _MOMENTS}
+"""States of the parameter's shape: torch's kernels would raise, or not notice, after E's buffer has moved."""
 
 # Options that torch added later and gives to an older checkpoint itself.
 _LATER = {"amsgrad", "foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from valleys import reference
+from valleys._bases import SHAPED
 from valleys._checks import check_tensors
 from valleys._gather import real
 from valleys._memory import BUFFER, Memory, check_explore_group, new_memory
@@ -86,7 +87,7 @@ def adapted_gradients(optimizer: Any, memory: Memory) -> Iterator[list[Tensor]]:
 
 def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
     """What there is to adapt, checked."""
-    numbers = itertools.count()
+    numbers, shaped = itertools.count(), (BUFFER, *SHAPED.get(type(optimizer).adapted_from, ()))
     for group in optimizer.param_groups:
         wanted = group.get("explore_state_dtype")
         check_explore_group(group)
@@ -99,7 +100,8 @@ def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
                     f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient, "
                     "which E would make dense; build its layer with sparse=False, or leave it to an optimizer without E"
                 )
-            check_tensors(optimizer, group, index, memory.get(param, {}), (BUFFER,) if param in memory else ())
+            states = {**optimizer.state.get(param, {}), **memory.get(param, {})}
+            check_tensors(optimizer, group, index, states, [name for name in shaped if states.get(name) is not None])
             bits = salt(group["explore_seed"], number) if wanted == torch.bfloat16 else 0
             yield _Entry(param, param.grad, group, state_dtype(param, wanted), bits)
 
@@ -168,7 +170,7 @@ def _adapt_bucket(
 def _buffer(entry: _Entry, memory: Memory) -> Tensor:
     """E's buffer of a parameter: a new one, or the old one in the dtype it is to have."""
     states = memory.setdefault(entry.param, {})
-    if BUFFER not in states:
+    if states.get(BUFFER) is None:
         states.update(new_memory(entry.param, entry.group))
     elif states[BUFFER].dtype != entry.dtype:  # a checkpoint, or the model, had another
         states[BUFFER] = states[BUFFER].to(entry.dtype)

@@ -80,7 +80,7 @@ def _rows(optimizer: Any, memory: Memory, group: dict[str, Any]) -> list[Row]:
     for index, param in enumerate(group["params"]):
         if param.grad is None:
             continue
-        if param not in memory:
+        if memory.get(param, {}).get(BUFFER) is None:
             memory[param] = new_memory(param, group)
         own = optimizer.state[param]
         state = {**own, **memory[param]}

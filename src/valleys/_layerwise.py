@@ -93,7 +93,7 @@ class Layerwise(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Makes one step.
+        """Make one step.
 
         Args:
             closure: evaluates the model, calls ``backward`` and returns the loss; optional.
@@ -103,7 +103,8 @@ class Layerwise(Optimizer):
 
         Raises:
             RuntimeError: a sparse gradient; a flat shard, whose norm is not a layer's.
-            ValueError: an option of a group was changed to something out of range.
+            ValueError: an option of a group was changed to something out of range; a gradient or a state has not the
+                shape, device or sharding of its parameter. Nothing has moved then.
         """
         loss = None
         if closure is not None:

@@ -38,9 +38,10 @@ def adapt(
 
     The optimizer keeps its identity, its place in schedulers, scalers and trainers, and its class in the sense of
     ``isinstance``. Strength and memory become the options ``explore_alpha`` and ``explore_beta`` of its parameter
-    groups (a group that has them keeps its own) and may be changed during training. The buffer is saved and loaded by
-    ``state_dict`` and ``load_state_dict`` under ``"explore_exp_avg"``; it is float32 where the parameter is float16 or
-    bfloat16. A group whose alpha is 0 sees its gradients unchanged and keeps no buffer.
+    groups (a group that has them keeps its own) and may be changed during training. The buffer lies in
+    ``optimizer.state[parameter]["explore_exp_avg"]`` and goes through checkpoints like any state; the optimizer itself
+    never sees it. It is float32 where the parameter is float16 or bfloat16. A group whose alpha is 0 sees its gradients
+    unchanged and keeps no buffer.
 
     A step runs the closure, unscales the gradients if a GradScaler left that to the optimizer, adapts them, runs the
     optimizer on them and puts ``.grad`` back. A step that the scaler skips moves no buffer, nor does a parameter

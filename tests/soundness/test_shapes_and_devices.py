@@ -24,13 +24,6 @@ def states_of(optimizer: Any, param: Tensor) -> list[str]:
     return [name for name in STATES if name in optimizer.state[param]]
 
 
-def ours(optimizer: Any, param: Tensor) -> list[str]:
-    """States that a kernel of this package gets; torch's own kernels get those of an adapted base."""
-    names = states_of(optimizer, param)
-    whole = isinstance(optimizer, (valleys.ALTO, valleys.Lamb)) or optimizer.param_groups[0].get("fused")
-    return names if whole else ["explore_exp_avg"]
-
-
 def assert_unmoved(optimizer: Any, before: Any) -> None:
     after = snapshot(optimizer)
     assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
@@ -67,8 +60,10 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_moves(build: Any, 
     params = parameters((3,), (4, 6))
     optimizer = build([("bias", params[0]), ("weight", params[1])])
     train(optimizer, params, 2)
-    for name in ours(optimizer, params[1]):
+    for name in states_of(optimizer, params[1]):
         kept = optimizer.state[params[1]][name]
+        if damage == "None" and not isinstance(optimizer, (valleys.ALTO, valleys.Lamb)):
+            continue  # a buffer that E has yet to make, a momentum that SGD has yet to make
         optimizer.state[params[1]][name] = change(kept)
         feed(params, 3)
         memory = damage == "without memory"
