@@ -12,6 +12,7 @@ from torch import Tensor
 
 import valleys
 from public_optimizers import PUBLIC, STATES, available, feed, parameters, snapshot, train
+from valleys._checks import _fits
 
 
 @pytest.fixture(params=PUBLIC)
@@ -349,3 +350,10 @@ def test_a_lazy_modules_blocks_are_checked_at_its_first_step() -> None:
     layer(torch.ones(2, 5)).sum().backward()
     with pytest.raises(ValueError, match="must be a multiple of 3"):
         optimizer.step()
+
+
+def test_another_device_is_seen_in_the_quick_check_too() -> None:
+    """Here no second device has addresses; on a machine with a GPU both would have."""
+    tensor = torch.ones(3)
+    assert _fits(tensor, tensor.shape, torch.device("cpu"))
+    assert not _fits(tensor, tensor.shape, torch.device("cuda", 0))
