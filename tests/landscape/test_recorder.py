@@ -82,6 +82,22 @@ def test_a_scheduler_shows_in_the_learning_rate() -> None:
     assert [line["lr"] for line in recorder.layers[:: len(list(model.parameters()))]] == [0.1, 0.1, 0.05, 0.05]
 
 
+def test_a_first_step_that_was_left_out_has_no_ratio() -> None:
+    """With skip_nonfinite there are moments after it, and no step that their correction could be of."""
+    model = network()
+    optimizer = valleys.ALTO(model.parameters(), lr=0.01, skip_nonfinite=True)
+    recorder = record(optimizer, every=1)
+    for step in range(3):
+        backward(model, step)
+        if step == 0:
+            next(model.parameters()).grad[0] = torch.nan  # type: ignore[index]
+        optimizer.step()
+    count = len(list(model.parameters()))
+    ratios = [line["trust_ratio"] for line in recorder.layers]
+    assert ratios[:count] == [None] * count
+    assert all(ratio > 0 for ratio in ratios[count:])
+
+
 @pytest.mark.parametrize("projection", [0, 64])
 def test_a_group_that_comes_later_starts_where_it_is(projection: int) -> None:
     first, second = nn.Parameter(torch.zeros(40)), nn.Parameter(torch.full((30,), 7.0))

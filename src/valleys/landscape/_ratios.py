@@ -51,7 +51,9 @@ def trust_ratios(
     for group in optimizer.param_groups:
         if not group["layer_adaptation"] or group["blocks"] or group["state_dtype"] == "8bit":
             continue
-        chosen = [numbers[p] for p in group["params"] if present[numbers[p]] and "exp_avg" in optimizer.state[p]]
+        # A step that skip_nonfinite left out may have been the first: there are moments then, and no step.
+        stepping = (p for p in group["params"] if present[numbers[p]] and "exp_avg" in optimizer.state[p])
+        chosen = [numbers[p] for p in stepping if float(optimizer.state[p]["step"])]
         if not chosen:
             continue
         states = [optimizer.state[stepped[number]] for number in chosen]
