@@ -68,6 +68,14 @@ def test_every_key_of_every_entry(build: Build) -> None:
     optimizer.load_state_dict(state)
 
 
+def test_a_number_listed_twice_is_refused(build: Build) -> None:
+    """Two parameters would get the states of one."""
+    state, optimizer, _ = pair(build)
+    state["param_groups"][0]["params"] = [1, 1]
+    del state["state"][0]
+    assert_refused(optimizer, state, "the state dict lists parameter 1 2 times")
+
+
 @pytest.mark.parametrize("bad", [float("nan"), -1, -1.0, 2.5, float("inf")])
 def test_a_count_that_is_none_is_refused(build: Build, bad: float) -> None:
     state, optimizer, _ = pair(build)
