@@ -76,6 +76,23 @@ def test_a_number_listed_twice_is_refused(build: Build) -> None:
     assert_refused(optimizer, state, "the state dict lists parameter 1 2 times")
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("ESGD", "dampening", (0.9,)),  # which a second step is the first to use
+        ("ESGD", "momentum", "much"),
+        ("EAdam", "betas", (0.9, 1.5)),
+        ("EAdamW", "weight_decay", True),
+        ("adapt(RMSprop)", "alpha", None),
+        ("EAdamW in one pass", "lr", "fast"),
+    ],
+)
+def test_options_that_torch_would_only_miss_at_a_step_are_refused(name: str, option: str, value: Any) -> None:
+    state, optimizer, _ = pair(PUBLIC[name])
+    state["param_groups"][0][option] = value
+    assert_refused(optimizer, state, "the options of a saved group do not fit")
+
+
 @pytest.mark.parametrize("bad", [float("nan"), -1, -1.0, 2.5, float("inf")])
 def test_a_count_that_is_none_is_refused(build: Build, bad: float) -> None:
     state, optimizer, _ = pair(build)

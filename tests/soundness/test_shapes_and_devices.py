@@ -295,7 +295,9 @@ def test_a_default_device_changes_nothing(build: Any, options: dict[str, Any]) -
             return  # an option of ALTO and Lamb
         if isinstance(optimizer, torch.optim.RMSprop):
             pytest.skip("torch's own RMSprop makes its count of steps on the default device")
-        optimizer.param_groups[0].update(options)
+        optimizer.add_param_group({"params": parameters((2,), seed=5)})  # without gradients
+        for group in optimizer.param_groups:
+            group.update(options)
         torch.set_default_device(device)
         try:
             for step in range(3):
@@ -320,8 +322,10 @@ def test_megatrons_tensor_parallel_shards_are_refused_where_a_norm_is_needed() -
         with pytest.raises(RuntimeError, match="Megatron's tensor-parallel"):
             optimizer.step()
         assert_unmoved(optimizer, before)
-        elementwise = cls(params, layer_adaptation=False)
-        elementwise.step()
+        for option in ({"skip_nonfinite": True}, {"max_grad_norm": 1.0}):
+            with pytest.raises(RuntimeError, match="Megatron's tensor-parallel"):
+                cls(params, layer_adaptation=False, **option).step()
+        cls(params, layer_adaptation=False).step()
 
 
 def test_lazy_modules_train_from_their_first_batch_on(build: Any) -> None:

@@ -133,12 +133,12 @@ def test_the_base_finds_its_own_state_alone(name: str) -> None:
     plain = case.build(case_parameters(case))
     for step in range(6):
         theirs = [p for group in plain.param_groups for p in group["params"]]
-        kept = {position: set(plain.state[p]) for position, p in enumerate(theirs) if plain.state.get(p)}
+        kept = {position: set(plain.state[p]) for position, p in enumerate(theirs) if p in plain.state}
         set_gradients(params, step)
         set_gradients(theirs, step)
         optimizer.step()
         plain.step()
-        seen = {position: entries[-1][id(p)] for position, p in enumerate(params) if entries[-1].get(id(p))}
+        seen = {position: entries[-1][id(p)] for position, p in enumerate(params) if id(p) in entries[-1]}
         assert seen == kept
         if step == 3:
             optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
