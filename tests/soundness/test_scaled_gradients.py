@@ -206,3 +206,17 @@ def test_found_inf_reaches_the_differentiable_step() -> None:
     param.grad = torch.full((3,), 4.0, dtype=torch.float64)
     optimizer.step()
     torch.testing.assert_close(optimizer.state[param]["exp_avg"], torch.full((3,), 0.095, dtype=torch.float64))
+
+
+def test_found_inf_holds_for_groups_whose_own_gradients_are_finite(build: Any) -> None:
+    """The scaler's word is about all gradients, skip_nonfinite's about a group's."""
+    params = parameters(*SHAPES)
+    optimizer = build([{"params": params[:1]}, {"params": params[1:]}], skip_nonfinite=True)
+    train(optimizer, params, 2)
+    feed(params, 2)
+    params[1].grad[0] = torch.inf  # type: ignore[index]
+    before = [param.detach().clone() for param in params]
+    optimizer.found_inf = torch.ones(1)
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
+    assert all(int(optimizer.state[param]["step"]) == 2 for param in params)
