@@ -94,7 +94,7 @@ def adamw(model: nn.Module, lr: float, alpha: float, beta1: float) -> Optimizer:
 def lamb(model: nn.Module, lr: float, alpha: float, beta1: float) -> Optimizer:
     """LAMB with E."""
     groups = valleys.param_groups(model, weight_decay=1e-4)
-    return valleys.ALTO(groups, lr=lr, alpha=alpha, betas=(beta1, 0.9, 0.99))
+    return valleys.ALTO(groups, lr=lr, alpha=alpha, beta=beta1)
 
 
 class Gray(nn.Module):

@@ -20,12 +20,12 @@ BACKENDS: dict[str, dict[str, Any]] = {
 def symbols(group: dict[str, Any]) -> dict[str, Any]:
     """The arguments of ``valleys.reference.alto`` beside the tensors, for a group of ALTO or Lamb."""
     explores = "alpha" in group
-    b1, b2, b3 = group["betas"] if explores else (0.0, *group["betas"])
+    b2, b3 = group["betas"]
     clip = group["trust_clip"]
     return {
         "lr": float(group["lr"]),
         "alpha": group.get("alpha", 0.0),
-        "b1": b1,
+        "b1": group["beta"] if explores else 0.0,
         "b2": b2,
         "b3": b3,
         "lam": group["weight_decay"],

@@ -21,8 +21,8 @@ from test_adapt import ALPHA, BETA, bits, close, run_adapted, same
 
 # ALTO and Lamb keep the same promises by themselves.
 OURS = {
-    "ALTO loop": Case(valleys.ALTO, {"lr": 0.02, "betas": (BETA, 0.9, 0.99), "foreach": False}, amp=True),
-    "ALTO foreach": Case(valleys.ALTO, {"lr": 0.02, "betas": (BETA, 0.9, 0.99), "foreach": True}, amp=True),
+    "ALTO loop": Case(valleys.ALTO, {"lr": 0.02, "beta": BETA, "foreach": False}, amp=True),
+    "ALTO foreach": Case(valleys.ALTO, {"lr": 0.02, "beta": BETA, "foreach": True}, amp=True),
 }
 ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 ALL_AND_OURS = pytest.mark.parametrize("case", [*CASES.values(), *OURS.values()], ids=[*CASES, *OURS])

@@ -21,8 +21,8 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e-2, to
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
-    "exploit": {"alpha": 0.5, "betas": (0.01, 0.9, 0.99)},
-    "strong": {"alpha": -90.0, "betas": (0.99, 0.95, 0.999)},
+    "exploit": {"alpha": 0.5, "beta": 0.01},
+    "strong": {"alpha": -90.0, "betas": (0.95, 0.999)},
     "alpha 0": {"alpha": 0.0},
     "no decay": {"weight_decay": 0.0},
     "much decay": {"weight_decay": 0.5},
@@ -117,7 +117,7 @@ def test_lamb_equals_the_reference(options: str, backend: str) -> None:
 def test_lamb_is_alto_at_alpha_0_bit_for_bit(backend: str) -> None:
     ours, theirs = parameters(torch.float32), parameters(torch.float32)
     options = {"lr": 0.02, "weight_decay": 0.1, **BACKENDS[backend]}
-    run(valleys.ALTO(ours, alpha=0.0, betas=(0.99, 0.9, 0.999), **options), ours, range(STEPS))
+    run(valleys.ALTO(ours, alpha=0.0, betas=(0.9, 0.999), **options), ours, range(STEPS))
     run(valleys.Lamb(theirs, betas=(0.9, 0.999), **options), theirs, range(STEPS))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
@@ -125,7 +125,7 @@ def test_lamb_is_alto_at_alpha_0_bit_for_bit(backend: str) -> None:
 def test_adapted_lamb_is_alto() -> None:
     """Where no gradient is zero: Lamb sees E's gradient there, ALTO looks at the user's."""
     ours, theirs = parameters(torch.float64), parameters(torch.float64)
-    run(valleys.ALTO(ours, lr=0.02, betas=(0.99, 0.9, 0.999), weight_decay=0.01), ours, range(STEPS), False)
+    run(valleys.ALTO(ours, lr=0.02, betas=(0.9, 0.999), weight_decay=0.01), ours, range(STEPS), False)
     run(valleys.adapt(valleys.Lamb(theirs, lr=0.02), -5.0, 0.99), theirs, range(STEPS), False)
     assert largest_error(ours, [p.detach() for p in theirs]) < 1e-12
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valleys.hyperparameters import Suggestion, check_explore, check_range, suggest
+from valleys.hyperparameters import check_explore, check_range, suggest
 
 NOT_NUMBERS = [None, "0.5", True, False, 1j, [0.5], torch.zeros(2), torch.tensor(True), torch.tensor(1j)]
 NOT_FINITE = [math.nan, math.inf, -math.inf, 10**400, torch.tensor(math.nan), np.float32("inf")]
@@ -18,22 +18,22 @@ NOT_FINITE = [math.nan, math.inf, -math.inf, 10**400, torch.tensor(math.nan), np
 
 @given(st.integers(1, 1023))
 def test_small_batches_exploit(batch: int) -> None:
-    assert suggest(batch) == (0.5, 0.01)
+    assert suggest(batch) == {"alpha": 0.5, "beta": 0.01}
 
 
 @given(st.integers(1024, 2**80))
 def test_large_batches_explore(batch: int) -> None:
-    assert suggest(batch) == (-5.0, 0.99)
+    assert suggest(batch) == {"alpha": -5.0, "beta": 0.99}
 
 
 @given(st.integers(1, 2**40))
 def test_suggestions_pass_the_check_both_ways(batch: int) -> None:
-    check_explore(*suggest(batch))
-    check_explore(**suggest(batch)._asdict())
+    rule = suggest(batch)
+    check_explore(rule["alpha"], rule["beta"])
 
 
 def test_suggest_takes_any_integer_type() -> None:
-    assert suggest(int(np.int64(4096))) == suggest(np.int64(4096)) == Suggestion(-5.0, 0.99)  # type: ignore[arg-type]
+    assert suggest(int(np.int64(4096))) == suggest(np.int64(4096)) == {"alpha": -5.0, "beta": 0.99}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("batch", [True, False, 128.0, "128", None, np.float32(3)])
@@ -147,7 +147,7 @@ def test_explore_refuses_alpha_that_is_no_finite_number(alpha: Any) -> None:
 
 
 def test_explore_speaks_with_the_callers_names() -> None:
-    with pytest.raises(ValueError, match=r"explore_alpha = -5 and betas\[0\] = 0.5 give \|explore_alpha\|"):
-        check_explore(-5, 0.5, alpha_name="explore_alpha", beta_name="betas[0]")
-    with pytest.raises(ValueError, match=r"betas\[0\] must be"):
-        check_explore(-5, 2.0, beta_name="betas[0]")
+    with pytest.raises(ValueError, match=r"explore_alpha = -5 and explore_beta = 0.5 give \|explore_alpha\|"):
+        check_explore(-5, 0.5, alpha_name="explore_alpha", beta_name="explore_beta")
+    with pytest.raises(ValueError, match="explore_beta must be"):
+        check_explore(-5, 2.0, beta_name="explore_beta")

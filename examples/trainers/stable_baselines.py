@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import valleys
 
 POLICIES: dict[str, dict[str, Any]] = {
-    "alto": {"optimizer_class": valleys.ALTO, "optimizer_kwargs": {"alpha": 0.5, "betas": (0.01, 0.9, 0.999)}},
+    "alto": {"optimizer_class": valleys.ALTO, "optimizer_kwargs": {"alpha": 0.5, "beta": 0.01, "betas": (0.9, 0.999)}},
     "eadamw": {"optimizer_class": valleys.EAdamW, "optimizer_kwargs": {"alpha": 0.5, "beta": 0.01}},
 }
 RATES = {"alto": 2e-2, "eadamw": 2e-3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from valleys._amp import Gradients, Scale, advance, factors, square_sum
 from valleys._checks import check_tensors
 from valleys._gather import Bucket, Row, buckets
 from valleys._layers import Pools
+from valleys._memory import BUFFER
+from valleys._moments import is_without_e, moments_of
 from valleys._options import check_group, check_parameters, check_sharded, rule_of
 from valleys._probe import is_probe
 from valleys._saved import Kind, check_saved
@@ -64,7 +67,7 @@ class Layerwise(Optimizer):
     def __init__(self, params: Params, options: dict[str, Any]) -> None:
         self._explores = "alpha" in options
         check_group(options, self._explores)
-        super().__init__(params, options)
+        super().__init__(params, {**options, "betas": _plain(options["betas"])})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -83,6 +86,7 @@ class Layerwise(Optimizer):
         try:
             check_group(group, self._explores)
             check_parameters(group)
+            group["betas"] = _plain(group["betas"])
             if group["fused"]:
                 shards = [local(param) for param in group["params"] if not is_uninitialized(param)]
                 require_fused(shards, group["fused"], lambda p: state_dtype(p, group["state_dtype"]))
@@ -148,7 +152,8 @@ class Layerwise(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` saved; moments keep their dtype and move to their parameter's device.
 
-        All of it or, after an error, nothing.
+        All of it or, after an error, nothing. From the state dict of a Lamb, Adam or AdamW ALTO takes the moments and
+        step counts, by name where both were given named parameters; it keeps its options, and E's memory starts empty.
 
         Args:
             state_dict: the result of ``state_dict`` of an optimizer with the same groups.
@@ -157,6 +162,15 @@ class Layerwise(Optimizer):
             ValueError: the groups do not match; an option in them is out of range; a state is missing, or of another
                 shape than its parameter, or no number.
         """
+        if self._explores and is_without_e(state_dict):
+            saved = state_dict
+            state_dict = moments_of(self, saved)
+            if not any(BUFFER in entry for entry in saved["state"].values()):
+                warnings.warn(
+                    f"the state dict has no {BUFFER!r}: it was saved by an optimizer without E. Its moments are taken, "
+                    "the memory of E starts empty, and the options stay as they are",
+                    stacklevel=2,
+                )
 
         def check(incoming: dict[str, Any]) -> dict[str, Any]:
             check_saved(self, incoming, lambda *_: self._kinds, ("lr", "betas", "eps", "weight_decay"))
@@ -298,6 +312,11 @@ class Layerwise(Optimizer):
             if isinstance(memory, reference.OneBuffer):
                 state["explore_exp_avg"] = memory.s
             param.copy_(new)
+
+
+def _plain(betas: Iterable[Any]) -> tuple[float, ...]:
+    """Decay rates that any checkpoint can hold: they may come from NumPy or a configuration."""
+    return tuple(float(beta) for beta in betas)
 
 
 def _rounds(param: Tensor, group: dict[str, Any]) -> bool:

@@ -32,8 +32,8 @@ _STATE_DTYPES = (torch.float32, torch.bfloat16)
 def rule_of(group: dict[str, Any]) -> Rule:
     """A group's options as the kernels take them; Lamb's are ALTO's at alpha = 0."""
     explores = "alpha" in group
-    beta1, beta2, beta3 = group["betas"] if explores else (0.0, *group["betas"])
-    alpha = group["alpha"] if explores else 0.0
+    beta2, beta3 = group["betas"]
+    alpha, beta1 = (group["alpha"], group["beta"]) if explores else (0.0, 0.0)
     accelerate = group["accelerate"] if explores else ()
     return Rule(
         lr=group["lr"],
@@ -65,12 +65,9 @@ def _trust_clip(value: Any) -> tuple[float, float] | None:
 
 def check_group(group: dict[str, Any], explores: bool) -> None:
     """Raises on the first option out of range, naming it, its value, the range and the remedy."""
-    names = ("beta1 of E", "beta2", "beta3") if explores else ("beta2", "beta3")
-    betas = group["betas"]
-    if not isinstance(betas, (tuple, list)) or len(betas) != len(names):
-        raise ValueError(f"betas must be {len(names)} numbers ({', '.join(names)}), got {betas!r}")
-    for index, (name, beta) in enumerate(zip(names, betas, strict=True)):
-        check_range(f"betas[{index}]", beta, 0.0, 1.0, high_open=True, remedy=f"it is {name}, a decay rate like 0.9")
+    for index, (moment, beta) in enumerate(zip(("first", "second"), _two(group["betas"], explores), strict=True)):
+        remedy = f"it is the {moment} moment's decay rate, like 0.9"
+        check_range(f"betas[{index}]", beta, 0.0, 1.0, high_open=True, remedy=remedy)
     check_range("lr", group["lr"], 0.0, remedy="a usual value is 1e-2")
     for name in ("eps", "weight_decay", "trust_eps", "norm_eps"):
         check_range(name, group[name], 0.0, remedy="0 turns it off")
@@ -78,19 +75,37 @@ def check_group(group: dict[str, Any], explores: bool) -> None:
     if group["max_grad_norm"] is not None:
         check_range("max_grad_norm", group["max_grad_norm"], 0.0, low_open=True, remedy="None turns clipping off")
     if explores:
-        check_explore(group["alpha"], betas[0], beta_name="betas[0]")
+        check_explore(group["alpha"], group["beta"])
         accelerate = group["accelerate"]
         if not isinstance(accelerate, (tuple, list)) or not all(_is_of(name, _ACCELERATED) for name in accelerate):
             raise ValueError(
                 f"accelerate must be a tuple of names out of {_ACCELERATED}, got {accelerate!r}; () turns E off"
             )
-    elif "alpha" in group:
-        raise ValueError(f"alpha={group['alpha']!r} has no effect on Lamb; use ALTO, which is Lamb with E")
+    else:
+        for name in ("alpha", "beta"):
+            if name in group:
+                raise ValueError(f"{name}={group[name]!r} has no effect on Lamb; use ALTO, which is Lamb with E")
     for name in _SWITCHES:
         if not _is_of(group.get(name, False), (True, False)):
             raise ValueError(f"{name} must be True or False, got {group[name]!r}")
     _check_backend(group)
     _check_precision(group)
+
+
+def _two(betas: Any, explores: bool) -> tuple[Any, ...]:
+    """The decay rates of the moments, whatever kind of sequence they come in."""
+    try:
+        numbers = () if isinstance(betas, str) else tuple(betas)
+    except TypeError:
+        numbers = ()
+    if len(numbers) == 3 and explores:
+        raise ValueError(
+            f"betas must be 2 numbers, the moments' decay rates, got {betas!r}; E's memory has an option of its own: "
+            f"betas=({numbers[1]}, {numbers[2]}), beta={numbers[0]}"
+        )
+    if len(numbers) != 2:
+        raise ValueError(f"betas must be 2 numbers, the decay rates of the moments like (0.9, 0.99), got {betas!r}")
+    return numbers
 
 
 def check_parameters(group: dict[str, Any]) -> None:

@@ -133,7 +133,7 @@ def _refuse(optimizer: object) -> None:
                 "wrapping it"
             )
     if isinstance(optimizer, ALTO):
-        raise TypeError(f"optimizer ({name}) has E built in; set its alpha and betas[0] instead")
+        raise TypeError(f"optimizer ({name}) has E built in; set its alpha and beta instead")
 
 
 def _start(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -37,8 +38,11 @@ class ALTO(Layerwise):
     Args:
         params: parameters, named parameters or parameter groups; :func:`valleys.param_groups` makes good ones.
         lr: learning rate, >= 0: the relative length of a layer's step. A tensor is allowed. Default: 1e-2.
-        betas: memory of E, of the first and of the second moment, each in [0, 1). Default: (0.99, 0.9, 0.99).
-        alpha: strength of E, ``|alpha| * (1 - betas[0]) < 1``; below 0 explores, above 0 exploits. Default: -5.
+        betas: decay rates of the first and the second moment, each in [0, 1); the paper's beta2 and beta3. Default:
+            (0.9, 0.99).
+        alpha: strength of E, ``|alpha| * (1 - beta) < 1``; below 0 explores, above 0 exploits; see
+            :func:`valleys.suggest`. Default: -5.
+        beta: memory of E, in [0, 1); the paper's beta1. Default: 0.99.
         eps: eps1, >= 0, added to the root of the second moment. Default: 1e-6.
         weight_decay: lambda, >= 0; part of the update whose length the ratio sets. Default: 1e-4.
         trust_eps: eps2, >= 0. Default: 1e-6.
@@ -89,8 +93,9 @@ class ALTO(Layerwise):
         self,
         params: Params,
         lr: float | Tensor = 1e-2,
-        betas: tuple[float, float, float] = (0.99, 0.9, 0.99),
+        betas: Sequence[float] = (0.9, 0.99),
         alpha: float = -5.0,
+        beta: float = 0.99,
         eps: float = 1e-6,
         weight_decay: float = 1e-4,
         *,
@@ -118,6 +123,7 @@ class ALTO(Layerwise):
                 "lr": lr,
                 "betas": betas,
                 "alpha": alpha,
+                "beta": beta,
                 "eps": eps,
                 "weight_decay": weight_decay,
                 "trust_eps": trust_eps,
@@ -195,7 +201,7 @@ class Lamb(Layerwise):
         self,
         params: Params,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 0.01,
         *,

@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 import operator
 from numbers import Real
-from typing import NamedTuple
+from typing import TypedDict
 
 import torch
 
 __all__ = ["Suggestion", "check_explore", "check_range", "suggest"]
 
 
-class Suggestion(NamedTuple):
-    """The two hyperparameters of E.
+class Suggestion(TypedDict):
+    """The two hyperparameters of E, a dictionary.
 
     Args:
         alpha: Strength of E; negative explores, positive exploits.
         beta: Memory of E, in [0, 1).
 
     Example:
-        >>> Suggestion(alpha=-5.0, beta=0.99)._asdict()
+        >>> Suggestion(alpha=-5.0, beta=0.99)
         {'alpha': -5.0, 'beta': 0.99}
 
     Source:
@@ -39,8 +39,8 @@ _LARGE_FROM = 1024  # the paper writes "1K"
 def suggest(batch_size: int) -> Suggestion:
     """Return alpha and beta by the paper's rule for this batch size.
 
-    (0.5, 0.01) for batches below 1024, (-5.0, 0.99) from 1024 on. The result goes straight on:
-    ``adapt(opt, *suggest(16384))`` or ``adapt(opt, **suggest(16384)._asdict())``.
+    0.5 and 0.01 for batches below 1024, -5.0 and 0.99 from 1024 on. The result goes straight on, under the names that
+    all optimizers here have for them: ``adapt(opt, **suggest(16384))``, ``ALTO(params, 1e-2, **suggest(16384))``.
 
     The rule is empirical: its authors found it on their tasks and prove nothing about it. It is a starting
     point and no substitute for tuning. In a noisy quadratic model its two points leave most of E's gain
@@ -51,7 +51,7 @@ def suggest(batch_size: int) -> Suggestion:
         batch_size: Examples per parameter update, over all devices and accumulation steps; at least 1.
 
     Returns:
-        ``Suggestion(alpha, beta)``, a named tuple.
+        ``{"alpha": ..., "beta": ...}``, a new dictionary.
 
     Raises:
         TypeError: ``batch_size`` is not an integer (a bool is not one here).
@@ -60,10 +60,9 @@ def suggest(batch_size: int) -> Suggestion:
     Example:
         >>> from valleys.hyperparameters import suggest
         >>> suggest(128)
-        Suggestion(alpha=0.5, beta=0.01)
-        >>> alpha, beta = suggest(16384)
-        >>> alpha, beta
-        (-5.0, 0.99)
+        {'alpha': 0.5, 'beta': 0.01}
+        >>> suggest(16384)
+        {'alpha': -5.0, 'beta': 0.99}
 
     Source:
         Zhao et al., NeurIPS 2025, arXiv 2510.27153, the paper's default hyperparameters; the caveat is ours.
@@ -79,7 +78,7 @@ def suggest(batch_size: int) -> Suggestion:
         ) from None
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}; pass the number of examples per parameter update")
-    return _SMALL_BATCH if size < _LARGE_FROM else _LARGE_BATCH
+    return (_SMALL_BATCH if size < _LARGE_FROM else _LARGE_BATCH).copy()
 
 
 def check_range(

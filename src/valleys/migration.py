@@ -9,21 +9,17 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from valleys._layerwise import Layerwise
-from valleys._memory import BUFFER
+from valleys._moments import moments_of
 from valleys.adaptor import adapt
 from valleys.alto import ALTO
 
 __all__ = ["authors_alto", "authors_e", "load_moments"]
 
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-_AUTHORS = ("prev_grad", "exp_grad_diff")
 
 
 def authors_alto(
@@ -58,19 +54,15 @@ def authors_alto(
         ValueError: a hyperparameter out of range.
 
     Example:
+        >>> import torch
         >>> optimizer = authors_alto([torch.nn.Parameter(torch.ones(3))], lr=0.01)
         >>> optimizer.param_groups[0]["alpha"], optimizer.param_groups[0]["max_grad_norm"]
         (-5.0, 1.0)
 
     Source: ``e-optimizer-adaptor`` 0.1.0, ``ALTO.py``; equal to it in tests/test_migration.py.
     """
-    groups: list[Any] = [
-        {**({"alpha": entry["alp"]} if "alp" in entry else {}), **{k: v for k, v in entry.items() if k != "alp"}}
-        if isinstance(entry, dict)
-        else entry
-        for entry in params
-    ]
-    optimizer = ALTO(groups, lr, betas, alp, eps, weight_decay, trust_eps=0.0, norm_eps=0.0)
+    groups: list[Any] = [_renamed(entry) if isinstance(entry, dict) else entry for entry in params]
+    optimizer = ALTO(groups, lr, betas[1:], alp, betas[0], eps, weight_decay, trust_eps=0.0, norm_eps=0.0)
     one = len(optimizer.param_groups) == 1
     for group in optimizer.param_groups:
         group["layer_adaptation"] = group["weight_decay"] != 0
@@ -82,6 +74,16 @@ def authors_alto(
             stacklevel=2,
         )
     return optimizer
+
+
+def _renamed(group: dict[str, Any]) -> dict[str, Any]:
+    """A parameter group under our names."""
+    options = dict(group)
+    if "alp" in options:
+        options["alpha"] = options.pop("alp")
+    if "betas" in options:
+        options["beta"], options["betas"] = options["betas"][0], options["betas"][1:]
+    return options
 
 
 def authors_e(
@@ -109,6 +111,7 @@ def authors_e(
         ValueError: noise, clipping, or a hyperparameter out of range.
 
     Example:
+        >>> import torch
         >>> optimizer = authors_e(torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1))
         >>> isinstance(optimizer, torch.optim.SGD), optimizer.param_groups[0]["explore_alpha"]
         (True, -5.0)
@@ -140,7 +143,8 @@ def load_moments(optimizer: Optimizer, saved: dict[str, Any], parameters: Sequen
         saved: ``state_dict()`` of an optimizer that keeps ``exp_avg`` and ``exp_avg_sq`` of the gradient: the authors'
             ALTO, Adam and AdamW, LAMB of apex, timm, DeepSpeed or pytorch_optimizer.
         parameters: all parameters in the order in which that optimizer had them, as ``model.parameters()``. Default:
-            None, the order of ``optimizer``, which must then have groups of the same sizes.
+            None, by name where both were given named parameters, else the order of ``optimizer``, which must then have
+            groups of the same sizes.
 
     Returns:
         ``optimizer``.
@@ -151,7 +155,7 @@ def load_moments(optimizer: Optimizer, saved: dict[str, Any], parameters: Sequen
             other sizes.
 
     Example:
-        >>> import valleys
+        >>> import torch, valleys
         >>> weights = [torch.nn.Parameter(torch.ones(3))]
         >>> old = torch.optim.AdamW(weights, lr=1e-3)
         >>> weights[0].grad = torch.ones(3)
@@ -167,85 +171,5 @@ def load_moments(optimizer: Optimizer, saved: dict[str, Any], parameters: Sequen
             f"optimizer: moments are loaded into valleys.ALTO and valleys.Lamb, not {type(optimizer).__name__}; its "
             "own load_state_dict takes a checkpoint of its class, with E or without"
         )
-    ours = [p for group in optimizer.param_groups for p in group["params"]]
-    theirs = _order(optimizer, saved, parameters, ours)
-    explores = "alpha" in optimizer.defaults
-    state: dict[int, dict[str, Any]] = {}
-    numbers = {parameter: number for number, parameter in enumerate(ours)}
-    for group in saved["param_groups"]:
-        for index in group["params"]:
-            entry = saved["state"].get(index)
-            if not entry:
-                continue
-            parameter = theirs[index]
-            _check(index, entry, parameter)
-            known = {name: entry[name] for name in _MOMENTS}
-            known["step"] = torch.tensor(float(_step(index, entry, group)))
-            if explores:
-                known[BUFFER] = _buffer(entry, group)
-            state[numbers[parameter]] = known
-    document = {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    optimizer.load_state_dict(document)
+    optimizer.load_state_dict(moments_of(optimizer, saved, parameters))
     return optimizer
-
-
-def _order(
-    optimizer: Optimizer, saved: dict[str, Any], parameters: Sequence[Tensor] | None, ours: list[Tensor]
-) -> dict[int, Tensor]:
-    """The parameter of each of the checkpoint's numbers."""
-    indices = [index for group in saved["param_groups"] for index in group["params"]]
-    if parameters is not None:
-        order = list(parameters)
-        if set(order) != set(ours):
-            raise ValueError(
-                f"parameters: {len(order)} tensors that are not the optimizer's {len(ours)}; give all of them, each "
-                "once, in the order of the old optimizer"
-            )
-    else:
-        order = ours
-        sizes = [
-            [len(group["params"]) for group in groups] for groups in (saved["param_groups"], optimizer.param_groups)
-        ]
-        if len(indices) == len(ours) and sizes[0] != sizes[1]:
-            raise ValueError(
-                f"saved: its groups have {sizes[0]} parameters and the optimizer's {sizes[1]}, so their order may "
-                "differ; say what it was by parameters=, often list(model.parameters())"
-            )
-    if len(indices) != len(order):
-        raise ValueError(
-            f"saved: it has {len(indices)} parameters and the optimizer {len(order)}; load the same model's"
-        )
-    return dict(zip(indices, order, strict=True))
-
-
-def _check(index: int, entry: dict[str, Any], parameter: Tensor) -> None:
-    for name in _MOMENTS:
-        if name not in entry:
-            raise ValueError(
-                f"saved: parameter {index} has no {name!r} but {sorted(entry)}; moments come from Adam, AdamW, LAMB "
-                "or ALTO"
-            )
-        if entry[name].shape != parameter.shape:
-            raise ValueError(
-                f"saved: {name!r} of parameter {index} has the shape {tuple(entry[name].shape)}, the parameter "
-                f"{tuple(parameter.shape)}; give the old order by parameters="
-            )
-
-
-def _step(index: int, entry: dict[str, Any], group: dict[str, Any]) -> float:
-    """Kept with the state, or, by apex, timm and pytorch_optimizer, with the group."""
-    for place in (entry, group):
-        if "step" in place:
-            return float(place["step"])
-    raise ValueError(
-        f"saved: neither parameter {index} nor its group has a 'step'; add the number of steps to the group"
-    )
-
-
-def _buffer(entry: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    if not all(name in entry for name in _AUTHORS):
-        return torch.zeros_like(entry["exp_avg"])
-    beta1 = group["betas"][0]
-    last, a = (entry[name] for name in _AUTHORS)
-    buffer: Tensor = last - a * (beta1 / (1 - beta1))
-    return buffer

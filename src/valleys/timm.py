@@ -24,7 +24,7 @@ def register() -> tuple[str, ...]:
     timm puts norms and biases into a group without weight decay. For ``alto`` and ``valleyslamb`` a group whose tensors
     all have at most one dimension gets ``layer_adaptation=False`` as well, unless it says otherwise, as with
     :func:`valleys.param_groups`. Options beyond timm's own arguments, such as ``alpha``, are given as keywords
-    (``--opt-kwargs alpha=-5 beta=0.99``); ``betas`` of ``alto`` are three. timm's default weight decay of 0 holds.
+    (``--opt-kwargs alpha=-5 beta=0.99``). timm's default weight decay of 0 holds.
 
     Returns:
         The names: alto, valleyslamb, esgd, eadam, eadamw. Calling it twice does no harm.
@@ -48,7 +48,7 @@ def register() -> tuple[str, ...]:
             f"registering with timm needs timm>=1.0.10 and torchvision ({error}); pip install timm torchvision"
         ) from error
     entries: list[tuple[str, Callable[..., Optimizer], str, dict[str, Any]]] = [
-        ("alto", _by_layers(ALTO), "LAMB with E: large batches along valleys", {"has_betas": True, "num_betas": 3}),
+        ("alto", _by_layers(ALTO), "LAMB with E: large batches along valleys", {"has_betas": True}),
         ("valleyslamb", _by_layers(Lamb), "LAMB, the baseline of alto", {"has_betas": True}),
         ("esgd", ESGD, "SGD with E", {"has_momentum": True, "has_eps": False}),
         ("eadam", EAdam, "Adam with E", {"has_betas": True}),

@@ -44,7 +44,7 @@ __all__ = [
 
 BATCH, TOKENS = 12, 5
 QKV = (3, 3, 1)
-BETAS = (0.9, 0.9, 0.99)
+BETA = 0.9
 COUNTED = 2
 
 
@@ -218,11 +218,11 @@ def _by_mesh(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], Optimizer]] = {
-    "ALTO": lambda groups: valleys.ALTO(groups, lr=0.03, betas=BETAS),
+    "ALTO": lambda groups: valleys.ALTO(groups, lr=0.03, beta=BETA),
     "Lamb": lambda groups: valleys.Lamb(groups, lr=0.03, foreach=True),
-    "ALTO clipped": lambda groups: valleys.ALTO(groups, lr=0.03, betas=BETAS, max_grad_norm=0.3),
+    "ALTO clipped": lambda groups: valleys.ALTO(groups, lr=0.03, beta=BETA, max_grad_norm=0.3),
     "E AdamW": lambda groups: valleys.adapt(torch.optim.AdamW(_by_mesh(groups), lr=0.03, foreach=True), beta=0.9),
-    "ALTO bfloat16": lambda groups: valleys.ALTO(groups, lr=0.03, betas=BETAS, state_dtype=torch.bfloat16),
+    "ALTO bfloat16": lambda groups: valleys.ALTO(groups, lr=0.03, beta=BETA, state_dtype=torch.bfloat16),
     "E AdamW fused": lambda groups: valleys.adapt(torch.optim.AdamW(_by_mesh(groups), lr=0.03, fused=True), beta=0.9),
     "E AdamW bfloat16": lambda groups: valleys.adapt(
         torch.optim.AdamW(_by_mesh(groups), lr=0.03), beta=0.9, state_dtype=torch.bfloat16

@@ -101,7 +101,14 @@ def test_foreach_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     "options",
     [
         {},
-        {"alpha": 0.5, "betas": (0.01, 0.9, 0.99), "weight_decay": 0.0, "maximize": True, "trust_clip": (0.5, 0.7)},
+        {
+            "alpha": 0.5,
+            "beta": 0.01,
+            "betas": (0.9, 0.99),
+            "weight_decay": 0.0,
+            "maximize": True,
+            "trust_clip": (0.5, 0.7),
+        },
     ],
     ids=["defaults", "others"],
 )
@@ -126,7 +133,7 @@ def test_compiled_never_recompiles() -> None:
         for factor in (0.9, 0.5):
             group["lr"] *= factor
             group["alpha"] *= factor
-            group["betas"] = (0.98, 0.8 * factor, 0.95 * factor)
+            group.update(beta=0.98, betas=(0.8 * factor, 0.95 * factor))
             group["weight_decay"] *= factor
             run(optimizer, params, grads)
         others, their_grads = problem([(100, 130), (11,), (4097,), (9000,), (2**16,)], torch.float32, steps=2)

@@ -99,7 +99,8 @@ def test_every_backend_rounds_states_and_parameters_with_the_same_bits(backend: 
     optimizer: Any = valleys.ALTO(
         [param],
         alpha=0.5,
-        betas=(0.0, 0.0, 0.0),
+        beta=0.0,
+        betas=(0.0, 0.0),
         accelerate=(),
         state_dtype=torch.bfloat16,
         seed=11,
@@ -164,7 +165,7 @@ def test_pieces_round_like_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     def stepped() -> list[Tensor]:
         param = torch.nn.Parameter(torch.ones(5000))
         param.grad = values(0, 5000)
-        options: dict[str, Any] = {"alpha": 0.5, "betas": (0.0, 0.0, 0.0), "accelerate": (), "foreach": True}
+        options: dict[str, Any] = {"alpha": 0.5, "beta": 0.0, "betas": (0.0, 0.0), "accelerate": (), "foreach": True}
         optimizer = valleys.ALTO([param], state_dtype=torch.bfloat16, **options)
         optimizer.step()
         buffer, out = torch.zeros(5000, dtype=torch.bfloat16), torch.empty(5000)
@@ -215,7 +216,7 @@ def test_small_updates_of_bfloat16_parameters_are_not_lost(backend: str) -> None
 @EACH
 def test_bfloat16_averages_do_not_stall(backend: str) -> None:
     """A memory of 1,000 steps: its increments are a fourth of bfloat16's resolution and less."""
-    betas = (0.999, 0.99, 0.999)
+    betas = (0.99, 0.999)
 
     def averages(stochastic: bool) -> list[float]:
         param = torch.nn.Parameter(torch.ones(2000))
@@ -223,6 +224,7 @@ def test_bfloat16_averages_do_not_stall(backend: str) -> None:
             [param],
             lr=0.0,
             alpha=0.5,
+            beta=0.999,
             betas=betas,
             state_dtype=torch.bfloat16,
             stochastic_rounding=stochastic,

@@ -87,7 +87,7 @@ def test_the_plan_reaches_the_optimizer() -> None:
 
     with pytest.raises(LabError, match="seen"):
         train(loop(look), "alto-strong", epochs=400)
-    assert 1 / (1 - made[0].param_groups[0]["betas"][0]) == pytest.approx(100)
+    assert 1 / (1 - made[0].param_groups[0]["beta"]) == pytest.approx(100)
 
 
 def test_a_loss_or_metric_that_is_not_finite_ends_the_run_as_diverged() -> None:

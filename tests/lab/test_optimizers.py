@@ -155,7 +155,7 @@ def test_the_tuned_memory_is_one_minus_the_decay() -> None:
         ("adamw", "one_minus_beta1", lambda group: group["betas"][0]),
         ("rmsprop", "one_minus_alpha", lambda group: group["alpha"]),
         ("lamb", "one_minus_beta2", lambda group: group["betas"][0]),
-        ("alto", "one_minus_beta1", lambda group: group["betas"][0]),
+        ("alto", "one_minus_beta1", lambda group: group["beta"]),
         ("eadamw", "one_minus_beta", lambda group: group["explore_beta"]),
         ("lion", "one_minus_beta1", lambda group: group["betas"][0]),
     ):
@@ -183,21 +183,19 @@ def test_alto_0_differs_from_alto_in_e_alone() -> None:
 def test_strong_e_has_a_memory_of_a_quarter_of_the_run_and_a_tuned_momentum() -> None:
     values = {"lr": 0.01, "one_minus_beta2": 0.2}
     (group, *_) = resolve("alto-strong").build(make_model(), values, PLAN).param_groups
-    beta1, beta2, _ = group["betas"]
+    beta1, beta2 = group["beta"], group["betas"][0]
     assert 1 / (1 - beta1) == pytest.approx(100)
     assert group["alpha"] * (1 - beta1) == pytest.approx(-0.75)
     assert beta2 == pytest.approx(0.8)
     (group, *_) = resolve("alto-strong").build(make_model(), values, Plan(1024, 3)).param_groups
-    assert (group["betas"][0], group["alpha"]) == (0.0, -0.75)  # no memory is shorter than one step
+    assert (group["beta"], group["alpha"]) == (0.0, -0.75)  # no memory is shorter than one step
 
 
 @pytest.mark.parametrize("name", ["alto-tuned", "eadamw-tuned"])
 def test_alpha_is_tuned_as_c(name: str) -> None:
     values = {"lr": 0.01, "c": -0.6, "one_minus_beta1": 0.05}
     (group, *_) = resolve(name).build(make_model(), values, PLAN).param_groups
-    alpha, beta = (
-        (group["alpha"], group["betas"][0]) if "alto" in name else (group["explore_alpha"], group["explore_beta"])
-    )
+    alpha, beta = (group["alpha"], group["beta"]) if "alto" in name else (group["explore_alpha"], group["explore_beta"])
     assert (alpha, beta) == (pytest.approx(-12), pytest.approx(0.95))
 
 
@@ -210,9 +208,7 @@ def test_the_papers_rule_turns_at_1024(name: str) -> None:
         for edge in (memory.low, memory.high):
             (group, *_) = spec.build(make_model(), {"lr": lr.low, key: edge}, PLAN).param_groups
             found, beta = (
-                (group["alpha"], group["betas"][0])
-                if name == "alto"
-                else (group["explore_alpha"], group["explore_beta"])
+                (group["alpha"], group["beta"]) if name == "alto" else (group["explore_alpha"], group["explore_beta"])
             )
             assert found == alpha
             assert beta in (pytest.approx(low), pytest.approx(high))

@@ -218,7 +218,7 @@ def test_the_rates_of_table_3() -> None:
         assert options(cell("table-3", label, column).method)["lr"] == lr
     for label, beta1, alpha in (("CIFAR-10, 128", 0.1, 0.5), ("CIFAR-10, 16384", 0.99, -5.0)):
         of = options(cell("table-3", label, "ALTO").method)
-        assert (of["betas"], of["alpha"], of["weight_decay"]) == ((beta1, 0.9, 0.99), alpha, 1e-4)
+        assert (of["beta"], of["betas"], of["alpha"], of["weight_decay"]) == (beta1, (0.9, 0.99), alpha, 1e-4)
     imagenet = {options(one.method)["lr"] for one in find("table-3").cells if one.row.startswith("ImageNet")}
     assert imagenet <= {1e-3, 5e-3, 1e-2, 1e-1}
     assert all(one.method.ours for one in find("table-3").cells if one.row.startswith("ImageNet") and one.method)
@@ -245,14 +245,14 @@ def test_lengths_and_schedules() -> None:
 def test_vgg_over_batches() -> None:
     for label, lr, alpha in (("500", 0.001, 0.5), ("1K", 0.001, -5.0), ("2K", 0.01, -5.0), ("50K", 0.01, -5.0)):
         of = options(cell("table-16", label, "ALTO").method)
-        assert (of["lr"], of["alpha"], of["betas"]) == (lr, alpha, (0.999, 0.9, 0.99))
+        assert (of["lr"], of["alpha"], of["beta"], of["betas"]) == (lr, alpha, 0.999, (0.9, 0.99))
         assert options(cell("table-16", label, "LAMB").method)["lr"] == lr
 
 
 def test_figure_8_and_the_ablation_are_built_as_the_paper_says() -> None:
     f1, f2 = (options(cell("figure-8", label, "ALTO").method) for label in ("f1", "f2"))
-    assert (f1["betas"], f1["alpha"], f1["layer_adaptation"]) == ((0.99, 0.95, 0.99), -80.0, True)
-    assert (f2["betas"], f2["alpha"], f2["layer_adaptation"]) == ((0.99, 0.9, 0.99), -90.0, True)
+    assert (f1["beta"], f1["betas"], f1["alpha"], f1["layer_adaptation"]) == (0.99, (0.95, 0.99), -80.0, True)
+    assert (f2["beta"], f2["betas"], f2["alpha"], f2["layer_adaptation"]) == (0.99, (0.9, 0.99), -90.0, True)
     adams = [options(cell("figure-8", label, "Adam").method)["betas"] for label in ("f1", "f2")]
     assert adams == [(0.95, 0.999), (0.9999, 0.999)]
     without = options(cell("table-7", "CIFAR-10, 16384", "without a in m").method)
@@ -275,7 +275,7 @@ def test_a_vector_gets_its_ratio_in_figure_8() -> None:
 def test_the_rule_turns_at_a_thousand() -> None:
     assert options(alto(0.1, 999))["alpha"] == 0.5
     assert options(alto(0.1, 1000))["alpha"] == -5.0
-    assert options(alto(0.1, 1000))["betas"] == (0.99, 0.9, 0.99)
+    assert options(alto(0.1, 1000))["beta"] == 0.99
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

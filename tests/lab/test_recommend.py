@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lab_fakes import task as make_task
-from valleys.hyperparameters import Suggestion, suggest
+from valleys.hyperparameters import suggest
 from valleys.lab import optimizers, recommend, registry, trainer
 from valleys.lab.advice import Recommendation, Trial, from_memory
 from valleys.lab.errors import LabError
@@ -187,13 +187,13 @@ def test_the_command_names_what_exists(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_strong_e_is_that_of_the_registry(steps: int) -> None:
     theirs = registry._strong({"one_minus_beta2": 0.1}, Plan(64, steps))
     ours = from_memory(registry.STRONG_C, max(1.0, registry.STRONG_MEMORY * steps))
-    assert ours == pytest.approx((theirs["alpha"], theirs["betas"][0]))
+    assert ours == pytest.approx({name: theirs[name] for name in ("alpha", "beta")})
 
 
 def test_alpha_and_beta_of_c_and_memory() -> None:
-    assert from_memory(0.5, 1) == Suggestion(0.5, 0.0)
-    alpha, beta = from_memory(-0.05, 100)
-    assert alpha * (1 - beta) == pytest.approx(-0.05)
+    assert from_memory(0.5, 1) == {"alpha": 0.5, "beta": 0.0}
+    values = from_memory(-0.05, 100)
+    assert values["alpha"] * (1 - values["beta"]) == pytest.approx(-0.05)
     for c, memory in ((1.0, 10.0), (-1.0, 10.0), (0.5, 0.9), (0.5, math.inf), (math.nan, 10.0)):
         with pytest.raises(LabError, match="choose c between"):
             from_memory(c, memory)

@@ -292,7 +292,7 @@ def test_equal_memory_is_the_mean_age_of_the_weights(momentum: float, alpha: flo
     [
         ("sgd", (SGD, ESGD), {"momentum": 0.8}, {"explore_alpha": -20.0, "explore_beta": 0.95, "momentum": 0.8}),
         ("adam", (Adam, EAdam), {"betas": (0.8, 0.97)}, {"explore_alpha": -10.0, "betas": (0.8, 0.97)}),
-        ("lamb", (Lamb, ALTO), {"betas": (0.8, 0.97)}, {"alpha": -10.0, "betas": (0.95, 0.8, 0.97)}),
+        ("lamb", (Lamb, ALTO), {"betas": (0.8, 0.97)}, {"alpha": -10.0, "beta": 0.95, "betas": (0.8, 0.97)}),
     ],
 )
 def test_walkers_have_the_settings_asked_for(family: str, classes: Any, plain: Any, adapted: Any) -> None:

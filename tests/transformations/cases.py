@@ -115,14 +115,14 @@ def _lamb(lr: float = 0.02, **options: Any) -> Case:
 
 CASES = {
     "alto": _alto(),
-    "alto, small batch": _alto(betas=(0.01, 0.9, 0.99), alpha=0.5),
+    "alto, small batch": _alto(beta=0.01, alpha=0.5),
     "alto, strong": _alto(alpha=-90.0, weight_decay=0.3),
     "alto, Alg. 1": _alto(bias_correction=False),
     "alto without ratio": _alto(layer_adaptation=False, weight_decay=0.1),
     "alto, a in m": _alto(accelerate=("momentum",), alpha=-70.0),
     "alto, a in v": _alto(accelerate=("second_moment",), alpha=-70.0),
     "alto, ratio in bounds": _alto(trust_clip=(0.5, 2.0)),
-    "alto, no memory": _alto(eps=1e-2, trust_eps=0.3, norm_eps=0.2, betas=(0.0, 0.0, 0.9), alpha=0.5),
+    "alto, no memory": _alto(eps=1e-2, trust_eps=0.3, norm_eps=0.2, beta=0.0, betas=(0.0, 0.9), alpha=0.5),
     "alto, masks": Case(
         lambda: vo.alto(
             0.02,

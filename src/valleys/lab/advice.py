@@ -77,7 +77,7 @@ class Recommendation:
         return "between" if low * MUCH >= self.batch_size and high <= self.batch_size * MUCH else None
 
     def __str__(self) -> str:
-        alpha, beta = self.rule
+        alpha, beta = self.rule["alpha"], self.rule["beta"]
         lines = [
             f"batch size {self.batch_size}",
             f"the paper's rule: alpha = {alpha:g}, beta1 = {beta:g}, that is c = alpha (1 - beta1) = "
@@ -101,18 +101,18 @@ def from_memory(c: float, memory: float) -> Suggestion:
         memory: M = 1 / (1 - beta1) in steps, at least 1.
 
     Returns:
-        The two.
+        ``{"alpha": ..., "beta": ...}``, for ``adapt(optimizer, **from_memory(-0.5, 100))``.
 
     Raises:
         LabError: one of them is out of range.
 
     Example:
         >>> from_memory(-0.75, 100)
-        Suggestion(alpha=-75.0, beta=0.99)
+        {'alpha': -75.0, 'beta': 0.99}
     """
     if not (-1 < c < 1 and 1 <= memory < math.inf):
         raise LabError(f"c = {c} and memory {memory}: choose c between -1 and 1, and a memory of 1 step or more")
-    return Suggestion(c * memory, 1 - 1 / memory)
+    return Suggestion(alpha=c * memory, beta=1 - 1 / memory)
 
 
 def _measured(trial: Trial) -> list[str]:
@@ -162,7 +162,7 @@ def _meaning(advice: Recommendation) -> list[str]:
 def _about_e(advice: Recommendation) -> list[str]:
     assert advice.strong is not None
     assert advice.trial is not None
-    alpha, beta = advice.strong
+    alpha, beta = advice.strong["alpha"], advice.strong["beta"]
     here = {
         "noise": "as it seems to here",
         "signal": "which it does not seem to here",

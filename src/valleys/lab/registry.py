@@ -112,13 +112,13 @@ def known(batch_size: int) -> dict[str, Known]:
             1e-4,
         ),
         "alto": Known(
-            _ours("ALTO", lambda v, plan: {"betas": (1 - v["one_minus_beta1"], 0.9, 0.99), "alpha": alpha}),
+            _ours("ALTO", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": alpha}),
             {"lr": _LAMB_LR, "one_minus_beta1": memory},
             1e-4,
         ),
         "alto-strong": Known(_ours("ALTO", _strong), {"lr": _LAMB_LR, "one_minus_beta2": _MOMENTUM}, 1e-4),
         "alto-tuned": Known(
-            _ours("ALTO", lambda v, plan: {"betas": (1 - v["one_minus_beta1"], 0.9, 0.99), "alpha": _alpha(v)}),
+            _ours("ALTO", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": _alpha(v)}),
             {"lr": _LAMB_LR, "c": _C, "one_minus_beta1": _ANY_MEMORY},
             1e-4,
         ),
@@ -156,7 +156,8 @@ def _alpha(values: Mapping[str, float]) -> float:
 def _strong(values: Mapping[str, float], plan: Plan) -> dict[str, Any]:
     one_minus_beta1 = min(1.0, 1 / (STRONG_MEMORY * plan.steps))
     return {
-        "betas": (1 - one_minus_beta1, 1 - values["one_minus_beta2"], 0.99),
+        "betas": (1 - values["one_minus_beta2"], 0.99),
+        "beta": 1 - one_minus_beta1,
         "alpha": STRONG_C / one_minus_beta1,
     }
 

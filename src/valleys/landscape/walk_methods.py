@@ -209,7 +209,7 @@ def _adam(p: Sequence[Tensor], lr: float, momentum: float, beta2: float, alpha: 
 def _lamb(p: Sequence[Tensor], lr: float, momentum: float, beta2: float, alpha: float, beta1: float) -> Optimizer:
     if alpha == 0:
         return Lamb(p, lr=lr, betas=(momentum, beta2), weight_decay=0.0)
-    return ALTO(p, lr=lr, betas=(beta1, momentum, beta2), alpha=alpha, weight_decay=0.0)
+    return ALTO(p, lr=lr, betas=(momentum, beta2), alpha=alpha, beta=beta1, weight_decay=0.0)
 
 
 _MAKERS = {"sgd": _sgd, "adam": _adam, "lamb": _lamb}

@@ -19,8 +19,9 @@ _BOTH = ("momentum", "second_moment")
 
 def alto(
     learning_rate: Any,
-    betas: tuple[Any, Any, Any] = (0.99, 0.9, 0.99),
+    betas: tuple[Any, Any] = (0.9, 0.99),
     alpha: Any = -5.0,
+    beta: Any = 0.99,
     eps: Any = 1e-6,
     weight_decay: Any = 1e-4,
     *,
@@ -50,9 +51,10 @@ def alto(
 
     Args:
         learning_rate: >= 0, a number, a schedule or an array: the relative length of a layer's step.
-        betas: memory of E, of the first and of the second moment, each in [0, 1). Default: (0.99, 0.9, 0.99).
-        alpha: strength of E, ``|alpha| * (1 - betas[0]) < 1``; a number, a schedule or an array. The number 0 is LAMB,
+        betas: decay rates of the first and the second moment, each in [0, 1). Default: (0.9, 0.99).
+        alpha: strength of E, ``|alpha| * (1 - beta) < 1``; a number, a schedule or an array. The number 0 is LAMB,
             without E's buffer. Default: -5.
+        beta: memory of E, in [0, 1). Default: 0.99.
         eps: eps1, >= 0, added to the root of the second moment. Default: 1e-6.
         weight_decay: lambda, >= 0, a number, a schedule or an array; part of the update whose length the ratio sets.
             Default: 1e-4.
@@ -88,10 +90,10 @@ def alto(
     Source: Zhao et al. 2025 (arXiv 2510.27153), Alg. 2 and, without bias correction, Alg. 1.
     """
     options = {"eps": eps, "weight_decay": weight_decay, "accelerate": accelerate}
-    check_options(learning_rate, betas, alpha, options, explores=True)
-    b1, b2, b3 = betas
+    check_options(learning_rate, betas, options, explore=(alpha, beta))
+    b2, b3 = betas
     dtype = check_state_dtype(state_dtype)
-    explore = adapt(alpha, b1, state_dtype=dtype)
+    explore = adapt(alpha, beta, state_dtype=dtype)
     direction = optax.chain(
         scale_by_moments(explore, b2, b3, eps, bias_correction=bias_correction, accelerate=accelerate, mu_dtype=dtype),
         optax.add_decayed_weights(weight_decay, mask),
@@ -163,10 +165,11 @@ def lamb(
 
     Source: You et al. 2019 (arXiv 1904.00962), Alg. 2; phi and eps2 as in Zhao et al. 2025 (arXiv 2510.27153).
     """
-    check_options(learning_rate, betas, 0.0, {"eps": eps, "weight_decay": weight_decay}, explores=False)
+    check_options(learning_rate, betas, {"eps": eps, "weight_decay": weight_decay})
     return alto(
         learning_rate,
-        (0.0, *betas),
+        betas,
+        0.0,
         0.0,
         eps,
         weight_decay,

@@ -61,29 +61,28 @@ def check_layerwise(trust_eps: Any, norm_eps: Any, trust_clip: Any, axis_name: A
         raise ValueError(f"axis_name must be None, the name of a mapped axis or a tuple of names, got {axis_name!r}")
 
 
-def check_options(learning_rate: Any, betas: Any, alpha: Any, options: dict[str, Any], explores: bool) -> None:
+def check_options(
+    learning_rate: Any, betas: Any, options: dict[str, Any], explore: tuple[Any, Any] | None = None
+) -> None:
     """Raises unless the options of ``alto`` or ``lamb``, as far as they are known, are in range.
 
     Args:
         learning_rate: as the user gave it.
         betas: all of them.
-        alpha: E's strength; ignored for ``lamb``.
         options: eps, weight_decay and accelerate.
-        explores: True for ``alto``.
+        explore: alpha and beta of ``alto``; None for ``lamb``.
     """
     if is_known(learning_rate):
         check_range("learning_rate", _number(learning_rate), 0.0, remedy="a usual value is 1e-2")
     _refuse_schedules({"eps": options["eps"]})
-    given = betas
     if isinstance(betas, (tuple, list)):
         _refuse_schedules({f"betas[{index}]": beta for index, beta in enumerate(betas)})
         betas = tuple(_number(beta) if is_known(beta) else 0.0 for beta in betas)
     known = {name: _number(value) for name, value in options.items() if is_known(value)}
     group = {**_NEUTRAL, **known, "betas": betas}
-    # alpha is checked beside the beta that was given, not its stand-in.
-    check_group({**group, "alpha": 0.0} if explores else group, explores)
-    if explores:
-        check_adapt(alpha, given[0], beta_name="betas[0]")
+    check_group({**group, "alpha": 0.0, "beta": 0.0} if explore else group, explore is not None)
+    if explore:
+        check_adapt(*explore)
 
 
 def check_state_dtype(value: Any, name: str = "state_dtype") -> Any:

@@ -81,7 +81,7 @@ def _figure_8() -> tuple[Cell, ...]:
         ("f2", "fig8-f2", 0.9, -90.0, 0.9999, 0.1),
     ):
         setting = Setting(task, None)
-        rest: dict[str, Any] = {"betas": (0.99, beta2, 0.99), "weight_decay": 0.0, "layer_adaptation": True}
+        rest: dict[str, Any] = {"betas": (beta2, 0.99), "weight_decay": 0.0, "layer_adaptation": True}
         explorer = alto(lr, 1, 0.99, "lr, beta3", alpha=alpha, **rest)
         control = replace(alto(lr, 1, 0.99, "all", alpha=0.0, **rest), name="ALTO at alpha 0")
         adam = method("Adam", lr, "lr, beta2", betas=(memory, 0.999))

@@ -118,12 +118,13 @@ def alto(lr: float, batch_size: int, beta1: float | None = None, ours: str = "",
 
     Example:
         >>> alto(0.01, 128, beta1=0.1).describe()
-        'lr=0.01, betas=(0.1, 0.9, 0.99), alpha=0.5, weight_decay=0.0001'
+        'lr=0.01, betas=(0.9, 0.99), alpha=0.5, beta=0.1, weight_decay=0.0001'
     """
     # The paper's "1K" is 1,000 where its batch is; the package's rule turns at 1,024.
-    alpha, beta = suggest(max(batch_size, 1024) if batch_size >= 1000 else batch_size)
-    betas = (beta if beta1 is None else beta1, 0.9, 0.99)
-    options = {"lr": lr, "betas": betas, "alpha": alpha, "weight_decay": 1e-4, **changes}
+    rule = suggest(max(batch_size, 1024) if batch_size >= 1000 else batch_size)
+    if beta1 is not None:
+        rule["beta"] = beta1
+    options = {"lr": lr, "betas": (0.9, 0.99), **rule, "weight_decay": 1e-4, **changes}
     return Method("ALTO", "alto", tuple(options.items()), ours)
 
 

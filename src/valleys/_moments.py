@@ -1,0 +1,151 @@
+"""Moments and step counts out of the checkpoint of another optimizer, as a state dict of ALTO or Lamb."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from valleys._memory import BUFFER
+
+__all__ = ["is_without_e", "moments_of"]
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_AUTHORS = ("prev_grad", "exp_grad_diff")
+
+
+def is_without_e(saved: Any) -> bool:
+    """Whether a state dict is of an optimizer with two moments and without E: Adam, AdamW, LAMB."""
+    if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
+        return False
+    groups, entries = saved.get("param_groups"), [entry for entry in saved["state"].values() if entry]
+    if not isinstance(groups, list) or not groups or not entries:
+        return False
+    plain = all(isinstance(group, dict) and "alpha" not in group and _is_pair(group.get("betas")) for group in groups)
+    return plain and all(isinstance(entry, dict) and set(_MOMENTS) <= set(entry) for entry in entries)
+
+
+def _is_pair(betas: Any) -> bool:
+    return isinstance(betas, (tuple, list)) and len(betas) == 2
+
+
+def moments_of(
+    optimizer: Optimizer, saved: dict[str, Any], parameters: Sequence[Tensor] | None = None
+) -> dict[str, Any]:
+    """A state dict with the moments and step counts of ``saved`` and the options of ``optimizer``.
+
+    Args:
+        optimizer: ALTO or Lamb.
+        saved: the other optimizer's state dict.
+        parameters: in the order in which that optimizer had them. Default: None, by name where both have names, else
+            the order of ``optimizer``.
+
+    Raises:
+        ValueError: states without moments, of other shapes or another number of parameters, or parameters in groups of
+            other sizes.
+    """
+    ours = [p for group in optimizer.param_groups for p in group["params"]]
+    theirs = _order(optimizer, saved, parameters, ours)
+    explores = "alpha" in optimizer.defaults
+    state: dict[int, dict[str, Any]] = {}
+    numbers = {parameter: number for number, parameter in enumerate(ours)}
+    for group in saved["param_groups"]:
+        for index in group["params"]:
+            entry = saved["state"].get(index)
+            if not entry:
+                continue
+            parameter = theirs[index]
+            _check(index, entry, parameter)
+            known = {name: entry[name] for name in _MOMENTS}
+            known["step"] = torch.tensor(float(_step(index, entry, group)))
+            if explores:
+                known[BUFFER] = _buffer(entry, group)
+            state[numbers[parameter]] = known
+    return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+
+
+def _order(
+    optimizer: Optimizer, saved: dict[str, Any], parameters: Sequence[Tensor] | None, ours: list[Tensor]
+) -> dict[int, Tensor]:
+    """The parameter of each of the checkpoint's numbers."""
+    indices = [index for group in saved["param_groups"] for index in group["params"]]
+    if parameters is not None:
+        order = list(parameters)
+        if set(order) != set(ours):
+            raise ValueError(
+                f"parameters: {len(order)} tensors that are not the optimizer's {len(ours)}; give all of them, each "
+                "once, in the order of the old optimizer"
+            )
+    elif (named := _by_name(optimizer, saved)) is not None:
+        order = named
+    else:
+        order = ours
+        sizes = [
+            [len(group["params"]) for group in groups] for groups in (saved["param_groups"], optimizer.param_groups)
+        ]
+        if len(indices) == len(ours) and sizes[0] != sizes[1]:
+            raise ValueError(
+                f"saved: its groups have {sizes[0]} parameters and the optimizer's {sizes[1]}, so their order may "
+                "differ; make both with named parameters, or say the order: "
+                "valleys.migration.load_moments(optimizer, saved, list(model.parameters()))"
+            )
+    if len(indices) != len(order):
+        raise ValueError(
+            f"saved: it has {len(indices)} parameters and the optimizer {len(order)}; load the same model's"
+        )
+    return dict(zip(indices, order, strict=True))
+
+
+def _by_name(optimizer: Optimizer, saved: dict[str, Any]) -> list[Tensor] | None:
+    """Our parameters in the checkpoint's order, if all have the same names there and here."""
+    theirs = [name for group in saved["param_groups"] for name in group.get("param_names") or ()]
+    ours = {
+        name: param
+        for group in optimizer.param_groups
+        for name, param in zip(group.get("param_names") or (), group["params"], strict=False)
+    }
+    count = sum(len(group["params"]) for group in optimizer.param_groups)
+    if len(theirs) != count or len(ours) != count or set(theirs) != set(ours):
+        return None
+    return [ours[name] for name in theirs]
+
+
+def _check(index: int, entry: dict[str, Any], parameter: Tensor) -> None:
+    for name in _MOMENTS:
+        if name not in entry:
+            raise ValueError(
+                f"saved: parameter {index} has no {name!r} but {sorted(entry)}; moments come from Adam, AdamW, LAMB "
+                "or ALTO"
+            )
+        if not isinstance(entry[name], Tensor):
+            raise ValueError(f"saved: {name!r} of parameter {index} must be a tensor, got {entry[name]!r}")
+        if entry[name].shape != parameter.shape:
+            raise ValueError(
+                f"saved: {name!r} of parameter {index} has the shape {tuple(entry[name].shape)}, the parameter "
+                f"{tuple(parameter.shape)}; give the old order by parameters="
+            )
+
+
+def _step(index: int, entry: dict[str, Any], group: dict[str, Any]) -> float:
+    """Kept with the state, or, by apex, timm and pytorch_optimizer, with the group."""
+    for place in (entry, group):
+        if "step" in place:
+            return float(place["step"])
+    raise ValueError(
+        f"saved: neither parameter {index} nor its group has a 'step'; add the number of steps to the group"
+    )
+
+
+def _buffer(entry: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    if BUFFER in entry:
+        known: Tensor = entry[BUFFER]
+        return known
+    if not all(name in entry for name in _AUTHORS):
+        return torch.zeros_like(entry["exp_avg"])
+    beta1 = group["betas"][0]
+    last, a = (entry[name] for name in _AUTHORS)
+    buffer: Tensor = last - a * (beta1 / (1 - beta1))
+    return buffer
