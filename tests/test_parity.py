@@ -99,7 +99,7 @@ def test_alto_equals_the_authors(alpha: float, beta1: float, scale: float) -> No
     betas = (beta1, 0.9, 0.99)
     theirs = train(lambda p: AuthorsALTO(p, 0.02, betas, alpha, eps=1e-6, weight_decay=1e-4), sequence(scale=scale))
     ours = train(
-        lambda p: valleys.ALTO(p, 0.02, betas, alpha, 1e-6, 1e-4, max_grad_norm=1.0, **PAPERS_RATIO),
+        lambda p: valleys.ALTO(p, 0.02, betas[1:], alpha, beta1, 1e-6, 1e-4, max_grad_norm=1.0, **PAPERS_RATIO),
         sequence(scale=scale),
     )
     assert_equal(ours, theirs)
@@ -109,7 +109,7 @@ def test_authors_switch_the_ratio_off_without_decay() -> None:
     betas = (0.99, 0.9, 0.99)
     theirs = train(lambda p: AuthorsALTO(p, 0.02, betas, -5, eps=1e-6, weight_decay=0), sequence())
     ours = train(
-        lambda p: valleys.ALTO(p, 0.02, betas, -5, 1e-6, 0.0, max_grad_norm=1.0, layer_adaptation=False),
+        lambda p: valleys.ALTO(p, 0.02, betas[1:], -5, 0.99, 1e-6, 0.0, max_grad_norm=1.0, layer_adaptation=False),
         sequence(),
     )
     assert_equal(ours, theirs)

@@ -162,15 +162,10 @@ class Layerwise(Optimizer):
             ValueError: the groups do not match; an option in them is out of range; a state is missing, or of another
                 shape than its parameter, or no number.
         """
-        if self._explores and is_without_e(state_dict):
-            saved = state_dict
-            state_dict = moments_of(self, saved)
-            if not any(BUFFER in entry for entry in saved["state"].values()):
-                warnings.warn(
-                    f"the state dict has no {BUFFER!r}: it was saved by an optimizer without E. Its moments are taken, "
-                    "the memory of E starts empty, and the options stay as they are",
-                    stacklevel=2,
-                )
+        foreign = self._explores and is_without_e(state_dict)
+        empty = foreign and not any(BUFFER in entry for entry in state_dict["state"].values())
+        if foreign:
+            state_dict = moments_of(self, state_dict)
 
         def check(incoming: dict[str, Any]) -> dict[str, Any]:
             check_saved(self, incoming, lambda *_: self._kinds, ("lr", "betas", "eps", "weight_decay"))
@@ -178,6 +173,12 @@ class Layerwise(Optimizer):
                 loaded = {**self.defaults, **group, "params": own["params"]}
                 check_group(loaded, self._explores)
                 check_parameters(loaded)
+            if empty:
+                warnings.warn(
+                    f"the state dict has no {BUFFER!r}: it was saved by an optimizer without E. Its moments are taken, "
+                    "the memory of E starts empty, and the options stay as they are",
+                    stacklevel=5,
+                )
             return incoming
 
         load_keeping_dtype(self, super().load_state_dict, state_dict, tuple(self._kinds), check)
