@@ -163,17 +163,19 @@ class Layerwise(Optimizer):
                 shape than its parameter, or no number.
         """
         foreign = self._explores and is_without_e(state_dict)
-        empty = foreign and not any(BUFFER in entry for entry in state_dict["state"].values())
         if foreign:
             state_dict = moments_of(self, state_dict)
 
         def check(incoming: dict[str, Any]) -> dict[str, Any]:
-            check_saved(self, incoming, lambda *_: self._kinds, ("lr", "betas", "eps", "weight_decay"))
+            options = ("lr", "betas", "eps", "weight_decay", *(("alpha",) if self._explores else ()))
+            check_saved(self, incoming, lambda *_: self._kinds, options)
             for group, own in zip(incoming["param_groups"], self.param_groups, strict=True):
                 loaded = {**self.defaults, **group, "params": own["params"]}
                 check_group(loaded, self._explores)
                 check_parameters(loaded)
-            if empty:
+                if self._explores and "beta" not in group:
+                    raise ValueError(f"{type(self).__name__}: a group of the state dict has no 'beta'; set it to 0.99")
+            if foreign:
                 warnings.warn(
                     f"the state dict has no {BUFFER!r}: it was saved by an optimizer without E. Its moments are taken, "
                     "the memory of E starts empty, and the options stay as they are",

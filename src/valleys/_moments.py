@@ -24,11 +24,15 @@ def is_without_e(saved: Any) -> bool:
     groups, entries = saved.get("param_groups"), [entry for entry in saved["state"].values() if entry]
     if not isinstance(groups, list) or not groups or not entries:
         return False
-    plain = all(isinstance(group, dict) and "alpha" not in group and _is_pair(group.get("betas")) for group in groups)
-    return plain and all(isinstance(entry, dict) and set(_MOMENTS) <= set(entry) for entry in entries)
+    return all(map(_is_plain_group, groups)) and all(
+        isinstance(entry, dict) and set(_MOMENTS) <= set(entry) and BUFFER not in entry for entry in entries
+    )
 
 
-def _is_pair(betas: Any) -> bool:
+def _is_plain_group(group: Any) -> bool:
+    if not isinstance(group, dict) or "alpha" in group or not isinstance(group.get("params"), list):
+        return False
+    betas = group.get("betas")
     return isinstance(betas, (tuple, list)) and len(betas) == 2
 
 
@@ -72,6 +76,8 @@ def _order(
 ) -> dict[int, Tensor]:
     """The parameter of each of the checkpoint's numbers."""
     indices = [index for group in saved["param_groups"] for index in group["params"]]
+    if len(set(indices)) < len(indices) or not set(saved["state"]) <= set(indices):
+        raise ValueError("saved: its groups list a parameter twice, or not at all that has states; it is damaged")
     if parameters is not None:
         order = list(parameters)
         if set(order) != set(ours):
@@ -133,7 +139,12 @@ def _step(index: int, entry: dict[str, Any], group: dict[str, Any]) -> float:
     """Kept with the state, or, by apex, timm and pytorch_optimizer, with the group."""
     for place in (entry, group):
         if "step" in place:
-            return float(place["step"])
+            try:
+                return float(place["step"])
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ValueError(
+                    f"saved: 'step' of parameter {index} must be a number, got {place['step']!r}"
+                ) from error
     raise ValueError(
         f"saved: neither parameter {index} nor its group has a 'step'; add the number of steps to the group"
     )
