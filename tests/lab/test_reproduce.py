@@ -316,8 +316,9 @@ def test_the_json_is_strict_and_complete(whole: Reproduction) -> None:
     assert alto["interval"] == [pytest.approx(0.27592, abs=1e-4), pytest.approx(5.24408, abs=1e-4)]
     assert alto["hyperparameters"] == {
         "lr": 0.01,
-        "betas": [0.1, 0.9, 0.99],
+        "betas": [0.9, 0.99],
         "alpha": 0.5,
+        "beta": 0.1,
         "weight_decay": 0.0001,
     }
     assert document["orders"][0]["sign"] == "opposite"
