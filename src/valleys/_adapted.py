@@ -41,9 +41,9 @@ def adapted_class(base: type[Optimizer]) -> type[Optimizer]:
 
 
 def register(cls: type[Optimizer]) -> None:
-    """Writes E's methods into ``cls``, which from then on is the adapted class of its base."""
-    base = cls.__bases__[0]
-    for name, method in _methods(base).items():
+    """Write E's methods into ``cls``, which from then on is the adapted class of its base."""
+    base: Any = cls.__bases__[0]
+    for name, method in {"adapted_from": base, **_METHODS}.items():
         setattr(cls, name, method)
     _classes[base] = cls
 
@@ -156,77 +156,84 @@ def _without_scale(optimizer: Any) -> Iterator[None]:
         optimizer.grad_scale = scale
 
 
-def _methods(base: type[Optimizer]) -> dict[str, Any]:
-    """E's methods for a subclass of ``base``; closures over ``base``, as ``super()`` needs a class body."""
+# --- the methods of every adapted class; ``adapted_from`` is its base ------------------------------------------------
 
-    def step(self: Any, closure: Callable[[], Any] | None = None, **options: Any) -> Any:
-        evaluated = None
-        if closure is not None:
-            with torch.enable_grad():
-                evaluated = _Evaluated(self, closure())
-        if self._explore_probed is not None:
-            self._explore_probed.take_back(self)
-        self._explore_probed = Probed(self) if not self.state and is_probe() else None
-        memory = take_out(self.state)
+
+def _step(self: Any, closure: Callable[[], Any] | None = None, **options: Any) -> Any:
+    evaluated = None
+    if closure is not None:
+        with torch.enable_grad():
+            evaluated = _Evaluated(self, closure())
+    if self._explore_probed is not None:
+        self._explore_probed.take_back(self)
+    self._explore_probed = Probed(self) if not self.state and is_probe() else None
+    memory = take_out(self.state)
+    try:
+        result = _step_with(self, memory, evaluated, options)
+    finally:
+        put_back(self.state, memory)
+    if self._explore_probed is not None:
+        self._explore_probed.finish(self)
+    return result if evaluated is None else evaluated.loss
+
+
+def _step_with(self: Any, memory: Memory, evaluated: _Evaluated | None, options: dict[str, Any]) -> Any:
+    """A step while E's memory is out of the state."""
+    if step_jointly(self, memory):
+        return None
+    # The base's own function, without its hooks: those of this object fire around ``step``.
+    step: Any = self.adapted_from.step
+    base_step = step.__wrapped__ if getattr(step, "hooked", False) else step
+    with adapted_gradients(self, memory) as adapted, _without_scale(self) if adapted else nullcontext():
+        return base_step(self, **options) if evaluated is None else base_step(self, evaluated, **options)
+
+
+def _add_param_group(self: Any, param_group: dict[str, Any]) -> None:
+    self.adapted_from.add_param_group(self, param_group)
+    # Still missing while the base's constructor adds the first groups.
+    if "explore_alpha" in self.defaults:
         try:
-            result = step_with(self, memory, evaluated, options)
-        finally:
-            put_back(self.state, memory)
-        if self._explore_probed is not None:
-            self._explore_probed.finish(self)
-        return result if evaluated is None else evaluated.loss
+            check_explore_group(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
-    def step_with(self: Any, memory: Memory, evaluated: _Evaluated | None, options: dict[str, Any]) -> Any:
-        """A step while E's memory is out of the state."""
-        if step_jointly(self, memory):
-            return None
-        # The base's own function, without its hooks: those of this object fire around ``step``.
-        hooked: Any = base.step
-        base_step = hooked.__wrapped__ if getattr(hooked, "hooked", False) else hooked
-        with adapted_gradients(self, memory) as adapted, _without_scale(self) if adapted else nullcontext():
-            return base_step(self, **options) if evaluated is None else base_step(self, evaluated, **options)
 
-    def add_param_group(self: Any, param_group: dict[str, Any]) -> None:
-        base.add_param_group(self, param_group)
-        # Still missing while the base's constructor adds the first groups.
-        if "explore_alpha" in self.defaults:
-            try:
-                check_explore_group(self.param_groups[-1])
-            except ValueError:
-                self.param_groups.pop()
-                raise
+def _load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
+    base = self.adapted_from
 
-    def load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
-        def complete(incoming: dict[str, Any]) -> dict[str, Any]:
-            """A checkpoint of the plain optimizer lacks E's options: they stay as they are."""
-            options = base_options(self, base)
-            check_saved(self, incoming, lambda group, param: {**base_kinds(base, group, param), **KINDS}, options)
-            mine = [{k: v for k, v in group.items() if k.startswith("explore_")} for group in self.param_groups]
-            groups = [{**own, **group} for own, group in zip(mine, incoming["param_groups"], strict=True)]
-            for group in groups:
-                check_explore_group(group)
-            _warn_without_buffers(incoming["state"], groups)
-            return {**incoming, "param_groups": groups}
+    def complete(incoming: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint of the plain optimizer lacks E's options: they stay as they are."""
+        options = base_options(self, base)
+        check_saved(self, incoming, lambda group, param: {**base_kinds(base, group, param), **KINDS}, options)
+        mine = [{k: v for k, v in group.items() if k.startswith("explore_")} for group in self.param_groups]
+        groups = [{**own, **group} for own, group in zip(mine, incoming["param_groups"], strict=True)]
+        for group in groups:
+            check_explore_group(group)
+        _warn_without_buffers(incoming["state"], groups)
+        return {**incoming, "param_groups": groups}
 
-        load_keeping_dtype(self, functools.partial(base.load_state_dict, self), state_dict, tuple(KINDS), complete)
-        self._explore_probed = None
+    load_keeping_dtype(self, functools.partial(base.load_state_dict, self), state_dict, tuple(KINDS), complete)
+    self._explore_probed = None
 
-    def setstate(self: Any, state: dict[str, Any]) -> None:
-        memory = take_out(state.get("state", {}))
-        try:
-            base.__setstate__(self, state)
-        finally:
-            put_back(state.get("state", {}), memory)
 
-    def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
-        state = {**base.__getstate__(self), "_explore_probed": None, "_explore_inplace": self._explore_inplace}
-        return _rebuild, (base,), state
+def _setstate(self: Any, state: dict[str, Any]) -> None:
+    memory = take_out(state.get("state", {}))
+    try:
+        self.adapted_from.__setstate__(self, state)
+    finally:
+        put_back(state.get("state", {}), memory)
 
-    return {
-        "adapted_from": base,
-        "step": step,
-        "add_param_group": add_param_group,
-        "load_state_dict": load_state_dict,
-        "__setstate__": setstate,
-        "__reduce_ex__": reduce,
-    }
+
+def _reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+    state = self.adapted_from.__getstate__(self)
+    return _rebuild, (self.adapted_from,), {**state, "_explore_probed": None, "_explore_inplace": self._explore_inplace}
+
+
+_METHODS = {
+    "step": _step,
+    "add_param_group": _add_param_group,
+    "load_state_dict": _load_state_dict,
+    "__setstate__": _setstate,
+    "__reduce_ex__": _reduce,
+}
