@@ -18,7 +18,7 @@ __all__ = ["Factors", "Gradients", "Scale", "advance", "factors", "square_sum"]
 
 
 class Scale(NamedTuple):
-    """What a GradScaler leaves on an optimizer that unscales by itself.
+    """State of a GradScaler on an optimizer that unscales by itself.
 
     Args:
         grad_scale: the gradients are this many times too large; None if they are not.

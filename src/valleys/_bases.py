@@ -1,4 +1,4 @@
-"""What a checkpoint of torch's own optimizers must hold, learned from the steps that one makes with a small tensor."""
+"""States and options that a checkpoint of torch's optimizers must hold, learned from steps with a small tensor."""
 
 from __future__ import annotations
 

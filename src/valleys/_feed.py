@@ -86,7 +86,7 @@ def adapted_gradients(optimizer: Any, memory: Memory) -> Iterator[list[Tensor]]:
 
 
 def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
-    """What there is to adapt, checked."""
+    """Yield what is to be adapted, checked."""
     numbers, shaped = itertools.count(), (BUFFER, *SHAPED.get(type(optimizer).adapted_from, ()))
     for group in optimizer.param_groups:
         wanted = group.get("explore_state_dtype")

@@ -187,7 +187,7 @@ class Layerwise(Optimizer):
 
     @property
     def _kinds(self) -> dict[str, Kind]:
-        """What a checkpoint must hold for a parameter that has states."""
+        """States that a checkpoint must hold for a parameter that has any."""
         moments = dict.fromkeys(self._states, Kind.MOMENT)
         return {"step": Kind.STEP, **moments, ROUNDING_STEP: Kind.COUNT, SKIPPED_STEPS: Kind.COUNT}
 
@@ -323,7 +323,7 @@ def _plain(betas: Iterable[Any]) -> tuple[float, ...]:
 
 
 def _rounds(param: Tensor, group: dict[str, Any]) -> bool:
-    """Whether the parameter or its states are rounded stochastically."""
+    """Return True where the parameter or its states are rounded stochastically."""
     return group["stochastic_rounding"] and torch.bfloat16 in (group["state_dtype"], param.dtype)
 
 

@@ -33,9 +33,9 @@ def check_explore_group(group: dict[str, Any]) -> None:
 
 def new_memory(param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
     """An empty memory of a parameter."""
-    wanted = group.get("explore_state_dtype")
-    states = {BUFFER: new_state(param, wanted, signed=True)}
-    if wanted == torch.bfloat16:
+    dtype = group.get("explore_state_dtype")
+    states = {BUFFER: new_state(param, dtype, signed=True)}
+    if dtype == torch.bfloat16:
         states[EXPLORE_STEP] = count_tensor(0, param.device if group.get("capturable") else CPU)
     return states
 

@@ -18,7 +18,7 @@ _AUTHORS = ("prev_grad", "exp_grad_diff")
 
 
 def is_without_e(saved: Any) -> bool:
-    """Whether a state dict is of an optimizer with two moments and without E: Adam, AdamW, LAMB."""
+    """Return True for the state dict of an optimizer with two moments and without E: Adam, AdamW, LAMB."""
     if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
         return False
     groups, entries = saved.get("param_groups"), [entry for entry in saved["state"].values() if entry]

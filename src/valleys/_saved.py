@@ -19,7 +19,7 @@ __all__ = ["Kind", "check_saved"]
 
 
 class Kind(enum.Enum):
-    """What a state is, and whether an entry that holds anything must hold it."""
+    """Kind of a state; an entry that holds anything must hold all that are required."""
 
     STEP = "a count of steps, required"
     MOMENT = "a tensor of the parameter's shape, required"

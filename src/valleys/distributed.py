@@ -41,7 +41,7 @@ def is_sharded(tensor: object) -> bool:
 
 
 def is_uninitialized(param: Tensor) -> bool:
-    """Whether a lazy module has yet to give the parameter its shape."""
+    """Return True for a parameter to which a lazy module has yet to give its shape."""
     return torch.nn.parameter.is_lazy(param)
 
 

@@ -54,7 +54,7 @@ class Tensors(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a kernel is made for.
+    """Requirements on a kernel.
 
     Args:
         param, grad, state: dtypes of parameters, gradients and states; complex ones as real views.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from valleys.kernels import Rule, Tensors, wide_dtype
 from valleys.kernels.layout import is_plain, is_readable
+from valleys.kernels.pieces import batches
 from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
 from valleys.kernels.rounding import Noise, bits, round_to_bfloat16
 
@@ -176,7 +177,7 @@ def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: 
 
 
 def is_skipped(skip: Tensor | None, rule: Rule) -> bool:
-    """Whether the call is to change nothing, where the host can know; else the tensors see to it themselves."""
+    """Return True where the host knows that nothing is to change; else the tensors see to it themselves."""
     return skip is not None and not rule.capturable and is_readable(skip) and bool(skip.item())
 
 
@@ -199,7 +200,7 @@ def explore_(
         beta: memory of E.
         keys: keys of the random bits that round bfloat16 buffers; None rounds to nearest.
     """
-    for indices, slices in _batches([grads, buffers, outs], _piece_size(grads[0])):
+    for indices, slices in batches([grads, buffers, outs], _piece_size(grads[0])):
         for start, (g, s, out) in slices:
             noise = None if keys is None else [Noise(keys[i], start) for i in indices]
             explore_piece(g, s, out, alpha * (1 - beta), 1 - beta, noise)
@@ -258,7 +259,7 @@ def _work(
     tensors: Tensors, rule: Rule, clip: Tensor | None, skip: Tensor | None
 ) -> Iterator[tuple[list[int], list[Piece], Coefficients]]:
     """Small tensors together, or one large tensor in pieces: their indices, pieces and factors."""
-    for indices, slices in _batches(list(tensors[:5]), _piece_size(tensors.params[0])):
+    for indices, slices in batches(list(tensors[:5]), _piece_size(tensors.params[0])):
         places = [(tensors.keys[i], tensors.starts[i]) for i in indices] if rule.stochastic_rounding else None
         pieces = [
             Piece(*[*columns, None if places is None else [Noise(k, first + start) for k, first in places]])
@@ -372,40 +373,3 @@ def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, capturabl
 
 def _piece_size(tensor: Tensor) -> int:
     return _CPU_PIECE if tensor.device.type == "cpu" else _DEVICE_PIECE
-
-
-def _batches(columns: list[list[Tensor] | None], size: int) -> list[tuple[list[int], list[tuple[int, list[Any]]]]]:
-    """Cuts lists of tensors so that few elements are worked on at a time.
-
-    Returns:
-        Indices of small tensors that come together, or of one large tensor; and the slices, each with the index of its
-        first element and, a column each, lists with one tensor per index.
-    """
-    sizes = [tensor.numel() for tensor in columns[0] or []]
-    batches: list[tuple[list[int], list[tuple[int, list[Any]]]]] = []
-    first = 0
-    while first < len(sizes):
-        last, total = first + 1, sizes[first]
-        while last < len(sizes) and total + sizes[last] <= size:
-            total += sizes[last]
-            last += 1
-        # A subclass, a DTensor say, may not like to be cut.
-        if total <= size or not all(is_plain(column[first]) for column in columns if column is not None):
-            whole = [None if column is None else column[first:last] for column in columns]
-            batches.append((list(range(first, last)), [(0, whole)]))
-        else:
-            cut = [None if column is None else _rows(column[first]) for column in columns]
-            length = total // len(cut[0])  # type: ignore[arg-type]
-            step = max(1, size // length)
-            slices = [
-                (row * length, [None if tensor is None else [tensor[row : row + step]] for tensor in cut])
-                for row in range(0, total // length, step)
-            ]
-            batches.append(([first], slices))
-        first = last
-    return batches
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """What can be cut along its first dimension: all elements in a row, unless there are gaps between rows."""
-    return tensor.view(-1) if tensor.is_contiguous() else tensor

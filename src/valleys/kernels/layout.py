@@ -19,12 +19,12 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def is_readable(tensor: Tensor) -> bool:
-    """Whether the host can read a tensor's value at once: it waits for no device, and the value exists."""
+    """Return True where the host can read a tensor's value at once: no device to wait for, and a value exists."""
     return tensor.device.type == "cpu" and is_plain(tensor) and not torch.compiler.is_compiling()
 
 
 def is_lazy(tensor: Tensor) -> bool:
-    """Whether the memory does not hold the values: torch negates or conjugates them on reading, or knows they are 0."""
+    """Return True where the memory does not hold the values: torch negates or conjugates on reading, or knows zeros."""
     if torch.compiler.is_compiling():
         return False  # what is traced are torch's operations, which see to it
     return tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
