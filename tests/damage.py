@@ -140,7 +140,7 @@ DAMAGES: dict[str, Callable[[State, random.Random], None]] = {
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two snapshots are equal, states of any type included."""
+    """Return True where two snapshots are equal, states of any type included."""
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
@@ -151,7 +151,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def outcome(name: str, seed: int) -> tuple[str, str]:
-    """How loading one damaged state dictionary ends, and what was damaged.
+    """Return how loading one damaged state dictionary ends, and what was damaged.
 
     "refused": a ValueError of one line before anything changed. "warned" and "loaded": the next steps work and all is
     finite. Everything else is a fault.
@@ -183,7 +183,7 @@ def outcome(name: str, seed: int) -> tuple[str, str]:
 
 
 def steps(optimizer: Optimizer, params: list[torch.nn.Parameter]) -> bool:
-    """Whether two more steps leave finite parameters."""
+    """Return True where two more steps leave finite parameters."""
     for step in range(3, 5):
         feed(params, step)
         optimizer.step()

@@ -51,17 +51,17 @@ def moments_of(
         ValueError: states without moments, of other shapes or another number of parameters, or parameters in groups of
             other sizes.
     """
-    ours = [p for group in optimizer.param_groups for p in group["params"]]
-    theirs = _order(optimizer, saved, parameters, ours)
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    saved_params = _order(optimizer, saved, parameters, params)
     explores = "alpha" in optimizer.defaults
     state: dict[int, dict[str, Any]] = {}
-    numbers = {parameter: number for number, parameter in enumerate(ours)}
+    numbers = {parameter: number for number, parameter in enumerate(params)}
     for group in saved["param_groups"]:
         for index in group["params"]:
             entry = saved["state"].get(index)
             if not entry:
                 continue
-            parameter = theirs[index]
+            parameter = saved_params[index]
             _check(index, entry, parameter)
             known = {name: entry[name] for name in _MOMENTS}
             known["step"] = torch.tensor(float(_step(index, entry, group)))
@@ -72,7 +72,7 @@ def moments_of(
 
 
 def _order(
-    optimizer: Optimizer, saved: dict[str, Any], parameters: Sequence[Tensor] | None, ours: list[Tensor]
+    optimizer: Optimizer, saved: dict[str, Any], parameters: Sequence[Tensor] | None, params: list[Tensor]
 ) -> dict[int, Tensor]:
     """The parameter of each of the checkpoint's numbers."""
     indices = [index for group in saved["param_groups"] for index in group["params"]]
@@ -80,19 +80,19 @@ def _order(
         raise ValueError("saved: its groups list a parameter twice, or not at all that has states; it is damaged")
     if parameters is not None:
         order = list(parameters)
-        if set(order) != set(ours):
+        if set(order) != set(params):
             raise ValueError(
-                f"parameters: {len(order)} tensors that are not the optimizer's {len(ours)}; give all of them, each "
+                f"parameters: {len(order)} tensors that are not the optimizer's {len(params)}; give all of them, each "
                 "once, in the order of the old optimizer"
             )
     elif (named := _by_name(optimizer, saved)) is not None:
         order = named
     else:
-        order = ours
+        order = params
         sizes = [
             [len(group["params"]) for group in groups] for groups in (saved["param_groups"], optimizer.param_groups)
         ]
-        if len(indices) == len(ours) and sizes[0] != sizes[1]:
+        if len(indices) == len(params) and sizes[0] != sizes[1]:
             raise ValueError(
                 f"saved: its groups have {sizes[0]} parameters and the optimizer's {sizes[1]}, so their order may "
                 "differ; make both with named parameters, or say the order: "
@@ -107,16 +107,16 @@ def _order(
 
 def _by_name(optimizer: Optimizer, saved: dict[str, Any]) -> list[Tensor] | None:
     """Our parameters in the checkpoint's order, if all have the same names there and here."""
-    theirs = [name for group in saved["param_groups"] for name in group.get("param_names") or ()]
-    ours = {
+    saved_params = [name for group in saved["param_groups"] for name in group.get("param_names") or ()]
+    params = {
         name: param
         for group in optimizer.param_groups
         for name, param in zip(group.get("param_names") or (), group["params"], strict=False)
     }
     count = sum(len(group["params"]) for group in optimizer.param_groups)
-    if len(theirs) != count or len(ours) != count or set(theirs) != set(ours):
+    if len(saved_params) != count or len(params) != count or set(saved_params) != set(params):
         return None
-    return [ours[name] for name in theirs]
+    return [params[name] for name in saved_params]
 
 
 def _check(index: int, entry: dict[str, Any], parameter: Tensor) -> None:

@@ -44,5 +44,5 @@ def batches(columns: list[list[Tensor] | None], size: int) -> list[tuple[list[in
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """What can be cut along its first dimension: all elements in a row, unless there are gaps between rows."""
+    """Return what can be cut along its first dimension: all elements in a row, unless there are gaps between rows."""
     return tensor.view(-1) if tensor.is_contiguous() else tensor
