@@ -18,7 +18,7 @@ import torch
 
 from provenance import provenance
 from report import listing, table
-from valleys.analysis import (
+from valleys.paper.theory import (
     FAMILIES,
     GAMES,
     STRONG,
@@ -33,7 +33,7 @@ from valleys.analysis import (
     shortest_horizon,
     widest,
 )
-from valleys.analysis.plots import limit_figure, region_figure, steps_figure
+from valleys.paper.theory.plots import limit_figure, region_figure, steps_figure
 
 __all__ = ["main", "parser"]
 

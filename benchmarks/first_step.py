@@ -23,7 +23,7 @@ from stage import Stage
 
 __all__ = ["DEFAULT", "First", "benchmark", "measure"]
 
-DEFAULT = r"^(ALTO|Lamb) (native|triton|compiled)$|^adapt\(AdamW fused\)$"
+DEFAULT = r"^(ALTO|Lamb) (c|triton|compiled)$|^adapt\(AdamW fused\)$"
 
 COLD, WARM = 20.0, 5.0
 """The issue's bounds, in seconds."""

@@ -29,17 +29,18 @@ from torch.optim import Optimizer
 import valleys
 from provenance import provenance
 from report import listing, table
-from valleys.lab import OptimizerSpec, Plan, Schedule, Split, Task, trainer
-from valleys.lab.files import write_whole
+from valleys.lab import OptimizerSpec, Plan, Schedule, Split, Task
+from valleys.lab.atomic_write import write_whole
 from valleys.lab.flatness.table import Flatness, tabulate
-from valleys.lab.job import Key
-from valleys.lab.networks.thin_resnet import cifar_resnet
 from valleys.lab.record import Evaluation
+from valleys.lab.run import trainer
 from valleys.lab.statistics import format_mean, mean_interval
+from valleys.lab.store.job import Key
 from valleys.lab.tasks.fashion_mnist import load
+from valleys.lab.tasks.networks.thin_resnet import cifar_resnet
+from valleys.landscape.curvature.spectrum import eigenvalues
 from valleys.landscape.objective import Objective
-from valleys.landscape.spectrum import eigenvalues
-from valleys.landscape.trajectory import Recorder, record
+from valleys.landscape.recorder.recorder import Recorder, record
 
 RESULTS = Path(__file__).parent / "results" / "flatness"
 SEEDS = range(1000, 1005)

@@ -162,7 +162,7 @@ def bounds_table(found: Sequence[Memory]) -> str:
         ("states of ALTO in bfloat16", 1.5, _matching(states, r"ALTO .*, bfloat16 states")),
         ("states of Lamb in bfloat16", 1.0, _matching(states, r"Lamb .*, bfloat16 states")),
         ("states that adapt adds in bfloat16", 0.5, _matching(added, r".*, bfloat16 states .*")),
-        ("transient of ALTO's best backend", 0.15, _matching(transients, r"ALTO (native|triton)")),
+        ("transient of ALTO's best backend", 0.15, _matching(transients, r"ALTO (c|triton)")),
     ]
     rows = []
     for text, bound, figures in demands:

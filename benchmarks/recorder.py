@@ -26,9 +26,9 @@ import valleys
 from provenance import Others, peak_gigabytes, provenance
 from report import listing, table
 from timing import quartiles
-from valleys.lab.networks import cifar_resnet
-from valleys.lab.networks.gpt import GPT
-from valleys.landscape.trajectory import Recorder, record
+from valleys.lab.tasks.networks import cifar_resnet
+from valleys.lab.tasks.networks.gpt import GPT
+from valleys.landscape.recorder.recorder import Recorder, record
 
 __all__ = ["WAYS", "WORKLOADS", "Run", "benchmark", "main", "parser"]
 

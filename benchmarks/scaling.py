@@ -18,7 +18,7 @@ from timing import Timing, interleave
 
 __all__ = ["DEFAULT", "benchmark"]
 
-DEFAULT = r"^ALTO (native|triton|foreach)$|^AdamW fused$"
+DEFAULT = r"^ALTO (c|triton|foreach)$|^AdamW fused$"
 
 SIZES = (1_000_000, 3_000_000, 10_000_000, 30_000_000, 100_000_000, 300_000_000)
 TENSORS = 100

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from provenance import Others, provenance
 from report import listing, table
-from valleys.landscape.functions import FUNCTIONS, Function
-from valleys.landscape.walk_measures import Measures, covered, measure
-from valleys.landscape.walk_methods import FAMILIES, Walker, walkers
-from valleys.landscape.walk_plots import draw
-from valleys.landscape.walks import SPREAD, Walk, starts, walks
+from valleys.paper.walks.functions import FUNCTIONS, Function
+from valleys.paper.walks.measures import Measures, covered, measure
+from valleys.paper.walks.plots import draw
+from valleys.paper.walks.walk import SPREAD, Walk, starts, walks
+from valleys.paper.walks.walkers import FAMILIES, Walker, walkers
 
 OUT = Path(__file__).parent / "results" / "walks"
 SEEDS = 10
@@ -44,7 +44,7 @@ function. Columns, each a median over the starts:
 
 Three walkers in each family: the plain optimizer, the adapted one, and, as a control of ours, the plain one with
 *equal memory*: the momentum whose past gradients are as old on average as in the adapted one, mu/(1-mu) - alpha steps
-(`valleys.landscape.walk_methods.equal_memory`), and for SGD the learning rate that leaves the sum of the weights as it
+(`valleys.paper.walks.walkers.equal_memory`), and for SGD the learning rate that leaves the sum of the weights as it
 was; its "lr" is the adapted one's in the tables. Momentum 0.9, and E's alpha = -50, beta1 = 0.99 on Fig. 1's functions
 are ours; Fig. 8's starts, alpha, beta1 and beta2 are the paper's. There is no weight decay, and LAMB and ALTO keep
 their layerwise ratio, as in the paper. Every walk is in walks.csv. What it means is in docs/landscape/walks.md."""

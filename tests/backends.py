@@ -13,7 +13,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False},
     "foreach": {"foreach": True},
     "compiled": {"fused": "compiled"},
-    "native": {"fused": "native"},
+    "c": {"fused": "c"},
 }
 
 

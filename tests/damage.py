@@ -158,7 +158,7 @@ def outcome(name: str, seed: int) -> tuple[str, str]:
     """
     chance = random.Random(seed)
     theirs, params = parameters(*SHAPES), parameters(*SHAPES)
-    make, build = (torch.optim.AdamW, PUBLIC["ALTO native"]) if name == FOREIGN else (PUBLIC[name], PUBLIC[name])
+    make, build = (torch.optim.AdamW, PUBLIC["ALTO c"]) if name == FOREIGN else (PUBLIC[name], PUBLIC[name])
     source = make([{"params": theirs[:2]}, {"params": theirs[2:]}])
     optimizer = build([{"params": params[:2]}, {"params": params[2:]}])
     train(source, theirs, 3)

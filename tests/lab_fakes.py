@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from valleys.lab.checkpoint import Checkpoint
-from valleys.lab.optimizers import OptimizerSpec, Plan, Range
+from valleys.lab.optimizers.resolve import OptimizerSpec, Plan, Range
+from valleys.lab.problem.task import Split, Task
 from valleys.lab.record import Evaluation, Record
-from valleys.lab.task import Split, Task
+from valleys.lab.run.checkpoint import Checkpoint
 
 STEPS = (5, 10, 15, 20)
 

@@ -49,7 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 BACKENDS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False},
     "foreach": {"foreach": True},
-    "native": {"fused": "native"},
+    "c": {"fused": "c"},
     "default": {},
 }
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import valleys
 from backends import BACKENDS, largest_error, symbols
 from valleys import reference
-from valleys._parts import parts
+from valleys._engine.block_memory import parts
 from valleys.blocks import find, interleaved, patterns, sections, stacked
 
 FORMS: list[tuple[Any, tuple[int, ...]]] = [
@@ -128,7 +128,7 @@ def test_a_complex_parameter_and_one_with_gaps() -> None:
     assert largest_error(real[:2], [real[2], real[2]]) < 1e-13
 
 
-@pytest.mark.parametrize("backend", ["loop", "foreach", "native"])
+@pytest.mark.parametrize("backend", ["loop", "foreach", "c"])
 def test_blocks_round_each_element_by_bits_of_its_own(backend: str) -> None:
     """Equal elements of a bfloat16 parameter must not be rounded alike because they lie in different blocks."""
     param = nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))

@@ -12,15 +12,13 @@ import pytest
 import torch
 
 from valleys import doctor
-from valleys.kernels import foreach, native
+from valleys.kernels import c, foreach
 
 
 def test_every_backend_and_type_has_a_line_and_native_works() -> None:
-    found = {finding.subject: finding for finding in doctor.backends(("native", "triton"))}
-    assert list(found) == [
-        f"{name}, cpu, {dtype}" for name in ("native", "triton") for dtype in ("float32", "bfloat16")
-    ]
-    native_line = found["native, cpu, float32"]
+    found = {finding.subject: finding for finding in doctor.backends(("c", "triton"))}
+    assert list(found) == [f"{name}, cpu, {dtype}" for name in ("c", "triton") for dtype in ("float32", "bfloat16")]
+    native_line = found["c, cpu, float32"]
     assert native_line.good, native_line.text
     assert native_line.text.startswith("agrees to ")
     triton_line = found["triton, cpu, float32"]
@@ -30,15 +28,15 @@ def test_every_backend_and_type_has_a_line_and_native_works() -> None:
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_a_kernel_that_computes_nonsense_is_not_called_good(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    right = native.alto_
+    right = c.alto_
 
     def wrong(tensors: Any, rule: Any, clip: Any = None, skip: Any = None) -> None:
         right(tensors, rule, clip)
         for parameter in tensors.params:
             parameter.mul_(factor)
 
-    monkeypatch.setattr(native, "alto_", wrong)
-    finding = doctor.backends(("native",))[0]
+    monkeypatch.setattr(c, "alto_", wrong)
+    finding = doctor.backends(("c",))[0]
     assert finding.good is False
     assert "wrong by" in finding.text
     assert "foreach=True" in finding.text
@@ -48,14 +46,14 @@ def test_a_kernel_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("no such instruction\nmore")
 
-    monkeypatch.setattr(native, "alto_", broken)
-    finding = doctor.backends(("native",))[0]
+    monkeypatch.setattr(c, "alto_", broken)
+    finding = doctor.backends(("c",))[0]
     assert (finding.good, finding.text) == (False, "its step fails: no such instruction")
 
 
 def test_the_doctor_compares_with_an_independent_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreach, "alto_", lambda *_: None)
-    assert not doctor.backends(("native",))[0].good
+    assert not doctor.backends(("c",))[0].good
 
 
 def test_what_is_missing_or_old_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +123,7 @@ def test_the_command_works_with_and_without_the_lab(before: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("This machine")
     assert torch.__version__ in done.stdout
-    assert "native, cpu, float32" in done.stdout
+    assert "c, cpu, float32" in done.stdout
     assert "compiled, cpu" not in done.stdout
 
 

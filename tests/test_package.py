@@ -43,7 +43,7 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: list[Pa
     assert names == wanted
     for needed in (
         "py.typed",
-        "kernels/native.c",
+        "kernels/update.c",
         "playground/app.js",
         "lab/html/style.css",
         "lab/html/template.html.j2",

@@ -11,7 +11,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md")))]
 ELSEWHERE = ["docs/trainers.md", "docs/distributed.md"]
-"""Their blocks want trainers and ranks: tests/trainers/test_page.py."""
+"""Their blocks want trainers and ranks: tests/integrations/test_page.py."""
 
 
 def blocks(page: str) -> list[str]:

@@ -13,7 +13,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 
-import valleys.timm
+import valleys.integrations.timm
 
 valleys.timm.register()
 OPTIONS: dict[str, dict[str, Any]] = {

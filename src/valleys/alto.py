@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from valleys._layerwise import Layerwise, Params
+from valleys._engine.layerwise import Layerwise, Params
 
 __all__ = ["ALTO", "Lamb"]
 
@@ -60,7 +60,7 @@ class ALTO(Layerwise):
             knows the usual ones. Default: None, every parameter is one layer.
         maximize: ascend instead of descend. Default: False.
         foreach: True: multi-tensor operations in bounded pieces; False: a loop. Default: None, see ``fused``.
-        fused: None takes the fastest kernel that works for each device and dtype ("native", C, on the CPU; "triton" on
+        fused: None takes the fastest kernel that works for each device and dtype ("c", C, on the CPU; "triton" on
             CUDA) and warns once if it must fall back to foreach; True insists on one, a name on that one, "compiled"
             among them (``torch.compile``); False has none. Default: None.
         capturable: keep the step count on the parameter's device, for CUDA graphs. Default: False.

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from valleys._parts import Pattern
+from valleys._engine.block_memory import Pattern
 
 __all__ = ["Block", "find", "interleaved", "layer_count", "patterns", "sections", "stacked"]
 

@@ -16,8 +16,8 @@ import torch
 
 from valleys.alto import ALTO
 from valleys.kernels import Needs
+from valleys.kernels.c_compiler import CompileError, cache_directory
 from valleys.kernels.choice import FUSED, fused_backend
-from valleys.kernels.compiler import CompileError, cache_directory
 
 __all__ = ["DTYPES", "INTEGRATIONS", "Finding", "backends", "extras", "machine", "report", "works_together"]
 
@@ -91,8 +91,8 @@ def backends(names: tuple[str, ...] = FUSED) -> list[Finding]:
         One finding for each device, backend and type of parameter in :data:`DTYPES`.
 
     Example:
-        >>> [finding.subject for finding in backends(("native",))]
-        ['native, cpu, float32', 'native, cpu, bfloat16']
+        >>> [finding.subject for finding in backends(("c",))]
+        ['c, cpu, float32', 'c, cpu, bfloat16']
     """
     devices = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     return [_try(name, torch.device(device), dtype) for device in devices for name in names for dtype in DTYPES]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from valleys.distributed import is_sharded
+from valleys._engine.dtensor import is_sharded
 
 __all__ = ["Released", "release_gradients"]
 

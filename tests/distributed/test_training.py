@@ -20,7 +20,7 @@ from backends import largest_error
 from distributed.models import Net, Run, Spread, batch, ddp, fsdp, new_net, train, whole
 from distributed.worlds import OLD_DTENSOR, spawn
 from valleys import reference
-from valleys.distributed import local
+from valleys._engine.dtensor import local
 
 DOUBLE, SINGLE, HALF = torch.float64, torch.float32, torch.bfloat16
 STEPS = 8

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from valleys.kernels import choice, compiler, native
+from valleys.kernels import c, c_compiler, choice
 
 FLAGS = ["-shared", "-fPIC"]
 Load = Callable[..., ctypes.CDLL]
@@ -44,10 +44,10 @@ def load(source: Path, cache: Path, temporary: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("VALLEYS_CACHE_DIR", str(cache))
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    compiler._warn_once.cache_clear()
+    c_compiler._warn_once.cache_clear()
 
     def call(*symbols: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
-        return compiler.load(source, [*FLAGS, *flags], symbols or ("answer",))
+        return c_compiler.load(source, [*FLAGS, *flags], symbols or ("answer",))
 
     return call
 
@@ -69,9 +69,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pat
 @pytest.fixture
 def fresh_choice(monkeypatch: pytest.MonkeyPatch) -> Any:
     """No backend looked up and no kernel loaded yet."""
-    for function in (choice.fused_backend, choice._warn_once, native._library):
+    for function in (choice.fused_backend, choice._warn_once, c._library):
         function.cache_clear()
     yield monkeypatch
     monkeypatch.undo()
-    for function in (choice.fused_backend, choice._warn_once, native._library):
+    for function in (choice.fused_backend, choice._warn_once, c._library):
         function.cache_clear()

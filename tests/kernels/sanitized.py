@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import valleys
-from valleys.kernels import native
+from valleys.kernels import c
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 STATES = (None, torch.bfloat16)
@@ -65,7 +65,7 @@ def all_steps() -> int:
         torch.set_num_threads(threads)
         for options, cls in itertools.product(OPTIONS, (valleys.ALTO, valleys.Lamb)):
             params = groups(dtype, large=not options and cls is valleys.ALTO, blocks=True)
-            steps += run(cls(params, lr=1e-3, state_dtype=state, fused="native", **options))
+            steps += run(cls(params, lr=1e-3, state_dtype=state, fused="c", **options))
         for inplace in (False, True):
             params = groups(dtype, large=not inplace, blocks=False)
             sgd = torch.optim.SGD(params, 1e-3, momentum=0.9)
@@ -85,10 +85,10 @@ def foreign(count: int, size: int, offset: int = 0) -> Tensor:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    native.ALONE = 0  # all sizes with all threads
+    c.ALONE = 0  # all sizes with all threads
     if sys.argv[1] == "steps":
         sys.stdout.write(f"sanitizers: {all_steps()} steps clean\n")
     elif sys.argv[1] == "overrun":
-        native.square_sum([foreign(1001, 4000)])
+        c.square_sum([foreign(1001, 4000)])
     else:
-        native.square_sum([foreign(1000, 4001, offset=1)])
+        c.square_sum([foreign(1000, 4001, offset=1)])

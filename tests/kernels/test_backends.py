@@ -17,7 +17,7 @@ from torch import Tensor
 import valleys
 from backends import BACKENDS, largest_error, symbols
 from valleys import reference
-from valleys.kernels import foreach, native
+from valleys.kernels import c, foreach
 
 EACH = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -64,7 +64,7 @@ def test_sizes_around_every_boundary(backend: str, options: dict[str, Any]) -> N
     assert largest_error(params, expected) < 1e-12
 
 
-@pytest.mark.parametrize("backend", ["foreach", "compiled", "native"])
+@pytest.mark.parametrize("backend", ["foreach", "compiled", "c"])
 def test_a_norm_of_millions_of_elements_in_float32(backend: str) -> None:
     """A layer of equal elements moves by lr each; sums of squares that lose digits show in the ratio."""
     params = [torch.nn.Parameter(torch.full((5_000_000,), 0.1))]
@@ -144,14 +144,14 @@ def test_compiled_never_recompiles() -> None:
 
 
 def test_native_does_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("valleys.kernels.native.ALONE", 0)
+    monkeypatch.setattr("valleys.kernels.c.ALONE", 0)
     results = []
     threads = torch.get_num_threads()
     for count in (1, 2, 3):
         params, grads = problem(AWKWARD, torch.float32)
         try:
             torch.set_num_threads(count)
-            run(valleys.ALTO(params, fused="native", max_grad_norm=1.0), params, grads)
+            run(valleys.ALTO(params, fused="c", max_grad_norm=1.0), params, grads)
         finally:
             torch.set_num_threads(threads)
         results.append(params)
@@ -160,13 +160,13 @@ def test_native_does_not_depend_on_the_number_of_threads(monkeypatch: pytest.Mon
 
 
 def test_little_work_is_one_threads() -> None:
-    from valleys.kernels import native
+    from valleys.kernels import c
 
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        half = torch.empty(native.ALONE // 2)
-        assert [native._threads(x) for x in ([half], [half, half[1:]], [half, half])] == [1, 1, 3]
+        half = torch.empty(c.ALONE // 2)
+        assert [c._threads(x) for x in ([half], [half, half[1:]], [half, half])] == [1, 1, 3]
     finally:
         torch.set_num_threads(threads)
 
@@ -227,7 +227,7 @@ def test_layouts_of_e(param_layout: str, grad_layout: str, inplace: bool) -> Non
         torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("backend", ["native", "foreach"])
+@pytest.mark.parametrize("backend", ["c", "foreach"])
 def test_a_model_that_changes_its_layout_in_mid_run(backend: str) -> None:
     """``model.to(memory_format=...)`` leaves the states behind; they follow at the next step."""
     (a,), grads = problem([(4, 3, 2, 5)], torch.float64, steps=4)
@@ -245,13 +245,13 @@ def test_a_model_that_changes_its_layout_in_mid_run(backend: str) -> None:
 
 def test_the_default_is_native_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    original = native.alto_
+    original = c.alto_
 
     def counted(*args: Any) -> None:
         calls.append(1)
         original(*args)
 
-    monkeypatch.setattr(native, "alto_", counted)
+    monkeypatch.setattr(c, "alto_", counted)
     params, grads = problem([(3,)], torch.float32, steps=1)
     for options, expected in (({}, 1), ({"fused": True}, 1), ({"fused": False}, 0), ({"foreach": False}, 0)):
         calls.clear()

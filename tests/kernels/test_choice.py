@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import valleys
-from valleys.kernels import Needs, choice, native
+from valleys.kernels import Needs, c, choice
 from valleys.kernels import triton as backend
 
 CUDA = torch.device("cuda", 0)
@@ -32,21 +32,21 @@ def test_a_broken_backend_is_a_reason(fresh_choice: pytest.MonkeyPatch, place: s
     original = importlib.import_module
 
     def broken(name: Any, *rest: Any, **options: Any) -> Any:
-        if place == "import" and name != native.__name__:
+        if place == "import" and name != c.__name__:
             return original(name, *rest, **options)
         raise error
 
     if place == "import":
         fresh_choice.setattr(importlib, "import_module", broken)
     else:
-        fresh_choice.setattr(native, "unavailable", broken)
+        fresh_choice.setattr(c, "unavailable", broken)
     reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
     param, expected = parameter(), parameter()
     with pytest.warns(UserWarning, match=f"falls back .*{reason}"):
         valleys.ALTO([param]).step()
     valleys.ALTO([expected], foreach=True).step()
     assert torch.equal(param, expected)
-    for fused in (True, "native"):
+    for fused in (True, "c"):
         with pytest.raises(RuntimeError, match=f"fused={fused!r}: .*{reason}"):
             valleys.ALTO([param], fused=fused)
     assert choice.best([param], FLOATS) is None

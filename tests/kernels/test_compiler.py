@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from valleys.kernels import compiler
+from valleys.kernels import c_compiler
 
 Load = Callable[..., ctypes.CDLL]
 
 
 def failure(load: Load, *symbols: str) -> str:
     """The error's one line."""
-    with pytest.raises(compiler.CompileError) as error:
+    with pytest.raises(c_compiler.CompileError) as error:
         load(*symbols)
     message = str(error.value)
     assert len(message.splitlines()) == 1
@@ -66,7 +66,7 @@ def test_a_compiler_is_stopped_with_its_children(
         with pytest.raises(KeyboardInterrupt):
             load()
     else:
-        monkeypatch.setattr(compiler, "TIME_LIMIT", 2)
+        monkeypatch.setattr(c_compiler, "TIME_LIMIT", 2)
         assert "after 2 s" in failure(load)
     first, second = map(int, pids.read_text().split())
     deadline = time.monotonic() + 10
@@ -122,7 +122,7 @@ def test_whatever_goes_wrong_is_a_compile_error(
     elif problem == "source is no text":
         source.write_bytes(b"\xff\xfe")
     elif problem == "null byte":
-        monkeypatch.setattr(compiler, "_compiler", lambda: ["cc", "-DX=\0"])
+        monkeypatch.setattr(c_compiler, "_compiler", lambda: ["cc", "-DX=\0"])
     else:
 
         def broken(*_: Any, **__: Any) -> None:

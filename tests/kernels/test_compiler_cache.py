@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from valleys import doctor
-from valleys.kernels import compiler
+from valleys.kernels import c_compiler
 
 Load = Callable[..., ctypes.CDLL]
 
@@ -32,7 +32,7 @@ print(compiler.load(pathlib.Path(sys.argv[2]), ["-shared", "-fPIC"], ["answer"])
 
 
 def child(source: Path, **variables: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, str(compiler.__file__), str(source)]
+    command = [sys.executable, "-c", CHILD, str(c_compiler.__file__), str(source)]
     environment = {**os.environ, **variables}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -70,8 +70,8 @@ def test_without_a_home_a_temporary_folder_serves(load: Load, temporary: Path, m
     monkeypatch.delenv("VALLEYS_CACHE_DIR")
     assert load().answer() == 42
     assert not list(temporary.iterdir())
-    with pytest.raises(compiler.CompileError, match=r"no home directory .*set VALLEYS_CACHE_DIR"):
-        compiler.cache_directory()
+    with pytest.raises(c_compiler.CompileError, match=r"no home directory .*set VALLEYS_CACHE_DIR"):
+        c_compiler.cache_directory()
     lines = {finding.subject: finding for finding in doctor.machine()}
     assert "no home directory" in lines["compiled C kernels"].text
 

@@ -18,7 +18,7 @@ from valleys.kernels import Needs, Rule, Tensors
 from valleys.kernels.ratio import step_lengths
 from valleys.kernels.rounding import Noise, bits, mix, round_to_bfloat16
 
-NAMES = ["foreach", "compiled", "native"]
+NAMES = ["foreach", "compiled", "c"]
 FLOATS = Needs(torch.float32, torch.float32, torch.float32)
 RULE = Rule(
     lr=0.02,
@@ -51,7 +51,7 @@ MIXES = [
     (torch.float16, torch.float16, torch.float32),
 ]
 # Relative error of sums of squares in float32: torch's norms of up to 2^18 elements, blocks of 4096.
-TOLERANCE = {"foreach": 2e-4, "compiled": 2e-4, "native": 1e-5}
+TOLERANCE = {"foreach": 2e-4, "compiled": 2e-4, "c": 1e-5}
 
 
 @pytest.fixture(params=NAMES)
@@ -360,7 +360,7 @@ def test_numbers_that_are_none_go_through(backend: Any) -> None:
 
 
 def test_the_sums_do_not_depend_on_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = importlib.import_module("valleys.kernels.native")
+    backend = importlib.import_module("valleys.kernels.c")
     monkeypatch.setattr(backend, "ALONE", 0)
     threads, found = torch.get_num_threads(), []
     try:

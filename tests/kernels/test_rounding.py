@@ -12,7 +12,7 @@ from torch import Tensor
 
 import valleys
 from backends import BACKENDS
-from valleys.kernels import Needs, compiled, foreach, native
+from valleys.kernels import Needs, c, compiled, foreach
 from valleys.kernels.rounding import Noise, bits, mix, mix_tensor, round_to_bfloat16, salt, signed
 
 EACH = pytest.mark.parametrize("backend", BACKENDS)
@@ -73,7 +73,7 @@ def test_special_values_stay() -> None:
     assert round_to_bfloat16(ones, noise[:1]).isnan().all()
 
 
-@pytest.mark.parametrize("module", [foreach, native, compiled], ids=lambda m: m.__name__.rsplit(".", 1)[1])
+@pytest.mark.parametrize("module", [foreach, c, compiled], ids=lambda m: m.__name__.rsplit(".", 1)[1])
 def test_every_backend_rounds_e_with_the_same_bits(module: Any) -> None:
     """beta = 0 makes s the gradient itself, so nothing but the rounding is left to differ."""
     assert module is foreach or module.unavailable(torch.device("cpu"), FLOATS) is None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import valleys
 from backends import largest_error
-from valleys._options import rule_of
+from valleys._engine.options import rule_of
 from valleys.kernels import Tensors, ratio
 from valleys.kernels import triton as backend
 

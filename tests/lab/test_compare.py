@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 import lab_fakes
-from valleys.lab import Comparison, LabError, Record, compare, demo, trainer
-from valleys.lab.checkpoint import Checkpoint
-from valleys.lab.optimizers import OptimizerSpec, Plan, Range
+from valleys.lab import Comparison, LabError, Record, compare, demo
+from valleys.lab.optimizers.resolve import OptimizerSpec, Plan, Range
+from valleys.lab.run import trainer
+from valleys.lab.run.checkpoint import Checkpoint
 
 Call = dict[str, Any]
 Whole = tuple[Comparison, list[Call], Path]
@@ -30,7 +31,7 @@ def watched(patch: pytest.MonkeyPatch) -> list[Call]:
         made.append({"optimizer": spec.name, "hyperparameters": dict(hyperparameters), **options})
         return lab_fakes.train(task, spec, hyperparameters, **options)
 
-    patch.setattr("valleys.lab.trainer.train", train)
+    patch.setattr("valleys.lab.run.trainer.train", train)
     return made
 
 
@@ -143,7 +144,7 @@ def test_an_interruption_keeps_what_was_finished(
         return lab_fakes.train(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("valleys.lab.trainer.train", interrupted)
+        patch.setattr("valleys.lab.run.trainer.train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     calls.clear()
@@ -221,7 +222,7 @@ def test_the_command_in_the_report_repeats_the_comparison(
     tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("valleys.lab.tasks.load", lab_fakes.load)
-    monkeypatch.setattr("valleys.lab.optimizers.resolve", lab_fakes.resolve)
+    monkeypatch.setattr("valleys.lab.optimizers.resolve.resolve", lab_fakes.resolve)
     storage = f"sqlite:///{tmp_path / 'a.db'}"
     run(
         tmp_path / "a b",
@@ -250,9 +251,9 @@ def test_importing_the_package_imports_no_lab_and_the_lab_no_heavy_extra() -> No
 def test_the_demo_gives_the_threads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[Call]) -> None:
     seen: list[int] = []
     monkeypatch.setattr("valleys.lab.tasks.load", lab_fakes.load)
-    monkeypatch.setattr("valleys.lab.optimizers.resolve", lab_fakes.resolve)
+    monkeypatch.setattr("valleys.lab.optimizers.resolve.resolve", lab_fakes.resolve)
     monkeypatch.setattr("valleys.lab.demo.STAGES", [demo.Stage("digits", 16, 1, 1)])
-    monkeypatch.setattr("valleys.lab.trainer.check", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr("valleys.lab.run.trainer.check", lambda *_: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     assert len(list(demo.run(tmp_path))) == 1
     assert (seen, torch.get_num_threads()) == ([1], before)

@@ -12,9 +12,9 @@ from torch import nn
 
 import lab_fakes
 from valleys.lab.flatness import MEASURES, measure, tabulate
-from valleys.lab.job import Key
+from valleys.lab.problem.task import Split, Task
 from valleys.lab.statistics import mean_interval
-from valleys.lab.task import Split, Task
+from valleys.lab.store.job import Key
 
 X = torch.randn(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

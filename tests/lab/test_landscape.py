@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import lab_fakes
-from lab.pages import Reader
-from valleys.lab import Comparison, LabError, compare, tasks, trainer
+from lab.report.pages import Reader
+from valleys.cli.commands import app
+from valleys.lab import Comparison, LabError, compare, tasks
 from valleys.lab import landscape as module
-from valleys.lab.commands import app
 from valleys.lab.landscape import Measured, landscape
-from valleys.lab.optimizers import OptimizerSpec
+from valleys.lab.optimizers.resolve import OptimizerSpec
+from valleys.lab.run import trainer
 
 OPTIMIZERS = ["lamb", "alto"]
 
@@ -192,7 +193,7 @@ def test_a_comparison_without_final_runs_is_refused(tmp_path: Path, monkeypatch:
         return lab_fakes.record(optimizer="lamb", hyperparameters=values)
 
     with monkeypatch.context() as patch:
-        patch.setattr("valleys.lab.trainer.train", dies)
+        patch.setattr("valleys.lab.run.trainer.train", dies)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "points", optimizers=["lamb"], trials=1)
     with pytest.raises(LabError, match=r"no finished run on a fresh seed"):

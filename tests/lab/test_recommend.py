@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from lab_fakes import task as make_task
 from valleys.hyperparameters import suggest
-from valleys.lab import optimizers, recommend, registry, trainer
-from valleys.lab.advice import Recommendation, Trial, from_memory
+from valleys.lab import recommend
 from valleys.lab.errors import LabError
-from valleys.lab.loop import Loop
-from valleys.lab.noise import Measurement
-from valleys.lab.optimizers import Plan
+from valleys.lab.optimizers import resolve, table
+from valleys.lab.optimizers.resolve import Plan
+from valleys.lab.problem.loop import Loop
+from valleys.lab.problem.task import Split, Task
 from valleys.lab.recommend import recommend as advise
-from valleys.lab.task import Split, Task
+from valleys.lab.recommendation import Recommendation, Trial, from_memory
+from valleys.lab.run import trainer
+from valleys.lab.run.noise_scale import Measurement
 
 
 class Linear(nn.Module):
@@ -119,7 +121,7 @@ def test_the_brief_run_has_a_constant_learning_rate_in_the_middle_of_the_range(m
     advise(64, linear()[0], steps=40, lr=0.02)
     assert given["values"]["lr"] == 0.02
     # A range that is not logarithmic has its middle at the mean.
-    assert recommend._middle(optimizers.Range(0.5, 0.9, log=False)) == pytest.approx(0.7)
+    assert recommend._middle(resolve.Range(0.5, 0.9, log=False)) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(
@@ -178,15 +180,15 @@ def test_the_command_names_what_exists(monkeypatch: pytest.MonkeyPatch) -> None:
         names = options["--optimizers"].split(",")
         assert names[0] == optimizer
         assert len(set(names)) == len(names)
-        assert set(names) <= set(optimizers.names())
+        assert set(names) <= set(resolve.names())
         assert {"--batch-size": "64", "--preset": "a b", "--data": "x y"}.items() <= options.items()
         assert options["--out"] == "runs/linear-64"
 
 
 @pytest.mark.parametrize("steps", [3, 40, 1000])
 def test_strong_e_is_that_of_the_registry(steps: int) -> None:
-    theirs = registry._strong({"one_minus_beta2": 0.1}, Plan(64, steps))
-    ours = from_memory(registry.STRONG_C, max(1.0, registry.STRONG_MEMORY * steps))
+    theirs = table._strong({"one_minus_beta2": 0.1}, Plan(64, steps))
+    ours = from_memory(table.STRONG_C, max(1.0, table.STRONG_MEMORY * steps))
     assert ours == pytest.approx({name: theirs[name] for name in ("alpha", "beta")})
 
 

@@ -223,7 +223,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("option", OUT_OF_RANGE)
-@pytest.mark.parametrize("name", ["ALTO foreach", "ALTO native", "Lamb native", "EAdamW", "adapt(SGD)"])
+@pytest.mark.parametrize("name", ["ALTO foreach", "ALTO c", "Lamb c", "EAdamW", "adapt(SGD)"])
 def test_an_option_changed_out_of_range_raises_before_anything_moves(name: str, option: str) -> None:
     """Schedulers and users write into the groups."""
     params = parameters((3,), (4, 6))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import valleys
 from public_optimizers import PUBLIC, STATES, available, feed, parameters, snapshot, train
-from valleys._checks import _fits
+from valleys._engine.tensor_checks import _fits
 
 
 @pytest.fixture(params=PUBLIC)

@@ -16,7 +16,7 @@ from valleys.kernels.layout import is_plain
 
 __all__ = ["FUSED", "Backend", "best", "fused_backend", "require_fused", "select"]
 
-FUSED = ("native", "triton", "compiled")
+FUSED = ("c", "triton", "compiled")
 """Values of ``fused`` beside None, True and False: backends by name."""
 
 
@@ -124,7 +124,7 @@ def _line(error: Exception) -> str:
 
 
 def _default(device: torch.device) -> str | None:
-    return {"cpu": "native", "cuda": "triton"}.get(device.type)
+    return {"cpu": "c", "cuda": "triton"}.get(device.type)
 
 
 @functools.cache

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from valleys.lab.compare import Comparison, compare
 from valleys.lab.errors import LabError
-from valleys.lab.loop import Loop, Running
-from valleys.lab.optimizers import OptimizerSpec, Plan, Range
+from valleys.lab.optimizers.resolve import OptimizerSpec, Plan, Range
+from valleys.lab.problem.loop import Loop, Running
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.task import Split, Stream, Task
 from valleys.lab.record import Record
-from valleys.lab.schedules import Schedule
-from valleys.lab.task import Split, Stream, Task
 
 __all__ = [
     "Comparison",

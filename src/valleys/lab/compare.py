@@ -12,24 +12,27 @@ from typing import Any
 
 import torch
 
-from valleys.lab import optimizers as registry
-from valleys.lab import own, report, trackers, trainer, tuning, weights
-from valleys.lab.checkpoint import Checkpoint
-from valleys.lab.environment import environment
 from valleys.lab.errors import LabError
-from valleys.lab.job import Job
-from valleys.lab.loop import Loop
-from valleys.lab.optimizers import OptimizerSpec
-from valleys.lab.parallel import Ranks, joined
-from valleys.lab.planned import Question
+from valleys.lab.optimizers import resolve as registry
+from valleys.lab.optimizers.resolve import OptimizerSpec
+from valleys.lab.problem.loop import Loop
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.task import Problem, Task
 from valleys.lab.progress import Follow
 from valleys.lab.record import Record
-from valleys.lab.schedules import Schedule
-from valleys.lab.shared_store import SharedStore
+from valleys.lab.report import document
+from valleys.lab.report.summary import Row, summarize
+from valleys.lab.run import trackers, trainer, weights
+from valleys.lab.run.checkpoint import Checkpoint
+from valleys.lab.run.environment import environment
+from valleys.lab.run.ranks import Ranks, joined
+from valleys.lab.search import candidates
 from valleys.lab.statistics import Verdict
-from valleys.lab.storage import HEARTBEAT
-from valleys.lab.summary import Row, summarize
-from valleys.lab.task import Problem, Task
+from valleys.lab.statistics.planned_pairs import Question
+from valleys.lab.store.database import HEARTBEAT
+from valleys.lab.store.job import Job
+from valleys.lab.store.rank_store import SharedStore
+from valleys.lab.tasks import from_file
 from valleys.lab.worker import FIRST_SEED, Work, work
 
 __all__ = ["Comparison", "compare", "configuration_of"]
@@ -146,7 +149,7 @@ def compare(
             told = {"optimizer": job.optimizer, "phase": job.phase, "seed": job.key.seed, **job.hyperparameters}
             with (
                 trackers.tracker(log if ranks.main else (), folder, label, {**configuration, **told}) as observe,
-                own.pointing(own.file_of(task) if isinstance(task, str) else None),
+                from_file.pointing(from_file.file_of(task) if isinstance(task, str) else None),
             ):
                 record = trainer.train(
                     problem,
@@ -195,7 +198,7 @@ def compare(
             work(wanted, store, run, problem.name, progress if ranks.main else False)
             results = store.results(spaces)
             summary = summarize(results, warnings)
-            paths = ranks.decide(lambda: report.write(results, summary, folder, command))
+            paths = ranks.decide(lambda: document.write(results, summary, folder, command))
     return Comparison(
         problem.name,
         batch,
@@ -225,7 +228,7 @@ def _specs(optimizers: Sequence[str | OptimizerSpec], batch_size: int) -> list[O
 def _problem(
     task: str | Problem, data_dir: Path | str | None, preset: str | None, schedule: Schedule | str | None
 ) -> Problem:
-    problem = own.resolve(task, data_dir, preset)
+    problem = from_file.resolve(task, data_dir, preset)
     if schedule is None:
         return problem
     if not isinstance(problem, Task):
@@ -291,7 +294,7 @@ def configuration_of(
         "precision": precision,
         "epochs": task.epochs if epochs is None else epochs,
         "device": device,
-        "tuning_seed": tuning.TUNING_SEED,
+        "tuning_seed": candidates.TUNING_SEED,
         "first_seed": FIRST_SEED,
         "trials": trials,
         "seeds": seeds,

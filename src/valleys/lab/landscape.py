@@ -11,22 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from valleys.lab import optimizers as registry
-from valleys.lab import own, report, trainer, weights
 from valleys.lab.compare import configuration_of
 from valleys.lab.errors import LabError
 from valleys.lab.flatness.measure import EXAMPLES, chosen, measure
 from valleys.lab.flatness.table import Flatness
-from valleys.lab.job import Job, Results
-from valleys.lab.optimizers import OptimizerSpec
-from valleys.lab.parallel import joined
+from valleys.lab.optimizers import resolve as registry
+from valleys.lab.optimizers.resolve import OptimizerSpec
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.seeds import seeded
+from valleys.lab.problem.task import Problem, Task
 from valleys.lab.progress import Follow, watch
 from valleys.lab.record import Record
-from valleys.lab.schedules import Schedule
-from valleys.lab.seeds import seeded
-from valleys.lab.store import Store
-from valleys.lab.summary import Summary, summarize
-from valleys.lab.task import Problem, Task
+from valleys.lab.report import document
+from valleys.lab.report.summary import Summary, summarize
+from valleys.lab.run import trainer, weights
+from valleys.lab.run.ranks import joined
+from valleys.lab.store.job import Job, Results
+from valleys.lab.store.store import Store
+from valleys.lab.tasks import from_file
 
 __all__ = ["Measured", "landscape"]
 
@@ -129,7 +131,7 @@ def landscape(
         summary = summarize(results)
         if summary.flatness is None:
             raise LabError(f"{folder} holds no finished run on a fresh seed yet; let `valleys compare` finish")
-        paths = report.write(results, summary, folder, asked.get("command", f"valleys compare {problem.name}"))
+        paths = document.write(results, summary, folder, asked.get("command", f"valleys compare {problem.name}"))
     runs: dict[str, dict[int, Mapping[str, Any]]] = {}
     for job in jobs:
         runs.setdefault(job.optimizer, {})[job.key.seed] = results.flatness[job.optimizer][job.key]
@@ -140,8 +142,8 @@ def _problem(
     task: str | Problem | None, configuration: Mapping[str, Any], asked: Mapping[str, Any], data_dir: Path | str | None
 ) -> Task:
     named = task or asked.get("task") or configuration["task"]
-    given = asked if isinstance(named, str) and own.file_of(named) is None else {}
-    problem = own.resolve(named, data_dir or given.get("data_dir"), given.get("preset"))
+    given = asked if isinstance(named, str) and from_file.file_of(named) is None else {}
+    problem = from_file.resolve(named, data_dir or given.get("data_dir"), given.get("preset"))
     if not isinstance(problem, Task):
         raise LabError(f"{problem.name} has a training loop of its own; flatness is measured of supervised tasks")
     if asked.get("schedule"):

@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 
 from valleys.hyperparameters import suggest
-from valleys.lab import optimizers as registry
-from valleys.lab import own, trainer
-from valleys.lab.advice import Recommendation, Trial
 from valleys.lab.errors import LabError
-from valleys.lab.noise import Measurement, NoiseScale
-from valleys.lab.optimizers import OptimizerSpec, Range
-from valleys.lab.schedules import Schedule
-from valleys.lab.task import Problem, Task
+from valleys.lab.optimizers import resolve as registry
+from valleys.lab.optimizers.resolve import OptimizerSpec, Range
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.task import Problem, Task
+from valleys.lab.recommendation import Recommendation, Trial
+from valleys.lab.run import trainer
+from valleys.lab.run.noise_scale import Measurement, NoiseScale
+from valleys.lab.tasks import from_file
 
 __all__ = ["STEPS", "recommend"]
 
@@ -85,7 +86,7 @@ def recommend(
         return Recommendation(batch_size, suggest(batch_size))
     if steps < _FEWEST:
         raise LabError(f"steps {steps}: choose {_FEWEST} or more; fewer say nothing about the noise")
-    problem = own.resolve(task, data_dir, preset)
+    problem = from_file.resolve(task, data_dir, preset)
     trainer.check(problem, batch_size)
     if not isinstance(problem, Task):
         raise LabError(

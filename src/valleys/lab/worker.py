@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from valleys.lab import tuning
-from valleys.lab.job import Job, Key
-from valleys.lab.optimizers import OptimizerSpec
+from valleys.lab.optimizers.resolve import OptimizerSpec
 from valleys.lab.progress import Follow, watch
 from valleys.lab.record import Record
-from valleys.lab.shared_store import SharedStore
+from valleys.lab.search import candidates
+from valleys.lab.store.job import Job, Key
+from valleys.lab.store.rank_store import SharedStore
 
 __all__ = ["FIRST_SEED", "Work", "work"]
 
@@ -50,7 +50,7 @@ class Work:
         Returns:
             The runs; none if all is done.
         """
-        points = {spec.name: tuning.points(spec.space, self.trials) for spec in self.specs}
+        points = {spec.name: candidates.points(spec.space, self.trials) for spec in self.specs}
         tuned_at_all = [spec for spec in self.specs if spec.space]
         tuned = {spec.name: store.finished(spec.name, "tuning") for spec in self.specs}
         final = {spec.name: store.finished(spec.name, "final") for spec in self.specs}
@@ -58,15 +58,15 @@ class Work:
         for trial in range(self.trials):
             for spec in tuned_at_all:
                 if trial < len(points[spec.name]):
-                    key = Key(trial, tuning.TUNING_SEED)
+                    key = Key(trial, candidates.TUNING_SEED)
                     if key not in tuned[spec.name]:
                         wanted.append(Job(spec.name, "tuning", key, points[spec.name][trial], spec.space))
         waiting = {job.optimizer for job in wanted}
-        chosen: dict[str, int | None] = {spec.name: tuning.FIXED for spec in self.specs if not spec.space}
+        chosen: dict[str, int | None] = {spec.name: candidates.FIXED for spec in self.specs if not spec.space}
         for spec in tuned_at_all:
             if spec.name not in waiting:
                 records = {key.point: record for key, record in tuned[spec.name].items()}
-                chosen[spec.name] = tuning.select(records, self.maximize)
+                chosen[spec.name] = candidates.select(records, self.maximize)
         for seed in range(FIRST_SEED, FIRST_SEED + self.seeds):
             for spec in self.specs:
                 if (point := chosen.get(spec.name)) is not None:

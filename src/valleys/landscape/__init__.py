@@ -9,21 +9,21 @@ between two solutions, and their pictures. Training: ``record`` attaches a recor
 
 from __future__ import annotations
 
-from valleys.landscape.density import Density, density
-from valleys.landscape.directions import between, normalize, pca_directions, random_direction
-from valleys.landscape.functions import FUNCTIONS, Function
-from valleys.landscape.hvp import Curvature
-from valleys.landscape.interpolation import Path1D, interpolate
+from valleys.landscape.curvature.density import Density, density
+from valleys.landscape.curvature.hvp import Curvature
+from valleys.landscape.curvature.spectrum import Eigen, eigenvalues
+from valleys.landscape.curvature.trace import Estimate, trace
 from valleys.landscape.objective import Objective
-from valleys.landscape.plots import contour, plot_1d, surface
-from valleys.landscape.projection import Projection
-from valleys.landscape.sharpness import Averaged, Gap, Sharpness, average_sharpness, gap, sharpness
-from valleys.landscape.slices import Slice, project, slice_1d, slice_2d
-from valleys.landscape.spectrum import Eigen, eigenvalues
-from valleys.landscape.stages import stage, table_1
-from valleys.landscape.trace import Estimate, trace
-from valleys.landscape.trajectory import Recorder, record
-from valleys.landscape.walks import Walk, walk, walks
+from valleys.landscape.recorder.projection import Projection
+from valleys.landscape.recorder.recorder import Recorder, record
+from valleys.landscape.recorder.stages import stage, table_1
+from valleys.landscape.sharpness.sharpness import Averaged, Gap, Sharpness, average_sharpness, gap, sharpness
+from valleys.landscape.slices.directions import between, normalize, pca_directions, random_direction
+from valleys.landscape.slices.interpolation import Path1D, interpolate
+from valleys.landscape.slices.plots import contour, plot_1d, surface
+from valleys.landscape.slices.slices import Slice, project, slice_1d, slice_2d
+from valleys.paper.walks.functions import FUNCTIONS, Function
+from valleys.paper.walks.walk import Walk, walk, walks
 
 __all__ = [
     "FUNCTIONS",

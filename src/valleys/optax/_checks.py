@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from valleys._options import check_group
+from valleys._engine.options import check_group
 from valleys.hyperparameters import check_explore, check_range
 
 __all__ = ["check_adapt", "check_layerwise", "check_options", "check_state_dtype", "is_known", "trust_bounds"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from valleys.lab.data import Batch, Split, Stream
 from valleys.lab.errors import LabError, unknown
-from valleys.lab.task import Task
+from valleys.lab.problem.data import Batch, Split, Stream
+from valleys.lab.problem.task import Task
 from valleys.landscape.objective import Objective
 
 __all__ = ["ADAPTIVE_RHO", "CHUNK", "EXAMPLES", "MEASURES", "RHO", "SIGMA", "chosen", "measure"]
@@ -128,34 +128,34 @@ class _Setup:
 
 
 def _top_eigenvalue(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.spectrum import eigenvalues
+    from valleys.landscape.curvature.spectrum import eigenvalues
 
     found = eigenvalues(setup.objective, 1, seed=setup.seed)
     return {"top_eigenvalue": float(found.values[0]), "top_eigenvalue_error": float(found.residuals[0])}
 
 
 def _trace(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.trace import trace
+    from valleys.landscape.curvature.trace import trace
 
     found = trace(setup.objective, matvecs=_MATVECS, seed=setup.seed)
     return {"trace": found.value, "trace_error": found.standard_error}
 
 
 def _sharpness(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.sharpness import sharpness
+    from valleys.landscape.sharpness.sharpness import sharpness
 
     return {"sharpness": sharpness(setup.objective, RHO, steps=_STEPS, seed=setup.seed).value}
 
 
 def _adaptive_sharpness(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.sharpness import sharpness
+    from valleys.landscape.sharpness.sharpness import sharpness
 
     found = sharpness(setup.objective, ADAPTIVE_RHO, adaptive=True, steps=_STEPS, seed=setup.seed)
     return {"adaptive_sharpness": found.value}
 
 
 def _average_sharpness(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.sharpness import average_sharpness
+    from valleys.landscape.sharpness.sharpness import average_sharpness
 
     found = average_sharpness(setup.objective, SIGMA, adaptive=True, samples=_PAIRS, seed=setup.seed)
     return {"average_sharpness": found.value, "average_sharpness_error": found.standard_error}
@@ -166,7 +166,7 @@ def _train_loss(setup: _Setup) -> dict[str, float]:
 
 
 def _gap(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.sharpness import gap
+    from valleys.landscape.sharpness.sharpness import gap
 
     test = setup.task.test
     there = Objective(setup.model, setup.task.loss, _Spaced(test, len(test), setup.device), check=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from valleys.lab.flatness.measure import MEASURES
-from valleys.lab.job import Key
 from valleys.lab.statistics import mean_interval
+from valleys.lab.store.job import Key
 
 __all__ = ["Contrast", "FlatRow", "Flatness", "tabulate"]
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from valleys.lab.flatness.table import Flatness
-from valleys.lab.job import Results
 from valleys.lab.statistics import format_mean
+from valleys.lab.store.job import Results
 
 __all__ = ["METHOD", "RATIOS", "document", "main", "ratios"]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from valleys.lab.errors import LabError, unknown
-from valleys.lab.task import Problem
+from valleys.lab.problem.task import Problem
 from valleys.lab.tasks.entry import Entry
 
 __all__ = ["Entry", "entries", "load", "names"]
@@ -18,7 +19,6 @@ _FAMILIES = (
     "cifar",
     "digits",
     "fashion_mnist",
-    "functions",
     "gpt2",
     "imagenet",
     "reinforcement",
@@ -28,18 +28,33 @@ _FAMILIES = (
 """Modules with ``ENTRIES``: entries by task name. What a task needs is imported when it is loaded."""
 
 
+GROUP = "valleys.tasks"
+"""The group of entry points by which a package adds tasks: each is a dictionary like ``ENTRIES`` of the families."""
+
+
 @cache
 def entries() -> dict[str, Entry]:
-    """All tasks, sorted by name.
+    """All tasks, sorted by name: the lab's own, and those of installed packages with entry points ``valleys.tasks``.
+
+    Raises:
+        LabError: the tasks of a package cannot be imported.
 
     Example:
         >>> entries()["digits"].presets
         ('standard',)
     """
-    found: dict[str, Entry] = {}
+    table: dict[str, Entry] = {}
     for family in _FAMILIES:
-        found |= import_module(f"valleys.lab.tasks.{family}").ENTRIES
-    return dict(sorted(found.items()))
+        table |= import_module(f"valleys.lab.tasks.{family}").ENTRIES
+    for point in entry_points(group=GROUP):
+        try:
+            table |= point.load()
+        except Exception as error:
+            raise LabError(
+                f"the tasks of the entry point {point.name} = {point.value} cannot be imported ({error!r}); repair or "
+                "uninstall the package that brings it"
+            ) from error
+    return dict(sorted(table.items()))
 
 
 def names() -> list[str]:

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from valleys.lab.errors import LabError
-from valleys.lab.schedules import Schedule
-from valleys.lab.task import Split, Task
-from valleys.lab.tasks.classification import accuracy
-from valleys.lab.tasks.conll import Corpus, Sentence, corpus
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.task import Split, Task
+from valleys.lab.tasks.data.conll import Corpus, Sentence, corpus
+from valleys.lab.tasks.data.pretrained import MODEL_FOLDER, Encoder, encoder
+from valleys.lab.tasks.data.texts import Example, imdb, mrpc
 from valleys.lab.tasks.entry import Entry
-from valleys.lab.tasks.pretrained import MODEL_FOLDER, Encoder, encoder
-from valleys.lab.tasks.tagging import IGNORED, entity_counts, f1, tag_loss
-from valleys.lab.tasks.texts import Example, imdb, mrpc
+from valleys.lab.tasks.shared.classification import accuracy
+from valleys.lab.tasks.shared.tagging import IGNORED, entity_counts, f1, tag_loss
 
 __all__ = ["ENTRIES", "conll2003", "load_imdb", "load_mrpc"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from valleys.lab.networks.bilstm import PADDING, BiLSTM
-from valleys.lab.schedules import Schedule
-from valleys.lab.task import Split, Task
-from valleys.lab.tasks.conll import Corpus, Sentence, corpus
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.task import Split, Task
+from valleys.lab.tasks.data.conll import Corpus, Sentence, corpus
 from valleys.lab.tasks.entry import Entry
-from valleys.lab.tasks.tagging import IGNORED, entity_counts, f1, tag_loss
+from valleys.lab.tasks.networks.bilstm import PADDING, BiLSTM
+from valleys.lab.tasks.shared.tagging import IGNORED, entity_counts, f1, tag_loss
 
 __all__ = ["ENTRIES", "load"]
 

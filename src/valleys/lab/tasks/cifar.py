@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from valleys.lab.errors import LabError
-from valleys.lab.networks import cifar_resnet, cifar_resnet18, densenet, vgg16
-from valleys.lab.schedules import Schedule
-from valleys.lab.task import Split, Task
-from valleys.lab.tasks.cifar_files import CIFAR10, CIFAR100, Cifar, read_cifar
-from valleys.lab.tasks.classification import accuracy, deal
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.task import Split, Task
+from valleys.lab.tasks.data.augmentation import Normalized, crop_and_flip
+from valleys.lab.tasks.data.cifar_files import CIFAR10, CIFAR100, Cifar, read_cifar
 from valleys.lab.tasks.entry import STANDARD, Entry
-from valleys.lab.tasks.images import Normalized, crop_and_flip
+from valleys.lab.tasks.networks import cifar_resnet, cifar_resnet18, densenet, vgg16
+from valleys.lab.tasks.shared.classification import accuracy, deal
 
 __all__ = ["ENTRIES", "load"]
 

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from valleys.lab.errors import LabError
-from valleys.lab.task import Split, Task
-from valleys.lab.tasks.classification import accuracy, deal
+from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.entry import Entry
+from valleys.lab.tasks.shared.classification import accuracy, deal
 
 __all__ = ["ENTRIES", "load"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from valleys.lab.task import Problem
+from valleys.lab.problem.task import Problem
 
 __all__ = ["STANDARD", "Entry"]
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from valleys.lab.errors import LabError
-from valleys.lab.idx import read_idx
-from valleys.lab.task import Split, Task
-from valleys.lab.tasks.classification import accuracy, deal
+from valleys.lab.problem.task import Split, Task
+from valleys.lab.tasks.data.idx import read_idx
 from valleys.lab.tasks.entry import STANDARD, Entry
+from valleys.lab.tasks.shared.classification import accuracy, deal
 
 __all__ = ["DEBIAN_FOLDER", "ENTRIES", "load"]
 

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from valleys.lab.errors import LabError
-from valleys.lab.networks.hugging_face import Logits
-from valleys.lab.schedules import Schedule
-from valleys.lab.task import Stream, Task
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.task import Stream, Task
+from valleys.lab.tasks.data.packed import Windows, packed
 from valleys.lab.tasks.entry import Entry
-from valleys.lab.tasks.language import token_loss
-from valleys.lab.tasks.packed import Windows, packed
+from valleys.lab.tasks.networks.hugging_face import Logits
+from valleys.lab.tasks.shared.language import token_loss
 
 __all__ = ["ENTRIES", "build", "load"]
 

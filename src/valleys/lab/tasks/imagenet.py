@@ -11,13 +11,13 @@ from pathlib import Path
 from torch import nn
 
 from valleys.lab.errors import LabError
-from valleys.lab.networks import resnet34, resnet50
-from valleys.lab.schedules import Schedule
-from valleys.lab.task import Stream, Task
-from valleys.lab.tasks.classification import accuracy
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.task import Stream, Task
+from valleys.lab.tasks.data.augmentation import CentreCrop, Normalized, resized_crop_and_flip
+from valleys.lab.tasks.data.image_folder import held_out, list_images
 from valleys.lab.tasks.entry import Entry
-from valleys.lab.tasks.image_folder import held_out, list_images
-from valleys.lab.tasks.images import CentreCrop, Normalized, resized_crop_and_flip
+from valleys.lab.tasks.networks import resnet34, resnet50
+from valleys.lab.tasks.shared.classification import accuracy
 
 __all__ = ["ENTRIES", "load"]
 

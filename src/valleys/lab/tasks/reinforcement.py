@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from valleys.lab.errors import LabError
-from valleys.lab.loop import Diverged, Loop, Running
-from valleys.lab.schedules import Schedule
+from valleys.lab.problem.loop import Diverged, Loop, Running
+from valleys.lab.problem.schedules import Schedule
 from valleys.lab.tasks.entry import Entry
 
 __all__ = ["COLLECT", "ENTRIES", "REPEAT", "Setting", "load"]

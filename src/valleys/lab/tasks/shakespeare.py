@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from valleys.lab.errors import LabError
-from valleys.lab.networks.gpt import GPT
-from valleys.lab.task import Split, Task
+from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.entry import STANDARD, Entry
-from valleys.lab.tasks.language import spread, token_loss
+from valleys.lab.tasks.networks.gpt import GPT
+from valleys.lab.tasks.shared.language import spread, token_loss
 
 __all__ = ["CONTEXT", "ENTRIES", "load"]
 

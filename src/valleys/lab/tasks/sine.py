@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from valleys.lab.schedules import Schedule
-from valleys.lab.task import Split, Task
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.entry import Entry
 
 __all__ = ["ENTRIES", "NOISE", "load"]

@@ -1,0 +1,254 @@
+"""Adapted gradients in place of the user's, for the time of one step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from valleys import reference
+from valleys._engine.checkpoint.base_states import SHAPED
+from valleys._engine.dtensor import aligned, local, placements, random_place
+from valleys._engine.explore_buffer import BUFFER, Memory, check_explore_group, new_memory
+from valleys._engine.kernel_inputs import real
+from valleys._engine.state import CPU, EXPLORE_STEP, count_tensor, state_dtype
+from valleys._engine.tensor_checks import check_tensors
+from valleys.kernels import Needs
+from valleys.kernels.choice import select
+from valleys.kernels.layout import layout, materialized, ordered, put_back
+from valleys.kernels.rounding import keys, salt, signed
+
+__all__ = ["adapted_gradients"]
+
+
+class _Entry(NamedTuple):
+    param: Tensor
+    grad: Tensor
+    group: dict[str, Any]
+    dtype: torch.dtype  # of the buffer
+    salt: int  # of the random bits that round it
+
+    @property
+    def alpha(self) -> float:
+        return self.group["explore_alpha"]  # type: ignore[no-any-return]
+
+    @property
+    def beta(self) -> float:
+        return self.group["explore_beta"]  # type: ignore[no-any-return]
+
+    @property
+    def rounds(self) -> bool:
+        return self.group.get("explore_state_dtype") == torch.bfloat16
+
+
+@contextmanager
+def adapted_gradients(optimizer: Any, memory: Memory) -> Iterator[list[Tensor]]:
+    """Set every parameter's ``.grad`` to E's gradient; afterwards ``.grad`` is as it was, unless ``inplace``.
+
+    Args:
+        optimizer: an object of an adapted class.
+        memory: E's states, taken out of the optimizer's; updated.
+
+    Yields:
+        The parameters whose gradients were adapted; empty if E is off everywhere and nothing was changed.
+
+    Raises:
+        RuntimeError: a sparse gradient.
+        ValueError: alpha or beta of a group was changed to something out of range; a gradient or a buffer is not like
+            its parameter.
+    """
+    entries = list(_entries(optimizer, memory))
+    active = [entry for entry in entries if entry.alpha != 0 or entry.param in memory]
+    if not active:
+        yield []
+        return
+    scale = getattr(optimizer, "grad_scale", None)
+    found_inf = getattr(optimizer, "found_inf", None)
+    inplace = optimizer._explore_inplace
+    differentiable = bool(optimizer.defaults.get("differentiable", False))
+    # backward(create_graph=True): second-order optimizers differentiate ``.grad`` again.
+    graph = any(entry.grad.requires_grad for entry in active) and not differentiable
+    # A group with alpha = 0 beside an active one needs unscaling all the same.
+    touched = entries if scale is not None else active
+    try:
+        with torch.set_grad_enabled(graph or (differentiable and torch.is_grad_enabled())):
+            for bucket in _buckets(touched, memory):
+                _adapt_bucket(bucket, memory, scale, found_inf, inplace, differentiable, graph)
+        yield [entry.param for entry in active]
+    finally:
+        if not inplace:
+            for entry in touched:
+                entry.param.grad = entry.grad
+
+
+def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
+    """Yield what is to be adapted, checked."""
+    numbers, shaped = itertools.count(), (BUFFER, *SHAPED.get(type(optimizer).adapted_from, ()))
+    for group in optimizer.param_groups:
+        wanted = group.get("explore_state_dtype")
+        check_explore_group(group)
+        for index, param in enumerate(group["params"]):
+            number = next(numbers)
+            if param.grad is None:
+                continue
+            if param.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient, "
+                    "which E would make dense; build its layer with sparse=False, or leave it to an optimizer without E"
+                )
+            states = {**optimizer.state.get(param, {}), **memory.get(param, {})}
+            check_tensors(optimizer, group, index, states, [name for name in shaped if states.get(name) is not None])
+            bits = salt(group["explore_seed"], number) if wanted == torch.bfloat16 else 0
+            yield _Entry(param, param.grad, group, state_dtype(param, wanted), bits)
+
+
+def _buckets(entries: list[_Entry], memory: Memory) -> list[list[_Entry]]:
+    """Entries that one multi-tensor call can take, in first-come order."""
+    buckets: dict[Any, list[_Entry]] = {}
+    for entry in entries:
+        off = entry.alpha == 0 and entry.param not in memory
+        key = (
+            off,
+            entry.alpha,
+            entry.beta,
+            entry.grad.device,
+            entry.grad.dtype,
+            entry.param.dtype,
+            type(entry.grad),
+            entry.dtype,
+            entry.rounds,
+        )
+        buckets.setdefault(key, []).append(entry)
+    return list(buckets.values())
+
+
+def _adapt_bucket(
+    bucket: list[_Entry],
+    memory: Memory,
+    scale: Tensor | None,
+    found_inf: Tensor | None,
+    inplace: bool,
+    differentiable: bool,
+    graph: bool,
+) -> None:
+    alpha, beta = bucket[0].alpha, bucket[0].beta
+    grads = [materialized(aligned(entry.grad, entry.param)) for entry in bucket]
+    if scale is not None:
+        grads = [grad / scale.to(grad.device) for grad in grads]
+    if alpha == 0 and bucket[0].param not in memory:
+        adapted = grads
+    else:
+        old = [_buffer(entry, memory) for entry in bucket]
+        if graph or differentiable:
+            adapted, new = _differentiable(grads, old, alpha, beta)
+            new = [buffer.detach() if graph else buffer for buffer in new]
+        else:
+            # A skipped step must not overwrite the buffer it started from.
+            new = old if found_inf is None else [buffer.clone() for buffer in old]
+            bits = _keys(bucket, memory) if bucket[0].rounds else None
+            adapted = _explore(grads, new, alpha, beta, bits, inplace or scale is not None)
+        if alpha == 0:
+            adapted = grads
+        if found_inf is not None:
+            skip = found_inf.to(old[0].device).bool()
+            new = [torch.where(skip, before, after) for before, after in zip(old, new, strict=True)]
+        for entry, buffer in zip(bucket, new, strict=True):
+            memory[entry.param][BUFFER] = buffer
+    for entry, grad in zip(bucket, adapted, strict=True):
+        if not inplace:
+            entry.param.grad = grad.to(entry.grad.dtype)
+        elif grad is not entry.grad and placements(grad) == placements(entry.grad) and not entry.grad._is_zerotensor():
+            entry.grad.copy_(grad)
+        else:
+            entry.param.grad = grad
+
+
+def _buffer(entry: _Entry, memory: Memory) -> Tensor:
+    """E's buffer of a parameter: a new one, or the old one in the dtype it is to have."""
+    states = memory.setdefault(entry.param, {})
+    if states.get(BUFFER) is None:
+        states.update(new_memory(entry.param, entry.group))
+    elif states[BUFFER].dtype != entry.dtype:  # a checkpoint, or the model, had another
+        states[BUFFER] = states[BUFFER].to(entry.dtype)
+    states[BUFFER] = materialized(states[BUFFER])
+    return states[BUFFER]
+
+
+def _keys(bucket: list[_Entry], memory: Memory) -> list[int] | list[Tensor]:
+    """Keys of the random bits of this step, which is counted."""
+    salts, starts, counts = [], [], []
+    for entry in bucket:
+        device = entry.param.device if entry.group.get("capturable") else CPU
+        count = count_tensor(memory[entry.param].get(EXPLORE_STEP, 0), device)
+        memory[entry.param][EXPLORE_STEP] = count
+        shard = local(entry.param)
+        bits, start = random_place(entry.param, entry.salt, layout(shard) or range(shard.dim()))
+        salts.append(bits)
+        starts.append(start)
+        counts.append(count)
+    result: list[Any] = [
+        key + signed(start) if isinstance(key, Tensor) else (int(key) + start) % 2**32  # type: ignore[call-overload]
+        for key, start in zip(keys(salts, counts), starts, strict=True)
+    ]
+    torch._foreach_add_(counts, 1)
+    return result
+
+
+def _differentiable(
+    grads: list[Tensor], buffers: list[Tensor], alpha: float, beta: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The reference itself: out of place, so that autograd can follow."""
+    pairs = [
+        reference.explore(grad.to(buffer.dtype), reference.OneBuffer(buffer), alpha, beta)
+        for grad, buffer in zip(grads, buffers, strict=True)
+    ]
+    return [adapted for adapted, _ in pairs], [
+        memory.s for _, memory in pairs if isinstance(memory, reference.OneBuffer)
+    ]
+
+
+def _explore(
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    alpha: float,
+    beta: float,
+    bits: list[int] | list[Tensor] | None,
+    overwrite: bool,
+) -> list[Tensor]:
+    """One kernel call for all tensors; buffers, and with ``overwrite`` the gradients, are updated in place."""
+    results = grads if overwrite else [torch.empty_like(grad) for grad in grads]
+    columns = [[real(tensor) for tensor in column] for column in _shards(grads, buffers, results)]
+    orders = [layout(grad) for grad in columns[0]]
+    g, s, out = ([ordered(tensor, order) for tensor, order in zip(column, orders, strict=True)] for column in columns)
+    if overwrite:
+        out = g
+    present = [i for i, grad in enumerate(g) if grad.numel()]
+    g, s, out = ([column[i] for i in present] for column in (g, s, out))
+    if present:
+        needs = Needs(g[0].dtype, g[0].dtype, s[0].dtype, random=bits is not None)
+        select([*g, *s], needs, None, None).explore_(
+            g,
+            s,
+            out,
+            alpha=alpha,
+            beta=beta,
+            keys=None if bits is None else [bits[i] for i in present],  # type: ignore[arg-type]
+        )
+    for i, memory, result in zip(present, s, out, strict=True):
+        put_back(columns[1][i], orders[i], memory)
+        put_back(columns[2][i], orders[i], result)
+    if not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(results)
+    return results
+
+
+def _shards(*columns: list[Tensor]) -> tuple[list[Tensor], ...]:
+    """What this rank holds of DTensors that are sharded alike: E is elementwise, and kernels need plain tensors."""
+    rows = list(zip(*columns, strict=True))
+    if any(len({placements(tensor) for tensor in row}) > 1 for row in rows):
+        return columns
+    return tuple([local(tensor) for tensor in column] for column in columns)

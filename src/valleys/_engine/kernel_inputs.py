@@ -1,0 +1,240 @@
+"""From parameters and their state to the lists of tensors that a kernel takes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from valleys._engine.block_memory import Part, Pattern, parts
+from valleys._engine.dtensor import aligned, first_index, is_sharded, local, random_place, wrapped_like
+from valleys._engine.layer_norms import Place, Pool
+from valleys._engine.state import ROUNDING_STEP
+from valleys.kernels import Needs, Rule, Tensors
+from valleys.kernels.choice import Backend, select
+from valleys.kernels.layout import Layout, is_lazy, is_plain, layout, materialized, ordered, put_back
+from valleys.kernels.rounding import keys
+
+__all__ = ["Bucket", "Row", "buckets", "real"]
+
+
+_USUAL = {Tensor, torch.nn.Parameter}
+
+
+class Row(NamedTuple):
+    """One parameter, or this rank's shard, as a kernel sees it: every tensor contiguous, elements in the same order.
+
+    Args:
+        target: the user's parameter or shard (a complex one as a real view).
+        order: of its dimensions in memory.
+        param: ``target`` itself, a view of it, or a copy if its memory has gaps.
+        grad: its gradient.
+        states: its states, in the order of their names.
+        step: steps made.
+        rounding_step: the same as an integer, for random bits; None if nothing is rounded by them.
+        salt, start: see :mod:`valleys.kernels.rounding`.
+        place: where its sums go; None if it is one layer by itself.
+        parts: its layers in memory, if it holds several.
+        owner: the parameter and its copy that ``target`` is of, where the memory does not hold its values.
+    """
+
+    target: Tensor
+    order: Layout
+    param: Tensor
+    grad: Tensor
+    states: list[Tensor]
+    step: Tensor
+    rounding_step: Tensor | None
+    salt: int
+    start: int = 0
+    place: Place | None = None
+    parts: tuple[Part, ...] | None = None
+    owner: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(
+        cls, param: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int, ordinary: bool
+    ) -> Row:
+        """Gather ``param``; replace a state in ``state`` whose dtype or strides are no longer the parameter's.
+
+        Args:
+            param: the parameter, which has a gradient.
+            state: its states.
+            names: of those that the kernel gets.
+            dtype: that they are to have.
+            salt: see :mod:`valleys.kernels.rounding`.
+            ordinary: what ``check_tensors`` said.
+        """
+        if is_sharded(param):
+            return cls._of_shard(param, state, names, dtype, salt)
+        assert param.grad is not None
+        return cls._of(param, param.grad, state, names, dtype, salt, ordinary)
+
+    @classmethod
+    def _of_shard(cls, param: Any, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int) -> Row:
+        shards = {**state, **{name: local(state[name]) for name in names}}
+        before = dict(shards)
+        row = cls._of(local(param), local(aligned(param.grad, param)), shards, names, dtype, salt)
+        state.update({name: wrapped_like(shards[name], param) for name in names if shards[name] is not before[name]})
+        order = row.order if row.order is not None else tuple(range(row.target.dim()))
+        if row.rounding_step is not None:
+            salt, start = random_place(param, salt, order)
+            row = row._replace(salt=salt, start=start)
+        return row
+
+    @classmethod
+    def _of(
+        cls,
+        param: Tensor,
+        grad: Tensor,
+        state: dict[str, Any],
+        names: Sequence[str],
+        dtype: torch.dtype,
+        salt: int,
+        ordinary: bool = False,
+    ) -> Row:
+        step, count = state["step"], state.get(ROUNDING_STEP)
+        # The usual case at once: this runs for every tensor at every step.
+        if ordinary and grad.is_contiguous() and param.is_contiguous():
+            values = [state[name] for name in names]
+            if all(x.dtype == dtype and x.is_contiguous() for x in values):
+                return cls(param, None, param, grad, values, step, count, salt)
+        if is_lazy(param):
+            copy = materialized(param.detach())
+            return cls._of(copy, grad, state, names, dtype, salt)._replace(owner=(param, copy))
+        target, grad = real(param), materialized(grad)
+        order = layout(target)
+        for name in names:
+            value = state[name]
+            if is_plain(value) and (value.dtype != dtype or is_lazy(value) or not _in_order(real(value), order)):
+                form = torch.contiguous_format if order is None else torch.preserve_format
+                state[name] = torch.empty_like(param, dtype=dtype, memory_format=form, requires_grad=False).copy_(value)
+        states = [ordered(real(state[name]), order) for name in names]
+        return cls(target, order, ordered(target, order), ordered(real(grad), order), states, step, count, salt)
+
+    def placed(self, param: Tensor, place: Place | None, found: tuple[Pattern, ...]) -> Row:
+        """The same row, whose sums go to ``place``, one per layer that the patterns make of ``param``."""
+        if not found or place is None or place.first is None:
+            return self._replace(place=place)
+        shape = tuple(self.target.shape)
+        # A complex number's two halves are a dimension of their own, innermost.
+        first = (*first_index(param), 0)[: len(shape)]
+        order = self.order if self.order is not None else tuple(range(len(shape)))
+        return self._replace(place=place, parts=parts(found, shape, first, order))
+
+    def write_back(self) -> None:
+        """Puts the result into the parameter, if the kernel worked on a copy."""
+        if self.param is not self.target:
+            put_back(self.target, self.order, self.param)
+        if self.owner is not None:
+            param, copy = self.owner
+            param.copy_(copy)
+
+
+class Bucket(NamedTuple):
+    """Tensors for one kernel call, who makes it, and where their sums go.
+
+    Args:
+        backend: who updates them.
+        rule: the group's options, as they are for these tensors.
+        tensors: of whole parameters or shards, or of their parts.
+        grads: gradients of the whole parameters or shards.
+        pool: with whose their sums are added up; None if each is whole.
+        counted: whether this rank adds its sums.
+        layers: the pool's number for the layer of each tensor; empty if each is a layer or has no ratio.
+    """
+
+    backend: Backend
+    rule: Rule
+    tensors: Tensors
+    grads: list[Tensor]
+    pool: Pool | None = None
+    counted: bool = True
+    layers: tuple[int, ...] = ()
+
+
+def buckets(rows: Sequence[Row], rule: Rule, group: dict[str, Any], explores: bool) -> list[Bucket]:
+    """Group rows by device, dtypes and tensor type; without foreach and fused each by itself.
+
+    Args:
+        rows: of one parameter group; empty tensors are left out.
+        rule: the group's options for the kernels.
+        group: its ``foreach`` and ``fused``.
+        explores: whether the first state is E's buffer.
+    """
+    keyed: dict[Any, list[Row]] = {}
+    for index, row in enumerate(rows):
+        if row.param.numel() == 0:
+            continue
+        types = {type(row.param), type(row.grad), *map(type, row.states)}
+        place = None if row.place is None else (row.place.pool, row.place.counted)
+        dtypes = (row.param.dtype, row.grad.dtype, row.step.dtype, row.rounding_step is None)
+        key = (row.param.device, dtypes, None if types <= _USUAL else frozenset(types), place)
+        keyed.setdefault(index if _singly(row.param, group) else key, []).append(row)
+    return [_bucket(members, rule, group, explores) for members in keyed.values()]
+
+
+def real(tensor: Tensor) -> Tensor:
+    """A complex tensor as pairs of real numbers, which is how torch.optim treats them."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) -> Bucket:
+    # The rows of a bucket have tensors of the same types.
+    some = rows[0]
+    random = some.rounding_step is not None
+    needs = Needs(some.param.dtype, some.grad.dtype, some.states[0].dtype, random, explores)
+    backend = select([some.param, some.grad, *some.states], needs, group["foreach"], group["fused"])
+    counts = [row.rounding_step for row in rows if row.rounding_step is not None]
+    bits = keys([row.salt for row in rows], counts) if counts else [0] * len(rows)
+    of_row = dict(zip(map(id, rows), bits, strict=True))
+    cut = [piece for row in rows for piece in _pieces(row)]
+    columns = [[tensors[i] for _, tensors, _, _ in cut] for i in range(2 + len(some.states))]
+    tensors = Tensors(
+        params=columns[0],
+        grads=columns[1],
+        explore=columns[2] if explores else None,
+        exp_avgs=columns[-2],
+        exp_avg_sqs=columns[-1],
+        steps=[row.step for row, _, _, _ in cut],
+        keys=[of_row[id(row)] for row, _, _, _ in cut],  # type: ignore[arg-type]
+        starts=[start for _, _, start, _ in cut],
+    )
+    grads = [row.grad for row in rows]
+    rule = rule._replace(stochastic_rounding=random)
+    if some.place is None:
+        return Bucket(backend, rule, tensors, grads)
+    layers = tuple(layer for _, _, _, layer in cut if layer is not None)
+    return Bucket(backend, rule, tensors, grads, some.place.pool, some.place.counted, layers)
+
+
+def _pieces(row: Row) -> Iterator[tuple[Row, list[Tensor], int, int | None]]:
+    """A row's tensors, or those of each part of it; their place in the random bits and the number of their layer."""
+    columns = [row.param, row.grad, *row.states]
+    first = None if row.place is None else row.place.first
+    if row.parts is None:
+        yield row, columns, row.start, first
+        return
+    assert first is not None
+    start = row.start
+    for part in row.parts:
+        size = (part.length,) if part.rows == 1 else (part.rows, part.length)
+        stride = (part.stride, 1)[-len(size) :]
+        views = [tensor.as_strided(size, stride, tensor.storage_offset() + part.offset) for tensor in columns]
+        yield row, views, start, first + part.layer
+        start += part.rows * part.length
+
+
+def _singly(param: Tensor, group: dict[str, Any]) -> bool:
+    """Whether the for-loop is wanted; without fused and foreach torch.optim's default is foreach on accelerators."""
+    if group["fused"]:
+        return False
+    if group["foreach"] is None:
+        return group["fused"] is False and param.device.type not in ("cuda", "xpu")
+    return not group["foreach"]
+
+
+def _in_order(tensor: Tensor, order: tuple[int, ...] | None) -> bool:
+    return tensor.is_contiguous() if order is None else tensor.permute(order).is_contiguous()

@@ -1,0 +1,178 @@
+"""The sums of layers that do not lie in one tensor, added up over the parts of a parameter and over ranks.
+
+Every rank counts the layers of all parameters of a mesh, with a gradient or not, so that all ranks send the same number
+of sums in the same order: one all-reduce per mesh.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from valleys._engine.dtensor import add_up, fail_unless, is_sharded, is_uninitialized, mesh_dims
+from valleys.blocks import layer_count, patterns
+from valleys.kernels.constants import constant
+from valleys.kernels.ratio import sum_dtype
+
+__all__ = ["Place", "Pool", "Pools"]
+
+
+class Pool:
+    """Layers whose sums are added up together: those of one mesh, or all others of one device.
+
+    Args:
+        device: where the sums are kept.
+        mesh: the DeviceMesh, or None.
+    """
+
+    def __init__(self, device: torch.device, mesh: Any = None) -> None:
+        self.device, self.mesh, self.dims = device, mesh, ()  # type: tuple[torch.device, Any, tuple[int, ...]]
+        self.holders: list[int] = []  # how many ranks hold parts of each layer
+        self.present: list[int] = []  # layers this rank holds a part of, if only an empty one
+        self.sums = torch.empty(0, device=device)
+
+    def start(self) -> None:
+        """Begins a step."""
+        self.sums = torch.zeros(4, len(self.holders), dtype=sum_dtype(self.device), device=self.device)
+
+    def add(self, layers: tuple[int, ...], sums: Tensor) -> None:
+        """Adds the sums of parts of these layers."""
+        self.sums[:3].index_add_(1, _index(layers, self.device), sums.to(self.device))
+
+    def of(self, layers: tuple[int, ...], device: torch.device) -> Tensor:
+        """The sums of these layers, for tensors of that device."""
+        return self.sums[:3, _index(layers, self.device)].to(device)
+
+    def add_up(self) -> None:
+        """Adds up over the ranks.
+
+        Raises:
+            RuntimeError: some ranks have a gradient for a layer where others have none.
+        """
+        if not self.dims or not self.holders:
+            return
+        self.sums[3, _index(tuple(self.present), self.device)] = 1
+        self.sums = add_up(self.sums, self.mesh, self.dims)
+        held, expected = self.sums[3], _index(tuple(self.holders), self.device)
+        fail_unless(
+            ((held == 0) | (held == expected)).all(),
+            "a sharded parameter has a gradient on some ranks and none on others, so that its layer's norm is unknown; "
+            "give it a gradient (zeros will do) on all of them, or on none",
+        )
+
+
+class Place(NamedTuple):
+    """Where the sums of a parameter go.
+
+    Args:
+        pool: with whose.
+        counted: whether this rank adds them: of replicas one does.
+        first: number of its first layer in the pool; None if it has no ratio.
+    """
+
+    pool: Pool
+    counted: bool
+    first: int | None
+
+
+class Pools:
+    """All pools of a step.
+
+    Args:
+        groups: the parameter groups.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        self._places: dict[Tensor, Place] = {}
+        self._meshes: dict[Any, Pool] = {}
+        self._devices: dict[torch.device, Pool] = {}
+        members = [
+            (group, param, mesh_dims(param) if is_sharded(param) else None)
+            for group in groups
+            for param in group["params"]
+            if is_sharded(param) or (group["blocks"] and not is_uninitialized(param))
+        ]
+        for _, param, own in members:
+            if own is not None:
+                pool = self._mesh(param)
+                if not set(own) <= set(pool.dims):
+                    pool.dims = tuple(sorted({*pool.dims, *own}))
+        for group, param, own in members:
+            if own is not None:
+                self._place(param, group, self._mesh(param), own)
+            elif group["layer_adaptation"]:
+                if param.device not in self._devices:
+                    self._devices[param.device] = Pool(param.device)
+                self._place(param, group, self._devices[param.device], ())
+        for pool in self._all():
+            pool.start()
+
+    def _mesh(self, param: Any) -> Pool:
+        mesh = param.device_mesh
+        if mesh not in self._meshes:
+            # Sums of parameters that are offloaded to the CPU start from there.
+            device = torch.device("cpu" if param.device.type == "cpu" else mesh.device_type)
+            self._meshes[mesh] = Pool(device, mesh)
+        return self._meshes[mesh]
+
+    def _place(self, param: Tensor, group: dict[str, Any], pool: Pool, own: tuple[int, ...]) -> None:
+        counted = own == pool.dims or all(pool.mesh.get_local_rank(d) == 0 for d in pool.dims if d not in own)
+        if not group["layer_adaptation"]:
+            self._places[param] = Place(pool, counted, None)
+            return
+        first, count = len(pool.holders), layer_count(patterns(group["blocks"], param.shape))
+        self._places[param] = Place(pool, counted, first)
+        pool.holders += [math.prod(pool.mesh.size(d) for d in own)] * count
+        if param.grad is not None and counted:
+            pool.present += range(first, first + count)
+
+    def place(self, param: Tensor) -> Place | None:
+        """A parameter's place; None if it is whole, here and one layer."""
+        return self._places.get(param)
+
+    def add_up(self) -> None:
+        """Adds up all pools; one all-reduce for each mesh."""
+        for pool in self._all():
+            pool.add_up()
+
+    def totals(self, sums: Sequence[tuple[int, Pool | None, Tensor]], count: int) -> list[Tensor]:
+        """Adds numbers up over the ranks; one all-reduce for each mesh.
+
+        Args:
+            sums: (which of the totals, the pool over whose ranks to add, a 0-dimensional tensor).
+            count: how many totals there are.
+
+        Returns:
+            The totals, each on the device of one of its summands, or of a mesh.
+        """
+        totals: list[list[Tensor]] = [[] for _ in range(count)]
+        for which, pool, value in sums:
+            if pool is None or not pool.dims:
+                totals[which].append(value)
+        for pool in self._meshes.values():
+            if pool.dims:
+                column = torch.zeros(count, dtype=sum_dtype(pool.device), device=pool.device)
+                for which, other, value in sums:
+                    if other is pool:
+                        column[which] += value.to(pool.device)
+                for which, value in enumerate(add_up(column, pool.mesh, pool.dims).unbind()):
+                    totals[which].append(value)
+        return [_total(values) for values in totals]
+
+    def _all(self) -> list[Pool]:
+        return [*self._meshes.values(), *self._devices.values()]
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    if not values:
+        return torch.zeros((), device="cpu")
+    device = values[0].device
+    return torch.stack([x.to(device, sum_dtype(device)) for x in values]).sum()
+
+
+def _index(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return constant(numbers, torch.int64, device)

@@ -1,0 +1,337 @@
+"""What ALTO and Lamb share: checks of a group's options, state, gathering, dispatch. The update is in ``kernels``."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from valleys import reference
+from valleys._engine.amp import Gradients, Scale, advance, factors, square_sum
+from valleys._engine.checkpoint.checks import Kind, check_saved
+from valleys._engine.checkpoint.dcp_probe import is_probe
+from valleys._engine.checkpoint.other_optimizers import is_without_e, moments_of
+from valleys._engine.dtensor import is_sharded, is_uninitialized, local, refuse_flat
+from valleys._engine.explore_buffer import BUFFER
+from valleys._engine.kernel_inputs import Bucket, Row, buckets
+from valleys._engine.layer_norms import Pools
+from valleys._engine.options import check_group, check_parameters, check_sharded, rule_of
+from valleys._engine.state import (
+    CPU,
+    ROUNDING_STEP,
+    SKIPPED_STEPS,
+    count_tensor,
+    load_keeping_dtype,
+    new_state,
+    state_dtype,
+    step_tensor,
+)
+from valleys._engine.tensor_checks import check_tensors
+from valleys.blocks import patterns
+from valleys.kernels import Rule
+from valleys.kernels.choice import require_fused
+from valleys.kernels.ratio import step_lengths
+from valleys.kernels.rounding import salt
+
+__all__ = ["Layerwise", "Params"]
+
+Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+
+class _Work(NamedTuple):
+    """The step of one group: nothing has been changed yet."""
+
+    group: dict[str, Any]
+    rule: Rule
+    params: list[Tensor]
+    rows: list[Row]
+    buckets: list[Bucket]
+
+
+class Layerwise(Optimizer):
+    """An optimizer of layerwise adaptation; with ``alpha`` among its options, fed by E.
+
+    Args:
+        params: parameters, named parameters or parameter groups.
+        options: every option with its default; each may be overridden per group.
+    """
+
+    # torch.amp.GradScaler leaves the scale to the step, which then needs no pass of its own to unscale.
+    _step_supports_amp_scaling = True
+
+    def __init__(self, params: Params, options: dict[str, Any]) -> None:
+        self._explores = "alpha" in options
+        check_group(options, self._explores)
+        super().__init__(params, {**options, "betas": _plain(options["betas"])})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._explores = "alpha" in self.defaults
+        for group in self.param_groups:
+            for name, default in self.defaults.items():  # a checkpoint may be older than an option
+                group.setdefault(name, default)
+        for entry in self.state.values():
+            if isinstance(entry.get("step"), (int, float)):  # pickled long ago
+                entry["step"] = step_tensor(entry["step"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; its options are checked like the constructor's."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            check_group(group, self._explores)
+            check_parameters(group)
+            group["betas"] = _plain(group["betas"])
+            if group["fused"]:
+                shards = [local(param) for param in group["params"] if not is_uninitialized(param)]
+                require_fused(shards, group["fused"], lambda p: state_dtype(p, group["state_dtype"]))
+        except (TypeError, ValueError, RuntimeError):
+            self.param_groups.pop()
+            raise
+        self._remember(group["params"])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Make one step.
+
+        Args:
+            closure: evaluates the model, calls ``backward`` and returns the loss; optional.
+
+        Returns:
+            The loss that the closure returned, or None.
+
+        Raises:
+            RuntimeError: a sparse gradient; a flat shard, whose norm is not a layer's.
+            ValueError: an option of a group was changed to something out of range; a gradient or a state has not the
+                shape, device or sharding of its parameter. Nothing has moved then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not self.state and is_probe():
+            for group in self.param_groups:
+                for param in self._with_gradient(group):
+                    self._initialise(param, group, on_device=group["capturable"])
+            return loss
+        # All checks before the first change.
+        scale, pools = Scale.of(self), Pools(self.param_groups)
+        work = list(self._prepare(pools, scale))
+        effects = factors([job.group for job in work], list(_gradients(work)), pools, scale)
+        for job, effect in zip(work, effects, strict=True):
+            advance([self.state[param] for param in job.params], effect.skip)
+        for job, (clip, skip) in zip(work, effects, strict=True):
+            if job.group["differentiable"] and job.params and not (skip is not None and skip.item()):
+                with torch.enable_grad():
+                    self._step_differentiably(job.params, job.rule, job.group["max_grad_norm"], scale.grad_scale)
+            for bucket in job.buckets:
+                if bucket.pool is None or not bucket.layers:
+                    bucket.backend.alto_(bucket.tensors, bucket.rule, clip, skip)
+                    continue
+                sums = bucket.backend.measure_(bucket.tensors, bucket.rule, clip, skip)
+                if bucket.counted:
+                    bucket.pool.add(bucket.layers, sums)
+        pools.add_up()
+        for job, (_, skip) in zip(work, effects, strict=True):
+            for bucket in job.buckets:
+                if bucket.pool is not None and bucket.layers:
+                    sums = bucket.pool.of(bucket.layers, bucket.tensors.params[0].device)
+                    bucket.backend.apply_(bucket.tensors, bucket.rule, step_lengths(sums, bucket.rule), skip)
+            for row in job.rows:
+                row.write_back()
+            if job.rows and not torch.compiler.is_compiling():
+                # The kernels write behind autograd's back, which must refuse a backward pass through what they changed.
+                torch.autograd.graph.increment_version(job.params)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict`` saved; moments keep their dtype and move to their parameter's device.
+
+        All of it or, after an error, nothing. From the state dict of a Lamb, Adam or AdamW ALTO takes the moments and
+        step counts, by name where both were given named parameters; it keeps its options, and E's memory starts empty.
+
+        Args:
+            state_dict: the result of ``state_dict`` of an optimizer with the same groups.
+
+        Raises:
+            ValueError: the groups do not match; an option in them is out of range; a state is missing, or of another
+                shape than its parameter, or no number.
+        """
+        foreign = self._explores and is_without_e(state_dict)
+        if foreign:
+            state_dict = moments_of(self, state_dict)
+
+        def check(incoming: dict[str, Any]) -> dict[str, Any]:
+            options = ("lr", "betas", "eps", "weight_decay", *(("alpha",) if self._explores else ()))
+            check_saved(self, incoming, lambda *_: self._kinds, options)
+            for group, own in zip(incoming["param_groups"], self.param_groups, strict=True):
+                loaded = {**self.defaults, **group, "params": own["params"]}
+                check_group(loaded, self._explores)
+                check_parameters(loaded)
+                if self._explores and "beta" not in group:
+                    raise ValueError(f"{type(self).__name__}: a group of the state dict has no 'beta'; set it to 0.99")
+            if foreign:
+                warnings.warn(
+                    f"the state dict has no {BUFFER!r}: it was saved by an optimizer without E. Its moments are taken, "
+                    "the memory of E starts empty, and the options stay as they are",
+                    stacklevel=5,
+                )
+            return incoming
+
+        load_keeping_dtype(self, super().load_state_dict, state_dict, tuple(self._kinds), check)
+
+    @property
+    def _kinds(self) -> dict[str, Kind]:
+        """States that a checkpoint must hold for a parameter that has any."""
+        moments = dict.fromkeys(self._states, Kind.MOMENT)
+        return {"step": Kind.STEP, **moments, ROUNDING_STEP: Kind.COUNT, SKIPPED_STEPS: Kind.COUNT}
+
+    @property
+    def _states(self) -> tuple[str, ...]:
+        moments = ("exp_avg", "exp_avg_sq")
+        return ("explore_exp_avg", *moments) if self._explores else moments
+
+    def _remember(self, params: Iterable[Tensor]) -> None:
+        """Note the shapes of parameters the optimizer was given; those of lazy modules come later."""
+        params = list(params)
+        known = vars(self).setdefault("_shapes", set())
+        known.update(tuple(param.shape) for param in params if not is_uninitialized(param))
+        lazy = vars(self).setdefault("_lazy", [])
+        lazy += [weakref.ref(param) for param in params if is_uninitialized(param)]
+
+    def _known_shapes(self) -> set[tuple[int, ...]]:
+        """Shapes of the parameters the optimizer was given; a copy, or an unpickled one, was given what it has."""
+        if "_shapes" not in vars(self):
+            self._remember(param for group in self.param_groups for param in group["params"])
+        elif self._lazy:
+            waiting = [param for reference in self._lazy if (param := reference()) is not None]
+            self._lazy: list[Any] = []
+            self._remember(waiting)
+        return vars(self)["_shapes"]  # type: ignore[no-any-return]
+
+    def _with_gradient(self, group: dict[str, Any]) -> list[Tensor]:
+        params = [param for param in group["params"] if param.grad is not None]
+        needs_norms = group["layer_adaptation"] or group["max_grad_norm"] is not None or group["skip_nonfinite"]
+        for param in params:
+            if is_sharded(param):
+                check_sharded(param, group)  # it may have taken a whole one's place
+            elif needs_norms:
+                refuse_flat(param, self._known_shapes(), type(self).__name__)
+            if param.grad is not None and param.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{type(self).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient; "
+                    "build its layer with sparse=False, or leave it to torch.optim.SparseAdam"
+                )
+        return params
+
+    def _prepare(self, pools: Pools, scale: Scale) -> Iterator[_Work]:
+        first = 0
+        for group in self.param_groups:
+            check_group(group, self._explores)  # a scheduler or the user may have changed something
+            rule, params, rows = rule_of(group), self._with_gradient(group), []
+            # What must be known without waiting for the device is kept there.
+            on_device = group["capturable"] or group["skip_nonfinite"] or scale.found_inf is not None
+            for index, param in enumerate(group["params"]):
+                if param.grad is not None:
+                    state = self._initialise(param, group, on_device)
+                    ordinary = check_tensors(self, group, index, state, self._states)
+                    if not group["differentiable"]:
+                        rows.append(self._row(param, group, first + index, state, pools, ordinary))
+            if on_device:
+                elsewhere = any(param.device.type != "cpu" for param in params)
+                rule = rule._replace(capturable=group["capturable"] or elsewhere)
+            # Raises if ``fused`` asks too much.
+            yield _Work(group, rule, params, rows, buckets(rows, rule, group, self._explores))
+            first += len(group["params"])
+
+    def _initialise(self, param: Tensor, group: dict[str, Any], on_device: bool) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[param]
+        device = param.device if on_device else CPU
+        if not state:
+            state["step"] = step_tensor(0, device)
+            for name in self._states:
+                state[name] = new_state(param, group["state_dtype"], signed=name != "exp_avg_sq")
+        state["step"] = step_tensor(state.get("step"), device)
+        # A checkpoint may be older than the option.
+        if _rounds(param, group):
+            state[ROUNDING_STEP] = count_tensor(state.get(ROUNDING_STEP, state["step"]), device)
+        if group["skip_nonfinite"]:
+            state[SKIPPED_STEPS] = count_tensor(state.get(SKIPPED_STEPS, 0), device)
+        return state
+
+    def _row(
+        self, param: Tensor, group: dict[str, Any], number: int, state: dict[str, Any], pools: Pools, ordinary: bool
+    ) -> Row:
+        rounds, dtype = _rounds(param, group), state_dtype(param, group["state_dtype"])
+        # A parameter's number tells its random bits from the others' and survives a resume.
+        bits = salt(group["seed"], number) if rounds else 0
+        row = Row.of(param, state, self._states, dtype, bits, ordinary)
+        if not rounds and row.rounding_step is not None:
+            row = row._replace(rounding_step=None)  # counted while the option was on
+        place = pools.place(param)
+        return row if place is None else row.placed(param, place, patterns(group["blocks"], param.shape))
+
+    def _step_differentiably(
+        self, params: list[Tensor], rule: Rule, max_grad_norm: float | None, grad_scale: Tensor | None
+    ) -> None:
+        """The reference itself: out of place, so that autograd can follow parameters and states."""
+        grads = [param.grad for param in params if param.grad is not None]
+        if grad_scale is not None:
+            grads = [grad / grad_scale.to(grad.device, grad.dtype) for grad in grads]
+        if rule.maximize:
+            grads = [-grad for grad in grads]
+        if max_grad_norm is not None:
+            grads = reference.clip(grads, max_grad_norm)
+        for param, grad in zip(params, grads, strict=True):
+            state = self.state[param]
+            buffer = state.get("explore_exp_avg")
+            moments = reference.Moments(state["exp_avg"], state["exp_avg_sq"], int(state["step"].item()) - 1)
+            new, memory, moments = reference.alto(
+                param.clone().to(moments.m.dtype),  # autograd keeps it; the parameter is overwritten below
+                grad.to(moments.m.dtype),
+                None if buffer is None else reference.OneBuffer(buffer),
+                moments,
+                lr=rule.lr,
+                alpha=rule.alpha,
+                b1=rule.beta1,
+                b2=rule.beta2,
+                b3=rule.beta3,
+                lam=rule.weight_decay,
+                eps1=rule.eps,
+                eps2=rule.trust_eps,
+                eps3=rule.norm_eps,
+                bias_correction=rule.bias_correction,
+                layer_adaptation=rule.layer_adaptation,
+                in_m=rule.accelerate_momentum,
+                in_v=rule.accelerate_second_moment,
+                ratio_clip=rule.trust_clip,
+            )
+            state.update(exp_avg=moments.m, exp_avg_sq=moments.v)
+            if isinstance(memory, reference.OneBuffer):
+                state["explore_exp_avg"] = memory.s
+            param.copy_(new)
+
+
+def _plain(betas: Iterable[Any]) -> tuple[float, ...]:
+    """Decay rates that any checkpoint can hold: they may come from NumPy or a configuration."""
+    return tuple(float(beta) for beta in betas)
+
+
+def _rounds(param: Tensor, group: dict[str, Any]) -> bool:
+    """Return True where the parameter or its states are rounded stochastically."""
+    return group["stochastic_rounding"] and torch.bfloat16 in (group["state_dtype"], param.dtype)
+
+
+def _gradients(work: list[_Work]) -> Iterator[Gradients]:
+    """The gradients whose norm the options of a group are about; of replicas, one rank's."""
+    for number, job in enumerate(work):
+        for bucket in job.buckets:
+            if bucket.counted:
+                yield Gradients(number, bucket.pool, bucket.backend.square_sum, bucket.grads)
+        if job.group["differentiable"] and job.params:
+            yield Gradients(number, None, square_sum, [param.grad for param in job.params if param.grad is not None])

@@ -1,0 +1,187 @@
+"""The options of ALTO and Lamb: checks, with errors that say what to do, and their form for the kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from valleys._engine.dtensor import is_sharded, is_uninitialized, mesh_dims
+from valleys._engine.state import EIGHT_BIT, eight_bit
+from valleys.blocks import patterns
+from valleys.hyperparameters import check_explore, check_range
+from valleys.kernels import Rule
+from valleys.kernels.choice import FUSED
+
+__all__ = ["check_group", "check_parameters", "check_precision", "check_sharded", "rule_of"]
+
+_ACCELERATED = ("momentum", "second_moment")
+_SWITCHES = (
+    "bias_correction",
+    "layer_adaptation",
+    "maximize",
+    "capturable",
+    "differentiable",
+    "stochastic_rounding",
+    "skip_nonfinite",
+)
+_STATE_DTYPES = (torch.float32, torch.bfloat16)
+
+
+def rule_of(group: dict[str, Any]) -> Rule:
+    """A group's options as the kernels take them; Lamb's are ALTO's at alpha = 0."""
+    explores = "alpha" in group
+    beta2, beta3 = group["betas"]
+    alpha, beta1 = (group["alpha"], group["beta"]) if explores else (0.0, 0.0)
+    accelerate = group["accelerate"] if explores else ()
+    return Rule(
+        lr=group["lr"],
+        alpha=alpha,
+        beta1=beta1,
+        beta2=beta2,
+        beta3=beta3,
+        eps=group["eps"],
+        weight_decay=group["weight_decay"],
+        trust_eps=group["trust_eps"],
+        norm_eps=group["norm_eps"],
+        bias_correction=group["bias_correction"],
+        layer_adaptation=group["layer_adaptation"],
+        trust_clip=_trust_clip(group["trust_clip"]),
+        accelerate_momentum="momentum" in accelerate,
+        accelerate_second_moment="second_moment" in accelerate,
+        maximize=group["maximize"],
+        capturable=group["capturable"],
+        stochastic_rounding=group["stochastic_rounding"],
+    )
+
+
+def _trust_clip(value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    low, high = value if isinstance(value, (tuple, list)) else (0.0, value)
+    return float(low), float(high)
+
+
+def check_group(group: dict[str, Any], explores: bool) -> None:
+    """Raises on the first option out of range, naming it, its value, the range and the remedy."""
+    for index, (moment, beta) in enumerate(zip(("first", "second"), _two(group["betas"], explores), strict=True)):
+        remedy = f"it is the {moment} moment's decay rate, like 0.9"
+        check_range(f"betas[{index}]", beta, 0.0, 1.0, high_open=True, remedy=remedy)
+    check_range("lr", group["lr"], 0.0, remedy="a usual value is 1e-2")
+    for name in ("eps", "weight_decay", "trust_eps", "norm_eps"):
+        check_range(name, group[name], 0.0, remedy="0 turns it off")
+    _check_trust_clip(group["trust_clip"])
+    if group["max_grad_norm"] is not None:
+        check_range("max_grad_norm", group["max_grad_norm"], 0.0, low_open=True, remedy="None turns clipping off")
+    if explores:
+        check_explore(group["alpha"], group["beta"])
+        accelerate = group["accelerate"]
+        if not isinstance(accelerate, (tuple, list)) or not all(_is_of(name, _ACCELERATED) for name in accelerate):
+            raise ValueError(
+                f"accelerate must be a tuple of names out of {_ACCELERATED}, got {accelerate!r}; () turns E off"
+            )
+    else:
+        for name in ("alpha", "beta"):
+            if name in group:
+                raise ValueError(f"{name}={group[name]!r} has no effect on Lamb; use ALTO, which is Lamb with E")
+    for name in _SWITCHES:
+        if not _is_of(group.get(name, False), (True, False)):
+            raise ValueError(f"{name} must be True or False, got {group[name]!r}")
+    _check_backend(group)
+    _check_precision(group)
+
+
+def _two(betas: Any, explores: bool) -> tuple[Any, ...]:
+    """The decay rates of the moments, whatever kind of sequence they come in."""
+    try:
+        numbers = () if isinstance(betas, str) else tuple(betas)
+    except TypeError:
+        numbers = ()
+    if len(numbers) == 3 and explores:
+        raise ValueError(
+            f"betas must be 2 numbers, the moments' decay rates, got {betas!r}; E's memory has an option of its own: "
+            f"betas=({numbers[1]}, {numbers[2]}), beta={numbers[0]}"
+        )
+    if len(numbers) != 2:
+        raise ValueError(f"betas must be 2 numbers, the decay rates of the moments like (0.9, 0.99), got {betas!r}")
+    return numbers
+
+
+def check_parameters(group: dict[str, Any]) -> None:
+    """Raises if an option does not fit one of the group's parameters, saying which and why."""
+    for param in group["params"]:
+        if not is_uninitialized(param):
+            patterns(group["blocks"], param.shape)
+        if is_sharded(param):
+            check_sharded(param, group)
+    if group["blocks"] is not None and (group["differentiable"] or group["state_dtype"] == EIGHT_BIT):
+        name = "differentiable=True" if group["differentiable"] else f"state_dtype={EIGHT_BIT!r}"
+        raise RuntimeError(f"blocks exclude {name}, which sees whole parameters only; leave one of them unset")
+
+
+def check_sharded(param: Tensor, group: dict[str, Any]) -> None:
+    """Raises if the group asks for what a DTensor cannot have, or no rank knows its value."""
+    mesh_dims(param)
+    what = f"a parameter of shape {tuple(param.shape)} is a DTensor"
+    if group["differentiable"]:
+        raise RuntimeError(f"differentiable=True is for whole parameters, and {what}; leave it unset")
+    if group["state_dtype"] == EIGHT_BIT:
+        raise RuntimeError(
+            f"state_dtype={EIGHT_BIT!r} is for whole parameters, and {what}, whose shards torchao's blocks do not "
+            "fit; take torch.bfloat16, and shards are small"
+        )
+
+
+def _is_of(value: object, allowed: tuple[object, ...]) -> bool:
+    # A tensor's == is one answer per element.
+    return not isinstance(value, Tensor) and value in allowed
+
+
+def _check_trust_clip(value: Any) -> None:
+    if value is None:
+        return
+    bounds = value if isinstance(value, (tuple, list)) else (0.0, value)
+    if len(bounds) != 2:
+        raise ValueError(f"trust_clip must be None, an upper bound or (low, high), got {value!r}")
+    check_range("trust_clip's lower bound", bounds[0], 0.0, remedy="0 means none")
+    check_range("trust_clip's upper bound", bounds[1], bounds[0], remedy="it must not be below the lower one")
+
+
+def _check_backend(group: dict[str, Any]) -> None:
+    fused = group["fused"]
+    if not _is_of(fused, (None, True, False, *FUSED)):
+        raise ValueError(f"fused must be None, True, False or the name of a backend out of {FUSED}, got {fused!r}")
+    if not _is_of(group["foreach"], (None, True, False)):
+        raise ValueError(f"foreach must be None, True or False, got {group['foreach']!r}")
+    if fused and group["foreach"]:
+        raise RuntimeError("fused and foreach cannot both be on: they are two implementations; leave one unset")
+    if group["differentiable"] and (group["foreach"] or group["capturable"] or fused):
+        raise RuntimeError(
+            "differentiable=True excludes foreach=True, fused=True and capturable=True: autograd needs the "
+            "out-of-place update; leave them unset"
+        )
+
+
+def check_precision(state_dtype: object, seed: object, more: tuple[object, ...] = ()) -> None:
+    """Raises unless states can be kept in ``state_dtype``, of those or ``more``, and ``seed`` is a 32-bit number."""
+    allowed = (*_STATE_DTYPES, *more)
+    if not _is_of(state_dtype, (None, *allowed)):
+        raise ValueError(
+            f"state_dtype must be None or out of {allowed}, got {state_dtype!r}; float16 has too small a range for "
+            "squares of gradients"
+        )
+    if state_dtype == EIGHT_BIT:
+        eight_bit()  # an error now, if it is not installed
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer in [0, 2**32), got {seed!r}; it seeds the stochastic rounding")
+
+
+def _check_precision(group: dict[str, Any]) -> None:
+    check_precision(group["state_dtype"], group["seed"], (EIGHT_BIT,))
+    if group["state_dtype"] == EIGHT_BIT and group["fused"]:
+        raise RuntimeError(
+            f"fused={group['fused']!r} excludes state_dtype={EIGHT_BIT!r}, which foreach alone can update"
+        )
+    if group["state_dtype"] is not None and group["differentiable"]:
+        raise RuntimeError("differentiable=True excludes state_dtype: autograd cannot follow the rounding")

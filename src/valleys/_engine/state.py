@@ -1,0 +1,232 @@
+"""Loading a state dict without torch's cast of every state to its parameter's dtype."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from valleys._engine.dtensor import placed_like
+
+__all__ = [
+    "CPU",
+    "EIGHT_BIT",
+    "EXPLORE_STEP",
+    "ROUNDING_STEP",
+    "SKIPPED_STEPS",
+    "count_tensor",
+    "eight_bit",
+    "load_keeping_dtype",
+    "new_state",
+    "state_dtype",
+    "step_tensor",
+]
+
+CPU = torch.device("cpu")
+
+ROUNDING_STEP = "rounding_step"
+"""State that counts the steps whose results were rounded stochastically; see ``kernels.rounding.keys``."""
+
+SKIPPED_STEPS = "skipped_steps"
+"""State that counts the steps left out because a gradient was not finite, with ``skip_nonfinite``."""
+
+EXPLORE_STEP = "explore_step"
+"""The same as ``ROUNDING_STEP``, for E's buffer in an adapted optimizer."""
+
+COUNTS = (ROUNDING_STEP, SKIPPED_STEPS, EXPLORE_STEP)
+"""Names of the states that are int64 counts."""
+
+# torchao's blocks of 256 elements with one scale each.
+EIGHT_BIT, _BLOCK = "8bit", 256
+
+State = dict[Any, Any]
+
+
+def state_dtype(param: Tensor, wanted: torch.dtype | str | None = None) -> torch.dtype:
+    """The dtype of a parameter's states: its own, but float32 for half precision, where an EMA would stall.
+
+    Args:
+        param: the parameter.
+        wanted: the option ``state_dtype``, which overrides that for real parameters.
+
+    Raises:
+        RuntimeError: ``wanted`` for a complex parameter.
+    """
+    if wanted is not None:
+        if param.is_complex():
+            raise RuntimeError(
+                f"state_dtype={wanted} is for real parameters, and one of shape {tuple(param.shape)} is complex; "
+                "put it into a group with state_dtype=None"
+            )
+        return torch.float32 if isinstance(wanted, str) else wanted
+    return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
+
+
+def eight_bit() -> Any:
+    """Class torchao keeps 8-bit states in.
+
+    Raises:
+        ImportError: torchao is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchao speaks of its own future when it is imported
+            from torchao.optim.subclass_8bit import OptimState8bit
+    except ImportError as error:
+        raise ImportError(f"state_dtype={EIGHT_BIT!r} needs torchao; install valleys[torchao]") from error
+    return OptimState8bit
+
+
+def new_state(param: Tensor, wanted: torch.dtype | str | None, signed: bool) -> Tensor:
+    """Zeros for one state of ``param``.
+
+    Args:
+        param: the parameter.
+        wanted: the option ``state_dtype``.
+        signed: whether the state takes negative values.
+
+    Returns:
+        A tensor like ``param``; with "8bit" a torchao one, unless ``param`` is too small for it to be worth it, or of a
+        size or layout that its blocks do not fit.
+    """
+    dtype = state_dtype(param, wanted)
+    if wanted == EIGHT_BIT and param.numel() >= 4096 and param.numel() % _BLOCK == 0 and param.is_contiguous():
+        zeros: Tensor = eight_bit().zeros(param.shape, signed, _BLOCK, param.device)
+        return zeros
+    return torch.zeros_like(param, dtype=dtype, requires_grad=False)
+
+
+def step_tensor(value: Any, device: torch.device | None = None) -> Tensor:
+    """A count of steps as torch keeps it: float64 under a default dtype of float64, else float32.
+
+    Args:
+        value: a number, or a tensor, which is returned itself where nothing is wrong with it.
+        device: where it is to lie. Default: None, on the CPU.
+
+    Raises:
+        ValueError: neither a number nor a tensor of one.
+    """
+    device = device or CPU
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        if value.dtype in (torch.float32, torch.float64):
+            return value if value.dim() == 0 and value.device == device else value.reshape(()).to(device)
+    elif not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"state 'step' must be a number or a tensor of one, got {value!r}; {REMEDY}")
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.as_tensor(value, dtype=dtype, device=device).reshape(())
+
+
+def count_tensor(value: Any, device: torch.device) -> Tensor:
+    """A count of steps as an int64: a tensor that is one already, or a new one."""
+    if isinstance(value, Tensor) and value.dtype == torch.int64 and value.device == device and value.dim() == 0:
+        return value
+    return torch.as_tensor(value, device=device).to(torch.int64, copy=True).reshape(())
+
+
+REMEDY = "delete optimizer.state[parameter] to start its states afresh"
+
+
+def load_keeping_dtype(
+    optimizer: Optimizer,
+    load: Callable[[dict[str, Any]], None],
+    state_dict: dict[str, Any],
+    keys: Collection[str],
+    complete: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Call ``load``, but install the states named ``keys`` here, in their own dtype and on the right device.
+
+    ``load`` never sees those states: some classes read their argument again after torch has loaded it. Temporary hooks
+    at both ends of the chain let the user's pre-hooks see and replace the whole dictionary, and the user's post-hooks
+    find everything in place; each fires once. After an error the optimizer is as it was.
+
+    Args:
+        optimizer: what is loaded into.
+        load: the base class's ``load_state_dict``, bound.
+        state_dict: what the user passed.
+        keys: names of states that must not be cast.
+        complete: last change to the dictionary and its checks, after the user's pre-hooks.
+
+    Raises:
+        RuntimeError: ``load`` ignores the hooks of ``torch.optim.Optimizer``.
+    """
+    whole = isinstance(state_dict, dict) and isinstance(state_dict.get("state"), dict)
+    visible, hidden = _split(state_dict["state"], keys) if whole else ({}, {})
+    taken: list[tuple[Tensor, State]] = []
+    done = False
+
+    def reveal(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
+        if not whole:
+            return state_dict
+        state = incoming["state"]
+        return {**incoming, "state": {**state, **{i: {**state.get(i, {}), **entry} for i, entry in hidden.items()}}}
+
+    def strip(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
+        incoming = complete(incoming)
+        rest, ours = _split(incoming["state"], keys)
+        # Copies, as torch itself would alias the tensors of the dictionary; made before anything is changed.
+        for own, group in zip(optimizer.param_groups, incoming["param_groups"], strict=True):
+            for param, index in zip(own["params"], group["params"], strict=True):
+                if index in ours:
+                    taken.append((param, _copies(ours[index], param, group)))
+        return {**incoming, "state": rest}
+
+    def restore(_: Optimizer) -> None:
+        nonlocal done
+        for param, states in taken:
+            optimizer.state[param].update(states)
+        done = True
+
+    handles = [
+        optimizer.register_load_state_dict_pre_hook(reveal, prepend=True),
+        optimizer.register_load_state_dict_pre_hook(strip),
+        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
+    ]
+    before = dict(vars(optimizer))
+    try:
+        load({**state_dict, "state": visible} if whole else {"state": {}, "param_groups": []})
+        if not done:
+            raise RuntimeError(
+                f"{type(optimizer).__name__}.load_state_dict ignores the hooks of torch.optim.Optimizer, so the states "
+                f"{sorted(keys)} could not be loaded; load into the optimizer before adapting it"
+            )
+        # Classes that read their argument again have dropped what they did not find in it.
+        for param, states in taken:
+            for name, value in states.items():
+                optimizer.state[param].setdefault(name, value)
+    except BaseException:
+        # torch replaces state and groups and never changes the old ones.
+        vars(optimizer).clear()
+        vars(optimizer).update(before)
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _copies(states: State, param: Tensor, group: dict[str, Any]) -> State:
+    """Copies of the states of ``param`` where the next step looks for them."""
+    device = param.device if group.get("capturable") else CPU
+    copies: State = {}
+    for name, value in states.items():
+        if name == "step":
+            copies[name] = step_tensor(value, device).clone()
+        else:
+            copies[name] = count_tensor(value, device).clone() if name in COUNTS else placed_like(value, param)
+    return copies
+
+
+def _split(state: State, keys: Collection[str]) -> tuple[State, State]:
+    """The state without ``keys``, and ``keys`` alone; entries left empty are dropped from both."""
+    rest: State = {}
+    ours: State = {}
+    for index, entry in state.items():
+        if not isinstance(entry, dict):
+            rest[index] = entry
+            continue
+        rest[index] = {key: value for key, value in entry.items() if key not in keys}
+        ours[index] = {key: value for key, value in entry.items() if key in keys}
+    return {i: e for i, e in rest.items() if e != {}}, {i: e for i, e in ours.items() if e}

@@ -1,0 +1,134 @@
+"""Checks of tensors before their addresses reach a kernel: shapes, devices and memory are those of the parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from valleys._engine.dtensor import is_sharded, placements
+
+__all__ = ["GRADIENT", "Position", "check_tensors"]
+
+GRADIENT = "gradient"
+
+
+class Position(NamedTuple):
+    """Position of a parameter in an optimizer, for an error message.
+
+    Args:
+        optimizer: name of its class.
+        group: the parameter group.
+        place: in the group, from 0.
+    """
+
+    optimizer: str
+    group: dict[str, Any]
+    place: int
+
+    def __str__(self) -> str:
+        names = self.group.get("param_names") or ()
+        known = self.place < len(names)
+        return f"parameter {names[self.place]!r}" if known else f"parameter {self.place} of its group"
+
+
+def check_tensors(
+    optimizer: Any, group: dict[str, Any], index: int, state: Mapping[str, Any], names: Sequence[str]
+) -> bool:
+    """Raise unless a parameter's gradient and states have its shape, its device and its sharding, and memory.
+
+    Args:
+        optimizer: for the message.
+        group: the parameter's.
+        index: the parameter's, in the group.
+        state: the parameter's.
+        names: of the states.
+
+    Returns:
+        Whether all of them are ordinary: no other class of tensor, none whose memory does not hold its values.
+
+    Raises:
+        ValueError: one has not; the message names parameter, tensor, both shapes or devices, and the remedy.
+    """
+    param = group["params"][index]
+    if not torch.compiler.is_compiling() and type(param) in _ORDINARY and param.data_ptr() and not param.is_neg():
+        # The usual case at once: this runs for every tensor at every step.
+        shape, device, dtype = param.shape, param.device, param.dtype
+        ordinary = not dtype.is_complex and _fits(param.grad, shape, device)
+        for name in names:
+            if not (ordinary and _fits(state.get(name), shape, device)):
+                break
+        else:
+            if ordinary:
+                return True
+    _check(optimizer, group, index, GRADIENT, param.grad)
+    for name in names:
+        _check(optimizer, group, index, name, state.get(name))
+    return False
+
+
+_ORDINARY = (Tensor, torch.nn.Parameter)
+
+
+def _fits(tensor: Any, shape: Any, device: Any) -> bool:
+    return (
+        type(tensor) is Tensor
+        and tensor.shape == shape
+        and tensor.device == device
+        and tensor.data_ptr() != 0
+        and not tensor.is_neg()
+        and not tensor.dtype.is_complex
+    )
+
+
+def _check(optimizer: Any, group: dict[str, Any], index: int, name: str, tensor: Any) -> None:
+    """The same for one tensor of any kind, with the message."""
+    param, position = group["params"][index], Position(type(optimizer).__name__, group, index)
+    subject = f"{position.optimizer}: {'the gradient' if name == GRADIENT else f'state {name!r}'} of {position}"
+    remedy = _BACKWARD if name == GRADIENT else _AFRESH
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{subject} is {tensor!r}, not a tensor; {remedy}")
+    if tensor.shape != param.shape:
+        resized = "" if name == GRADIENT else "give it the parameter's shape after resizing one, or "
+        raise ValueError(
+            f"{subject} has the shape {tuple(tensor.shape)}, and the parameter {tuple(param.shape)}; {resized}{remedy}"
+        )
+    if tensor.device != param.device:
+        raise ValueError(
+            f"{subject} lies on {tensor.device}, and the parameter on {param.device}; bring back what was offloaded, "
+            "or move it, before the step"
+        )
+    if tensor.is_complex() != param.is_complex():
+        raise ValueError(f"{subject} is {tensor.dtype}, and the parameter {param.dtype}; {remedy}")
+    if is_sharded(param) or is_sharded(tensor):
+        _check_sharding(subject, param, name, tensor)
+    for what, each in ((subject, tensor), (f"{position.optimizer}: {position}", param)):
+        if not _has_memory(each):
+            raise ValueError(f"{what} has a shape and no memory; {_RESTORE}")
+
+
+_AFRESH = "delete optimizer.state[parameter] to start its states afresh"
+_BACKWARD = "call zero_grad and backward again after resizing a parameter"
+_RESTORE = "its storage was freed or offloaded, bring it back before the step"
+
+
+def _check_sharding(subject: str, param: Any, name: str, tensor: Any) -> None:
+    """A gradient sharded otherwise is redistributed; a state would be read as if it were the parameter's shard."""
+    alike = is_sharded(tensor) == is_sharded(param)
+    if alike and name != GRADIENT:
+        alike = placements(tensor) == placements(param) and tensor.device_mesh == param.device_mesh
+    if not alike:
+        kinds = [f"a DTensor placed as {placements(x)}" if is_sharded(x) else "no DTensor" for x in (tensor, param)]
+        raise ValueError(
+            f"{subject} is {kinds[0]}, and the parameter is {kinds[1]}; shard both alike, or load the "
+            "states with torch.distributed.checkpoint"
+        )
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    # Meta tensors have none.
+    if type(tensor) not in _ORDINARY or torch.compiler.is_compiling() or tensor.device.type not in ("cpu", "cuda"):
+        return True
+    return tensor.data_ptr() != 0 or tensor.numel() == 0 or tensor._is_zerotensor()

@@ -1,0 +1,211 @@
+"""The update on a CPU in C, compiled with the machine's compiler when first used and kept on disk.
+
+No wheel to build, and the code fits the processor it runs on. The arithmetic is in ``update.c``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+from array import array
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from valleys.kernels import Needs, Rule, Tensors, c_compiler, foreach, wide_dtype
+from valleys.kernels.layout import extent
+
+__all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable"]
+
+_TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_SOURCE = Path(__file__).with_name("update.c")
+# No -ffast-math: NaN must stay NaN, and it would switch denormals off in the whole process.
+_FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+_SYMBOLS = ("alto", "alto_first", "alto_second", "explore", "square_sum")
+
+_pointer, _int64, _int32, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_double
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [
+        *((name, _double) for name in ("lr", "c_m", "c_v", "beta1", "beta2", "beta3", "eps", "weight_decay")),
+        *((name, _double) for name in ("trust_eps", "norm_eps", "low", "high", "scale")),
+        *((name, _int32) for name in ("bias_correction", "layer_adaptation", "wide_steps", "threads")),
+    ]
+
+
+class _Explored(ctypes.Structure):
+    _fields_ = [
+        ("size", _int64),
+        ("grad", _pointer),
+        ("buffer", _pointer),
+        ("out", _pointer),
+        ("key", ctypes.c_uint32),
+    ]
+
+
+def unavailable(device: torch.device, needs: Needs) -> str | None:
+    """The reason why this backend cannot update such tensors, or None if it can; may compile.
+
+    Args:
+        device: of all tensors.
+        needs: what the kernel must be made for.
+    """
+    if device.type != "cpu":
+        return f"the C kernels run on the CPU, not on {device.type}"
+    for dtype in needs.dtypes:
+        if dtype not in _TYPES:
+            return f"the C kernels know no {dtype}"
+    try:
+        _library(needs)
+    except c_compiler.CompileError as error:
+        return str(error)
+    return None
+
+
+def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
+    """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
+
+    Args:
+        tensors: what to update, on the CPU.
+        rule: the group's options.
+        clip: 0-dimensional factor on all gradients, or None.
+        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
+    """
+    if skip is None or not skip.item():
+        _call("alto", tensors, rule, clip)
+
+
+def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
+    """The first half of ``alto_``; see :func:`valleys.kernels.foreach.measure_`."""
+    sums = torch.zeros(3, len(tensors.params), dtype=torch.float64, device="cpu")
+    if skip is None or not skip.item():
+        _call("alto_first", tensors, rule, clip, sums)
+    return sums
+
+
+def apply_(tensors: Tensors, rule: Rule, factors: Tensor, skip: Tensor | None = None) -> None:
+    """The second half of ``alto_``; see :func:`valleys.kernels.foreach.apply_`."""
+    if skip is None or not skip.item():
+        _call("alto_second", tensors, rule, None, factors.double().contiguous())
+
+
+def explore_(
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    outs: list[Tensor],
+    *,
+    alpha: float,
+    beta: float,
+    keys: list[int] | list[Tensor] | None = None,
+) -> None:
+    """E in one pass; see :func:`valleys.kernels.foreach.explore_`."""
+    library = _library(Needs(grads[0].dtype, grads[0].dtype, buffers[0].dtype, random=keys is not None))
+    items = _explored(grads, buffers, outs, [int(key) for key in keys or [0] * len(grads)])
+    c, forget = _double(alpha * (1 - beta)), _double(1 - beta)
+    _check(library.explore(items, _int64(len(items)), c, forget, _int32(_threads(grads))))
+
+
+def square_sum(tensors: list[Tensor]) -> Tensor:
+    """The sum of squares over all tensors, 0-dimensional, accumulated in float64."""
+    dtype = tensors[0].dtype
+    try:
+        library = _library(Needs(dtype, dtype, wide_dtype(dtype)))
+    except c_compiler.CompileError:
+        # Not the kernel that was chosen, and the step goes on without it.
+        return foreach.square_sum(tensors)
+    items = _explored(tensors, tensors, tensors, [0] * len(tensors))
+    result = _double()
+    _check(library.square_sum(items, _int64(len(items)), _int32(_threads(tensors)), ctypes.byref(result)))
+    return torch.tensor(result.value, dtype=torch.float64, device="cpu")
+
+
+ALONE = 32768
+"""Elements below which a step is one thread's work, as in torch's own loops."""
+
+
+def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *doubles: Tensor) -> None:
+    dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
+    library = _library(Needs(*dtypes, rule.stochastic_rounding, tensors.explore is not None))
+    items = _items(tensors)
+    options = _options(rule, clip, tensors.steps[0].dtype == torch.float64, _threads(tensors.params))
+    pointers = [_pointer(x.data_ptr()) for x in doubles]
+    count = _int64(len(tensors.params))
+    _check(library[function](_pointer(items.buffer_info()[0]), count, ctypes.byref(options), *pointers))
+
+
+def _items(tensors: Tensors) -> array[int]:
+    """An array of ``Tensor`` of update.c; ctypes' structures would take longer than a small tensor's step."""
+    rows = map(extent, tensors.params)
+    columns = (tensors.params, tensors.grads, tensors.explore or tensors.exp_avgs, *tensors[3:6])
+    addresses = [_addresses(column) for column in columns]
+    fields = zip(*zip(*rows, strict=True), *addresses, tensors.keys, tensors.starts, strict=True)
+    return array("q", itertools.chain.from_iterable(fields))
+
+
+def _options(rule: Rule, clip: Tensor | None, wide_steps: bool, threads: int) -> _Options:
+    c = rule.alpha * (1 - rule.beta1)
+    low, high = rule.trust_clip or (0.0, float("inf"))
+    scale = 1.0 if clip is None else clip.item()
+    return _Options(
+        float(rule.lr),
+        c if rule.accelerate_momentum else 0.0,
+        c if rule.accelerate_second_moment else 0.0,
+        rule.beta1,
+        rule.beta2,
+        rule.beta3,
+        rule.eps,
+        rule.weight_decay,
+        rule.trust_eps,
+        rule.norm_eps,
+        low,
+        high,
+        -scale if rule.maximize else scale,
+        rule.bias_correction,
+        rule.layer_adaptation,
+        wide_steps,
+        threads,
+    )
+
+
+def _addresses(tensors: list[Tensor]) -> list[int]:
+    return [x.data_ptr() for x in tensors]
+
+
+def _threads(tensors: list[Tensor]) -> int:
+    """One thread for little work: on busy cores, waiting for a second one takes up to 100 times as long as the step."""
+    return torch.get_num_threads() if sum(x.numel() for x in tensors) >= ALONE else 1
+
+
+def _explored(
+    grads: list[Tensor], buffers: list[Tensor], outs: list[Tensor], keys: list[int]
+) -> ctypes.Array[_Explored]:
+    addresses = [_addresses(column) for column in (grads, buffers, outs)]
+    rows = zip([g.numel() for g in grads], *addresses, keys, strict=True)
+    return (_Explored * len(grads))(*(_Explored(*row) for row in rows))
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("no memory for the block sums of a step; no parameter was changed")
+
+
+@functools.cache
+def _library(needs: Needs) -> ctypes.CDLL:
+    """The kernels made for such tensors, from the disk or compiled now.
+
+    Raises:
+        compiler.CompileError: no compiler, or it failed.
+    """
+    defines = [
+        f"-DP={_TYPES[needs.param]}",
+        f"-DG={_TYPES[needs.grad]}",
+        f"-DS={_TYPES[needs.state]}",
+        f"-DWIDE={_TYPES[wide_dtype(needs.param)]}",
+        f"-DRANDOM={int(needs.random)}",
+        f"-DEXPLORES={int(needs.explores)}",
+        *(["-DHALF"] if torch.float16 in needs.dtypes else []),
+    ]
+    return c_compiler.load(_SOURCE, [*_FLAGS, *defines], _SYMBOLS)

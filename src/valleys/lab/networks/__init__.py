@@ -1,9 +1,0 @@
-"""The convolutional networks of the paper, and narrower ones of the same kinds."""
-
-from valleys.lab.networks.dense import densenet
-from valleys.lab.networks.imagenet_resnet import resnet34, resnet50
-from valleys.lab.networks.resnet18 import cifar_resnet18
-from valleys.lab.networks.thin_resnet import cifar_resnet
-from valleys.lab.networks.vgg import vgg16
-
-__all__ = ["cifar_resnet", "cifar_resnet18", "densenet", "resnet34", "resnet50", "vgg16"]

@@ -1,0 +1,1 @@
+"""What a run trains: a task or a loop, its data, its schedule, its random numbers."""

@@ -1,0 +1,137 @@
+"""A training problem that brings a training loop of its own: reinforcement learning, a trainer of another library."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from valleys.lab.optimizers.resolve import Plan
+from valleys.lab.problem.task import Problem
+from valleys.lab.record import Evaluation
+
+__all__ = ["Diverged", "Loop", "Running"]
+
+
+class Diverged(Exception):  # noqa: N818 - an outcome, not an error
+    """The run's loss or metric stopped being finite: it ends here, and is recorded as diverged."""
+
+
+@dataclass
+class Running:
+    """One run, as the problem's own loop sees it.
+
+    Args:
+        batch_size: examples per optimizer step.
+        epochs: length of the run.
+        seed: torch's generator is seeded with it; other generators are the loop's to seed.
+        device: where to train.
+        test: whether ``tested`` is wanted at the end.
+    """
+
+    batch_size: int
+    epochs: int
+    seed: int
+    device: torch.device
+    test: bool
+    _build: Callable[[nn.Module], Optimizer]
+    _progress: Callable[[int], None]
+    _observe: Callable[[Evaluation], None] | None = None
+    steps: int = 0
+    diverged: bool = False
+    made: Optimizer | None = None
+    model: nn.Module | None = None
+    result: float | None = None
+    curve: list[Evaluation] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    optimizer_seconds: list[float] = field(default_factory=list)
+    _last: float = field(default_factory=time.perf_counter)
+    _entered: float = 0.0
+    _spent: float = 0.0
+
+    def optimizer(self, model: nn.Module) -> Optimizer:
+        """The optimizer under test, for this model. Its steps are counted and timed by its own hooks.
+
+        Args:
+            model: the module whose parameters are trained.
+
+        Returns:
+            The optimizer.
+        """
+        optimizer = self._build(model)
+        optimizer.register_step_pre_hook(self._before)
+        optimizer.register_step_post_hook(self._after)
+        self.made, self.model = optimizer, model
+        self._last = time.perf_counter()
+        return optimizer
+
+    def evaluated(self, train_loss: float, validation: float) -> None:
+        """Record an evaluation after the steps made so far.
+
+        Args:
+            train_loss: a mean since the evaluation before.
+            validation: the validation metric.
+
+        Raises:
+            Diverged: one of them is not finite.
+        """
+        if not (math.isfinite(train_loss) and math.isfinite(validation)):
+            raise Diverged
+        self.curve.append(Evaluation(self.steps, self._spent, train_loss, validation))
+        if self._observe is not None:
+            self._observe(self.curve[-1])
+        self._last = time.perf_counter()  # what evaluation costs is no training time
+
+    def tested(self, metric: float) -> None:
+        """Record the test metric, once, at the end.
+
+        Args:
+            metric: its value.
+        """
+        self.result = metric
+
+    def _before(self, *_: Any) -> None:
+        self._entered = time.perf_counter()
+
+    def _after(self, *_: Any) -> None:
+        now = time.perf_counter()
+        self.optimizer_seconds.append(now - self._entered)
+        self.step_seconds.append(now - self._last)
+        self._spent += now - self._last
+        self._last = now
+        self.steps += 1
+        self._progress(self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop(Problem):
+    """A training problem that trains itself.
+
+    Args:
+        run: does one run: takes ``running.optimizer(model)``, calls ``running.evaluated(...)`` now and then and at the
+            end, and ``running.tested(...)`` once if ``running.test``.
+        steps: ``(batch_size, epochs) -> optimizer steps of a run``, for optimizers that want to know.
+        examples: the largest batch there can be; None: any.
+    """
+
+    run: Callable[[Running], None]
+    steps: Callable[[int, int], int]
+    examples: int | None = None
+
+    def plan(self, batch_size: int, epochs: int) -> Plan:
+        """What an optimizer may know of a run.
+
+        Args:
+            batch_size: examples per step.
+            epochs: length.
+
+        Returns:
+            The plan.
+        """
+        return Plan(batch_size, self.steps(batch_size, epochs))

@@ -1,0 +1,96 @@
+"""What a task is: data that is split once, a model, a loss, and a metric with a target fixed beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from valleys.lab.problem.data import Batch, Split, Stream
+from valleys.lab.problem.schedules import Schedule
+
+__all__ = ["MICRO_BATCH", "Problem", "Split", "Stream", "Task"]
+
+MICRO_BATCH = 4096
+"""Examples per forward pass and rank unless a task or the user says otherwise; larger batches are accumulated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What every training problem has, whoever's loop trains it.
+
+    Args:
+        name: what the command line calls it.
+        metric_name: the metric's name in tables, with its unit.
+        maximize: whether a larger metric is better.
+        target: the validation metric whose first crossing is timed; chosen before looking at any result.
+        epochs: the default length of one run, at least 1.
+        batch_size: examples per optimizer step unless the user says otherwise; None: the user must.
+        variant: the preset and whatever else tells this problem from another of the same name.
+    """
+
+    name: str
+    metric_name: str
+    maximize: bool
+    target: float
+    epochs: int
+    batch_size: int | None = None
+    variant: str = ""
+
+    def reached(self, value: float) -> bool:
+        """Whether a validation metric meets the target (a NaN never does)."""
+        return value >= self.target if self.maximize else value <= self.target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Problem):
+    """A training problem, complete but for the optimizer, the batch size and the seed.
+
+    Args:
+        train, validation, test: disjoint splits, in memory (``Split``) or streamed (``Stream``); selection looks at
+            ``validation``, ``test`` is read once at the end.
+        build_model: makes a freshly initialised model from torch's global generator. It is called as
+            ``model(inputs)``.
+        loss: ``(outputs, targets) -> scalar``, the mean over the examples.
+        metric: ``(outputs, targets) -> tensor``, the mean over the examples of one or more numbers.
+        finish: turns the metric's mean over a whole split into the one number that counts. Default: it is that number.
+            An F1 score, for instance, is no mean of anything, but ``metric`` may give the mean counts of true
+            positives, false positives and false negatives, and ``finish`` the score; perplexity is the exponential of a
+            mean.
+        augment: ``(inputs, generator) -> inputs``, what is random about the training inputs; on the device, once per
+            micro-batch. All randomness comes from the generator.
+        schedule: learning-rate schedule over a run. Default: cosine with a warm-up over 5 % of the steps.
+        clip: the gradient's largest norm, above which it is scaled down; None: no clipping.
+        micro_batch: the most examples of one backward pass unless the user says otherwise.
+        channels_last: whether model and inputs of four dimensions are laid out so.
+    """
+
+    train: Split | Stream
+    validation: Split | Stream
+    test: Split | Stream
+    build_model: Callable[[], nn.Module]
+    loss: Callable[[Any, Any], Tensor]
+    metric: Callable[[Any, Any], Tensor]
+    finish: Callable[[Tensor], float] | None = None
+    augment: Callable[[Batch, torch.Generator], Batch] | None = None
+    schedule: Schedule = field(default_factory=lambda: Schedule("cosine"))
+    clip: float | None = None
+    micro_batch: int = MICRO_BATCH
+    channels_last: bool = False
+
+    def score(self, means: Tensor) -> float:
+        """The metric of a whole split.
+
+        Args:
+            means: what ``metric`` gave, averaged over the split's examples.
+
+        Returns:
+            The number; NaN where a mean is not finite.
+        """
+        if self.finish is None:
+            return means.item()
+        return self.finish(means) if bool(means.isfinite().all()) else math.nan

@@ -1,0 +1,1 @@
+"""The report of a comparison: numbers, Markdown, JSON, the page."""

@@ -1,0 +1,78 @@
+"""The runs that a comparison asks for, and all that comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from valleys.lab.record import Record
+
+if TYPE_CHECKING:
+    from valleys.lab.optimizers.resolve import Range
+
+__all__ = ["Job", "Key", "Phase", "Results"]
+
+Phase = Literal["tuning", "final"]
+"""What a run is for: choosing hyperparameters, or the result."""
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """What tells two runs of one optimizer and phase apart.
+
+    Args:
+        point: number of the hyperparameters in the tuning sequence.
+        seed: the run's seed.
+    """
+
+    point: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that a comparison asks for.
+
+    Args:
+        optimizer: its name.
+        phase: tuning or final.
+        key: which run.
+        hyperparameters: its values.
+        space: their ranges.
+    """
+
+    optimizer: str
+    phase: Phase
+    key: Key
+    hyperparameters: Mapping[str, float] = field(compare=False)
+    space: Mapping[str, Range] = field(compare=False)
+
+    @property
+    def stem(self) -> str:
+        """A file name for the run, whatever characters the optimizer's name has."""
+        words = f"{self.optimizer}-{self.phase}-{self.key.point}-{self.key.seed}"
+        return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in words)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a store holds about a comparison; all that a report is made of.
+
+    Args:
+        configuration: task, batch size, trials and so on.
+        environments: the environments it ran in, oldest first.
+        spaces: range of each hyperparameter, by optimizer.
+        tuning: finished tuning runs, by optimizer.
+        final: finished runs with fresh seeds, by optimizer.
+        asked: how the comparison was asked for, which is not part of what it is: where the data lay, the command.
+        flatness: what ``valleys landscape`` measured of the final runs, by optimizer.
+    """
+
+    configuration: Mapping[str, Any]
+    environments: Sequence[Mapping[str, Any]]
+    spaces: Mapping[str, Mapping[str, Range]]
+    tuning: Mapping[str, Mapping[Key, Record]]
+    final: Mapping[str, Mapping[Key, Record]]
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    flatness: Mapping[str, Mapping[Key, Mapping[str, Any]]] = field(default_factory=dict)

@@ -1,0 +1,88 @@
+"""The store of a comparison whose every run is shared by several ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from valleys.lab.record import Record
+from valleys.lab.run.ranks import Ranks
+from valleys.lab.store.job import Job, Key, Phase, Results
+from valleys.lab.store.store import Store
+
+if TYPE_CHECKING:
+    from valleys.lab.optimizers.resolve import Range
+
+__all__ = ["SharedStore"]
+
+
+class SharedStore:
+    """A store that rank 0 holds and all ranks use: every method is called by all, and tells all the same.
+
+    Args:
+        ranks: the processes that share the runs. All together are one worker.
+        folder, url, name, heartbeat: see ``Store``.
+
+    Raises:
+        LabError: on all ranks, what ``Store`` raises on rank 0.
+    """
+
+    def __init__(self, ranks: Ranks, folder: Path, url: str | None, name: str | None, heartbeat: int) -> None:
+        self._ranks = ranks
+        self._held: list[Store] = []
+        ranks.decide(lambda: self._held.append(Store(folder, url, name, heartbeat)))
+
+    def __enter__(self) -> SharedStore:
+        """The store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the store where it is open."""
+        for store in self._held:
+            store.__exit__(kind, error, trace)
+
+    def configure(
+        self,
+        configuration: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        spaces: Mapping[str, Mapping[str, Range]],
+        asked: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """``Store.configure`` on rank 0."""
+        return self._ranks.decide(lambda: self._held[0].configure(configuration, environment, spaces, asked))
+
+    def claim(self, jobs: Sequence[Job]) -> Job | None:
+        """``Store.claim`` on rank 0."""
+
+        def number() -> int | None:
+            job = self._held[0].claim(jobs)
+            return None if job is None else jobs.index(job)
+
+        index = self._ranks.decide(number)
+        return None if index is None else jobs[index]
+
+    def complete(self, job: Job, record: Record) -> bool:
+        """``Store.complete`` on rank 0."""
+        return self._ranks.decide(lambda: self._held[0].complete(job, record))
+
+    @contextmanager
+    def at_work(self, job: Job) -> Iterator[None]:
+        """``Store.at_work`` on rank 0."""
+        if self._held:
+            with self._held[0].at_work(job):
+                yield
+        else:
+            yield
+
+    def finished(self, optimizer: str, phase: Phase) -> Mapping[Key, Record]:
+        """``Store.finished`` on rank 0."""
+        return self._ranks.decide(lambda: self._held[0].finished(optimizer, phase))
+
+    def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:
+        """``Store.results`` on rank 0."""
+        return self._ranks.decide(lambda: self._held[0].results(spaces))

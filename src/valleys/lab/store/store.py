@@ -1,0 +1,380 @@
+"""Where a comparison keeps its runs: Optuna's storage, in which any number of workers share the work.
+
+One Optuna study per optimizer and phase (tuning, final), one trial per run, the run's record as the trial's
+attribute. A study without trials holds the configuration, the search spaces and the environments seen.
+
+A run is claimed by setting its trial from waiting to running, which the database lets one worker do. Workers may add a
+trial for the same run at the same moment; the one with the lowest number counts, and the others are failed. A worker
+gives signs of life; when they stop, any other fails its trial and adds a new one. Should the first one come back, it
+finds its trial failed and its result is dropped: a run is complete at most once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from valleys.lab.errors import LabError
+from valleys.lab.record import Record
+from valleys.lab.store.database import HEARTBEAT, alive, beating, exclusive, open_storage, worker
+from valleys.lab.store.job import Job, Key, Phase, Results
+
+if TYPE_CHECKING:
+    import optuna
+
+    from valleys.lab.optimizers.resolve import Range
+
+__all__ = ["GROWING", "Store"]
+
+GROWING = ("trials", "seeds")
+"""What the same comparison may be asked for again with a larger value: the finished runs stay valid."""
+
+_FLATNESS = "flatness:"
+
+
+class Store:
+    """The runs of one comparison.
+
+    Args:
+        folder: the comparison's folder; it is made if need be.
+        url: an Optuna storage URL; default: the SQLite file ``comparison.db`` in the folder.
+        name: what the comparison is called in the storage; default: the folder's name.
+        heartbeat: seconds between two signs of life, at least 1. A worker on another machine is taken for dead after
+            four of them; one on this machine as soon as its process is gone.
+
+    Raises:
+        LabError: if the folder cannot be written, or the storage cannot be opened.
+    """
+
+    def __init__(
+        self, folder: Path, url: str | None = None, name: str | None = None, heartbeat: int = HEARTBEAT
+    ) -> None:
+        self.folder = folder
+        self.heartbeat = heartbeat
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".writable"
+            probe.touch()
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise LabError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
+        self.name = name or (folder.resolve().name if url else "comparison")
+        self._storage = open_storage(url or f"sqlite:///{(folder / 'comparison.db').resolve()}", heartbeat)
+        self._exclusive = exclusive(self._storage)
+        self._studies: dict[str, optuna.Study] = {}
+        self._records: dict[str, dict[Key, Record]] = {}
+        self._claimed: dict[Job, int] = {}
+        self._maximize = False
+
+    def __enter__(self) -> Store:
+        """The store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the storage."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+    def configure(
+        self,
+        configuration: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        spaces: Mapping[str, Mapping[str, Range]],
+        asked: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Say what is going to be compared; refuse a comparison of something else.
+
+        Args:
+            configuration: plain numbers and strings, ``maximize`` among them. Those in ``GROWING`` may have
+                grown, the others must be as they were.
+            environment: plain numbers and strings; a change only warns.
+            spaces: range of each hyperparameter, by optimizer. Optimizers may be added or left out.
+            asked: how it was asked for, plain numbers, strings and lists of them; the last call's is kept.
+
+        Returns:
+            Warnings.
+
+        Raises:
+            LabError: naming what differs, and the remedy.
+        """
+        self._maximize = bool(configuration["maximize"])
+        with self._exclusive:
+            study = self._study(self.name)
+            known = study.user_attrs
+            old = known.get("configuration", {})
+            differences = [
+                f"{name.replace('_', ' ')} {old[name]} there, {value} now"
+                for name, value in configuration.items()
+                if name in old and (value < old[name] if name in GROWING else value != old[name])
+            ]
+            for name, space in spaces.items():
+                if known.get(f"space:{name}", _plain(space)) != _plain(space):
+                    differences.append(f"another search space of {name}")
+            if differences:
+                raise LabError(
+                    f"{self.folder} holds a comparison with other settings ({'; '.join(differences)}); choose another "
+                    "--out, or --name in a shared storage"
+                )
+            if old != dict(configuration):
+                study.set_user_attr("configuration", dict(configuration))
+            for name, space in spaces.items():
+                if f"space:{name}" not in known:
+                    study.set_user_attr(f"space:{name}", _plain(space))
+            if asked is not None and known.get("asked") != dict(asked):
+                study.set_user_attr("asked", dict(asked))
+            environments = _environments(known)
+            mark = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
+            if f"environment:{mark}" not in known:
+                study.set_user_attr(f"environment:{mark}", {"first": time.time(), "environment": dict(environment)})
+        return _changes(environments[-1], environment) if environments else []
+
+    def claim(self, jobs: Sequence[Job]) -> Job | None:
+        """Take one of these runs for this worker.
+
+        Args:
+            jobs: in the order of preference.
+
+        Returns:
+            The first that nobody has finished or is at work on; None if there is none.
+        """
+        with self._exclusive:
+            for study in dict.fromkeys(self._of(job) for job in jobs):
+                self._give_up_on_the_dead(study)
+            return next((job for job in jobs if self._take(job)), None)
+
+    def complete(self, job: Job, record: Record) -> bool:
+        """Hand in the record of a run that this worker claimed.
+
+        Args:
+            job: the run.
+            record: its outcome.
+
+        Returns:
+            Whether it counts: False if this worker was taken for dead and another one has the run now.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        trial = self._claimed.pop(job)
+        try:
+            self._storage.set_trial_user_attr(trial, "record", record.to_json())
+            return self._storage.set_trial_state_values(trial, TrialState.COMPLETE, [self._value(record)])
+        except UpdateFinishedTrialError:
+            return False
+
+    def abandon(self, job: Job) -> None:
+        """Let others have a run that this worker claimed and will not finish.
+
+        Args:
+            job: the run.
+        """
+        self._fail(self._claimed.pop(job))
+
+    @contextmanager
+    def at_work(self, job: Job) -> Iterator[None]:
+        """Give signs of life while a claimed run goes on; if it raises, let others have it.
+
+        Args:
+            job: the run.
+
+        Yields:
+            Nothing.
+        """
+        try:
+            with beating(self._storage, self._claimed[job], self.heartbeat):
+                yield
+        except BaseException:
+            self.abandon(job)
+            raise
+
+    def finished(self, optimizer: str, phase: Phase) -> Mapping[Key, Record]:
+        """The finished runs of an optimizer.
+
+        Args:
+            optimizer: its name.
+            phase: tuning or final.
+
+        Returns:
+            Records in the order of their keys.
+        """
+        from optuna.trial import TrialState
+
+        study = self._study(f"{self.name}/{optimizer}/{phase}")
+        known = self._records.setdefault(study.study_name, {})
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+            key = _key(trial)
+            if key not in known:
+                known[key] = Record.from_json(trial.user_attrs["record"])
+        return dict(sorted(known.items()))
+
+    def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:
+        """Everything the store holds about these optimizers.
+
+        Args:
+            spaces: the optimizers, in the report's order, with their search spaces.
+
+        Returns:
+            The results.
+        """
+        known = self._study(self.name).user_attrs
+        return Results(
+            known["configuration"],
+            _environments(known),
+            spaces,
+            {name: self.finished(name, "tuning") for name in spaces},
+            {name: self.finished(name, "final") for name in spaces},
+            known.get("asked", {}),
+            {name: _measured(known, name) for name in spaces},
+        )
+
+    def held(self) -> tuple[Mapping[str, Any], list[str], Mapping[str, Any]]:
+        """What the store is about, for those who did not configure it.
+
+        Returns:
+            Configuration, names of the optimizers as they were asked for last, and how; all empty in a new store.
+        """
+        known = self._study(self.name).user_attrs
+        asked = known.get("asked", {})
+        names = asked.get("optimizers") or sorted(n.removeprefix("space:") for n in known if n.startswith("space:"))
+        return known.get("configuration", {}), names, asked
+
+    def measured(self, optimizer: str, key: Key, found: Mapping[str, Any]) -> None:
+        """Keep what was measured of a finished run; a later measurement takes its place.
+
+        Args:
+            optimizer: its name.
+            key: which final run.
+            found: plain numbers and strings.
+        """
+        self._study(self.name).set_user_attr(f"{_FLATNESS}{key.point}:{key.seed}:{optimizer}", dict(found))
+
+    def _take(self, job: Job) -> bool:
+        """Claim a run if nobody has."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        if not (live := self._live(job)):
+            self._add(job)
+            live = self._live(job)
+        first, *others = live
+        for other in others:
+            if other.state == TrialState.WAITING:
+                self._fail(other._trial_id)
+        if first.state != TrialState.WAITING:
+            return False
+        # The sign of life comes first: without one, a worker that dies in between would hold the run for ever.
+        self._storage.record_heartbeat(first._trial_id)
+        try:
+            if not self._storage.set_trial_state_values(first._trial_id, TrialState.RUNNING):
+                return False
+        except UpdateFinishedTrialError:  # claimed by another, and finished already
+            return False
+        self._storage.set_trial_user_attr(first._trial_id, "worker", worker())
+        self._claimed[job] = first._trial_id
+        return True
+
+    def _live(self, job: Job) -> list[optuna.trial.FrozenTrial]:
+        """The run's trials that have not failed, the one that counts first."""
+        from optuna.trial import TrialState
+
+        states = [TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE]
+        trials = self._of(job).get_trials(deepcopy=False, states=states)
+        return sorted((trial for trial in trials if _key(trial) == job.key), key=lambda trial: trial.number)
+
+    def _add(self, job: Job) -> None:
+        from optuna.distributions import FloatDistribution
+        from optuna.trial import TrialState, create_trial
+
+        self._of(job).add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                params=dict(job.hyperparameters),
+                distributions={name: FloatDistribution(r.low, r.high, log=r.log) for name, r in job.space.items()},
+                user_attrs=asdict(job.key),
+            )
+        )
+
+    def _give_up_on_the_dead(self, study: optuna.Study) -> None:
+        import optuna
+        from optuna.trial import TrialState
+
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            if not alive(trial.user_attrs.get("worker")):
+                self._fail(trial._trial_id)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
+
+    def _fail(self, trial: int) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        with suppress(UpdateFinishedTrialError):  # somebody else was faster
+            self._storage.set_trial_state_values(trial, TrialState.FAIL)
+
+    def _of(self, job: Job) -> optuna.Study:
+        return self._study(f"{self.name}/{job.optimizer}/{job.phase}")
+
+    def _study(self, name: str) -> optuna.Study:
+        import optuna
+
+        if name not in self._studies:
+            level = optuna.logging.get_verbosity()
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            try:
+                self._studies[name] = optuna.create_study(
+                    study_name=name,
+                    storage=self._storage,
+                    direction="maximize" if self._maximize else "minimize",
+                    sampler=optuna.samplers.RandomSampler(seed=0),  # every trial is added: nothing is ever sampled
+                    load_if_exists=True,
+                )
+            finally:
+                optuna.logging.set_verbosity(level)
+        return self._studies[name]
+
+    def _value(self, record: Record) -> float:
+        if record.diverged or record.validation is None or not math.isfinite(record.validation):
+            return -math.inf if self._maximize else math.inf
+        return record.validation
+
+
+def _key(trial: optuna.trial.FrozenTrial) -> Key:
+    return Key(trial.user_attrs["point"], trial.user_attrs["seed"])
+
+
+def _measured(known: Mapping[str, Any], optimizer: str) -> dict[Key, Mapping[str, Any]]:
+    """What was measured of an optimizer's final runs."""
+    found = {}
+    for name, value in known.items():
+        if name.startswith(_FLATNESS):
+            point, seed, of = name.removeprefix(_FLATNESS).split(":", 2)
+            if of == optimizer:
+                found[Key(int(point), int(seed))] = value
+    return dict(sorted(found.items()))
+
+
+def _environments(known: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The environments seen, oldest first."""
+    seen = [value for name, value in known.items() if name.startswith("environment:")]
+    return [dict(entry["environment"]) for entry in sorted(seen, key=lambda entry: entry["first"])]
+
+
+def _plain(space: Mapping[str, Range]) -> dict[str, list[Any]]:
+    return {name: [ranges.low, ranges.high, ranges.log] for name, ranges in space.items()}
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    changed = [f"{name} {before.get(name)} then, {now[name]} now" for name in now if now[name] != before.get(name)]
+    return [f"the environment changed since the last sitting: {'; '.join(changed)}"] if changed else []

@@ -1,0 +1,182 @@
+"""Named entities in the column format of CoNLL-2003, or from a dataset of that shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from valleys.lab.errors import LabError
+from valleys.lab.tasks.data.hub import from_hub, is_saved, saved, split_of
+
+__all__ = ["Corpus", "Sentence", "corpus", "read", "to_iob2"]
+
+_FILES = {
+    "train": ("eng.train", "train.txt"),
+    "validation": ("eng.testa", "valid.txt", "dev.txt"),
+    "test": ("eng.testb", "test.txt"),
+}
+_HUB = "eriktks/conll2003"
+_REVISION = "refs/convert/parquet"  # its main branch is a script, which datasets no longer runs
+_DOCUMENT = "-DOCSTART-"
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Words and as many tags in IOB2: ``O``, ``B-LOC``, ``I-LOC`` ..."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Sentences of the three splits, and the entity types that they name.
+
+    Args:
+        train, validation, test: the sentences.
+        types: the types of the training sentences, sorted.
+    """
+
+    train: list[Sentence]
+    validation: list[Sentence]
+    test: list[Sentence]
+    types: tuple[str, ...]
+
+    def numbers(self, sentence: Sentence) -> list[int]:
+        """The tags as ``tagging`` numbers them: O is 0, B and I of the k-th type are 2 k + 1 and 2 k + 2."""
+        return [
+            0 if tag == "O" else 2 * self.types.index(tag[2:]) + (1 if tag[0] == "B" else 2) for tag in sentence.tags
+        ]
+
+
+def corpus(folder: Path | None, limit: int | None = None) -> Corpus:
+    """CoNLL-2003 or another corpus of its shape.
+
+    The lines ``-DOCSTART-`` are left out, so that eng.train has 14,041 sentences: the usual number, 14,987, counts its
+    946 document starts as sentences.
+
+    Args:
+        folder: eng.train, eng.testa and eng.testb, or train.txt, valid.txt (dev.txt) and test.txt; or what
+            ``datasets.save_to_disk`` wrote, with the columns ``tokens`` and ``ner_tags``. None: from the Hugging Face
+            hub.
+        limit: at most so many sentences of each split, the first ones.
+
+    Returns:
+        The sentences, in IOB2 whichever of IOB1 and IOB2 the data is in.
+
+    Raises:
+        LabError: data that is missing, damaged or empty, or a held-out entity type that training does not have.
+
+    Source: Tjong Kim Sang and De Meulder 2003, Introduction to the CoNLL-2003 shared task.
+    """
+    if folder is None:
+        data = from_hub(_HUB, None, revision=_REVISION)
+        where, parts = f"the hub's {_HUB}", {part: _rows(split_of(data, part, _HUB)) for part in _FILES}
+    elif is_saved(folder):
+        data = saved(folder)
+        where, parts = str(folder), {part: _rows(split_of(data, part, str(folder))) for part in _FILES}
+    else:
+        where, parts = str(folder), {part: read(path) for part, path in _paths(folder).items()}
+    parts = {part: sentences[:limit] for part, sentences in parts.items()}
+    types = {
+        part: {tag[2:] for sentence in sentences for tag in sentence.tags if tag != "O"}
+        for part, sentences in parts.items()
+    }
+    for part, sentences in parts.items():
+        if not sentences:
+            raise LabError(f"{where}: the {part} split holds no sentence; name a folder with a complete copy")
+        if strange := types[part] - types["train"]:
+            raise LabError(
+                f"{where}: the {part} split has the entity types {', '.join(sorted(strange))}, which are not among the "
+                f"training split's {', '.join(sorted(types['train'])) or 'none'}; take all splits from one corpus"
+            )
+    return Corpus(**parts, types=tuple(sorted(types["train"])))
+
+
+def read(path: Path) -> list[Sentence]:
+    """The sentences of one file: a word per line, its tag in the last column, a blank line after each sentence.
+
+    Args:
+        path: the file, in UTF-8.
+
+    Returns:
+        The sentences without document starts, in IOB2.
+
+    Raises:
+        LabError: the file cannot be read, or a line has one column, or a tag that is neither O nor B-TYPE nor I-TYPE.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"{path} cannot be read as UTF-8 text ({error}); name another folder or convert it") from error
+    sentences: list[Sentence] = []
+    words: list[str] = []
+    tags: list[str] = []
+    for number, line in enumerate([*lines, ""], start=1):
+        columns = line.split()
+        if columns and columns[0] != _DOCUMENT:
+            if len(columns) < 2:
+                raise LabError(
+                    f"{path}, line {number}: {line!r} has no tag; expected a word, its tag in the last column"
+                )
+            words.append(columns[0])
+            tags.append(_checked(columns[-1], f"{path}, line {number}"))
+        elif words:
+            sentences.append(Sentence(tuple(words), to_iob2(tags)))
+            words, tags = [], []
+    return sentences
+
+
+def to_iob2(tags: Sequence[str]) -> tuple[str, ...]:
+    """Tags of IOB1 or IOB2 in IOB2, where every entity begins with B.
+
+    IOB1, which the original files are in, has B only between two neighbouring entities of one type.
+
+    Args:
+        tags: a sentence's.
+
+    Returns:
+        The same entities; IOB2 comes back as it is.
+
+    Example:
+        >>> to_iob2(["I-ORG", "I-ORG", "B-ORG", "O", "I-LOC", "I-PER"])
+        ('B-ORG', 'I-ORG', 'B-ORG', 'O', 'B-LOC', 'B-PER')
+    """
+    return tuple(
+        "B" + tag[1:] if tag[0] == "I" and before[2:] != tag[2:] else tag
+        for before, tag in zip(("O", *tags), tags, strict=False)
+    )
+
+
+def _checked(tag: str, where: str) -> str:
+    if tag == "O" or (tag[:2] in ("B-", "I-") and len(tag) > 2):
+        return tag
+    raise LabError(f"{where}: the tag {tag!r} is neither O nor B-TYPE nor I-TYPE; convert the file to IOB2")
+
+
+def _paths(folder: Path) -> dict[str, Path]:
+    found = {}
+    for part, names in _FILES.items():
+        there = [folder / name for name in names if (folder / name).is_file()]
+        if not there:
+            raise LabError(
+                f"the data folder {str(folder)!r} lacks {' or '.join(names)}; put CoNLL-2003's three files there, or "
+                "what datasets.save_to_disk wrote"
+            )
+        found[part] = there[0]
+    return found
+
+
+def _rows(split: object) -> list[Sentence]:
+    """Sentences of a split of ``datasets``; its tags are numbers whose names the column's features know."""
+    names = split.features["ner_tags"].feature  # type: ignore[attr-defined]
+    return [
+        Sentence(tuple(row["tokens"]), to_iob2([_checked(_name(names, tag), "ner_tags") for tag in row["ner_tags"]]))
+        for row in split  # type: ignore[attr-defined]
+        if row["tokens"] and row["tokens"] != [_DOCUMENT]
+    ]
+
+
+def _name(names: object, tag: int | str) -> str:
+    return tag if isinstance(tag, str) else names.int2str(tag)  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""Metrics, losses and splits that several tasks use."""

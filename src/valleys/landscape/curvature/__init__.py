@@ -1,0 +1,1 @@
+"""Hessian products, eigenvalues, spectral density and trace."""

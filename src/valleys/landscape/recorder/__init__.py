@@ -1,0 +1,1 @@
+"""A recorder of the path that training takes."""

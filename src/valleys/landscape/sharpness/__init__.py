@@ -1,0 +1,1 @@
+"""How much the loss rises when the parameters are moved a little."""

@@ -1,0 +1,281 @@
+"""A reproduction for people, on a terminal and in Markdown, and for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from valleys.lab.report.document import escape, plain
+from valleys.paper.results import Contrast, Outcome, Reproduction
+from valleys.paper.tables.model import COMPARABLE, Cell, Table
+from valleys.paper.tables.numbers import TABLES
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["listing", "parts", "to_json", "to_markdown", "write"]
+
+_TITLES = ("row", "column", "paper", "ours", "ours - paper [95 %]", "remark")
+_ORDER_TITLES = ("row", "order", "paper", "ours [95 %]", "sign")
+_LIST_TITLES = ("number", "what it is", "rows", "needs")
+
+_HOW = (
+    "Ours: mean with its 95 % interval of Student's t over the seeds whose run did not diverge. The difference's "
+    "interval takes the paper's number as exact: in tables it is a mean of 3, whose spread is not known."
+)
+_SMALLER = (
+    "PRESET SMOKE: smaller problems than the paper's, so a difference to the paper's number is no test of the paper. "
+    "What "
+    "can be looked at is the order of the optimizers, below; it is no test either."
+)
+_MARKED = "set by us"
+_ONCE = ("memory", "sign")  # measured once, without seeds
+
+
+def listing() -> list[list[str]]:
+    """All tables and figures: number and aliases, title, rows, needs.
+
+    Example:
+        >>> listing()[0][0]
+        'table-1'
+    """
+    return [
+        [", ".join((table.number, *table.aliases)), table.title, "; ".join(table.rows), table.needs] for table in TABLES
+    ]
+
+
+def parts(reproduction: Reproduction | None = None) -> Iterator[RenderableType]:
+    """What a terminal shows, piece by piece.
+
+    Args:
+        reproduction: what was found; None: the list of tables and figures.
+
+    Yields:
+        Tables and lines of text for a rich console.
+    """
+    from rich.text import Text
+
+    if reproduction is None:
+        yield _rich(_LIST_TITLES, listing())
+        return
+    for kind, content in _document(reproduction):
+        yield _rich(*content) if kind == "table" else Text(content)
+    for path in (*reproduction.paths.values(), *(folder / "report.html" for folder in reproduction.reports)):
+        yield Text(str(path))
+
+
+def to_markdown(reproduction: Reproduction) -> str:
+    """The same as Markdown.
+
+    Args:
+        reproduction: what was found.
+
+    Returns:
+        The text.
+    """
+    lines: list[str] = []
+    for kind, content in _document(reproduction):
+        if kind == "table":
+            titles, rows = content
+            lines += ["| " + " | ".join(map(escape, row)) + " |" for row in (titles, *rows)]
+            lines.insert(len(lines) - len(rows), "|" + " --- |" * len(titles))
+        else:
+            lines.append(("# " if kind == "title" else "- " if kind == "note" else "") + escape(content))
+        if kind != "note":
+            lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def to_json(reproduction: Reproduction) -> dict[str, Any]:
+    """Every number, as strict JSON: what is not finite or not there is null.
+
+    Args:
+        reproduction: what was found.
+
+    Returns:
+        The document.
+    """
+    table = reproduction.table
+    document: dict[str, Any] = plain(
+        {
+            "table": table.number,
+            "aliases": table.aliases,
+            "title": table.title,
+            "unit": table.unit,
+            "preset": reproduction.preset,
+            "seeds": reproduction.seeds,
+            "problems": reproduction.problems,
+            "notes": table.notes,
+            "cells": [_cell(one) for one in reproduction.outcomes],
+            "orders": [asdict(one) for one in reproduction.contrasts],
+            "reports": [str(folder) for folder in reproduction.reports],
+        }
+    )
+    return document
+
+
+def write(reproduction: Reproduction) -> dict[str, Path]:
+    """Write ``reproduce.md`` and ``reproduce.json`` where the reproduction says.
+
+    Args:
+        reproduction: what was found; the folder exists.
+
+    Returns:
+        The paths.
+    """
+    paths = dict(reproduction.paths)
+    paths["markdown"].write_text(to_markdown(reproduction), encoding="utf-8")
+    text = json.dumps(to_json(reproduction), indent=1, allow_nan=False, ensure_ascii=False)
+    paths["json"].write_text(text + "\n", encoding="utf-8")
+    return paths
+
+
+def _document(reproduction: Reproduction) -> Iterator[tuple[str, Any]]:
+    table = reproduction.table
+    yield "title", f"{_name(table)}: {table.title} ({table.unit})"
+    if any(outcome.mean is not None and not outcome.same for outcome in reproduction.outcomes):
+        yield "text", _SMALLER
+    reasons = _reasons(reproduction.outcomes)
+    yield "table", (_TITLES, [_row(table, outcome, reasons) for outcome in reproduction.outcomes])
+    if reproduction.contrasts:
+        yield "table", (_ORDER_TITLES, [_order(table, contrast) for contrast in reproduction.contrasts])
+    for reason, number in reasons.items():
+        yield "note", f"blank ({number}): {reason}"
+    for outcome in reproduction.outcomes:
+        for walk in outcome.walks:
+            yield "note", f"{outcome.cell.row}, {outcome.cell.column}, {walk.describe()}"
+    for row, problem in reproduction.problems.items():
+        yield "note", f"{row}: {problem}"
+    for method, where in _hyperparameters(reproduction.outcomes).items():
+        yield "note", f"{where}: {method}"
+    for note in (*table.notes, _HOW):
+        yield "note", note
+
+
+def _name(table: Table) -> str:
+    names = []
+    for name in (table.number, *table.aliases):
+        kind, _, number = name.partition("-")
+        names.append(f"{kind.capitalize()} {number if number[0].isdigit() else number.upper()}")
+    return " = ".join(names)
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Why cells are blank, each reason once, with its number: some are long, and whole tables share them."""
+    reasons = dict.fromkeys(outcome.blank for outcome in outcomes if outcome.mean is None)
+    return {reason: number for number, reason in enumerate(reasons, 1)}
+
+
+def _row(table: Table, outcome: Outcome, reasons: Mapping[str, int]) -> list[str]:
+    cell = outcome.cell
+    paper = cell.says or "-" if cell.value is None else _number(cell.value, table.decimals)
+    ours = "" if outcome.mean is None else _mean(outcome.mean, outcome.half_width, table.decimals)
+    count = (
+        f" ({len(outcome.values)} seed{'s' * (len(outcome.values) != 1)})" if ours and cell.measure not in _ONCE else ""
+    )
+    return [cell.row, cell.column, paper, ours + count, _difference(table, outcome), _remark(outcome, reasons)]
+
+
+def _difference(table: Table, outcome: Outcome) -> str:
+    if outcome.difference is None:
+        return ""
+    words = _signed(outcome.difference, table.decimals)
+    if outcome.cell.measure in _ONCE:
+        return words
+    if outcome.low is None or outcome.high is None:
+        return f"{words} [no interval: one value]"
+    return f"{words} [{_signed(outcome.low, table.decimals)}, {_signed(outcome.high, table.decimals)}]"
+
+
+def _remark(outcome: Outcome, reasons: Mapping[str, int]) -> str:
+    if outcome.mean is None:
+        return f"blank ({reasons[outcome.blank]})"
+    diverged = outcome.runs - len(outcome.values)
+    remarks = [f"{diverged} of {outcome.runs} runs diverged"] if diverged else []
+    if outcome.cell.value is not None and outcome.cell.measure not in COMPARABLE:
+        remarks.append("another machine: no difference")
+    if not outcome.same:
+        remarks.append("another problem")
+    return "; ".join(remarks)
+
+
+def _order(table: Table, contrast: Contrast) -> list[str]:
+    ours = ""
+    if contrast.ours is not None:
+        mean, half_width = contrast.ours.mean, contrast.ours.half_width
+        ours = _signed(mean, table.decimals)
+        if half_width is not None:
+            ends = (_signed(mean - half_width, table.decimals), _signed(mean + half_width, table.decimals))
+            ours += f" [{', '.join(ends)}]"
+    paper = "-" if contrast.paper is None else _signed(contrast.paper, table.decimals)
+    return [contrast.row, f"{contrast.first} - {contrast.second}", paper, ours, contrast.sign]
+
+
+def _hyperparameters(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """The optimizers' settings, each once, with the places that have it."""
+    places: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        method = outcome.cell.method
+        if method is not None:
+            ours = f" ({_MARKED}: {method.ours})" if method.ours else ""
+            places.setdefault(f"{method.name}: {method.describe()}{ours}", []).append(outcome.cell.row)
+    return {words: "; ".join(dict.fromkeys(rows)) for words, rows in places.items()}
+
+
+def _cell(outcome: Outcome) -> dict[str, Any]:
+    cell: Cell = outcome.cell
+    method, setting = cell.method, cell.setting
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        "measure": cell.measure,
+        "paper": cell.value,
+        "paper_says": cell.says,
+        "ours": outcome.mean,
+        "half_width": outcome.half_width,
+        "difference": outcome.difference,
+        "interval": None if outcome.low is None else [outcome.low, outcome.high],
+        "values": outcome.values,
+        "runs": outcome.runs,
+        "blank": outcome.blank,
+        "same_problem": outcome.same,
+        "task": None if setting is None else setting.task,
+        "paper_batch_size": None if setting is None else setting.batch_size,
+        "setting_ours": "" if setting is None else setting.ours,
+        "optimizer": None if method is None else method.name,
+        "hyperparameters": None if method is None else dict(method.options),
+        "hyperparameters_ours": "" if method is None else method.ours,
+        "walks": [asdict(walk) for walk in outcome.walks],
+    }
+
+
+def _number(value: float, decimals: int) -> str:
+    if value and (abs(value) < 10**-decimals or abs(value) >= 1e7):
+        return f"{value:.2g}"
+    if decimals > 2:  # ratios and epochs side by side
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.{decimals}f}"
+
+
+def _signed(value: float, decimals: int) -> str:
+    return ("" if math.copysign(1, value) < 0 else "+") + _number(value, decimals)
+
+
+def _mean(mean: float, half_width: float | None, decimals: int) -> str:
+    return _number(mean, decimals) + ("" if half_width is None else f" ± {_number(half_width, decimals)}")
+
+
+def _rich(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    from rich.markup import escape as literal
+    from rich.table import Table as Rich
+
+    table = Rich(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in titles:
+        table.add_column(literal(title), overflow="fold")
+    for row in rows:
+        table.add_row(*map(literal, row))
+    return table

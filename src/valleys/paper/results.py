@@ -1,0 +1,248 @@
+"""From finished runs to a cell of a table: ours, its interval, and what is between it and the paper's number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from valleys.lab.record import Record
+from valleys.lab.statistics import Difference, mean_interval, paired_difference
+from valleys.paper.tables.model import COMPARABLE, FLAT, Cell, Method, Setting, Table
+from valleys.paper.walks.endpoints import Walk
+
+__all__ = ["Contrast", "Outcome", "Ran", "Reproduction", "beside", "blank", "contrasts", "outcome"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one setting gave.
+
+    Args:
+        problem: what was trained, in words; empty: nothing.
+        same: whether it is the paper's problem, and not a smaller one of the same kind.
+        epochs: of a run.
+        maximize: whether a larger metric is better.
+        target: the metric whose first crossing is timed where a cell does not name a level.
+        records: runs by the method's name.
+        blanks: why a method has none, by its name.
+        walks: where a figure's runs ended, by the method's name.
+        flat: the measures of the runs' flatness by seed, by the method's name.
+        unmeasured: why there are none although there are runs.
+        blank: why no method has any.
+    """
+
+    problem: str = ""
+    same: bool = False
+    epochs: int = 1
+    maximize: bool = True
+    target: float = math.nan
+    records: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
+    blanks: Mapping[str, str] = field(default_factory=dict)
+    walks: Mapping[str, tuple[Walk, ...]] = field(default_factory=dict)
+    flat: Mapping[str, Mapping[int, Mapping[str, float]]] = field(default_factory=dict)
+    unmeasured: str = ""
+    blank: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Our number beside the paper's.
+
+    Args:
+        cell: the paper's.
+        values: ours by seed; runs that diverged are not in it.
+        runs: how many were made.
+        mean: of the values; None: the cell is blank.
+        half_width: of the mean's 95 % interval by Student's t; None below two values.
+        difference: ours minus the paper's; None where there is none or where it would mean nothing.
+        low, high: the difference's 95 % interval, the paper's number taken as exact; None as ``half_width``.
+        blank: why there is no number of ours; empty where there is one.
+        same: whether the problem is the paper's.
+        walks: where a figure's runs ended.
+    """
+
+    cell: Cell
+    values: Mapping[int, float]
+    runs: int
+    mean: float | None
+    half_width: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    blank: str
+    same: bool
+    walks: tuple[Walk, ...] = ()
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The order of two columns in a row.
+
+    Args:
+        row: the row.
+        first, second: the columns.
+        paper: the paper's first minus second; None without numbers.
+        ours: ours, paired by seed; None without runs of both.
+        sign: ``as in the paper``, ``opposite``, ``undecided`` where the interval holds 0 or there is none, or empty
+            where one side is missing.
+    """
+
+    row: str
+    first: str
+    second: str
+    paper: float | None
+    ours: Difference | None
+    sign: str
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A table or figure, repeated as far as it goes.
+
+    Args:
+        table: the paper's.
+        preset: ``paper`` or ``smoke``.
+        seeds: runs per cell.
+        outcomes: the selected cells in the table's order.
+        contrasts: the selected rows' orders.
+        problems: what was trained, by row.
+        paths: files written: ``markdown``, ``json``.
+        reports: the folder of each comparison behind it.
+    """
+
+    table: Table
+    preset: str
+    seeds: int
+    outcomes: tuple[Outcome, ...]
+    contrasts: tuple[Contrast, ...]
+    problems: Mapping[str, str]
+    paths: Mapping[str, Path]
+    reports: tuple[Path, ...]
+
+
+def outcome(cell: Cell, ran: Mapping[Setting, Ran]) -> Outcome:
+    r"""Our number for a cell.
+
+    .. math:: \bar x - p \pm t_{n-1,\,0.975}\; s / \sqrt n
+
+    with the paper's number p taken as exact: its spread is not known.
+
+    Args:
+        cell: the paper's.
+        ran: what each setting gave.
+
+    Returns:
+        The outcome; blank, with the reason, if anything that it needs is missing.
+    """
+    missing = cell.blank or next((reason for run in cell.runs() if (reason := _missing(ran, *run))), "")
+    if cell.setting is None or cell.method is None or missing:
+        return blank(cell, missing)
+    base = ran[cell.setting]
+    records = base.records[cell.method.name]
+    walks = tuple(base.walks.get(cell.method.name, ()))
+    values, failed = _measured(cell, base, records)
+    if cell.against is not None and cell.against[0] is not None:
+        below, also = _measured(cell, ran[cell.against[0]], ran[cell.against[0]].records[cell.against[1].name])
+        failed = failed or also
+        values = {seed: value / below[seed] for seed, value in values.items() if below.get(seed)}
+    if failed or not values:
+        found = blank(cell, failed or f"all {len(records)} runs diverged", len(records))
+        return replace(found, same=base.same, walks=walks)
+    return beside(cell, values, len(records), base.same, walks)
+
+
+def blank(cell: Cell, reason: str, runs: int = 0) -> Outcome:
+    """A cell without a number of ours.
+
+    Args:
+        cell: the paper's.
+        reason: why.
+        runs: how many were made all the same.
+
+    Returns:
+        The outcome.
+    """
+    return Outcome(cell, {}, runs, None, None, None, None, None, reason, False)
+
+
+def beside(cell: Cell, values: Mapping[int, float], runs: int, same: bool, walks: tuple[Walk, ...] = ()) -> Outcome:
+    """A cell with a number of ours.
+
+    Args:
+        cell: the paper's.
+        values: ours by seed, at least one.
+        runs: how many were made.
+        same: whether the problem is the paper's.
+        walks: where a figure's runs ended.
+
+    Returns:
+        The outcome.
+    """
+    mean, half_width = mean_interval(list(values.values()))
+    if cell.value is None or cell.measure not in COMPARABLE:
+        return Outcome(cell, values, runs, mean, half_width, None, None, None, "", same, walks)
+    difference = mean - cell.value
+    low, high = (None, None) if half_width is None else (difference - half_width, difference + half_width)
+    return Outcome(cell, values, runs, mean, half_width, difference, low, high, "", same, walks)
+
+
+def contrasts(table: Table, outcomes: Sequence[Outcome]) -> tuple[Contrast, ...]:
+    """The orders that a table claims, and ours.
+
+    Args:
+        table: the paper's.
+        outcomes: of some of its rows.
+
+    Returns:
+        One contrast per row and pair of columns that the row has and that are metrics or measures of flatness.
+    """
+    found: list[Contrast] = []
+    by_place = {(o.cell.row, o.cell.column): o for o in outcomes if o.cell.measure in ("test", *FLAT)}
+    for row in dict.fromkeys(o.cell.row for o in outcomes):
+        for first, second in table.contrasts:
+            a, b = by_place.get((row, first)), by_place.get((row, second))
+            if a is None or b is None:
+                continue
+            values = a.cell.value, b.cell.value
+            paper = values[0] - values[1] if values[0] is not None and values[1] is not None else None
+            ours = paired_difference(a.values, b.values)
+            found.append(Contrast(row, first, second, paper, ours, _sign(paper, ours)))
+    return tuple(found)
+
+
+def _sign(paper: float | None, ours: Difference | None) -> str:
+    if paper is None or ours is None:
+        return ""
+    if ours.half_width is None or abs(ours.mean) <= ours.half_width:
+        return "undecided"
+    return "as in the paper" if ours.mean * paper > 0 else "opposite"
+
+
+def _missing(ran: Mapping[Setting, Ran], setting: Setting, method: Method) -> str:
+    there = ran[setting]
+    return there.blank or there.blanks.get(method.name, "")
+
+
+def _measured(cell: Cell, ran: Ran, records: Sequence[Record]) -> tuple[dict[int, float], str]:
+    """The measure by seed, and why there is none although runs finished."""
+    if cell.measure in FLAT:
+        held = ran.flat.get(records[0].optimizer, {})
+        return {seed: values[cell.measure] for seed, values in held.items()}, ran.unmeasured
+    if cell.measure in ("test", "walk"):
+        tested = {r.seed: r.test for r in records if not r.diverged}
+        return {seed: value for seed, value in tested.items() if value is not None and math.isfinite(value)}, ""
+    if cell.measure in ("step ms", "step ratio"):
+        return {r.seed: 1000 * r.step_seconds for r in records if not r.diverged}, ""
+    level = ran.target if cell.level is None else cell.level
+    seconds = cell.measure in ("seconds", "time ratio")
+    values = {}
+    for record in records:
+        met = [e for e in record.curve if (e.validation >= level if ran.maximize else e.validation <= level)]
+        if met:
+            values[record.seed] = met[0].seconds if seconds else met[0].step * ran.epochs / record.steps
+    late = len(records) - len(values)
+    # A run that misses the level takes longer than any that meets it: a mean without it would be too short.
+    reason = f"{late} of {len(records)} runs of batch {records[0].batch_size} never came to {level:g}" if late else ""
+    return values, reason

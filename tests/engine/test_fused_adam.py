@@ -1,0 +1,163 @@
+"""E and Adam in one pass: equal to E before the plain optimizer, and only where it may be."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import valleys
+from valleys._engine import fused_adam
+
+ADAMW, ADAM = torch.optim.AdamW, torch.optim.Adam
+
+
+def parameters(dtype: torch.dtype = torch.float64) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 3), (5,), (), (0,), (2, 3, 2, 2), (5000,)]
+    return [torch.nn.Parameter(torch.randn(s, dtype=dtype, generator=generator)) for s in shapes]
+
+
+def feed(params: list[torch.nn.Parameter], step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for i, param in enumerate(params):
+        grad = torch.randn(param.shape, dtype=param.dtype, generator=generator)
+        param.grad = None if (step + i) % 5 == 3 else grad
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each step was made jointly."""
+    from valleys._engine import adapted_class
+
+    results: list[bool] = []
+
+    def spy(optimizer: Any, memory: Any) -> bool:
+        results.append(fused_adam.step_jointly(optimizer, memory))
+        return results[-1]
+
+    monkeypatch.setattr(adapted_class, "step_jointly", spy)
+    return results
+
+
+JOINT: dict[str, tuple[Any, dict[str, Any]]] = {
+    "AdamW": (ADAMW, {}),
+    "AdamW, much decay": (ADAMW, {"weight_decay": 0.5, "betas": (0.8, 0.95), "eps": 1e-3}),
+    "AdamW, tensor lr": (ADAMW, {"lr": torch.tensor(0.02, dtype=torch.float64)}),
+    "Adam": (ADAM, {}),
+}
+
+
+@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize(("alpha", "beta"), [(-5.0, 0.99), (0.5, 0.01), (-90.0, 0.99)])
+def test_joint_equals_the_plain_optimizer_fed_by_e(name: str, alpha: float, beta: float, made: list[bool]) -> None:
+    cls, options = JOINT[name]
+    options = {"lr": 0.02, **options}
+    ours, theirs = parameters(), parameters()
+    joint = valleys.adapt(cls(ours, fused=True, **options), alpha, beta)
+    apart = valleys.adapt(cls(theirs, foreach=False, **options), alpha, beta)
+    for step in range(30):
+        feed(ours, step)
+        feed(theirs, step)
+        joint.step()
+        apart.step()
+    assert made == [True, False] * 30
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-11, atol=1e-12)
+    one, other = joint.state_dict()["state"], apart.state_dict()["state"]
+    assert one.keys() == other.keys()
+    for index in one:
+        assert one[index].keys() == other[index].keys()
+        for key in one[index]:
+            torch.testing.assert_close(one[index][key].double(), other[index][key].double(), rtol=1e-11, atol=1e-12)
+
+
+APART: dict[str, Any] = {
+    "not fused": lambda p: valleys.adapt(ADAMW(p)),
+    "L2 decay": lambda p: valleys.adapt(ADAM(p, fused=True, weight_decay=0.1)),
+    "maximize": lambda p: valleys.adapt(ADAMW(p, fused=True, maximize=True)),  # the base turns E's gradient
+    "amsgrad": lambda p: valleys.adapt(ADAMW(p, fused=True, amsgrad=True)),
+    "inplace": lambda p: valleys.adapt(ADAMW(p, fused=True), inplace=True),
+    "bfloat16 buffer": lambda p: valleys.adapt(ADAMW(p, fused=True), state_dtype=torch.bfloat16),
+    "alpha 0 in a group": lambda p: valleys.adapt(
+        ADAMW([{"params": p[:2]}, {"params": p[2:], "explore_alpha": 0.0}], fused=True)
+    ),
+    "another optimizer": lambda p: valleys.adapt(torch.optim.SGD(p, 0.1, fused=True)),
+    "a subclass": lambda p: valleys.adapt(type("Mine", (ADAMW,), {})(p, fused=True)),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_one_pass_cannot_do_is_left_to_the_base(name: str, made: list[bool]) -> None:
+    params = parameters()
+    optimizer = APART[name](params)
+    feed(params, 0)
+    optimizer.step()
+    assert made == [False]
+
+
+def test_half_precision_is_left_to_the_base(made: list[bool]) -> None:
+    params = parameters(torch.bfloat16)
+    optimizer = valleys.EAdamW(params, fused=True)
+    feed(params, 0)
+    optimizer.step()
+    assert made == [False]
+
+
+def test_a_joint_run_goes_on_apart_and_back(made: list[bool]) -> None:
+    """The state is the base's own: a checkpoint moves between the two ways."""
+    ours, theirs = parameters(), parameters()
+    joint = valleys.EAdamW(ours, lr=0.02, fused=True)
+    apart = valleys.EAdamW(theirs, lr=0.02)
+    for step in range(5):
+        feed(ours, step)
+        joint.step()
+    with torch.no_grad():
+        for a, b in zip(ours, theirs, strict=True):
+            b.copy_(a)
+    state = copy.deepcopy(joint.state_dict())
+    for group in state["param_groups"]:
+        group["fused"] = None
+    apart.load_state_dict(state)
+    for step in range(5, 10):
+        feed(ours, step)
+        feed(theirs, step)
+        joint.step()
+        apart.step()
+    assert made == [True] * 5 + [True, False] * 5
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-11, atol=1e-12)
+
+
+def test_the_closure_hooks_and_grad_survive(made: list[bool]) -> None:
+    params = parameters()
+    optimizer = valleys.EAdamW(params, fused=True)
+    fired: list[int] = []
+    optimizer.register_step_post_hook(lambda *_: fired.append(1))
+    kept: list[Tensor | None] = []
+
+    def closure() -> float:
+        assert torch.is_grad_enabled()
+        feed(params, 1)
+        kept.extend(None if p.grad is None else p.grad.clone() for p in params)
+        return 3.0
+
+    assert optimizer.step(closure) == 3.0
+    assert made == [True]
+    assert fired == [1]
+    for param, grad in zip(params, kept, strict=True):
+        assert (param.grad is None) == (grad is None)
+        assert grad is None or param.grad is None or torch.equal(param.grad, grad)
+
+
+def test_bad_alpha_is_noticed_before_anything_moves() -> None:
+    params = parameters()
+    optimizer = valleys.EAdamW(params, fused=True)
+    optimizer.param_groups[0]["explore_alpha"] = -500.0
+    feed(params, 0)
+    with pytest.raises(ValueError, match="explore_alpha"):
+        optimizer.step()
+    assert not optimizer.state

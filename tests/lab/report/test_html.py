@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.report.pages import HOSTILE, Reader, diverged, document, finals, run, trials, twelve, usual
+from valleys.lab.errors import LabError
+from valleys.lab.report import html
+from valleys.lab.report.html import reading
+from valleys.lab.statistics import format_mean
+
+REAL = Path(__file__).parents[3] / "benchmarks/results/fashion-mnist-8192/report.json"
+
+
+def only(found: dict[str, Any]) -> Reader:
+    return Reader(html.render([found]))
+
+
+def verdicts(reader: Reader) -> list[str]:
+    return [text for tag, text in reader.texts if tag == "p" and text.strip().endswith(".") and "at batch" in text]
+
+
+def test_the_numbers_of_the_page_are_those_of_the_document() -> None:
+    found = usual()
+    table = only(found).table("Results on fresh seeds")
+    assert [row[0] for row in table.rows] == [row["optimizer"] for row in found["table"]] == ["alto", "lamb", "sgd"]
+    for row in found["table"]:
+        name = row["optimizer"]
+        assert table.column("test accuracy %")[name] == format_mean(*row["test"])
+        assert table.column("validation accuracy %")[name] == format_mean(*row["validation"])
+        assert table.column("target reached")[name] == f"{row['reached']} of {row['runs']}"
+        assert table.column("diverged trials")[name] == f"{row['diverged_trials']} of 4"
+        assert table.column("diverged runs")[name] == f"{row['diverged_runs']} of 3"
+    place = table.titles.index("test accuracy %")
+    assert [row[place] for row in table.values] == [str(row["test"][0]) for row in found["table"]]
+    chosen = {"alto": "lr=0.01, c=0.2", "lamb": "lr=0.001, c=0.3", "sgd": "lr=0.001, c=0.3"}
+    assert table.column("hyperparameters") == chosen
+
+
+def test_the_verdict_comes_before_everything_else() -> None:
+    found = usual()
+    spoken = ("h1", "h2", "h3", "p", "caption", "li", "td", "th", "text")
+    texts = [text.strip() for tag, text in only(found).texts if tag in spoken and text.strip()]
+    assert texts[:2] == ["fake at batch 16", f"{found['verdict']['sentence']}."]
+
+
+def test_a_missed_target_is_infinite_and_a_run_that_never_was_is_a_dash() -> None:
+    found = document(
+        {"sgd": finals("sgd", 91.2, 85.0, 85.0), "nil": []}, {"sgd": trials("sgd", 92.0), "nil": trials("nil", None)}
+    )
+    reader = only(found)
+    main, times = reader.table("Results on fresh seeds"), reader.table("Time to the target")
+    assert main.column("median steps to it") == {"sgd": "∞", "nil": "-"}
+    assert times.column("steps of each seed") == {"sgd": "20, ∞, ∞", "nil": "-"}
+    assert times.column("median seconds") == {"sgd": "∞", "nil": "-"}
+    place = main.titles.index("median steps to it")
+    assert [row[place] for row in main.values] == ["inf", None]
+    assert main.column("hyperparameters")["nil"] == "all trials diverged"
+
+
+def test_every_trial_is_listed_also_the_bad_ones() -> None:
+    table = only(usual()).table("Every tuning trial")
+    assert len(table.rows) == 12
+    fates = [(row[0], row[1], row[-1]) for row in table.rows if row[-1]]
+    assert fates == [
+        ("sgd", "1", "diverged"),
+        ("sgd", "3", "chosen"),
+        ("lamb", "2", "diverged"),
+        ("lamb", "3", "chosen"),
+        ("alto", "2", "chosen"),
+    ]
+    assert [row[3] for row in table.rows[:4]] == ["-", "79", "85", "39"]
+
+
+def test_rivals_show_what_newer_documents_say_and_do_without_it() -> None:
+    found = usual()
+    for rival in found["verdict"]["rivals"]:
+        for key in ("effect", "detectable", "wilcoxon_p"):
+            rival.pop(key, None)
+    old = only(found).table("alto against the others")
+    assert old.titles == ["against", "better by", "paired seeds", "p", "p (Holm)", "established"]
+    difference = found["verdict"]["rivals"][0]["difference"]
+    assert old.column("better by")["lamb"] == format_mean(difference["mean"], difference["half_width"])
+    found["verdict"]["rivals"][0].update(
+        effect={"estimate": 1.5, "low": 0.25, "high": None}, detectable={"difference": 0.75}, wilcoxon_p=0.0625
+    )
+    new = only(found).table("alto against the others")
+    assert new.rows[0][-3:] == ["1.5 (0.25 to -)", "0.75", "0.0625"]
+    assert new.rows[1][-3:] == ["-", "-", "-"]
+
+
+def test_superseded_runs_are_left_out_of_charts_and_tables() -> None:
+    found = usual()
+    stray = {**copy.deepcopy(found["final"]["alto"][0]), "point": 0, "superseded": True, "steps_to_target": 12345}
+    found["final"]["alto"].append(stray)
+    assert "12345" not in html.render([found])
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_becomes_markup(name: str) -> None:
+    found = document(
+        {name: finals(name, 91.2, 92.0), "sgd": finals("sgd", 91.0, 92.5)},
+        command=name,
+        task=name,
+        metric=name,
+        schedule=name,
+    )
+    found["notes"] = [name]
+    text = html.render([found, found], title=name)
+    reader = Reader(text)
+    assert reader.all_of("script") == [{}]
+    assert not reader.all_of("img")
+    assert not re.search(r"<[^>]*\son\w+\s*=", re.sub(r'"[^"]*"', "", text))
+    assert ("code", name) in reader.texts
+    assert ("title", name) in reader.texts
+    assert name in reader.table("Results on fresh seeds").column("target reached")
+
+
+def test_the_page_needs_no_network_and_allows_none() -> None:
+    text = html.render([usual(), twelve()])
+    reader = Reader(text)
+    for _, attributes in reader.elements:
+        assert not {"src", "srcset", "style", "action", "onload", "xlink:href"} & attributes.keys()
+        assert (attributes.get("href") or "#").startswith("#")
+    bare = "".join(data for tag, data in reader.texts if tag in ("style", "script"))
+    assert not re.search(r"https?:|url\(|@import|src\s*=", bare)
+    policy = next(entry["content"] for entry in reader.all_of("meta") if "http-equiv" in entry)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        inside = "".join(data for name, data in reader.texts if name == tag)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_links_lead_to_what_is_there_and_tables_have_headings() -> None:
+    reader = Reader(html.render([usual(), twelve()]))
+    anchors = {attributes["id"] for _, attributes in reader.elements if "id" in attributes}
+    links = [attributes["href"] for attributes in reader.all_of("a")]
+    assert links == ["#comparison-1", "#comparison-2"]
+    assert {f"#{anchor}" for anchor in anchors} == set(links)
+    for table in reader.tables:
+        assert table.caption
+        assert {len(row) for row in table.rows} == {len(table.titles)}
+    assert {"width=device-width, initial-scale=1"} <= {entry.get("content") for entry in reader.all_of("meta")}
+    assert all(entry.get("role") == "img" or entry.get("aria-hidden") == "true" for entry in reader.all_of("svg"))
+
+
+def test_several_comparisons_have_their_verdicts_first_and_share_charts_by_task() -> None:
+    small, large = (
+        document({"sgd": finals("sgd", a, a + 1.5), "alto": finals("alto", b, b + 1)}, task="one", batch_size=batch)
+        for batch, a, b in ((1024, 92.0, 94.0), (128, 96.0, 97.5))
+    )
+    other = document({"sgd": finals("sgd", 91.5, 92.0), "alto": finals("alto", 80.0, 81.0)}, task="two")
+    reader = Reader(html.render([small, large, other], title="all"))
+    headings = [text for tag, text in reader.texts if tag == "h2"]
+    assert headings == [
+        "one: test metric against batch size",
+        "Time to target over all comparisons",
+        "one at batch 1024",
+        "one at batch 128",
+        "two at batch 16",
+    ]
+    assert verdicts(reader)[:3] == [f"{held['verdict']['sentence']}." for held in (small, large, other)]
+    table = reader.table("one: test accuracy %")
+    assert table.titles == ["optimizer", "batch 128", "batch 1024"]
+    assert table.column("batch 128")["alto"] == format_mean(*large["table"][0]["test"])
+    areas = reader.table("Area under the profile, up to a factor of 4")
+    # alto is first on two of three and misses the third; sgd takes as many steps or twice as many on those two.
+    assert dict(areas.rows)["alto"] == "0.667"
+
+
+def test_an_optimizer_keeps_its_colour_from_comparison_to_comparison() -> None:
+    one = document({"sgd": finals("sgd", 91.0, 92.0), "alto": finals("alto", 93.0, 94.0)})
+    two = document({"alto": finals("alto", 93.0, 94.0), "lamb": finals("lamb", 91.0, 92.5)})
+    assert reading.indices([one, two]) == {"sgd": 0, "alto": 1, "lamb": 2}
+    assert "profile" not in html.render([one, two]).replace("performance profiles", "")
+
+
+def test_equal_headings_are_told_apart_by_what_differs() -> None:
+    def setup(**settings: Any) -> dict[str, Any]:
+        return {"configuration": {"task": "t", "batch_size": 8, **settings}}
+
+    assert reading.labels([setup(epochs=1), setup(epochs=9), setup(epochs=9)]) == [
+        "t at batch 8, epochs 1",
+        "t at batch 8, epochs 9",
+        "t at batch 8, epochs 9 (2)",
+    ]
+    assert reading.labels([setup(), setup(precision="bfloat16")])[1] == "t at batch 8, precision bfloat16"
+
+
+def test_the_band_covers_the_steps_that_all_runs_evaluated() -> None:
+    def curve(*values: float | None) -> dict[str, Any]:
+        return {"curve": [{"step": k, "seconds": k * len(values), "validation": v} for k, v in enumerate(values, 1)]}
+
+    band = reading.band([curve(10.0, 20.0, None), curve(30.0, 25.0, 1.0), curve(20.0, 30.0)])
+    assert (band.steps, band.means, band.lows, band.highs) == ([1, 2], [20.0, 25.0], [10.0, 20.0], [30.0, 30.0])
+    assert band.seconds == [pytest.approx(8 / 3), pytest.approx(16 / 3)]
+    assert reading.band([]) == reading.Band([], [], [], [], [])
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        document({"sgd": finals("sgd", 91.0)}),
+        document({"sgd": []}, {"sgd": trials("sgd", None, None)}),
+        document({"sgd": finals("sgd", None, None)}),
+        document({"sgd": finals("sgd", 50.0, 51.0)}, space={}),
+        document({"sgd": [run("sgd", 1000, 91.0, curve=[], validation=None)], "alto": [diverged("alto", 1000)]}),
+        twelve(),
+    ],
+    ids=["one seed", "all trials diverged", "all runs diverged", "nothing to tune", "no evaluations", "twelve"],
+)
+def test_odd_comparisons_are_shown_too(found: dict[str, Any]) -> None:
+    text = html.render([found])
+    reader = Reader(text)
+    assert reader.table("Results on fresh seeds").rows
+    assert len(reader.all_of("svg")) > 6
+    assert not re.search(r"\bnan\b|\binf\b(?!\")", re.sub(r"<(style|script)>.*?</\1>", "", text, flags=re.DOTALL))
+    assert len(text) < 1_000_000
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the repository's results are not here")
+def test_a_report_of_an_older_version_is_read() -> None:
+    found = json.loads(REAL.read_text())
+    table = only(found).table("Results on fresh seeds")
+    assert table.column("test accuracy %")["lamb"] == "86.86 ± 0.54"
+    assert table.column("median steps to it") == {"lamb": "33", "alto": "39", "adamw": "42", "sgd": "∞"}
+
+
+def test_a_page_without_comparisons_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one comparison"):
+        html.render([])
+
+
+def test_writing_leaves_the_old_page_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.html"
+    html.write([usual()], path)
+    assert path.read_text(encoding="utf-8") == html.render([usual()])
+    assert path.stat().st_mode & 0o444 == 0o444
+    before = path.read_bytes()
+
+    def refuse(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        html.write([twelve()], path)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_folders_are_merged_and_mistakes_are_named(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(document({"sgd": finals("sgd", 91.0)}, task=name)))
+    out = tmp_path / "page.html"
+    assert html.merge([tmp_path / "one", tmp_path / "two" / "report.json"], out) == out
+    assert out.read_text(encoding="utf-8").count('class="comparison"') == 2
+    with pytest.raises(LabError, match=r"missing.report\.json: No such file|cannot read .*missing"):
+        html.merge([tmp_path / "missing"], out)
+    (tmp_path / "one" / "report.json").write_text("{")
+    with pytest.raises(LabError, match=r"report\.json is no report"):
+        html.merge([tmp_path / "one"], out)
+    (tmp_path / "one" / "report.json").write_text('{"table": []}')
+    with pytest.raises(LabError, match="it lacks configuration, environments"):
+        html.merge([tmp_path / "one"], out)
+    with pytest.raises(LabError, match="nothing to show"):
+        html.merge([], out)
+    with pytest.raises(LabError, match="cannot write"):
+        html.merge([tmp_path / "two"], tmp_path / "nowhere" / "page.html")

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from lab_fakes import record
+from valleys.lab import LabError
+from valleys.lab.optimizers.resolve import Range
+from valleys.lab.record import Evaluation, Record
+from valleys.lab.store.job import Job, Key
+from valleys.lab.store.store import Store
+
+SPACE = {"lr": Range(1e-4, 1.0)}
+CONFIGURATION = {"task": "fake", "maximize": True, "batch_size": 16, "epochs": None, "trials": 4, "seeds": 2}
+HERE = {"torch": "1", "ranks": 1}
+
+
+@contextmanager
+def opened(folder: Path, **changes: Any) -> Iterator[Store]:
+    with Store(folder) as store:
+        store.configure({**CONFIGURATION, **changes}, HERE, {"sgd": SPACE})
+        yield store
+
+
+def never() -> Record:
+    raise AssertionError("a finished run was repeated")
+
+
+def job(point: int, seed: int = 0) -> Job:
+    return Job("sgd", "tuning", Key(point, seed), {"lr": 0.1}, SPACE)
+
+
+def run(store: Store, point: int, work: Callable[[], Record], seed: int = 0) -> Record:
+    """The run's record: from the store if it is there, otherwise by doing the work."""
+    wanted = job(point, seed)
+    if wanted.key not in store.finished("sgd", "tuning"):
+        assert store.claim([wanted]) == wanted
+        with store.at_work(wanted):
+            made = work()
+        assert store.complete(wanted, made)
+    return store.finished("sgd", "tuning")[wanted.key]
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    url = f"sqlite:///{folder / 'comparison.db'}"
+    storage = optuna.storages.RDBStorage(url)
+    (name,) = [study.study_name for study in storage.get_all_studies() if study.study_name.endswith("/sgd/tuning")]
+    found: list[optuna.trial.FrozenTrial] = optuna.load_study(study_name=name, storage=storage).get_trials()
+    storage.remove_session()
+    storage.engine.dispose()
+    return found
+
+
+def test_a_finished_run_comes_back_unchanged_and_is_not_repeated(tmp_path: Path) -> None:
+    original = record(curve=[Evaluation(1, 0.1, 0.1 + 0.2, 1 / 3)], hyperparameters={"lr": 0.1})
+    with opened(tmp_path) as store:
+        assert run(store, 0, lambda: original) == original
+        assert run(store, 0, never) == original
+    with opened(tmp_path) as store:
+        assert run(store, 0, never) == original
+        assert store.finished("sgd", "tuning") == {Key(0, 0): original}
+        assert store.finished("sgd", "final") == {}
+
+
+def test_optuna_holds_parameters_value_and_record(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        run(store, 0, lambda: record(validation=91.0))
+    (trial,) = trials(tmp_path)
+    assert trial.params == {"lr": 0.1}
+    assert trial.distributions["lr"] == optuna.distributions.FloatDistribution(1e-4, 1.0, log=True)
+    assert trial.value == 91.0
+    assert Record.from_json(trial.user_attrs["record"]) == record(validation=91.0)
+
+
+@pytest.mark.parametrize(("maximize", "worst"), [(True, -float("inf")), (False, float("inf"))])
+def test_a_diverged_run_costs_one_trial(tmp_path: Path, maximize: bool, worst: float) -> None:
+    broken = record(diverged=True, validation=None, curve=[Evaluation(1, 0.1, float("nan"), float("inf"))])
+    with opened(tmp_path, maximize=maximize) as store:
+        run(store, 0, lambda: broken)
+        run(store, 1, record)
+        assert run(store, 0, never).diverged
+    assert [trial.value for trial in trials(tmp_path)] == [worst, 91.0]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_run_is_failed_and_run_again(tmp_path: Path, error: type[BaseException]) -> None:
+    def interrupted() -> Record:
+        raise error
+
+    with opened(tmp_path) as store, pytest.raises(error):
+        run(store, 0, interrupted)
+    with opened(tmp_path) as store:
+        assert run(store, 0, record) == record()
+    assert [trial.state.name for trial in trials(tmp_path)] == ["FAIL", "COMPLETE"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"task": "other"}, "task fake there, other now"),
+        ({"batch_size": 32}, "batch size 16 there, 32 now"),
+        ({"epochs": 3}, "epochs None there, 3 now"),
+        ({"trials": 3}, "trials 4 there, 3 now"),
+        ({"seeds": 1}, "seeds 2 there, 1 now"),
+    ],
+)
+def test_another_configuration_is_refused_with_the_difference_and_the_remedy(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    with opened(tmp_path):
+        pass
+    with pytest.raises(LabError, match=f"{named}.*--out"), opened(tmp_path, **changes):
+        pass
+    with opened(tmp_path):  # the refusal changed nothing
+        pass
+
+
+def test_more_trials_and_seeds_extend(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    with opened(tmp_path, trials=8, seeds=5):
+        pass
+    with pytest.raises(LabError, match="trials 8 there, 4 now"), opened(tmp_path):
+        pass
+
+
+def test_another_search_space_is_refused_and_another_optimizer_is_not(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    wider = {"lr": Range(1e-5, 1.0)}
+    with Store(tmp_path) as store:
+        assert store.configure(CONFIGURATION, HERE, {"adamw": wider}) == []
+    with Store(tmp_path) as store, pytest.raises(LabError, match="another search space of sgd"):
+        store.configure(CONFIGURATION, HERE, {"sgd": wider})
+
+
+def test_another_environment_only_warns(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    with Store(tmp_path) as store:
+        (warning,) = store.configure(CONFIGURATION, {**HERE, "torch": "2"}, {"sgd": SPACE})
+        assert "torch 1 then, 2 now" in warning
+        assert store.results({"sgd": SPACE}).environments == [HERE, {**HERE, "torch": "2"}]
+
+
+def test_one_storage_holds_several_comparisons_apart(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        with Store(tmp_path / name, url) as store:
+            store.configure({**CONFIGURATION, "task": name}, HERE, {"sgd": SPACE})
+            run(store, 0, lambda value=value: record(validation=value))  # type: ignore[misc]
+    with Store(tmp_path / "a", url) as store:
+        store.configure({**CONFIGURATION, "task": "a"}, HERE, {"sgd": SPACE})
+        assert run(store, 0, never).validation == 1.0
+    refused = pytest.raises(LabError, match=r"task b there, c now.*--name")
+    # What joins workers is the name, wherever their folders are.
+    with Store(tmp_path / "elsewhere", url, name="b") as store:
+        store.configure({**CONFIGURATION, "task": "b"}, HERE, {"sgd": SPACE})
+        assert run(store, 0, never).validation == 2.0
+    with (
+        Store(tmp_path / "elsewhere", url, name="b") as store,
+        refused,
+    ):
+        store.configure({**CONFIGURATION, "task": "c"}, HERE, {"sgd": SPACE})
+    assert not (tmp_path / "a" / "comparison.db").exists()
+
+
+def test_unusable_folders_and_storages_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LabError, match=r"cannot write in .*--out"):
+        Store(tmp_path / "file" / "out")
+    with pytest.raises(LabError, match="--storage is no database URL"):
+        Store(tmp_path, "nonsense")
+    with pytest.raises(LabError, match="cannot open the storage") as caught:
+        Store(tmp_path, "nosuchdatabase://user:secret@host/name")
+    assert "secret" not in str(caught.value)
+    (tmp_path / "comparison.db").write_text("this is no database, whatever its name says " * 100)
+    with pytest.raises(LabError, match=r"cannot open the storage .*not a database"):
+        Store(tmp_path)
+
+
+def test_opening_the_store_leaves_optunas_logging_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    level = optuna.logging.get_verbosity()
+    with opened(tmp_path) as store:
+        run(store, 0, record)
+    assert optuna.logging.get_verbosity() == level
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,402 @@
+"""Sharpness against closed forms, and its invariance under rescaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from valleys.landscape.objective import Objective
+from valleys.landscape.sharpness.sharpness import average_sharpness, gap, sharpness
+
+NORMS = ("l2", "linf")
+
+
+class Point(nn.Module):
+    """Parameters alone; the output is them."""
+
+    def __init__(self, *values: float) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.theta
+
+
+def of_function(function: Callable[[Tensor], Tensor], *start: float) -> Objective:
+    return Objective(Point(*start), lambda theta, _: function(theta), [(torch.zeros(1), torch.zeros(1))])
+
+
+def quadratic(*start: float) -> tuple[Objective, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    root = torch.randn(len(start), len(start), generator=generator, dtype=torch.float64)
+    hessian = root @ root.T
+    return of_function(lambda theta: theta @ hessian @ theta / 2, *start), hessian
+
+
+def network(bias: bool = True) -> tuple[nn.Sequential, Callable[[], Objective]]:
+    model = nn.Sequential(
+        nn.Linear(4, 6, bias=bias), nn.ReLU(), nn.Linear(6, 5, bias=bias), nn.ReLU(), nn.Linear(5, 3, bias=bias)
+    ).double()
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(30, 4, generator=generator, dtype=torch.float64)
+    targets = torch.randint(3, (30,), generator=generator)
+    batches = [(inputs[:20], targets[:20]), (inputs[20:], targets[20:])]
+    return model, lambda: Objective(model, nn.functional.cross_entropy, batches)
+
+
+def rescale_units(model: nn.Sequential) -> None:
+    factors = torch.tensor([0.2, 3.0, 1.0, 7.0, 0.5, 2.0], dtype=torch.float64)
+    with torch.no_grad():
+        model[0].weight.mul_(factors[:, None])  # type: ignore[operator]
+        model[0].bias.mul_(factors)  # type: ignore[operator]
+        model[2].weight.div_(factors)  # type: ignore[operator]
+
+
+def rescale_layer(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        model[2].weight.mul_(5)  # type: ignore[operator]
+        model[2].bias.mul_(5)  # type: ignore[operator]
+        model[4].weight.div_(5)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("rho", [0.01, 1.0])
+def test_in_the_minimum_of_a_quadratic_it_is_the_largest_eigenvalue(rho: float) -> None:
+    objective, hessian = quadratic(0.0, 0.0, 0.0, 0.0)
+    found = sharpness(objective, rho, steps=60, restarts=3)
+    assert found.value == pytest.approx(rho**2 / 2 * float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-9)
+    assert found.one_step == found.first_order == 0.0, "there is no gradient to take a step along"
+    assert found.spread == pytest.approx(0, abs=1e-8 * found.value)
+    assert torch.linalg.vector_norm(found.direction[0]) == pytest.approx(rho)
+
+
+def test_steps_that_pay_become_longer() -> None:
+    # With steps of rho throughout, 15 of them leave 0.7 % of this quadratic's maximum; with doubled ones 0.009 %.
+    curvature = torch.linspace(0.1, 0.8, 20, dtype=torch.float64)
+    curvature[-1] = 1.0
+    objective = of_function(lambda theta: (curvature * theta**2).sum() / 2, *[0.0] * 20)
+    assert sharpness(objective, 1.0, steps=15).value == pytest.approx(0.5, rel=5e-4)
+
+
+def test_beside_the_minimum_it_solves_the_trust_region_problem() -> None:
+    # max g d + d H d / 2 on the sphere has its solution where (mu - H) d = g with mu above the largest eigenvalue.
+    start, rho = (0.3, -0.2, 0.5), 0.7
+    objective, hessian = quadratic(*start)
+    gradient = hessian @ torch.tensor(start, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(hessian)
+    parts = vectors.T @ gradient
+    low, high = float(values[-1]), float(values[-1]) + float(gradient.norm()) / rho
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float((parts / (middle - values)).norm()) > rho else (low, middle)
+    step = vectors @ (parts / (high - values))
+    found = sharpness(objective, rho, steps=50)
+    assert found.value == pytest.approx(float(gradient @ step + step @ hessian @ step / 2), rel=1e-9)
+    torch.testing.assert_close(found.direction[0], step, rtol=1e-4, atol=1e-5)
+
+
+def test_a_linear_loss_has_the_dual_norm_of_its_gradient() -> None:
+    slope = torch.tensor([3.0, -4.0, 0.0], dtype=torch.float64)
+    objective = of_function(lambda theta: slope @ theta, 1.0, 2.0, 5.0)
+    for norm, adaptive, dual in (
+        ("l2", False, 5.0),
+        ("linf", False, 7.0),
+        ("l2", True, math.hypot(3, 8)),
+        ("linf", True, 11.0),
+    ):
+        found = sharpness(objective, 0.1, norm=norm, adaptive=adaptive)
+        for number in (found.value, found.one_step, found.first_order):
+            assert number == pytest.approx(0.1 * dual, rel=1e-12)
+        assert found.spread is None, "of one start"
+
+
+def test_a_convex_loss_is_highest_at_a_corner_of_the_cube() -> None:
+    objective, hessian = quadratic(0.2, -0.1, 0.4, 0.3)
+    rho = 0.25
+    corners = torch.cartesian_prod(*[torch.tensor([-rho, rho], dtype=torch.float64)] * 4)
+    points = objective.parameters[0].detach() + corners
+    losses = (points @ hessian * points).sum(1) / 2
+    found = sharpness(objective, rho, norm="linf", restarts=8)
+    assert found.value == pytest.approx(float(losses.max()) - objective.value(), rel=1e-12)
+    assert torch.equal(found.direction[0].abs(), torch.full((4,), rho, dtype=torch.float64))
+
+
+def test_the_ascent_finds_a_maximum_inside_the_ball() -> None:
+    # |theta| <= 1 around 0.1; the maximum of cos is at 0, well within.
+    objective = of_function(lambda theta: theta.cos().sum(), 0.3, -0.4)
+    found = sharpness(objective, 2.0, steps=60)
+    assert found.value == pytest.approx(2 - math.cos(0.3) - math.cos(0.4), abs=1e-10)
+
+
+def test_more_steps_and_restarts_never_find_less_and_start_with_sams_step() -> None:
+    _, build = network()
+    objective = build()
+    values = [sharpness(objective, 1.0, steps=steps).value for steps in (1, 2, 5, 20)]
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+    gradient = objective.gradient()
+    length = math.sqrt(sum(float(part.square().sum()) for part in gradient))
+    with objective.moved(gradient, 1.0 / length):
+        after = objective.value()
+    for norm in NORMS:
+        one, several = (sharpness(objective, 1.0, norm=norm, restarts=restarts) for restarts in (1, 4))
+        assert several.value == max(several.by_restart) >= one.value == several.by_restart[0]
+        assert len(several.by_restart) == 4
+        assert several.spread is not None
+        assert several.spread == max(several.by_restart) - min(several.by_restart)
+        assert one.steps == 20
+    assert sharpness(objective, 1.0).one_step == pytest.approx(after - objective.value(), rel=1e-12)
+    assert sharpness(objective, 1.0).first_order == pytest.approx(length, rel=1e-12)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_its_direction_lies_in_the_ball_and_explains_the_value(norm: str, adaptive: bool) -> None:
+    _, build = network()
+    objective = build()
+    found = sharpness(objective, 0.3, norm=norm, adaptive=adaptive, restarts=2)
+    scaled = torch.cat(
+        [
+            (d / (p.detach().abs() if adaptive else 1)).reshape(-1)
+            for d, p in zip(found.direction, objective.parameters, strict=True)
+        ]
+    )
+    assert torch.linalg.vector_norm(scaled, 2 if norm == "l2" else math.inf) <= 0.3 * (1 + 1e-12)
+    before = objective.value()
+    with objective.moved(found.direction):
+        assert objective.value() - before == pytest.approx(found.value, rel=1e-12)
+    assert found.value > 0
+
+
+@pytest.mark.parametrize("rescale", [rescale_units, rescale_layer])
+def test_a_rescaled_relu_network_has_the_same_adaptive_numbers_and_other_plain_ones(
+    rescale: Callable[[nn.Sequential], None],
+) -> None:
+    model, build = network()
+
+    def numbers(adaptive: bool) -> list[float]:
+        objective = build()
+        rho = {"l2": 0.5, "linf": 0.05}
+        worst = [sharpness(objective, rho[norm], norm=norm, adaptive=adaptive, restarts=3) for norm in NORMS]
+        average = average_sharpness(objective, 0.1, adaptive=adaptive, samples=10)
+        return [
+            *(x for one in worst for x in (one.value, one.one_step, one.first_order, *one.by_restart)),
+            average.value,
+            average.standard_error,
+        ]
+
+    before, plain, loss = numbers(adaptive=True), numbers(adaptive=False), build().value()
+    rescale(model)
+    assert build().value() == pytest.approx(loss, rel=1e-13)
+    assert numbers(adaptive=True) == pytest.approx(before, rel=1e-9)
+    for old, new in zip(plain, numbers(adaptive=False), strict=True):
+        assert new != pytest.approx(old, rel=0.01)
+
+
+def test_the_average_of_a_quadratic_is_its_trace() -> None:
+    start = (0.5, -2.0, 1.0)
+    objective, hessian = quadratic(*start)
+    theta = torch.tensor(start, dtype=torch.float64)
+    for adaptive, scale in ((False, torch.ones_like(theta)), (True, theta.abs())):
+        exact = 0.2**2 / 2 * float((hessian.diagonal() * scale**2).sum())
+        found = average_sharpness(objective, 0.2, adaptive=adaptive, samples=2000)
+        assert abs(found.value - exact) < 4 * found.standard_error
+        # Var(z A z / 2) = tr(A^2) / 2 for the scaled matrix A.
+        matrix = 0.2**2 * scale[:, None] * hessian * scale
+        exact_error = math.sqrt(float((matrix @ matrix).trace()) / 2 / 2000)
+        assert found.standard_error == pytest.approx(exact_error, rel=0.15)
+        assert found.samples == 2000
+
+
+def test_opposite_perturbations_leave_nothing_of_a_linear_loss() -> None:
+    objective = of_function(lambda theta: 1e3 * theta.sum(), 1.0, 2.0)
+    found = average_sharpness(objective, 0.1, samples=5)
+    assert abs(found.value) < 1e-11
+    assert found.standard_error < 1e-11
+
+
+def test_a_downward_curve_has_a_negative_average_and_no_worst_case() -> None:
+    objective = of_function(lambda theta: -(theta**2).sum(), 0.0, 0.0)
+    assert average_sharpness(objective, 0.1).value < 0
+    found = sharpness(objective, 0.1, restarts=3)
+    assert found.value == 0.0
+    assert not found.direction[0].any()
+    assert found.by_restart == pytest.approx((0, 0, 0), abs=1e-15), "from the border they climb back to the centre"
+    oblique = of_function(lambda theta: -(theta[0] ** 2) - 10 * theta[1] ** 2, 0.0, 0.0)
+    short = sharpness(oblique, 0.1, steps=1, restarts=3)
+    assert max(short.by_restart) < 0, "they did not get there in one step"
+    assert short.value == 0.0, "but the centre itself is in the ball"
+    assert not short.direction[0].any()
+
+
+def test_a_zero_parameter_stays_in_an_adaptive_ball_unless_eta_moves_it() -> None:
+    objective = of_function(lambda theta: theta.sum(), 0.0, 2.0)
+    assert sharpness(objective, 0.1, adaptive=True, restarts=2).direction[0][0] == 0
+    assert sharpness(objective, 0.1, adaptive=True).value == pytest.approx(0.2)
+    moved = sharpness(objective, 0.1, norm="linf", adaptive=True, eta=0.01)
+    assert moved.value == pytest.approx(0.1 * (0.01 + 2.01))
+    with pytest.raises(ValueError, match="eta above 0"):
+        sharpness(of_function(lambda theta: theta.sum(), 0.0), adaptive=True)
+
+
+def test_a_saddle_with_zero_parameters_starts_within_the_ball() -> None:
+    # The gradient is zero, so the start is random; the element that cannot move must take no part of the radius.
+    objective = of_function(lambda theta: (theta[1] - 2) ** 2 + 0 * theta[0], 0.0, 2.0)
+    assert sharpness(objective, 0.1, adaptive=True, steps=1).value == pytest.approx(0.04, rel=1e-12)
+
+
+def test_a_loss_that_overflows_is_refused_and_counted() -> None:
+    objective = of_function(lambda theta: torch.where(theta > 1.5, math.inf, theta).sum(), 1.0)
+    found = sharpness(objective, 1.0, steps=60)
+    assert found.nonfinite > 0
+    assert found.value == pytest.approx(0.5, abs=1e-6), "as far as it is finite"
+    undefined = of_function(lambda theta: torch.where(theta > 0, math.nan, theta * 0).sum(), 0.0)
+    assert sharpness(undefined, 1.0, restarts=8).value == 0.0
+    assert sharpness(undefined, 1.0, restarts=8).nonfinite > 0
+    assert math.isnan(average_sharpness(undefined, 1.0).value)
+    assert math.isnan(average_sharpness(undefined, 1.0).standard_error)
+
+
+def test_a_tiny_gradient_still_has_a_direction() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    objective = Objective(
+        model, lambda outputs, _: 1e-30 * outputs.sum(), [(torch.tensor([[3.0, 4.0]]), torch.zeros(1))]
+    )
+    assert sharpness(objective, 1.0).one_step == pytest.approx(5e-30, rel=1e-5)
+
+
+def test_the_parameters_and_gradients_are_left_as_they_were() -> None:
+    model, build = network()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    objective = build()
+    sharpness(objective, 0.5, adaptive=True, restarts=2)
+    average_sharpness(objective, 0.5, samples=3)
+    calls = 0
+
+    def fail(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError):
+        sharpness(objective, 0.5, progress=fail)
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+        assert parameter.grad is not None
+        assert bool((parameter.grad == 1).all())
+
+
+def test_a_loss_that_raises_midway_leaves_the_parameters() -> None:
+    objective = of_function(lambda theta: theta.square().sum(), 1.0, 2.0)
+    calls = 0
+
+    def loss(theta: Tensor, _: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls % 6 == 0:
+            raise RuntimeError("out of memory")
+        return theta.square().sum()
+
+    objective.loss = loss
+    for measure in (sharpness, average_sharpness):
+        with pytest.raises(RuntimeError, match="memory"):
+            measure(objective, 0.3)
+        assert objective.parameters[0].tolist() == [1.0, 2.0]
+
+
+def test_seeds_repeat_and_differ() -> None:
+    _, build = network()
+    objective = build()
+    first, again, other = (average_sharpness(objective, 0.1, samples=3, seed=seed).value for seed in (1, 1, 2))
+    assert first == again != other
+    first, again, other = (sharpness(objective, 0.1, restarts=3, steps=1, seed=s).by_restart[1] for s in (1, 1, 2))
+    assert first == again != other
+
+
+def test_progress_counts_to_its_end() -> None:
+    objective, _ = quadratic(1.0, 2.0)
+    told: list[tuple[int, int]] = []
+    sharpness(objective, steps=3, restarts=2, progress=lambda done, total: told.append((done, total)))
+    assert told == [(i, 6) for i in range(1, 7)]
+    told.clear()
+    average_sharpness(objective, samples=2, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)]
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.integers(0, 1000), st.sampled_from(NORMS), st.booleans(), st.floats(0.01, 3))
+def test_no_random_point_of_the_ball_is_higher(seed: int, norm: str, adaptive: bool, rho: float) -> None:
+    # For convex losses the first-order promise is a lower bound of the rise, and no random corner may beat the ascent.
+    generator = torch.Generator().manual_seed(seed)
+    root, start = torch.randn(3, 3, generator=generator, dtype=torch.float64), torch.randn(3, generator=generator)
+    objective = of_function(lambda theta: (root @ theta).square().sum(), *start.tolist())
+    found = sharpness(objective, rho, norm=norm, adaptive=adaptive, steps=50, restarts=6)
+    assert found.value >= found.one_step >= found.first_order * (1 - 1e-9)
+    points = torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    length = torch.linalg.vector_norm(points, 2 if norm == "l2" else math.inf, dim=1, keepdim=True)
+    theta = objective.parameters[0].detach()
+    moved = theta + rho * points / length * (theta.abs() if adaptive else 1)
+    rises = (moved @ root.T).square().sum(1) - (root @ theta).square().sum()
+    assert found.value >= float(rises.max()) * (1 - 1e-6)
+
+
+def test_the_gap_is_per_example_whatever_the_reduction() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    train, test = (torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[4.0], [1.0]]))
+
+    def objective(inputs: Tensor, reduction: str) -> Objective:
+        def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+            return nn.functional.mse_loss(outputs, targets, reduction=reduction)
+
+        parts = [inputs[:2], inputs[2:]]
+        return Objective(model, loss, [(part, 0 * part) for part in parts if len(part)], reduction=reduction)
+
+    for reduction in ("mean", "sum"):
+        found = gap(objective(train, reduction), objective(test, reduction))
+        assert (found.train, found.test, found.value) == pytest.approx((14 / 3, 17 / 2, 17 / 2 - 14 / 3))
+        metrics = {"mean": lambda outputs, _: outputs.mean(), "sum": lambda outputs, _: outputs.sum()}
+        found = gap(objective(train, reduction), objective(test, reduction), metrics[reduction])
+        assert (found.train, found.test) == pytest.approx((2.0, 2.5))
+
+
+def test_a_gap_between_two_models_is_refused() -> None:
+    first, second = (of_function(lambda theta: theta.sum(), value) for value in (1.0, 2.0))
+    with pytest.raises(ValueError, match="one model"):
+        gap(first, second)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"rho": 0.0}, "rho"),
+        ({"rho": math.inf}, "rho"),
+        ({"norm": "l1"}, "norm"),
+        ({"steps": 0}, "steps"),
+        ({"restarts": 0}, "restarts"),
+        ({"adaptive": True, "eta": -0.1}, "eta"),
+        ({"eta": 0.1}, "eta"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, object], name: str) -> None:
+    objective, _ = quadratic(1.0, 1.0)
+    with pytest.raises(ValueError, match=name):
+        sharpness(objective, **options)  # type: ignore[arg-type]
+
+
+def test_bad_options_of_the_average_are_named() -> None:
+    objective, _ = quadratic(1.0, 1.0)
+    with pytest.raises(ValueError, match="sigma"):
+        average_sharpness(objective, -1.0)
+    with pytest.raises(ValueError, match="samples"):
+        average_sharpness(objective, samples=1)
+    with pytest.raises(ValueError, match="eta"):
+        average_sharpness(objective, eta=0.1)
