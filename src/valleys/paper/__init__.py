@@ -1,1 +1,1 @@
-"""The paper (Zhao et al. 2025, arXiv 2510.27153): its tables as data, its experiments, its mathematics, its pictures."""
+"""The paper (Zhao et al. 2025, arXiv 2510.27153): its tables as data, experiments, mathematics and pictures."""

@@ -10,9 +10,9 @@ from torch import nn
 from valleys.lab import LabError, tasks
 from valleys.lab.optimizers.resolve import Plan
 from valleys.lab.tasks.reinforcement import COLLECT
-from valleys.paper import TABLES, Cell, Method, Setting, Table, find
 from valleys.paper.tables.methods import MAKERS, alto, method, spec
-from valleys.paper.tables.numbers import row
+from valleys.paper.tables.model import Cell, Method, Setting, Table
+from valleys.paper.tables.numbers import TABLES, find, row
 
 CELLS = [(table, cell) for table in TABLES for cell in table.cells]
 
