@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from valleys.lab.optimizers.resolve import OptimizerSpec, Plan, Range
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.record import Evaluation, Record
 from valleys.lab.run.checkpoint import Checkpoint

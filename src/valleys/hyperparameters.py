@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import torch
 
-__all__ = ["Suggestion", "check_explore", "check_range", "suggest"]
+__all__ = ["LARGE_BATCH", "Suggestion", "check_explore", "check_range", "suggest"]
 
 
 class Suggestion(TypedDict):
@@ -31,9 +31,10 @@ class Suggestion(TypedDict):
     beta: float
 
 
-_SMALL_BATCH = Suggestion(alpha=0.5, beta=0.01)
-_LARGE_BATCH = Suggestion(alpha=-5.0, beta=0.99)
-_LARGE_FROM = 1024  # the paper writes "1K"
+_SMALL = Suggestion(alpha=0.5, beta=0.01)
+_LARGE = Suggestion(alpha=-5.0, beta=0.99)
+LARGE_BATCH = 1024
+"""Batch size from which the paper's rule is that of large batches; the paper writes "1K"."""
 
 
 def suggest(batch_size: int) -> Suggestion:
@@ -78,7 +79,7 @@ def suggest(batch_size: int) -> Suggestion:
         ) from None
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}; pass the number of examples per parameter update")
-    return (_SMALL_BATCH if size < _LARGE_FROM else _LARGE_BATCH).copy()
+    return (_SMALL if size < LARGE_BATCH else _LARGE).copy()
 
 
 def check_range(

@@ -15,7 +15,7 @@ from torch import nn
 
 import lab_fakes
 from valleys.lab import Comparison, LabError, Record, compare, demo
-from valleys.lab.optimizers.resolve import OptimizerSpec, Plan, Range
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.run import trainer
 from valleys.lab.run.checkpoint import Checkpoint
 

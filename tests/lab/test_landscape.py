@@ -16,7 +16,7 @@ from valleys.cli.commands import app
 from valleys.lab import Comparison, LabError, compare, tasks
 from valleys.lab import landscape as module
 from valleys.lab.landscape import Measured, landscape
-from valleys.lab.optimizers.resolve import OptimizerSpec
+from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.run import trainer
 
 OPTIMIZERS = ["lamb", "alto"]

@@ -17,7 +17,7 @@ from valleys.hyperparameters import suggest
 from valleys.lab import recommend
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import resolve, table
-from valleys.lab.optimizers.resolve import Plan
+from valleys.lab.optimizers.spec import Plan, Range
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.recommend import recommend as advise
@@ -121,7 +121,7 @@ def test_the_brief_run_has_a_constant_learning_rate_in_the_middle_of_the_range(m
     advise(64, linear()[0], steps=40, lr=0.02)
     assert given["values"]["lr"] == 0.02
     # A range that is not logarithmic has its middle at the mean.
-    assert recommend._middle(resolve.Range(0.5, 0.9, log=False)) == pytest.approx(0.7)
+    assert recommend._middle(Range(0.5, 0.9, log=False)) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(

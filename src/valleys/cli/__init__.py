@@ -8,34 +8,23 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; without its extra installed, say how to get it. Of several processes the first one speaks.
+    """Run the command line; without its extra installed, say how to get it.
 
     Raises:
         SystemExit: always, with the command's exit code.
     """
     try:
-        try:
-            from valleys.lab.run.ranks import one_voice
-        except ModuleNotFoundError as error:
-            _without_the_lab(error)
-        else:
-            with one_voice():
-                _run()
-    except KeyboardInterrupt:
-        sys.exit(130)  # before a command had begun
-
-
-def _run() -> None:
-    try:
-        from valleys.cli.commands import app
+        from valleys.cli.app import app
 
         app()
     except ModuleNotFoundError as error:
         _without_the_lab(error)
+    except KeyboardInterrupt:
+        sys.exit(130)  # before a command had begun
 
 
 def _without_the_lab(error: ModuleNotFoundError) -> None:
-    """What a user wants to know most when something is missing must not need it."""
+    """Run ``--version`` and ``doctor``, which work without the lab's extra; of others say what is missing."""
     if str(error.name).split(".")[0] == "valleys":
         raise error
     command, *options = sys.argv[1:] or [""]

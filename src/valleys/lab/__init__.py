@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from valleys.lab.compare import Comparison, compare
+from valleys.lab.config import ComparisonConfig
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers.resolve import OptimizerSpec, Plan, Range
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.problem.loop import Loop, Running
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Split, Stream, Task
@@ -12,6 +13,7 @@ from valleys.lab.record import Record
 
 __all__ = [
     "Comparison",
+    "ComparisonConfig",
     "LabError",
     "Loop",
     "OptimizerSpec",

@@ -4,40 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from valleys.lab.compare import Comparison, compare
+from valleys.lab.config import ComparisonConfig
 
-__all__ = ["OPTIMIZERS", "STAGES", "Stage", "run"]
+__all__ = ["STAGES", "run"]
 
-OPTIMIZERS = ("sgd", "adamw", "lamb", "alto")
-"""What ``make demo`` compares."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One comparison of the demonstration.
-
-    Args:
-        task: its name.
-        batch_size: examples per step.
-        trials: tuning trials per optimizer.
-        seeds: fresh seeds per optimizer.
-        epochs: length of a run; None: the task's own.
-    """
-
-    task: str
-    batch_size: int
-    trials: int
-    seeds: int
-    epochs: int | None = None
-
-
-STAGES = (Stage("digits", 1024, 8, 5), Stage("sine", 16384, 6, 5))
-"""The comparisons of ``make demo``."""
+STAGES = {
+    "digits": ComparisonConfig(batch_size=1024, trials=8, seeds=5),
+    "sine": ComparisonConfig(batch_size=16384, trials=6, seeds=5),
+}
+"""The comparisons of ``make demo``, by task."""
 
 
 def run(out: Path | str, progress: bool | None = None) -> Iterator[Comparison]:
@@ -50,18 +30,9 @@ def run(out: Path | str, progress: bool | None = None) -> Iterator[Comparison]:
     Yields:
         Each comparison as it finishes.
     """
-    for stage in STAGES:
+    for task, config in STAGES.items():
         with _one_thread():
-            comparison = compare(
-                stage.task,
-                OPTIMIZERS,
-                batch_size=stage.batch_size,
-                trials=stage.trials,
-                seeds=stage.seeds,
-                epochs=stage.epochs,
-                out=Path(out) / stage.task,
-                progress=progress,
-            )
+            comparison = compare(task, config, out=Path(out) / task, progress=progress)
         yield comparison
 
 

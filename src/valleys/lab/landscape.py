@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from valleys.lab.compare import configuration_of
+from valleys.lab.config import ComparisonConfig
 from valleys.lab.errors import LabError
-from valleys.lab.flatness.measure import EXAMPLES, chosen, measure
+from valleys.lab.flatness.measure import EXAMPLES, MEASURES, chosen, measure
 from valleys.lab.flatness.table import Flatness
 from valleys.lab.optimizers import resolve as registry
-from valleys.lab.optimizers.resolve import OptimizerSpec
+from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.seeds import seeded
 from valleys.lab.problem.task import Problem, Task
@@ -25,12 +25,16 @@ from valleys.lab.record import Record
 from valleys.lab.report import document
 from valleys.lab.report.summary import Summary, summarize
 from valleys.lab.run import trainer, weights
+from valleys.lab.run.config import RunConfig
 from valleys.lab.run.ranks import joined
+from valleys.lab.settings import documented, option
 from valleys.lab.store.job import Job, Results
 from valleys.lab.store.store import Store
 from valleys.lab.tasks import from_file
 
-__all__ = ["Measured", "landscape"]
+__all__ = ["LandscapeConfig", "Measured", "landscape"]
+
+Config = TypeVar("Config", bound=RunConfig)
 
 _SAME = 1e-4
 """Relative difference of a validation metric below which a run that was trained again counts as the same."""
@@ -56,18 +60,38 @@ class Measured:
     paths: dict[str, Path]
 
 
+@documented
+@dataclass(frozen=True, kw_only=True)
+class LandscapeConfig:
+    """Settings of the measurements.
+
+    Raises:
+        LabError: fewer than one example, or an unknown measure.
+    """
+
+    data_dir: Path | str | None = option(
+        None, "Folder of the task's data; default: where it was then.", flag="--data", cli=Path | None
+    )
+    examples: int = option(EXAMPLES, "Training examples of the loss that is measured.")
+    measures: Sequence[str] = option((), f"By commas, of {', '.join(MEASURES)}; default: all.")
+    storage: str | None = option(None, "The comparison's Optuna storage URL, if it had one.")
+    name: str | None = option(None, "The comparison's name in --storage; default: RUN's.")
+    device: str = option("cpu", "cpu or cuda.")
+
+    def __post_init__(self) -> None:
+        if self.examples < 1:
+            raise LabError(f"examples {self.examples}: choose 1 or more")
+        chosen(self.measures or None)
+
+
 def landscape(
     run: Path | str,
+    config: LandscapeConfig | None = None,
     *,
     task: str | Problem | None = None,
     optimizers: Sequence[OptimizerSpec] = (),
-    data_dir: Path | str | None = None,
-    examples: int = EXAMPLES,
-    measures: Collection[str] | None = None,
-    storage: str | None = None,
-    name: str | None = None,
-    device: str = "cpu",
     progress: bool | None = None,
+    **settings: Any,
 ) -> Measured:
     """Measure how flat the minima are that a finished comparison's runs ended in.
 
@@ -78,15 +102,11 @@ def landscape(
 
     Args:
         run: folder of the comparison.
-        task: the comparison's task. Default: what the comparison was asked for.
+        config: all settings. More measures may be asked for later.
+        task: the comparison's task. Default: the one that was compared.
         optimizers: specifications of the optimizers that the lab does not know by name.
-        data_dir: where the task's data lies now. Default: where it lay then.
-        examples: training examples of the loss that is measured, at least 1.
-        measures: which of ``flatness.MEASURES``; default: all. More may be asked for later.
-        storage: Optuna storage URL of the comparison, if it had one.
-        name: what it is called there; default: the folder's name.
-        device: ``cpu`` or ``cuda``.
         progress: whether to show a progress bar on stderr; default: where it is a terminal.
+        settings: fields of ``LandscapeConfig``, in place of ``config`` or of its values.
 
     Returns:
         The table and the report's files.
@@ -95,69 +115,74 @@ def landscape(
         LabError: an unknown measure; no comparison, or an unfinished one; a task or an optimizer that cannot be found
             or is not the one that was compared; a task with a training loop of its own; several processes.
     """
+    config = replace(config or LandscapeConfig(), **settings)
     folder = Path(run)
     with joined() as ranks:
         if ranks.size > 1:
             raise LabError("flatness is measured in one process: start without torchrun")
-    if examples < 1:
-        raise LabError(f"examples {examples}: choose 1 or more")
-    asked_for = chosen(measures)
-    if storage is None and not (folder / "comparison.db").exists():
+    measures = chosen(config.measures or None)
+    if config.storage is None and not (folder / "comparison.db").exists():
         raise LabError(f"{folder} holds no comparison; name the folder that `valleys compare --out` wrote")
-    with Store(folder, storage, name) as store:
-        configuration, names, asked = store.held()
+    with Store(folder, config.storage, config.name) as store:
+        configuration, names, request = store.held()
         if not configuration:
             raise LabError(f"the storage holds no comparison called {store.name}; give --name")
-        problem = _problem(task, configuration, asked, data_dir)
+        problem = _problem(task, configuration, request, config.data_dir)
         specs = _specs(names, optimizers, configuration["batch_size"])
         spaces = {spec.name: spec.space for spec in specs.values()}
         results = store.results(spaces)
         jobs = _jobs(results, summarize(results))
-        examples = min(examples, len(problem.train))
-        wanted = [job for job in jobs if _missing(results, job, examples, asked_for)]
+        examples = min(config.examples, len(problem.train))
+        missing = [job for job in jobs if _missing(results, job, examples, measures)]
         again = 0
         with watch(f"landscape of {problem.name}", len(jobs), progress) as bar:
-            for number, job in enumerate(wanted, len(jobs) - len(wanted)):
+            for number, job in enumerate(missing, len(jobs) - len(missing)):
                 follow = bar(f"{job.optimizer}, seed {job.key.seed}", number)
                 record = results.final[job.optimizer][job.key]
-                run_of = _Run(problem, specs[job.optimizer], record, job, configuration, folder, torch.device(device))
-                found, trained = run_of.measured(examples, asked_for, follow)
+                device = torch.device(config.device)
+                one = _Run(problem, specs[job.optimizer], record, job, configuration, folder, device)
+                measurements, trained = one.measured(examples, measures, follow)
                 before = results.flatness.get(job.optimizer, {}).get(job.key, {})
                 kept = before if before.get("examples") == examples else {}
-                store.measured(job.optimizer, job.key, {**kept, **found})
+                store.measured(job.optimizer, job.key, {**kept, **measurements})
                 again += trained
             bar("", len(jobs))
         results = store.results(spaces)
         summary = summarize(results)
         if summary.flatness is None:
             raise LabError(f"{folder} holds no finished run on a fresh seed yet; let `valleys compare` finish")
-        paths = document.write(results, summary, folder, asked.get("command", f"valleys compare {problem.name}"))
+        paths = document.write(results, summary, folder, request.get("command", f"valleys compare {problem.name}"))
     runs: dict[str, dict[int, Mapping[str, Any]]] = {}
     for job in jobs:
         runs.setdefault(job.optimizer, {})[job.key.seed] = results.flatness[job.optimizer][job.key]
     return Measured(problem.name, configuration["batch_size"], summary.flatness, runs, again, paths)
 
 
+def _settings(configuration: Mapping[str, Any], cls: type[Config]) -> Config:
+    """Return the settings that a comparison was made with; a loop has no micro batch."""
+    values = {entry.name: configuration[entry.name] for entry in fields(cls) if "identity" in entry.metadata}
+    return cls(**values)
+
+
 def _problem(
-    task: str | Problem | None, configuration: Mapping[str, Any], asked: Mapping[str, Any], data_dir: Path | str | None
+    task: str | Problem | None,
+    configuration: Mapping[str, Any],
+    request: Mapping[str, Any],
+    data_dir: Path | str | None,
 ) -> Task:
-    named = task or asked.get("task") or configuration["task"]
-    given = asked if isinstance(named, str) and from_file.file_of(named) is None else {}
-    problem = from_file.resolve(named, data_dir or given.get("data_dir"), given.get("preset"))
+    name = task or request.get("task") or configuration["task"]
+    recorded = request if isinstance(name, str) and from_file.file_of(name) is None else {}
+    before = replace(
+        _settings(configuration, ComparisonConfig),
+        data_dir=data_dir or recorded.get("data_dir"),
+        preset=recorded.get("preset"),
+    )
+    problem = before.problem(name)
     if not isinstance(problem, Task):
         raise LabError(f"{problem.name} has a training loop of its own; flatness is measured of supervised tasks")
-    if asked.get("schedule"):
-        problem = replace(problem, schedule=Schedule(asked["schedule"]))
-    now = configuration_of(
-        problem,
-        configuration["batch_size"],
-        configuration["trials"],
-        configuration["seeds"],
-        configuration["epochs"],
-        configuration["micro_batch"],
-        configuration["precision"],
-        configuration["device"],
-    )
+    if request.get("schedule"):
+        problem = replace(problem, schedule=Schedule(request["schedule"]))
+    now = before.identity(problem)
     differences = [
         f"{key.replace('_', ' ')} {configuration[key]} there, {now[key]} now"
         for key in now
@@ -169,8 +194,8 @@ def _problem(
 
 
 def _specs(names: Sequence[str], own_specs: Sequence[OptimizerSpec], batch_size: int) -> dict[str, OptimizerSpec]:
-    given = {spec.name: spec for spec in own_specs}
-    return {name: given[name] if name in given else registry.resolve(name, batch_size) for name in names}
+    own = {spec.name: spec for spec in own_specs}
+    return {name: own[name] if name in own else registry.resolve(name, batch_size) for name in names}
 
 
 def _jobs(results: Results, summary: Summary) -> list[Job]:
@@ -200,7 +225,7 @@ class _Run:
     device: torch.device
 
     def measured(self, examples: int, measures: Sequence[str], follow: Follow) -> tuple[dict[str, Any], bool]:
-        """What was found, and whether the run had to be trained again for it."""
+        """Return the measurements, and whether the run had to be trained again for them."""
         file = weights.path(self.folder, self.job)
         state, note = weights.load(file, self.device), ""
         trained = state is None
@@ -210,10 +235,10 @@ class _Run:
         assert state is not None
         model, start = self._model(), self._model()
         model.load_state_dict(state)
-        found: dict[str, Any] = measure(
+        values: dict[str, Any] = measure(
             self.problem, model, start, examples=examples, device=self.device, measures=measures, progress=follow
         )
-        return {**found, "examples": examples, "note": note}, trained
+        return {**values, "examples": examples, "note": note}, trained
 
     def _model(self) -> nn.Module:
         """The model as the run with this seed began."""
@@ -222,20 +247,10 @@ class _Run:
 
     def _train(self, file: Path, follow: Follow) -> str:
         """Train a run again and keep its weights; say so if it is not the run that was recorded."""
-        record, configuration = self.record, self.configuration
-        now = trainer.train(
-            self.problem,
-            self.spec,
-            record.hyperparameters,
-            batch_size=configuration["batch_size"],
-            seed=record.seed,
-            epochs=configuration["epochs"],
-            micro_batch=configuration["micro_batch"],
-            precision=configuration["precision"],
-            device=self.device,
-            progress=follow,
-            keep=partial(weights.save, path=file),
-        )
+        record = self.record
+        config = replace(_settings(self.configuration, RunConfig), device=str(self.device))
+        hooks = trainer.Hooks(follow, keep=partial(weights.save, path=file))
+        now = trainer.train(self.problem, self.spec, record.hyperparameters, config, seed=record.seed, hooks=hooks)
         if now.diverged or now.validation is None or record.validation is None:
             raise LabError(
                 f"{record.optimizer} with seed {record.seed} diverged when it was trained again, which it did not "

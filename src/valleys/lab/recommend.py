@@ -3,46 +3,61 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from valleys.hyperparameters import suggest
+from valleys.lab.config import ComparisonConfig
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import resolve as registry
-from valleys.lab.optimizers.resolve import OptimizerSpec, Range
+from valleys.lab.optimizers.spec import OptimizerSpec, Range
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.recommendation import Recommendation, Trial
 from valleys.lab.run import trainer
+from valleys.lab.run.config import RunConfig
 from valleys.lab.run.noise_scale import Measurement, NoiseScale
+from valleys.lab.settings import documented, option
 from valleys.lab.tasks import from_file
 
-__all__ = ["STEPS", "recommend"]
-
-STEPS = 200
-"""Steps of the run that measures."""
+__all__ = ["BriefRunConfig", "recommend"]
 
 _FEWEST = 40
 _MODERATE, _PARTS = 256, 8  # examples of a measured batch, and its micro-batches
 _RIVALS = ("adamw", "eadamw", "eadamw-tuned", "lamb", "alto", "alto-strong", "alto-tuned")
 
 
+@documented
+@dataclass(frozen=True, kw_only=True)
+class BriefRunConfig:
+    """Settings of the run that measures.
+
+    Raises:
+        LabError: too few steps, or a learning rate that is not above 0.
+    """
+
+    optimizer: str = option("adamw", "Optimizer of the brief run.")
+    lr: float | None = option(None, "Its learning rate; default: the middle of the tuned range.")
+    steps: int = option(200, "Its optimizer steps, at least 40.")
+    preset: str | None = option(None, "paper or smoke, for tasks that have them.")
+    data_dir: Path | str | None = option(None, "Folder of the task's data.", flag="--data", cli=Path | None)
+    device: str = option("cpu", "cpu or cuda.")
+
+    def __post_init__(self) -> None:
+        if self.steps < _FEWEST:
+            raise LabError(f"steps {self.steps}: choose {_FEWEST} or more; fewer say nothing about the noise")
+
+
 def recommend(
     batch_size: int,
     task: str | Problem | None = None,
+    config: BriefRunConfig | None = None,
     *,
-    data_dir: Path | str | None = None,
-    preset: str | None = None,
-    optimizer: str = "adamw",
-    lr: float | None = None,
-    steps: int = STEPS,
     seed: int = 0,
-    device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
 ) -> Recommendation:
     r"""Give the paper's rule and, for a task, measure the gradient noise scale in a brief run.
 
@@ -56,14 +71,10 @@ def recommend(
     Args:
         batch_size: examples per optimizer step that advice is wanted for.
         task: a task of the lab or one of your own; None: the rule alone.
-        data_dir: folder of its data.
-        preset: one of its presets. Default: its first.
-        optimizer: of the brief run. Default: AdamW.
-        lr: its learning rate. Default: like its other hyperparameters the middle of the range that tuning searches.
-        steps: of the brief run, at least 40. Default: 200.
+        config: all settings of the brief run.
         seed: of the brief run. Default: 0.
-        device: where it runs. Default: the CPU.
         progress: called with (steps made, steps in all).
+        settings: fields of ``BriefRunConfig``, in place of ``config`` or of its values.
 
     Returns:
         The advice; ``print`` shows it.
@@ -80,33 +91,40 @@ def recommend(
     Source:
         McCandlish et al. 2018, arXiv 1812.06162, section 2; the rule: Zhao et al. 2025, arXiv 2510.27153.
     """
+    config = replace(config or BriefRunConfig(), **settings)
     if batch_size < 1:
         raise LabError(f"batch size {batch_size}: choose 1 or more")
     if task is None:
         return Recommendation(batch_size, suggest(batch_size))
-    if steps < _FEWEST:
-        raise LabError(f"steps {steps}: choose {_FEWEST} or more; fewer say nothing about the noise")
-    problem = from_file.resolve(task, data_dir, preset)
-    trainer.check(problem, batch_size)
+    problem = from_file.resolve(task, config.data_dir, config.preset)
+    RunConfig(batch_size=batch_size).resolved(problem)
     if not isinstance(problem, Task):
         raise LabError(
             f"{problem.name} has a training loop of its own, which shows no micro-batches: leave the task out"
         )
-    spec = registry.resolve(optimizer, batch_size)
+    spec = registry.resolve(config.optimizer, batch_size)
     values = {name: _middle(ranges) for name, ranges in spec.space.items()}
-    if lr is not None:
-        if "lr" not in values or not (0 < lr < math.inf):
-            raise LabError(f"lr {lr}: choose a number above 0, for an optimizer whose search space has an lr")
-        values["lr"] = lr
+    if config.lr is not None:
+        if "lr" not in values or not (0 < config.lr < math.inf):
+            raise LabError(f"lr {config.lr}: choose a number above 0, for an optimizer whose search space has an lr")
+        values["lr"] = config.lr
     size = max(2, min(batch_size, _MODERATE, len(problem.train) // 4))
-    early, late = _measure(problem, spec, values, size, steps, seed, device, progress)
-    words = ["valleys", "compare", task if isinstance(task, str) else problem.name, "--batch-size", str(batch_size)]
-    words += ["--optimizers", ",".join([optimizer, *(name for name in _RIVALS if name != optimizer)])]
-    words += [] if preset is None else ["--preset", preset]
-    words += [] if data_dir is None else ["--data", str(data_dir)]
-    words += ["--trials", "8", "--seeds", "5", "--out", f"runs/{problem.name}-{batch_size}"]
+    run = RunConfig(
+        batch_size=size,
+        epochs=math.ceil(config.steps / (len(problem.train) // size)),
+        micro_batch=min(problem.micro_batch, max(1, size // _PARTS)),
+        device=config.device,
+    )
+    early, late = _Brief(problem, spec, values, run, config.steps, progress).measure(seed)
+    optimizers = [config.optimizer, *(name for name in _RIVALS if name != config.optimizer)]
+    comparison = ComparisonConfig(
+        batch_size=batch_size, optimizers=optimizers, preset=config.preset, data_dir=config.data_dir, seeds=5
+    )
+    command = comparison.command(
+        task if isinstance(task, str) else problem.name, Path(f"runs/{problem.name}-{batch_size}")
+    )
     run_steps = problem.epochs * (len(problem.train) // batch_size)
-    trial = Trial(problem.name, optimizer, values, size, steps, early, late, run_steps, shlex.join(words))
+    trial = Trial(problem.name, config.optimizer, values, size, config.steps, early, late, run_steps, command)
     return Recommendation(batch_size, suggest(batch_size), trial)
 
 
@@ -114,45 +132,42 @@ class _Enough(Exception):  # noqa: N818 - an outcome, not an error
     """The brief run has made its steps."""
 
 
-def _measure(
-    task: Task,
-    spec: OptimizerSpec,
-    values: dict[str, float],
-    batch_size: int,
-    steps: int,
-    seed: int,
-    device: torch.device | str,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[Measurement, Measurement]:
-    noise = NoiseScale(decay=1 - 8 / steps, examples=len(task.train))  # what is late knows little of what was early
-    early: list[Measurement] = []
+@dataclass(frozen=True)
+class _Brief:
+    """A run with a constant learning rate that ends after some steps."""
 
-    def follow(made: int, _: int) -> None:
-        if progress is not None:
-            progress(made, steps)
-        if made == steps // 4:
-            early.append(noise.measurement)
-        if made == steps:
-            raise _Enough
+    task: Task
+    spec: OptimizerSpec
+    values: dict[str, float]
+    config: RunConfig
+    steps: int
+    progress: Callable[[int, int], None] | None
 
-    try:
-        trainer.train(
-            replace(task, schedule=Schedule("constant")),
-            spec,
-            values,
-            batch_size=batch_size,
-            seed=seed,
-            epochs=math.ceil(steps / (len(task.train) // batch_size)),
-            micro_batch=min(task.micro_batch, max(1, batch_size // _PARTS)),
-            device=device,
-            progress=follow,
-            noise=noise,
+    def measure(self, seed: int) -> tuple[Measurement, Measurement]:
+        """Return the noise scale after a quarter of the steps and at the end."""
+        # What is late knows little of what was early.
+        noise = NoiseScale(decay=1 - 8 / self.steps, examples=len(self.task.train))
+        early: list[Measurement] = []
+
+        def follow(made: int, _: int) -> None:
+            if self.progress is not None:
+                self.progress(made, self.steps)
+            if made == self.steps // 4:
+                early.append(noise.measurement)
+            if made == self.steps:
+                raise _Enough
+
+        task = replace(self.task, schedule=Schedule("constant"))
+        try:
+            hooks = trainer.Hooks(follow, noise=noise)
+            trainer.train(task, self.spec, self.values, self.config, seed=seed, hooks=hooks)
+        except _Enough:
+            if noise.steps == self.steps:  # no step had a gradient that is not finite
+                return early[0], noise.measurement
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in self.values.items())
+        raise LabError(
+            f"{self.spec.name} with {shown} diverged on {task.name}: choose a smaller lr or another optimizer"
         )
-    except _Enough:
-        if noise.steps == steps:  # no step had a gradient that is not finite
-            return early[0], noise.measurement
-    shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-    raise LabError(f"{spec.name} with {shown} diverged on {task.name}: choose a smaller lr or another optimizer")
 
 
 def _middle(ranges: Range) -> float:

@@ -6,17 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from valleys.lab.optimizers.resolve import OptimizerSpec
+from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.progress import Follow, watch
 from valleys.lab.record import Record
 from valleys.lab.search import candidates
 from valleys.lab.store.job import Job, Key
-from valleys.lab.store.rank_store import SharedStore
+from valleys.lab.store.rank_store import RankStore
 
-__all__ = ["FIRST_SEED", "Work", "work"]
-
-FIRST_SEED = 1000
-"""The final seeds count from here, far from the tuning seed."""
+__all__ = ["Work", "work"]
 
 _PATIENCE = 5.0
 """Seconds between two looks at what other workers have finished."""
@@ -38,7 +35,7 @@ class Work:
     seeds: int
     maximize: bool
 
-    def jobs(self, store: SharedStore) -> list[Job]:
+    def jobs(self, store: RankStore) -> list[Job]:
         """The runs that can be made now and are not finished, in the order in which they are best made.
 
         Optimizers take turns, so that a machine that slows down slows all of them down. An optimizer's fresh seeds can
@@ -67,7 +64,7 @@ class Work:
             if spec.name not in waiting:
                 records = {key.point: record for key, record in tuned[spec.name].items()}
                 chosen[spec.name] = candidates.select(records, self.maximize)
-        for seed in range(FIRST_SEED, FIRST_SEED + self.seeds):
+        for seed in range(candidates.FIRST_SEED, candidates.FIRST_SEED + self.seeds):
             for spec in self.specs:
                 if (point := chosen.get(spec.name)) is not None:
                     key = Key(point, seed)
@@ -82,7 +79,7 @@ class Work:
 
 def work(
     wanted: Work,
-    store: SharedStore,
+    store: RankStore,
     run: Callable[[Job, Follow], Record],
     title: str,
     show: bool | None = None,

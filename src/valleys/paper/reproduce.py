@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,57 +13,67 @@ import torch
 
 from valleys.lab import tasks
 from valleys.lab.compare import compare
+from valleys.lab.config import DEVICES, ComparisonConfig
 from valleys.lab.errors import LabError, unknown
-from valleys.lab.landscape import landscape
-from valleys.lab.optimizers.resolve import OptimizerSpec
+from valleys.lab.landscape import LandscapeConfig, landscape
+from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.run.ranks import joined
+from valleys.lab.settings import documented, option
 from valleys.paper import memory, render
 from valleys.paper.results import Outcome, Ran, Reproduction, beside, blank, contrasts, outcome
 from valleys.paper.tables import numbers
 from valleys.paper.tables.methods import spec
 from valleys.paper.tables.model import FLAT, Cell, Method, Setting
-from valleys.paper.walks.endpoints import Walk, walk
+from valleys.paper.walks.endpoints import walk
 
-__all__ = ["LEAST_BATCH", "PRESETS", "reproduce"]
+__all__ = ["PRESETS", "ReproductionConfig", "reproduce"]
 
 PRESETS = ("smoke", "paper")
 """``paper`` is the paper's model, data, length, batch and schedule; ``smoke`` a smaller problem of the same kind, which
 takes minutes on two cores and tests nothing but that it runs, and which way the differences point."""
 
-FLAT_EXAMPLES = 256
-"""Training examples whose loss has the Hessian of Figure 3."""
-
-LEAST_BATCH = 32
-"""Examples per step of a smaller problem, at least."""
+_FLAT_EXAMPLES = 256  # training examples whose loss has the Hessian of Figure 3
+_LEAST_BATCH = 32  # examples per step of a smaller problem, at least
 
 _NO_GPU = "needs a GPU; --device cpu runs it all the same"
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """The arguments of ``reproduce`` that every problem needs."""
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ReproductionConfig:
+    """Settings of a reproduction.
 
-    preset: str
-    seeds: int
-    data_dir: Path | None
-    storage: str | None
-    device: str
-    progress: bool | None
+    Raises:
+        LabError: an unknown preset or device, a device that is not there, or fewer than one seed.
+    """
+
+    preset: str = option(PRESETS[0], "smoke (a smaller problem) or paper.")
+    only: str | None = option(None, "A row, or an unambiguous beginning of its label; default: all.")
+    seeds: int = option(3, "Runs of each optimizer on each problem.")
+    data_dir: Path | str | None = option(None, "Folder of the data.", flag="--data", cli=Path | None)
+    storage: str | None = option(None, "Optuna storage URL; default: SQLite in --out.")
+    device: str = option("auto", "auto, cpu or cuda; what is hopeless without a GPU runs without one only for cpu.")
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise unknown("preset", self.preset, PRESETS)
+        if self.seeds < 1:
+            raise LabError(f"seeds must be at least 1, not {self.seeds}")
+        if self.device not in DEVICES:
+            raise unknown("device", self.device, DEVICES)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise LabError("--device cuda: torch finds no CUDA device here; use auto or cpu")
 
 
 def reproduce(
     number: str,
+    config: ReproductionConfig | None = None,
     *,
-    preset: str = "smoke",
-    only: str | None = None,
-    seeds: int = 3,
-    data_dir: Path | str | None = None,
     out: Path | str,
-    storage: str | None = None,
-    device: str = "auto",
     progress: bool | None = None,
+    **settings: Any,
 ) -> Reproduction:
     r"""Repeat a table or figure of the paper.
 
@@ -77,15 +87,11 @@ def reproduce(
 
     Args:
         number: such as ``table-3``; see ``numbers.find``.
-        preset: one of ``PRESETS``.
-        only: label of a row, or a beginning of it that no other row has; default: all rows.
-        seeds: runs of each optimizer on each problem, at least 1.
-        data_dir: folder of the data. Where several data sets are needed, it may hold CIFAR's own folders and folders
+        config: all settings. Where several data sets are needed, ``data_dir`` may hold CIFAR's own folders and folders
             ``imagenet``, ``gpt2``, ``conll2003``, ``imdb`` and ``mrpc``.
         out: folder of ``reproduce.md``, ``reproduce.json`` and the comparisons.
-        storage: Optuna storage URL, the same for all workers; default: an SQLite file in each comparison's folder.
-        device: ``cpu``, ``cuda`` or ``auto``. What is hopeless without a GPU runs without one only for ``cpu``.
         progress: whether to show a progress bar; default: where stderr is a terminal.
+        settings: fields of ``ReproductionConfig``, in place of ``config`` or of its values.
 
     Returns:
         The paper's numbers beside ours.
@@ -103,33 +109,27 @@ def reproduce(
     Source: Zhao et al. 2025 (arXiv 2510.27153).
     """
     table = numbers.find(number)
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
-    if seeds < 1:
-        raise LabError(f"seeds must be at least 1, not {seeds}")
-    _check_device(device)
-    chosen = None if only is None else numbers.row(table, only)
-    cells = [cell for cell in table.cells if chosen in (None, cell.row)]
+    config = replace(config or ReproductionConfig(), **settings)
+    row = None if config.only is None else numbers.row(table, config.only)
+    cells = [cell for cell in table.cells if row in (None, cell.row)]
     folder = Path(out)
-    asked = _Asked(preset, seeds, None if data_dir is None else Path(data_dir), storage, device, progress)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LabError(f"--out {str(folder)!r} cannot be made ({error.strerror}); choose another folder") from error
     ran, reports = {}, []
-    for setting, methods in _wanted(cells).items():
-        place = folder / _name(setting, preset)
-        walked = any(cell.setting == setting and cell.measure == "walk" for cell in cells)
-        flat = any(cell.setting == setting and cell.measure in FLAT for cell in cells)
-        ran[setting] = _run(asked, setting, methods, place, walked, flat)
+    for setting, methods in _problems(cells).items():
+        place = folder / _name(setting, config.preset)
+        measures = {cell.measure for cell in cells if cell.setting == setting}
+        ran[setting] = _run(_Experiment(config, setting, progress), methods, place, measures)
         if ran[setting].records:
             reports.append(place)
-    alone: dict[str, Callable[[Cell], Outcome]] = {"memory": partial(_memory, preset=preset), "sign": _sign}
+    alone: dict[str, Callable[[Cell], Outcome]] = {"memory": partial(_memory, preset=config.preset), "sign": _sign}
     outcomes = tuple(alone[cell.measure](cell) if cell.measure in alone else outcome(cell, ran) for cell in cells)
-    found = Reproduction(
+    result = Reproduction(
         table,
-        preset,
-        seeds,
+        config.preset,
+        config.seeds,
         outcomes,
         contrasts(table, outcomes),
         {cell.row: ran[cell.setting].problem for cell in cells if cell.setting and ran[cell.setting].problem},
@@ -137,15 +137,8 @@ def reproduce(
         tuple(reports),
     )
     with joined() as ranks:
-        ranks.decide(lambda: render.write(found))
-    return found
-
-
-def _check_device(device: str) -> None:
-    if device not in ("auto", "cpu", "cuda"):
-        raise unknown("device", device, ("auto", "cpu", "cuda"))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise LabError("--device cuda: torch finds no CUDA device here; use auto or cpu")
+        ranks.decide(lambda: render.write(result))
+    return result
 
 
 def _memory(cell: Cell, preset: str) -> Outcome:
@@ -165,13 +158,13 @@ def _sign(cell: Cell) -> Outcome:
     return beside(cell, {0: {"+": 1.0, "-": -1.0}.get(table_1()[cell.row][cell.column], 0.0)}, 1, True)
 
 
-def _wanted(cells: Sequence[Cell]) -> dict[Setting, list[Method]]:
+def _problems(cells: Sequence[Cell]) -> dict[Setting, list[Method]]:
     """Each problem once, with each of its optimizers once."""
-    found: dict[Setting, dict[Method, None]] = {}
+    problems: dict[Setting, dict[Method, None]] = {}
     for cell in cells:
         for setting, method in cell.runs():
-            found.setdefault(setting, {})[method] = None
-    return {setting: list(methods) for setting, methods in found.items()}
+            problems.setdefault(setting, {})[method] = None
+    return {setting: list(methods) for setting, methods in problems.items()}
 
 
 def _name(setting: Setting, preset: str) -> str:
@@ -187,12 +180,70 @@ def _name(setting: Setting, preset: str) -> str:
     return f"{setting.task}{size}-{preset}-{mark}"
 
 
-def _run(asked: _Asked, setting: Setting, methods: Sequence[Method], out: Path, walked: bool, flat: bool) -> Ran:
-    scaled = asked.preset == "smoke" and asked.preset in tasks.entries()[setting.task].presets
-    if not scaled and setting.gpu and asked.device == "auto" and not torch.cuda.is_available():
+@dataclass(frozen=True)
+class _Experiment:
+    """A problem of the paper, in this preset and on this machine."""
+
+    config: ReproductionConfig
+    setting: Setting
+    progress: bool | None
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the problem is the task's smoke preset, a smaller one than the paper's."""
+        return self.config.preset == "smoke" and "smoke" in tasks.entries()[self.setting.task].presets
+
+    def problem(self) -> Problem:
+        config, setting = self.config, self.setting
+        entry, preset, folder = tasks.entries()[setting.task], config.preset, None
+        if entry.reads_folder and config.data_dir is not None:
+            inside = Path(config.data_dir) / setting.folder
+            folder = inside if setting.folder and inside.is_dir() else Path(config.data_dir)
+        problem = tasks.load(setting.task, folder, preset if preset in entry.presets else None)
+        changes: dict[str, Any] = {}
+        if isinstance(problem, Task) and setting.clip is not None:
+            changes["clip"] = setting.clip
+        if not self.scaled:
+            epochs = setting.epochs if preset == "paper" or setting.smoke_epochs is None else setting.smoke_epochs
+            changes |= {} if epochs is None else {"epochs": epochs}
+            if isinstance(problem, Task) and setting.schedule is not None:
+                changes["schedule"] = setting.schedule
+        return replace(problem, **changes)
+
+    def batch_size(self, problem: Problem) -> int:
+        setting = self.setting
+        examples = len(problem.train) if isinstance(problem, Task) else None
+        if setting.batch_size is None or (self.scaled and setting.examples is None):
+            return problem.batch_size or 1
+        if examples is None:
+            return setting.batch_size
+        if not self.scaled or setting.examples is None:
+            return min(setting.batch_size, examples)  # the paper's largest batch is its whole training set
+        return min(examples, max(_LEAST_BATCH, round(setting.batch_size * examples / setting.examples)))
+
+    def words(self, problem: Problem) -> str:
+        """Describe the problem: data, batch, length, schedule."""
+        batch_size = self.batch_size(problem)
+        name = problem.name + (f" ({problem.variant})" if problem.variant else "")
+        if isinstance(problem, Loop):
+            return f"{name}, {problem.steps(batch_size, problem.epochs):,} steps of batch {batch_size}"
+        assert isinstance(problem, Task)
+        examples = len(problem.train)
+        steps = problem.epochs * (examples // batch_size)
+        words = f"{name}, batch {batch_size} of {examples:,} examples, {problem.epochs} epochs, {steps:,} steps"
+        clip = "" if problem.clip is None else f", gradient clipped to {problem.clip:g}"
+        ours = f" (set by us: {self.setting.ours})" if self.setting.ours else ""
+        other = "; another, smaller problem than the paper's" if self.scaled else ours
+        return f"{words}, {problem.schedule.describe()}{clip}{other}"
+
+
+def _run(experiment: _Experiment, methods: Sequence[Method], out: Path, measures: Set[str]) -> Ran:
+    """Compare the methods on one problem, and measure flatness and endpoints where cells want them."""
+    config, setting = experiment.config, experiment.setting
+    if not experiment.scaled and setting.gpu and config.device == "auto" and not torch.cuda.is_available():
         return Ran(blank=_NO_GPU)
     try:
-        problem = _problem(asked, setting, scaled)
+        problem = experiment.problem()
         _build_once(problem)
     except LabError as error:
         return Ran(blank=str(error))
@@ -202,10 +253,9 @@ def _run(asked: _Asked, setting: Setting, methods: Sequence[Method], out: Path, 
             specs.append(spec(method))
         except LabError as error:
             blanks[method.name] = str(error)
-    batch_size = _batch_size(setting, problem, scaled)
     ran = Ran(
-        _words(problem, batch_size, "" if scaled else setting.ours, scaled),
-        same=not scaled and (asked.preset == "paper" or setting.smoke_epochs is None),
+        experiment.words(problem),
+        same=not experiment.scaled and (config.preset == "paper" or setting.smoke_epochs is None),
         epochs=problem.epochs,
         maximize=problem.maximize,
         target=problem.target,
@@ -213,65 +263,43 @@ def _run(asked: _Asked, setting: Setting, methods: Sequence[Method], out: Path, 
     )
     if not specs:
         return ran
-    found = compare(
+    walked, flat = "walk" in measures, bool(measures & set(FLAT))
+    comparison = compare(
         problem,
-        specs,
-        batch_size=batch_size,
-        trials=1,
-        seeds=asked.seeds,
+        ComparisonConfig(
+            optimizers=specs,
+            batch_size=experiment.batch_size(problem),
+            trials=1,
+            seeds=config.seeds,
+            storage=config.storage,
+            keep_weights=flat,
+            device="cpu" if walked else config.device,  # where ``walk`` repeats it
+        ),
         out=out,
-        storage=asked.storage,
-        keep_weights=flat,
-        device="cpu" if walked else asked.device,  # where ``walk`` repeats it
-        progress=asked.progress,
+        progress=experiment.progress,
     )
     if flat:
-        ran = _flat(asked, ran, problem, specs, out)
+        ran = _flat(experiment, ran, problem, specs, out)
     walks = {}
     if walked and isinstance(problem, Loop):
-        walks = {one.name: _walks(problem, one, [record.seed for record in found.records[one.name]]) for one in specs}
-    return replace(ran, records=found.records, walks=walks)
+        seeds = {one.name: [record.seed for record in comparison.records[one.name]] for one in specs}
+        walks = {one.name: tuple(walk(problem, one, seed) for seed in seeds[one.name]) for one in specs}
+    return replace(ran, records=comparison.records, walks=walks)
 
 
-def _flat(asked: _Asked, ran: Ran, problem: Problem, specs: Sequence[OptimizerSpec], out: Path) -> Ran:
+def _flat(experiment: _Experiment, ran: Ran, problem: Problem, specs: Sequence[OptimizerSpec], out: Path) -> Ran:
     """Measure the flatness of the finished runs."""
-    device = "cuda" if asked.device != "cpu" and torch.cuda.is_available() else "cpu"
+    config = LandscapeConfig(
+        examples=_FLAT_EXAMPLES,
+        measures=FLAT,
+        storage=experiment.config.storage,
+        device="cuda" if experiment.config.device != "cpu" and torch.cuda.is_available() else "cpu",
+    )
     try:
-        found = landscape(
-            out,
-            task=problem,
-            optimizers=specs,
-            examples=FLAT_EXAMPLES,
-            measures=FLAT,
-            storage=asked.storage,
-            device=device,
-            progress=asked.progress,
-        )
+        measured = landscape(out, config, task=problem, optimizers=specs, progress=experiment.progress)
     except LabError as error:
         return replace(ran, unmeasured=str(error))
-    return replace(ran, flat=found.runs)
-
-
-def _walks(problem: Loop, chosen: OptimizerSpec, seeds: Sequence[int]) -> tuple[Walk, ...]:
-    return tuple(walk(problem, chosen, seed) for seed in seeds)
-
-
-def _problem(asked: _Asked, setting: Setting, scaled: bool) -> Problem:
-    entry, preset = tasks.entries()[setting.task], asked.preset
-    folder = None
-    if entry.reads_folder and asked.data_dir is not None:
-        inside = asked.data_dir / setting.folder
-        folder = inside if setting.folder and inside.is_dir() else asked.data_dir
-    problem = tasks.load(setting.task, folder, preset if preset in entry.presets else None)
-    changes: dict[str, Any] = {}
-    if isinstance(problem, Task) and setting.clip is not None:
-        changes["clip"] = setting.clip
-    if not scaled:
-        epochs = setting.epochs if preset == "paper" or setting.smoke_epochs is None else setting.smoke_epochs
-        changes |= {} if epochs is None else {"epochs": epochs}
-        if isinstance(problem, Task) and setting.schedule is not None:
-            changes["schedule"] = setting.schedule
-    return replace(problem, **changes)
+    return replace(ran, flat=measured.runs)
 
 
 def _build_once(problem: Problem) -> None:
@@ -279,27 +307,3 @@ def _build_once(problem: Problem) -> None:
     if isinstance(problem, Task):
         with torch.random.fork_rng():
             problem.build_model()
-
-
-def _batch_size(setting: Setting, problem: Problem, scaled: bool) -> int:
-    examples = len(problem.train) if isinstance(problem, Task) else None
-    if setting.batch_size is None or (scaled and setting.examples is None):
-        return problem.batch_size or 1
-    if examples is None:
-        return setting.batch_size
-    if not scaled or setting.examples is None:
-        return min(setting.batch_size, examples)  # the paper's largest batch is its whole training set
-    return min(examples, max(LEAST_BATCH, round(setting.batch_size * examples / setting.examples)))
-
-
-def _words(problem: Problem, batch_size: int, ours: str, scaled: bool) -> str:
-    name = problem.name + (f" ({problem.variant})" if problem.variant else "")
-    if isinstance(problem, Loop):
-        return f"{name}, {problem.steps(batch_size, problem.epochs):,} steps of batch {batch_size}"
-    assert isinstance(problem, Task)
-    examples = len(problem.train)
-    steps = problem.epochs * (examples // batch_size)
-    words = f"{name}, batch {batch_size} of {examples:,} examples, {problem.epochs} epochs, {steps:,} steps"
-    clip = "" if problem.clip is None else f", gradient clipped to {problem.clip:g}"
-    other = "; another, smaller problem than the paper's" if scaled else f" (set by us: {ours})" if ours else ""
-    return f"{words}, {problem.schedule.describe()}{clip}{other}"

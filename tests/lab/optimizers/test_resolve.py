@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import resolve as optimizers
-from valleys.lab.optimizers.resolve import Plan, Range, names, resolve
+from valleys.lab.optimizers.resolve import names, resolve
+from valleys.lab.optimizers.spec import Plan, Range
 
 NAMES = [
     "sgd",

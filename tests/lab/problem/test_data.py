@@ -12,7 +12,7 @@ from torch.optim import SGD
 from torch.utils.data import Dataset, TensorDataset
 
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers.resolve import OptimizerSpec, Range
+from valleys.lab.optimizers.spec import OptimizerSpec, Range
 from valleys.lab.problem.data import Batch, Split, Stream
 from valleys.lab.problem.task import Task
 from valleys.lab.record import Record

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from lab_fakes import record
-from valleys.lab.optimizers.resolve import Range
+from valleys.lab.optimizers.spec import Range
 from valleys.lab.record import Evaluation, Record
 from valleys.lab.report import document as report
 from valleys.lab.report.summary import summarize

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab_fakes import record
-from valleys.lab.optimizers.resolve import Range
+from valleys.lab.optimizers.spec import Range
 from valleys.lab.record import Evaluation, Record
 from valleys.lab.report import document as report
 from valleys.lab.report import learning_curves

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from valleys.lab.optimizers import resolve
-from valleys.lab.optimizers.resolve import OptimizerSpec, Plan
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 from valleys.lab.problem.data import Batch
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Split, Task

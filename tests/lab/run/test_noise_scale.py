@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lab_fakes import task as make_task
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers.resolve import OptimizerSpec, Plan, Range
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.record import Record

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers.resolve import OptimizerSpec, Plan, Range
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.record import Record

@@ -27,7 +27,7 @@ from torch.optim import SGD, Optimizer
 
 from valleys.cli import main
 from valleys.lab import Comparison, LabError, compare, tasks
-from valleys.lab.optimizers.resolve import OptimizerSpec, Plan, Range
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.record import Record
 from valleys.lab.report import document

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lab_fakes import record
-from valleys.lab.optimizers.resolve import Range
+from valleys.lab.optimizers.spec import Range
 from valleys.lab.search import candidates
 
 LOG = Range(1e-4, 1.0)

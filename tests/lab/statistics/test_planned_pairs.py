@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lab_fakes import record
-from valleys.lab.optimizers.resolve import LARGE
-from valleys.lab.optimizers.table import BASES, known
+from valleys.hyperparameters import LARGE_BATCH
+from valleys.lab.optimizers.table import BASES, entries
 from valleys.lab.record import Record
 from valleys.lab.statistics.planned_pairs import Question, questions
 
@@ -38,7 +38,7 @@ def ask(records: dict[str, list[Record]], **changes: Any) -> dict[str, Question]
 
 
 def test_every_adapted_optimizer_of_the_lab_has_a_base_that_is_known() -> None:
-    table = known(LARGE)
+    table = entries(LARGE_BATCH)
     assert {*BASES, "alto-0"} == {name for name in table if name.startswith(("alto", "esgd", "eadam"))}
     for adapted, bases in BASES.items():
         assert set(bases) <= set(table)

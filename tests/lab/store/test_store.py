@@ -10,7 +10,7 @@ import pytest
 
 from lab_fakes import record
 from valleys.lab import LabError
-from valleys.lab.optimizers.resolve import Range
+from valleys.lab.optimizers.spec import Range
 from valleys.lab.record import Evaluation, Record
 from valleys.lab.store.job import Job, Key
 from valleys.lab.store.store import Store

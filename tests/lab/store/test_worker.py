@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import lab_fakes
-from valleys.lab.optimizers.resolve import OptimizerSpec
+from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.record import Record
 from valleys.lab.store.job import Key
 from valleys.lab.worker import FIRST_SEED, Work

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 import lab_fakes
 from lab.store import postgres
 from valleys.lab import Comparison, compare
-from valleys.lab.optimizers.resolve import OptimizerSpec, Range
+from valleys.lab.optimizers.spec import OptimizerSpec, Range
 from valleys.lab.store.job import Job, Key
 from valleys.lab.store.store import Store
 

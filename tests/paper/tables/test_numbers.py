@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from valleys.lab import LabError, tasks
-from valleys.lab.optimizers.resolve import Plan
+from valleys.lab.optimizers.spec import Plan
 from valleys.lab.tasks.reinforcement import COLLECT
 from valleys.paper.tables.methods import MAKERS, alto, method, spec
 from valleys.paper.tables.model import Cell, Method, Setting, Table

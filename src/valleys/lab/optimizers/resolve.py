@@ -1,89 +1,31 @@
-"""What an optimizer is to the lab, and how it is found by name."""
+"""Find an optimizer by its name, or by ``module:callable``."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
 
+from valleys.hyperparameters import LARGE_BATCH
 from valleys.lab.errors import LabError, unknown
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
+from valleys.lab.optimizers.table import PYTORCH_OPTIMIZER, entries
 
-__all__ = ["LARGE", "OptimizerSpec", "Plan", "Range", "names", "resolve"]
-
-LARGE = 1024
-"""The batch size from which the paper's rule for alpha and beta1 is that of large batches."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """The values that tuning tries for one hyperparameter.
-
-    Args:
-        low: smallest value.
-        high: largest value.
-        log: whether their logarithms are spread evenly. Default: True.
-
-    Raises:
-        LabError: the ends are no finite numbers, in the wrong order, or not above 0 on a logarithmic range.
-    """
-
-    low: float
-    high: float
-    log: bool = True
-
-    def __post_init__(self) -> None:
-        numbers = all(isinstance(end, (int, float)) and math.isfinite(end) for end in (self.low, self.high))
-        if not numbers or self.low > self.high or (self.log and self.low <= 0):
-            raise LabError(
-                f"the range from {self.low!r} to {self.high!r} is none: both ends must be finite, low <= high"
-                + (", and low > 0 since it is logarithmic" if self.log else "")
-            )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an optimizer may know of the run that it is built for.
-
-    Args:
-        batch_size: examples per optimizer step.
-        steps: optimizer steps of the whole run.
-    """
-
-    batch_size: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class OptimizerSpec:
-    """An optimizer as the lab uses it.
-
-    Args:
-        name: in tables and on the command line.
-        build: makes it from a model, values of ``space``, and the plan of the run.
-        space: what is tuned.
-    """
-
-    name: str
-    build: Callable[[nn.Module, Mapping[str, float], Plan], Optimizer]
-    space: Mapping[str, Range]
+__all__ = ["names", "resolve"]
 
 
 def names() -> list[str]:
     """The names that ``resolve`` knows, beside ``module:callable``."""
-    from valleys.lab.optimizers.table import known
-
-    return list(known(LARGE))
+    return list(entries(LARGE_BATCH))
 
 
-def resolve(name: str, batch_size: int = LARGE) -> OptimizerSpec:
+def resolve(name: str, batch_size: int = LARGE_BATCH) -> OptimizerSpec:
     """Find an optimizer.
 
     Args:
@@ -106,14 +48,12 @@ def resolve(name: str, batch_size: int = LARGE) -> OptimizerSpec:
         >>> resolve("torch.optim:Adagrad").space["lr"]
         Range(low=0.0001, high=1.0, log=True)
     """
-    from valleys.lab.optimizers.table import THEIRS, known
-
     if ":" in name:
         return _from_module(name)
-    table = known(batch_size)
+    table = entries(batch_size)
     if name not in table:
         raise unknown("optimizer", name, list(table), remedy=", or module:callable")
-    if name in THEIRS and find_spec("pytorch_optimizer") is None:
+    if name in PYTORCH_OPTIMIZER and find_spec("pytorch_optimizer") is None:
         raise LabError(f"{name} needs the package pytorch_optimizer; pip install 'valleys[lab]'")
     entry = table[name]
 

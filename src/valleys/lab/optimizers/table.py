@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from valleys.lab.optimizers.resolve import LARGE, Plan, Range
+from valleys.hyperparameters import LARGE_BATCH, suggest
+from valleys.lab.optimizers.spec import Plan, Range
 
-__all__ = ["BASES", "STRONG_C", "STRONG_MEMORY", "THEIRS", "Known", "known"]
+__all__ = ["BASES", "PYTORCH_OPTIMIZER", "STRONG_C", "STRONG_MEMORY", "Entry", "entries"]
 
 STRONG_C = -0.75
 """c of strong E: the best in a noisy quadratic model where the noise dominates."""
@@ -40,25 +41,25 @@ BASES = {
     "eadamw": ("adamw",),
     "eadamw-tuned": ("adamw",),
 }
-"""What each adapted optimizer is without E; of several, the first that takes part in a comparison.
+"""Each adapted optimizer without E; of several, the first that takes part in a comparison.
 
 LAMB as it was published differs from ALTO in more than E: in its weight decay and its second moment's decay.
 """
 
-THEIRS = ("adabelief", "adan", "mars", "lion")
-"""What the package pytorch_optimizer brings."""
+PYTORCH_OPTIMIZER = ("adabelief", "adan", "mars", "lion")
+"""Entries that need the package of this name."""
 
 Groups = list[dict[str, Any]]
 Make = Callable[[Groups, Mapping[str, float], Plan], Optimizer]
 
 
 @dataclass(frozen=True)
-class Known:
+class Entry:
     """An entry of the table.
 
     Args:
         make: builds the optimizer from parameter groups, tuned values and the plan of the run.
-        space: what is tuned.
+        space: range of each tuned hyperparameter.
         decay: weight decay, the method's default.
     """
 
@@ -67,8 +68,14 @@ class Known:
     decay: float = 0.0
 
 
-def known(batch_size: int) -> dict[str, Known]:
-    """All entries, for a batch size.
+_MOMENTUM = Range(0.03, 0.3)
+_C = Range(-0.95, 0.95, log=False)
+_ANY_MEMORY = Range(0.002, 0.99)
+_SGD_LR, _ADAM_LR, _LAMB_LR = Range(1e-2, 1.0), Range(3e-4, 3e-2), Range(3e-3, 0.3)
+
+
+def entries(batch_size: int) -> dict[str, Entry]:
+    """Return all entries, for a batch size.
 
     Args:
         batch_size: examples per step; the paper's rule for alpha and beta1 turns at 1,024.
@@ -77,76 +84,81 @@ def known(batch_size: int) -> dict[str, Known]:
         Entries by name.
 
     Example:
-        >>> known(128)["alto"].space["one_minus_beta1"], known(1024)["alto"].space["one_minus_beta1"]
+        >>> entries(128)["alto"].space["one_minus_beta1"], entries(1024)["alto"].space["one_minus_beta1"]
         (Range(low=0.5, high=0.99, log=False), Range(low=0.001, high=0.1, log=True))
     """
-    alpha, memory = (-5.0, Range(0.001, 0.1)) if batch_size >= LARGE else (0.5, Range(0.5, 0.99, log=False))
+    memory = Range(0.001, 0.1) if batch_size >= LARGE_BATCH else Range(0.5, 0.99, log=False)
+    return {**_plain(), **_adapted(suggest(batch_size)["alpha"], memory)}
+
+
+def _plain() -> dict[str, Entry]:
+    """Optimizers without E."""
     return {
-        "sgd": Known(_sgd, {"lr": _SGD_LR, "one_minus_momentum": _MOMENTUM}),
-        "adam": Known(_with_betas(torch.optim.Adam, 0.999), _adam_space()),
-        "adamw": Known(_with_betas(torch.optim.AdamW, 0.999), _adam_space(), 0.01),
-        "nadam": Known(_with_betas(torch.optim.NAdam, 0.999), _adam_space()),
-        "radam": Known(_with_betas(torch.optim.RAdam, 0.999), _adam_space()),
-        "rmsprop": Known(
+        "sgd": Entry(_sgd, {"lr": _SGD_LR, "one_minus_momentum": _MOMENTUM}),
+        "adam": Entry(_with_betas(torch.optim.Adam, 0.999), _adam_space()),
+        "adamw": Entry(_with_betas(torch.optim.AdamW, 0.999), _adam_space(), 0.01),
+        "nadam": Entry(_with_betas(torch.optim.NAdam, 0.999), _adam_space()),
+        "radam": Entry(_with_betas(torch.optim.RAdam, 0.999), _adam_space()),
+        "rmsprop": Entry(
             lambda groups, v, plan: torch.optim.RMSprop(groups, lr=v["lr"], alpha=1 - v["one_minus_alpha"]),
             {"lr": Range(1e-4, 1e-2), "one_minus_alpha": Range(0.003, 0.3)},
         ),
-        "adagrad": Known(
+        "adagrad": Entry(
             lambda groups, v, plan: torch.optim.Adagrad(
                 groups, lr=v["lr"], initial_accumulator_value=v["initial_accumulator"]
             ),
             {"lr": Range(1e-3, 0.1), "initial_accumulator": Range(1e-6, 1e-1)},
         ),
-        "adabelief": Known(_theirs("AdaBelief", 0.999), _adam_space()),
-        "adan": Known(_theirs("Adan", 0.92, 0.99), _adam_space(Range(0.006, 0.06))),
-        "mars": Known(_mars, _adam_space()),
-        "lion": Known(_theirs("Lion", 0.99), _adam_space(low=3e-5)),
-        "lamb": Known(
-            _ours("Lamb", lambda v, plan: {"betas": (1 - v["one_minus_beta2"], 0.999)}),
+        "adabelief": Entry(_pytorch_optimizer("AdaBelief", 0.999), _adam_space()),
+        "adan": Entry(_pytorch_optimizer("Adan", 0.92, 0.99), _adam_space(Range(0.006, 0.06))),
+        "mars": Entry(_mars, _adam_space()),
+        "lion": Entry(_pytorch_optimizer("Lion", 0.99), _adam_space(low=3e-5)),
+        "lamb": Entry(
+            _valleys("Lamb", lambda v, plan: {"betas": (1 - v["one_minus_beta2"], 0.999)}),
             {"lr": _LAMB_LR, "one_minus_beta2": _MOMENTUM},
             0.01,
         ),
-        "alto-0": Known(
-            _ours("Lamb", lambda v, plan: {"betas": (1 - v["one_minus_beta2"], 0.99)}),
+        "alto-0": Entry(
+            _valleys("Lamb", lambda v, plan: {"betas": (1 - v["one_minus_beta2"], 0.99)}),
             {"lr": _LAMB_LR, "one_minus_beta2": _MOMENTUM},
             1e-4,
-        ),
-        "alto": Known(
-            _ours("ALTO", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": alpha}),
-            {"lr": _LAMB_LR, "one_minus_beta1": memory},
-            1e-4,
-        ),
-        "alto-strong": Known(_ours("ALTO", _strong), {"lr": _LAMB_LR, "one_minus_beta2": _MOMENTUM}, 1e-4),
-        "alto-tuned": Known(
-            _ours("ALTO", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": _alpha(v)}),
-            {"lr": _LAMB_LR, "c": _C, "one_minus_beta1": _ANY_MEMORY},
-            1e-4,
-        ),
-        "esgd": Known(
-            _ours("ESGD", lambda v, plan: {"beta": 1 - v["one_minus_beta"], "alpha": alpha, "nesterov": True}),
-            {"lr": _SGD_LR, "one_minus_beta": memory},
-        ),
-        "eadam": Known(
-            _ours("EAdam", lambda v, plan: {"beta": 1 - v["one_minus_beta"], "alpha": alpha}),
-            {"lr": _ADAM_LR, "one_minus_beta": memory},
-        ),
-        "eadamw": Known(
-            _ours("EAdamW", lambda v, plan: {"beta": 1 - v["one_minus_beta"], "alpha": alpha}),
-            {"lr": _ADAM_LR, "one_minus_beta": memory},
-            0.01,
-        ),
-        "eadamw-tuned": Known(
-            _ours("EAdamW", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": _alpha(v)}),
-            {"lr": _ADAM_LR, "c": _C, "one_minus_beta1": _ANY_MEMORY},
-            0.01,
         ),
     }
 
 
-_MOMENTUM = Range(0.03, 0.3)
-_C = Range(-0.95, 0.95, log=False)
-_ANY_MEMORY = Range(0.002, 0.99)
-_SGD_LR, _ADAM_LR, _LAMB_LR = Range(1e-2, 1.0), Range(3e-4, 3e-2), Range(3e-3, 0.3)
+def _adapted(alpha: float, memory: Range) -> dict[str, Entry]:
+    """Optimizers with E, by the paper's rule, strong, and tuned."""
+    return {
+        "alto": Entry(
+            _valleys("ALTO", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": alpha}),
+            {"lr": _LAMB_LR, "one_minus_beta1": memory},
+            1e-4,
+        ),
+        "alto-strong": Entry(_valleys("ALTO", _strong), {"lr": _LAMB_LR, "one_minus_beta2": _MOMENTUM}, 1e-4),
+        "alto-tuned": Entry(
+            _valleys("ALTO", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": _alpha(v)}),
+            {"lr": _LAMB_LR, "c": _C, "one_minus_beta1": _ANY_MEMORY},
+            1e-4,
+        ),
+        "esgd": Entry(
+            _valleys("ESGD", lambda v, plan: {"beta": 1 - v["one_minus_beta"], "alpha": alpha, "nesterov": True}),
+            {"lr": _SGD_LR, "one_minus_beta": memory},
+        ),
+        "eadam": Entry(
+            _valleys("EAdam", lambda v, plan: {"beta": 1 - v["one_minus_beta"], "alpha": alpha}),
+            {"lr": _ADAM_LR, "one_minus_beta": memory},
+        ),
+        "eadamw": Entry(
+            _valleys("EAdamW", lambda v, plan: {"beta": 1 - v["one_minus_beta"], "alpha": alpha}),
+            {"lr": _ADAM_LR, "one_minus_beta": memory},
+            0.01,
+        ),
+        "eadamw-tuned": Entry(
+            _valleys("EAdamW", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": _alpha(v)}),
+            {"lr": _ADAM_LR, "c": _C, "one_minus_beta1": _ANY_MEMORY},
+            0.01,
+        ),
+    }
 
 
 def _alpha(values: Mapping[str, float]) -> float:
@@ -167,7 +179,7 @@ def _with_betas(cls: Callable[..., Optimizer], *others: float) -> Make:
     return lambda groups, v, plan: cls(groups, lr=v["lr"], betas=(1 - v["one_minus_beta1"], *others))
 
 
-def _theirs(name: str, *others: float) -> Make:
+def _pytorch_optimizer(name: str, *others: float) -> Make:
     """An optimizer of Adam's kind from the package pytorch_optimizer."""
 
     def make(groups: Groups, values: Mapping[str, float], plan: Plan) -> Optimizer:
@@ -193,7 +205,7 @@ def _mars(groups: Groups, values: Mapping[str, float], plan: Plan) -> Optimizer:
     return optimizer
 
 
-def _ours(name: str, options: Callable[[Mapping[str, float], Plan], dict[str, Any]]) -> Make:
+def _valleys(name: str, options: Callable[[Mapping[str, float], Plan], dict[str, Any]]) -> Make:
     def make(groups: Groups, values: Mapping[str, float], plan: Plan) -> Optimizer:
         import valleys
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from valleys.lab.optimizers.resolve import Plan
+from valleys.lab.optimizers.spec import Plan
 from valleys.lab.problem.task import Problem
 from valleys.lab.record import Evaluation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -13,66 +13,50 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers.resolve import OptimizerSpec, Plan
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 from valleys.lab.problem.loop import Diverged, Loop, Running
 from valleys.lab.problem.seeds import seeded
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.record import Evaluation, Record
 from valleys.lab.run.checkpoint import Checkpoint
+from valleys.lab.run.config import RunConfig
 from valleys.lab.run.noise_scale import NoiseScale
 from valleys.lab.run.ranks import Ranks, joined
 from valleys.lab.run.training_loop import Fitting
 
-__all__ = ["PRECISIONS", "check", "train"]
-
-PRECISIONS = ("float32", "bfloat16")
-"""In what forward passes compute: the model's own type, or bfloat16 by autocast, weights and updates as they are."""
+__all__ = ["Hooks", "train"]
 
 
-def check(problem: Problem, batch_size: int, micro_batch: int | None = None, precision: str = "float32") -> None:
-    """Refuse what ``train`` could not do, before any work.
+@dataclass(frozen=True)
+class Hooks:
+    """Callbacks and companions of a run, which change nothing of its result.
 
     Args:
-        problem: what is trained.
-        batch_size: examples per optimizer step.
-        micro_batch: examples per forward and backward pass, at least 1; None: the task's.
-        precision: one of ``PRECISIONS``.
-
-    Raises:
-        LabError: a size below 1, a batch larger than the training data, an unknown precision, or a setting that a
-            problem with its own training loop does not have.
+        progress: called with (steps made, steps in all) after each step, on rank 0.
+        observe: called with each evaluation, on rank 0.
+        checkpoint: where the run's state is kept while it is under way; a run that is begun again goes on from there,
+            with the result of one that was not interrupted. Not for a ``Loop``.
+        noise: learns the gradient noise scale; a batch then has at least two micro-batches. For one process, not for a
+            ``Loop``; it knows nothing of the steps before a run was resumed.
+        keep: called with the trained model at the end of a run that did not diverge, on rank 0.
     """
-    own = isinstance(problem, Loop)
-    examples = problem.examples if isinstance(problem, Loop) else len(_task(problem).train)
-    if batch_size < 1 or (examples is not None and batch_size > examples):
-        there = f"has {examples} training examples" if not own else f"takes batches of at most {examples}"
-        most = f"1 to {examples}" if examples is not None else "1 or more"
-        raise LabError(f"batch size {batch_size}: {problem.name} {there}; choose {most}")
-    if micro_batch is not None and micro_batch < 1:
-        raise LabError(f"micro batch {micro_batch}: choose 1 or more; it only bounds the memory of a backward pass")
-    if precision not in PRECISIONS:
-        raise LabError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if own and (micro_batch is not None or precision != "float32"):
-        raise LabError(f"{problem.name} has a training loop of its own: leave micro batch and precision out")
+
+    progress: Callable[[int, int], None] | None = None
+    observe: Callable[[Evaluation], None] | None = None
+    checkpoint: Checkpoint | None = None
+    noise: NoiseScale | None = None
+    keep: Callable[[nn.Module], None] | None = None
 
 
 def train(
     problem: Problem,
     spec: OptimizerSpec,
     hyperparameters: Mapping[str, float],
+    config: RunConfig,
     *,
-    batch_size: int,
     seed: int,
-    epochs: int | None = None,
-    micro_batch: int | None = None,
-    precision: str = "float32",
-    device: torch.device | str = "cpu",
     test: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    observe: Callable[[Evaluation], None] | None = None,
-    checkpoint: Checkpoint | None = None,
-    noise: NoiseScale | None = None,
-    keep: Callable[[nn.Module], None] | None = None,
+    hooks: Hooks | None = None,
 ) -> Record:
     r"""Train once, to the end of the schedule.
 
@@ -90,29 +74,18 @@ def train(
         problem: what to learn.
         spec: the optimizer.
         hyperparameters: values for ``spec.space``.
-        batch_size: examples per optimizer step, of all ranks together; 1 to the number of training examples.
+        config: batch size and the other settings. Like the number of ranks the micro batch changes neither gradient nor
+            metric but for rounding, unless the model normalises over the batch or something is random (dropout,
+            augmentation). With several ranks the device ``cuda`` is each rank's own.
         seed: of initialisation, order and dropout; the caller's random state is left alone.
-        epochs: passes over the data, at least 1; None: the problem's.
-        micro_batch: examples per forward and backward pass on one rank, at least 1; None: the task's. Like the number
-            of ranks it changes neither gradient nor metric but for rounding, unless the model normalises over the batch
-            or something is random (dropout, augmentation).
-        precision: one of ``PRECISIONS``.
-        device: where to train; with several ranks ``cuda`` is each rank's own device.
         test: evaluate the test split at the end, once.
-        progress: called with (steps made, steps in all) after each step, on rank 0.
-        observe: called with each evaluation, on rank 0.
-        checkpoint: where the run's state is kept while it is under way; a run that is begun again goes on from there,
-            with the result of one that was not interrupted. Not for a ``Loop``.
-        noise: learns the gradient noise scale; a batch then has at least two micro-batches. For one process, not for a
-            ``Loop``; it knows nothing of the steps before a run was resumed.
-        keep: called with the trained model at the end of a run that did not diverge, on rank 0.
+        hooks: callbacks; default: none.
 
     Returns:
         The record, rank 0's on all ranks. A run whose loss or metric stops being finite ends there, marked as diverged.
 
     Raises:
-        LabError: see ``check``; fewer than one epoch; hyperparameters that are not those of the space; noise where it
-            cannot be measured.
+        LabError: see ``RunConfig``; hyperparameters that are not those of the space; noise where it cannot be measured.
 
     Example:
         >>> from valleys.lab import optimizers, tasks
@@ -120,139 +93,122 @@ def train(
         ...     tasks.load("digits"),
         ...     optimizers.resolve("adamw"),
         ...     {"lr": 1e-2, "one_minus_beta1": 0.1},
-        ...     batch_size=1024,
+        ...     RunConfig(batch_size=1024, epochs=3),
         ...     seed=0,
-        ...     epochs=3,
         ... )
         >>> record.steps, len(record.curve), record.test
         (3, 3, None)
     """
-    check(problem, batch_size, micro_batch, precision)
-    epochs = problem.epochs if epochs is None else epochs
-    if epochs < 1:
-        raise LabError(f"epochs {epochs}: choose 1 or more; {problem.name} has {problem.epochs} by default")
+    config = config.resolved(problem)
     if hyperparameters.keys() != spec.space.keys():
         raise LabError(
             f"{spec.name} needs values for {', '.join(spec.space) or 'nothing'}, "
             f"got {', '.join(hyperparameters) or 'nothing'}"
         )
     with joined() as ranks:
-        wanted = _Wanted(
-            problem,
-            spec,
-            hyperparameters,
-            batch_size,
-            seed,
-            epochs,
-            micro_batch,
-            precision,
-            ranks.device(device),
-            test,
-            progress,
-            observe,
-            checkpoint,
-            noise,
-            keep,
-        )
-        _check_together(wanted, ranks.size)
+        run = _Run(problem, spec, hyperparameters, config, seed, test, hooks or Hooks(), ranks.device(config.device))
+        _check_together(run, ranks.size)
         # What a run holds must be gone before ``joined`` takes the process group down: the wrapped model holds it too.
-        record = _looped(wanted) if isinstance(problem, Loop) else _supervised(wanted, ranks)
+        record = _looped(run) if isinstance(problem, Loop) else _supervised(run, ranks)
         return ranks.decide(lambda: record)  # the times are rank 0's
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """The arguments of ``train``."""
+class _Run:
+    """The arguments of ``train``, resolved."""
 
     problem: Problem
     spec: OptimizerSpec
     hyperparameters: Mapping[str, float]
-    batch_size: int
+    config: RunConfig
     seed: int
-    epochs: int
-    micro_batch: int | None
-    precision: str
-    device: torch.device
     test: bool
-    progress: Callable[[int, int], None] | None
-    observe: Callable[[Evaluation], None] | None
-    checkpoint: Checkpoint | None
-    noise: NoiseScale | None
-    keep: Callable[[nn.Module], None] | None
+    hooks: Hooks
+    device: torch.device
+
+    @property
+    def batch_size(self) -> int:
+        assert self.config.batch_size is not None
+        return self.config.batch_size
+
+    @property
+    def epochs(self) -> int:
+        assert self.config.epochs is not None
+        return self.config.epochs
 
     def identity(self) -> dict[str, Any]:
-        """What tells this run from others, for its checkpoint."""
+        """Return what distinguishes this run from others, for its checkpoint."""
         return {
             "problem": self.problem.name,
             "variant": self.problem.variant,
             "optimizer": self.spec.name,
             "hyperparameters": dict(self.hyperparameters),
-            "batch_size": self.batch_size,
             "seed": self.seed,
-            "epochs": self.epochs,
-            "micro_batch": self.micro_batch,
-            "precision": self.precision,
+            **{name: getattr(self.config, name) for name in _IDENTITY},
         }
 
 
-def _check_together(wanted: _Wanted, processes: int) -> None:
+_IDENTITY = [entry.name for entry in fields(RunConfig) if "identity" in entry.metadata and entry.name != "device"]
+
+
+def _check_together(run: _Run, processes: int) -> None:
     """Refuse what does not go together."""
-    problem, batch_size = wanted.problem, wanted.batch_size
-    own = isinstance(problem, Loop)
-    if wanted.noise is not None and (processes > 1 or batch_size < 2 or own):
+    name, own = run.problem.name, isinstance(run.problem, Loop)
+    if run.hooks.noise is not None and (processes > 1 or run.batch_size < 2 or own):
         raise LabError(
-            f"noise: it cannot be measured for {problem.name} at batch {batch_size} on {processes} process(es); "
+            f"noise: it cannot be measured for {name} at batch {run.batch_size} on {processes} process(es); "
             "that takes one process, a batch of 2 or more, and no training loop of its own"
         )
-    if own and wanted.checkpoint is not None:
-        raise LabError(f"{problem.name} has a training loop of its own: leave the checkpoint out")
+    if own and run.hooks.checkpoint is not None:
+        raise LabError(f"{name} has a training loop of its own: leave the checkpoint out")
     if own and processes > 1:
-        raise LabError(f"{problem.name} has a training loop of its own, for one process: start it without torchrun")
+        raise LabError(f"{name} has a training loop of its own, for one process: start it without torchrun")
 
 
-def _supervised(wanted: _Wanted, ranks: Ranks) -> Record:
-    task, device = _task(wanted.problem), wanted.device
-    plan = Plan(wanted.batch_size, wanted.epochs * (len(task.train) // wanted.batch_size))
-    most = task.micro_batch if wanted.micro_batch is None else wanted.micro_batch
-    with seeded(device, wanted.seed):
+def _supervised(run: _Run, ranks: Ranks) -> Record:
+    task, hooks, device = run.problem, run.hooks, run.device
+    assert isinstance(task, Task)
+    plan = Plan(run.batch_size, run.epochs * (len(task.train) // run.batch_size))
+    micro_batch = run.config.micro_batch or task.micro_batch
+    with seeded(device, run.seed):
         model = task.build_model().to(device)
         if task.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        run = Fitting(
+        fitting = Fitting(
             task,
             model,
             ranks.replicate(model),
-            wanted.spec.build(model, wanted.hyperparameters, plan),
+            run.spec.build(model, run.hyperparameters, plan),
             device,
             ranks,
-            wanted.batch_size,
-            most if wanted.noise is None else min(most, -(-wanted.batch_size // 2)),
-            wanted.seed,
-            wanted.precision == "bfloat16",
-            wanted.noise,
+            run.batch_size,
+            micro_batch if hooks.noise is None else min(micro_batch, -(-run.batch_size // 2)),
+            run.seed,
+            run.config.precision == "bfloat16",
+            hooks.noise,
         )
-        run.fit(wanted.epochs, wanted.progress, wanted.observe, wanted.checkpoint, wanted.identity())
-        result = run.evaluate(task.test.reader(device)) if wanted.test and not run.diverged else None
-    if wanted.keep is not None and ranks.main and not run.diverged:
-        wanted.keep(model)
-    return _record(wanted, run, run.optimizer, model, result)
+        fitting.fit(run.epochs, hooks.progress, hooks.observe, hooks.checkpoint, run.identity())
+        metric = fitting.evaluate(task.test.reader(device)) if run.test and not fitting.diverged else None
+    if hooks.keep is not None and ranks.main and not fitting.diverged:
+        hooks.keep(model)
+    return _record(run, fitting, fitting.optimizer, model, metric)
 
 
-def _looped(wanted: _Wanted) -> Record:
-    problem, progress, test = wanted.problem, wanted.progress, wanted.test
+def _looped(run: _Run) -> Record:
+    problem, progress = run.problem, run.hooks.progress
     assert isinstance(problem, Loop)
-    plan = problem.plan(wanted.batch_size, wanted.epochs)
+    plan = problem.plan(run.batch_size, run.epochs)
     running = Running(
-        wanted.batch_size,
-        wanted.epochs,
-        wanted.seed,
-        wanted.device,
-        test,
-        lambda model: wanted.spec.build(model, wanted.hyperparameters, plan),
+        run.batch_size,
+        run.epochs,
+        run.seed,
+        run.device,
+        run.test,
+        lambda model: run.spec.build(model, run.hyperparameters, plan),
         lambda steps: progress(steps, plan.steps) if progress is not None else None,
-        wanted.observe,
+        run.hooks.observe,
     )
-    with seeded(wanted.device, wanted.seed):
+    with seeded(run.device, run.seed):
         try:
             problem.run(running)
         except Diverged:
@@ -261,43 +217,36 @@ def _looped(wanted: _Wanted) -> Record:
         raise LabError(f"the loop of {problem.name} never asked for its optimizer: call running.optimizer(model)")
     if not running.diverged and (not running.curve or running.curve[-1].step != running.steps):
         raise LabError(f"the loop of {problem.name} must end with an evaluation: call running.evaluated(...)")
-    if test and not running.diverged and running.result is None:
+    if run.test and not running.diverged and running.result is None:
         raise LabError(f"the loop of {problem.name} gave no test metric: call running.tested(...) if running.test")
-    if wanted.keep is not None and not running.diverged:
-        wanted.keep(running.model)
-    return _record(
-        wanted, running, running.made, running.model, running.result if test and not running.diverged else None
-    )
+    if run.hooks.keep is not None and not running.diverged:
+        run.hooks.keep(running.model)
+    metric = running.result if run.test and not running.diverged else None
+    return _record(run, running, running.made, running.model, metric)
 
 
 def _record(
-    wanted: _Wanted, run: Fitting | Running, optimizer: Optimizer, model: nn.Module, test: float | None
+    run: _Run, fitting: Fitting | Running, optimizer: Optimizer, model: nn.Module, test: float | None
 ) -> Record:
-    reached = next((e for e in run.curve if wanted.problem.reached(e.validation)), None)
+    reached = next((e for e in fitting.curve if run.problem.reached(e.validation)), None)
     return Record(
-        optimizer=wanted.spec.name,
-        hyperparameters=dict(wanted.hyperparameters),
-        seed=wanted.seed,
-        batch_size=wanted.batch_size,
-        steps=run.steps,
-        diverged=run.diverged,
-        curve=run.curve,
-        validation=None if run.diverged else run.curve[-1].validation,
+        optimizer=run.spec.name,
+        hyperparameters=dict(run.hyperparameters),
+        seed=run.seed,
+        batch_size=run.batch_size,
+        steps=fitting.steps,
+        diverged=fitting.diverged,
+        curve=fitting.curve,
+        validation=None if fitting.diverged else fitting.curve[-1].validation,
         test=test,
         steps_to_target=reached.step if reached else None,
         seconds_to_target=reached.seconds if reached else None,
-        step_seconds=_median_after_first(run.step_seconds),
-        optimizer_seconds=_median_after_first(run.optimizer_seconds),
+        step_seconds=_median_after_first(fitting.step_seconds),
+        optimizer_seconds=_median_after_first(fitting.optimizer_seconds),
         state_bytes=_bytes(_tensors(optimizer.state_dict()["state"]), without=model.parameters()),
         parameter_bytes=_bytes(model.parameters()),
         ended=time.time(),
     )
-
-
-def _task(problem: Problem) -> Task:
-    if not isinstance(problem, Task):
-        raise LabError(f"{type(problem).__name__} {problem.name!r} is neither a Task nor a Loop")
-    return problem
 
 
 def _median_after_first(seconds: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""The training loop of a task: batches in, steps and evaluations out. No optimizer is named here."""
+"""The training loop of a task: batches in, steps and evaluations out."""
 
 from __future__ import annotations
 

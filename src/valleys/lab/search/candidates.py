@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 from valleys.lab.record import Record
 
 if TYPE_CHECKING:
-    from valleys.lab.optimizers.resolve import Range
+    from valleys.lab.optimizers.spec import Range
 
-__all__ = ["EDGE", "FIXED", "TUNING_SEED", "at_edge", "points", "select"]
+__all__ = ["FIRST_SEED", "FIXED", "TUNING_SEED", "at_edge", "points", "select"]
 
 TUNING_SEED = 0
 """Seed of every tuning run: all optimizers start from the same weights and see the same order of the data."""
 
+FIRST_SEED = 1000
+"""The fresh seeds count from here, far from the tuning seed."""
+
 FIXED = 0
 """Number of the only point of an optimizer with nothing to tune."""
 
-EDGE = 0.05
-"""The share of a range, at either end, in which a chosen value suggests that the range was too narrow."""
+_EDGE = 0.05  # share of a range, at either end, in which a chosen value suggests that the range was too narrow
 
 
 def points(space: Mapping[str, Range], trials: int, seed: int = TUNING_SEED) -> list[dict[str, float]]:
@@ -89,7 +91,7 @@ def at_edge(hyperparameters: Mapping[str, float], space: Mapping[str, Range]) ->
     return [
         f"{name} = {hyperparameters[name]:.3g} (range {ranges.low:g} to {ranges.high:g})"
         for name, ranges in space.items()
-        if not EDGE <= _position(ranges, hyperparameters[name]) <= 1 - EDGE
+        if not _EDGE <= _position(ranges, hyperparameters[name]) <= 1 - _EDGE
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from valleys.lab.record import Record
 
 if TYPE_CHECKING:
-    from valleys.lab.optimizers.resolve import Range
+    from valleys.lab.optimizers.spec import Range
 
 __all__ = ["Job", "Key", "Phase", "Results"]
 

@@ -14,28 +14,28 @@ from valleys.lab.store.job import Job, Key, Phase, Results
 from valleys.lab.store.store import Store
 
 if TYPE_CHECKING:
-    from valleys.lab.optimizers.resolve import Range
+    from valleys.lab.optimizers.spec import Range
 
-__all__ = ["SharedStore"]
+__all__ = ["RankStore"]
 
 
-class SharedStore:
+class RankStore:
     """A store that rank 0 holds and all ranks use: every method is called by all, and tells all the same.
 
     Args:
         ranks: the processes that share the runs. All together are one worker.
-        folder, url, name, heartbeat: see ``Store``.
+        folder, url, name: see ``Store``.
 
     Raises:
         LabError: on all ranks, what ``Store`` raises on rank 0.
     """
 
-    def __init__(self, ranks: Ranks, folder: Path, url: str | None, name: str | None, heartbeat: int) -> None:
+    def __init__(self, ranks: Ranks, folder: Path, url: str | None, name: str | None) -> None:
         self._ranks = ranks
-        self._held: list[Store] = []
-        ranks.decide(lambda: self._held.append(Store(folder, url, name, heartbeat)))
+        self._stores: list[Store] = []
+        ranks.decide(lambda: self._stores.append(Store(folder, url, name)))
 
-    def __enter__(self) -> SharedStore:
+    def __enter__(self) -> RankStore:
         """The store itself."""
         return self
 
@@ -43,7 +43,7 @@ class SharedStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the store where it is open."""
-        for store in self._held:
+        for store in self._stores:
             store.__exit__(kind, error, trace)
 
     def configure(
@@ -54,13 +54,13 @@ class SharedStore:
         asked: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """``Store.configure`` on rank 0."""
-        return self._ranks.decide(lambda: self._held[0].configure(configuration, environment, spaces, asked))
+        return self._ranks.decide(lambda: self._stores[0].configure(configuration, environment, spaces, asked))
 
     def claim(self, jobs: Sequence[Job]) -> Job | None:
         """``Store.claim`` on rank 0."""
 
         def number() -> int | None:
-            job = self._held[0].claim(jobs)
+            job = self._stores[0].claim(jobs)
             return None if job is None else jobs.index(job)
 
         index = self._ranks.decide(number)
@@ -68,21 +68,21 @@ class SharedStore:
 
     def complete(self, job: Job, record: Record) -> bool:
         """``Store.complete`` on rank 0."""
-        return self._ranks.decide(lambda: self._held[0].complete(job, record))
+        return self._ranks.decide(lambda: self._stores[0].complete(job, record))
 
     @contextmanager
     def at_work(self, job: Job) -> Iterator[None]:
         """``Store.at_work`` on rank 0."""
-        if self._held:
-            with self._held[0].at_work(job):
+        if self._stores:
+            with self._stores[0].at_work(job):
                 yield
         else:
             yield
 
     def finished(self, optimizer: str, phase: Phase) -> Mapping[Key, Record]:
         """``Store.finished`` on rank 0."""
-        return self._ranks.decide(lambda: self._held[0].finished(optimizer, phase))
+        return self._ranks.decide(lambda: self._stores[0].finished(optimizer, phase))
 
     def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:
         """``Store.results`` on rank 0."""
-        return self._ranks.decide(lambda: self._held[0].results(spaces))
+        return self._ranks.decide(lambda: self._stores[0].results(spaces))

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from valleys.lab.config import GROWING
 from valleys.lab.errors import LabError
 from valleys.lab.record import Record
 from valleys.lab.store.database import HEARTBEAT, alive, beating, exclusive, open_storage, worker
@@ -31,12 +32,9 @@ from valleys.lab.store.job import Job, Key, Phase, Results
 if TYPE_CHECKING:
     import optuna
 
-    from valleys.lab.optimizers.resolve import Range
+    from valleys.lab.optimizers.spec import Range
 
-__all__ = ["GROWING", "Store"]
-
-GROWING = ("trials", "seeds")
-"""What the same comparison may be asked for again with a larger value: the finished runs stay valid."""
+__all__ = ["Store"]
 
 _FLATNESS = "flatness:"
 

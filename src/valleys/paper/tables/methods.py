@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from valleys.hyperparameters import suggest
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers.resolve import OptimizerSpec, Plan
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 from valleys.paper.tables.model import Method
 
 __all__ = ["MAKERS", "OURS", "alto", "method", "spec"]

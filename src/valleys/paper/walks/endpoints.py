@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from valleys.lab.optimizers.resolve import OptimizerSpec, Plan
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 from valleys.lab.problem.loop import Loop
 from valleys.lab.run import trainer
+from valleys.lab.run.config import RunConfig
 
 __all__ = ["Walk", "walk"]
 
@@ -80,7 +81,7 @@ def walk(problem: Loop, spec: OptimizerSpec, seed: int) -> Walk:
             lowest[0] = (value, _where(models[0]))
 
     watched = OptimizerSpec(spec.name, build, {})
-    record = trainer.train(problem, watched, {}, batch_size=1, seed=seed, test=True)
+    record = trainer.train(problem, watched, {}, RunConfig(batch_size=1), seed=seed, test=True)
     with torch.no_grad():
         value = float(models[0]())
     return Walk(seed, _where(models[0]), value, lowest[0][1], lowest[0][0], record.diverged)

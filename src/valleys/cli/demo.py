@@ -1,0 +1,36 @@
+"""``valleys demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from valleys.cli.app import app
+from valleys.cli.console import plain_errors, print_comparison
+from valleys.lab import demo
+
+
+@app.command("demo")
+def _demo(out: Annotated[Path, typer.Option(help="Folder of the reports.")]) -> None:
+    """Compare four optimizers on digits and sine.
+
+    SGD, AdamW, LAMB and ALTO at large batch. Data and sizes are fixed; a few minutes on two cores. The same command
+    goes on where it stopped.
+
+    \b
+    Files:
+      TASK/report.html    the page of each comparison
+      TASK/report.md      the same as text
+      TASK/report.json    every run and every number
+      TASK/curves.png     metric against steps, with intervals
+      TASK/comparison.db  finished runs
+
+    \b
+    Examples:
+      valleys demo --out runs/demo
+    """
+    with plain_errors():
+        for comparison in demo.run(out):
+            print_comparison(comparison)

@@ -1,0 +1,48 @@
+"""``valleys reproduce``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from valleys.cli.app import app
+from valleys.cli.console import console
+from valleys.cli.options import configured
+from valleys.paper import render
+from valleys.paper.reproduce import ReproductionConfig, reproduce
+from valleys.paper.tables.numbers import find
+
+
+@app.command("reproduce")
+@configured(ReproductionConfig)
+def _reproduce(
+    config: ReproductionConfig,
+    number: Annotated[str, typer.Argument(help="table-3, figure-8, ...; list, or nothing, lists them.")] = "list",
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; default: reproduce/NUMBER.")] = None,
+) -> None:
+    """Repeat a table or figure of the paper.
+
+    Prints the paper's number, ours, the difference and its interval. Hyperparameters are the paper's, not tuned.
+    --preset smoke is a smaller problem of the same kind, whose numbers are no test of the paper's. What cannot run is
+    left blank and says why.
+
+    \b
+    Files:
+      reproduce.md, .json  the table, as text and as numbers
+      PROBLEM/report.html  of each comparison
+
+    \b
+    Examples:
+      valleys reproduce table-3 --data FOLDER --only CIFAR-10
+      valleys reproduce figure-8
+    """
+    result = None
+    if number != "list":
+        folder = Path("reproduce") / find(number).number if out is None else out
+        result = reproduce(number, config, out=folder)
+    screen = console()
+    for part in render.parts(result):
+        screen.print(part, soft_wrap=isinstance(part, Text))

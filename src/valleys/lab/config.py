@@ -1,0 +1,152 @@
+"""The one configuration of a comparison: the command line, the identity of its runs and the report derive from it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from valleys.lab.errors import LabError
+from valleys.lab.optimizers import resolve as registry
+from valleys.lab.optimizers.spec import OptimizerSpec
+from valleys.lab.problem.schedules import KINDS, Schedule
+from valleys.lab.problem.task import Problem, Task
+from valleys.lab.run.config import RunConfig
+from valleys.lab.search.candidates import FIRST_SEED, TUNING_SEED
+from valleys.lab.settings import documented, option
+from valleys.lab.tasks import from_file
+
+__all__ = ["DEVICES", "GROWING", "ComparisonConfig"]
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class ComparisonConfig(RunConfig):
+    """Settings of a comparison.
+
+    Raises:
+        LabError: a value out of its range, an optimizer named twice, or none.
+
+    Example:
+        >>> ComparisonConfig(optimizers=("lamb", "alto"), batch_size=1024, trials=0)
+        Traceback (most recent call last):
+        ...
+        valleys.lab.errors.LabError: trials must be at least 1, not 0
+    """
+
+    optimizers: Sequence[str | OptimizerSpec] = option(
+        ("sgd", "adamw", "lamb", "alto"), "Names or module:callable, by commas; in Python, OptimizerSpec too."
+    )
+    trials: int = option(8, "Tuning trials per optimizer.", identity=True, growing=True, shown=True)
+    seeds: int = option(3, "Fresh seeds per optimizer.", identity=True, growing=True, shown=True)
+    preset: str | None = option(None, "paper or smoke, for tasks that have them; default: the task's first.")
+    schedule: Schedule | str | None = option(None, f"Learning rate: {', '.join(KINDS)}.", cli=str | None)
+    data_dir: Path | str | None = option(None, "Folder of the task's data.", flag="--data", cli=Path | None)
+    storage: str | None = option(None, "Optuna storage URL, the same for all workers; default: SQLite in --out.")
+    name: str | None = option(None, "The comparison's name in --storage; default: --out's.")
+    log: Sequence[str] = option((), "Follow the runs by tensorboard, mlflow, wandb; by commas.")
+    keep_weights: bool = option(False, "Keep the final models in --out.")
+    device: str = option("auto", "auto, cpu or cuda.", identity=True, shown=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in GROWING:
+            if getattr(self, name) < 1:
+                raise LabError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.device not in DEVICES:
+            raise LabError(f"unknown device {self.device!r}; known: {', '.join(DEVICES)}")
+        if not self.names:
+            raise LabError("there is no optimizer to compare; name at least one")
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise LabError(f"optimizers named more than once: {', '.join(repeated)}")
+
+    @property
+    def names(self) -> list[str]:
+        """The optimizers' names."""
+        return [entry if isinstance(entry, str) else entry.name for entry in self.optimizers]
+
+    def problem(self, task: str | Problem) -> Problem:
+        """Load a task with this data folder, preset and schedule."""
+        problem = from_file.resolve(task, self.data_dir, self.preset)
+        if self.schedule is None:
+            return problem
+        if not isinstance(problem, Task):
+            raise LabError(
+                f"{problem.name} has a training loop of its own, and so its own schedule: leave schedule out"
+            )
+        schedule = self.schedule if isinstance(self.schedule, Schedule) else Schedule(self.schedule)  # type: ignore[arg-type]
+        return replace(problem, schedule=schedule)
+
+    def specs(self) -> list[OptimizerSpec]:
+        """Resolve the optimizers; their search spaces depend on the batch size, which must be known."""
+        assert self.batch_size is not None
+        return [registry.resolve(o, self.batch_size) if isinstance(o, str) else o for o in self.optimizers]
+
+    def on_this_machine(self) -> ComparisonConfig:
+        """Resolve the device: CUDA where there is one, unless ``accelerate launch --cpu`` says no."""
+        refused = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() and not refused else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise LabError("torch finds no CUDA device here; use --device cpu")
+        return replace(self, device=device)
+
+    def identity(self, problem: Problem) -> dict[str, Any]:
+        """Return plain numbers and strings: two comparisons with other ones are not the same.
+
+        The settings must have been resolved.
+        """
+        settings = {entry.name: getattr(self, entry.name) for entry in fields(self) if "identity" in entry.metadata}
+        task = problem if isinstance(problem, Task) else None
+        return {
+            "task": problem.name,
+            "variant": problem.variant,
+            "metric": problem.metric_name,
+            "maximize": problem.maximize,
+            "target": problem.target,
+            "schedule": "its own" if task is None else task.schedule.describe(),
+            "data": [] if task is None else [len(task.train), len(task.validation), len(task.test)],
+            **settings,
+            "micro_batch": self.batch_size if task is None else self.micro_batch,
+            "tuning_seed": TUNING_SEED,
+            "first_seed": FIRST_SEED,
+        }
+
+    def command(self, task: str | Problem, out: Path) -> str:
+        """Return what repeats the comparison, in a shell or in Python; a storage's password stays out of it."""
+        options = {
+            entry.name: "URL" if entry.name == "storage" else _printable(getattr(self, entry.name))
+            for entry in fields(self)
+            if entry.name != "optimizers" and ("shown" in entry.metadata or getattr(self, entry.name) != entry.default)
+        }
+        options["out"] = str(out)
+        if not isinstance(task, str) or any(not isinstance(entry, str) for entry in self.optimizers):
+            arguments = "".join(f", {name}={value!r}" for name, value in options.items())
+            name = task if isinstance(task, str) else task.name
+            return f"valleys.lab.compare({name}, optimizers=[{', '.join(self.names)}]{arguments})"
+        flags = {entry.name: entry.metadata.get("flag") for entry in fields(self)}
+        words = ["valleys", "compare", task, "--optimizers", ",".join(self.names)]
+        for name, value in options.items():
+            option = flags.get(name) or f"--{name.replace('_', '-')}"
+            words += [option] if value is True else [option, str(value)]
+        return shlex.join(words)
+
+
+def _printable(value: Any) -> Any:
+    """Return a setting as the command line has it."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(value)
+    return str(value) if isinstance(value, (Path, Schedule)) else value
+
+
+GROWING = tuple(entry.name for entry in fields(ComparisonConfig) if "growing" in entry.metadata)
+"""Settings with which the same comparison may be asked for again at a larger value: finished runs stay valid."""

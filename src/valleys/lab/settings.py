@@ -1,0 +1,34 @@
+"""Settings as fields of frozen dataclasses: name, type, default and help text stand in one place."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields
+from typing import Any, TypeVar
+
+__all__ = ["documented", "option"]
+
+Config = TypeVar("Config", bound=type)
+
+
+def option(default: Any, text: str, **metadata: Any) -> Any:
+    """Declare an option: the command line, the identity of a run and the report read it from its dataclass.
+
+    Args:
+        default: its value where the user names none.
+        text: its help text.
+        metadata: ``identity=True``: two comparisons that differ in it are not the same one; ``growing=True``: the same
+            comparison may be asked for again with a larger value; ``shown=True``: a report's command names it always;
+            ``flag``: its option on the command line, unless that is its name; ``cli``: its type there.
+
+    Returns:
+        A dataclass field.
+    """
+    return field(default=default, metadata={"text": text, **metadata})
+
+
+def documented(cls: Config) -> Config:
+    """Add the settings' help texts to the docstring of their dataclass."""
+    lines = [f"        {entry.name}: {entry.metadata['text']} Default: {entry.default!r}." for entry in fields(cls)]
+    head, _, tail = (cls.__doc__ or "").partition("\n    Raises:")
+    cls.__doc__ = head + "\n    Args:\n" + "\n".join(lines) + "\n" + ("\n    Raises:" + tail) * bool(tail)
+    return cls
