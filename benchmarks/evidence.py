@@ -104,7 +104,7 @@ def main() -> None:
             continue
         comparison = compare(
             study.task,
-            OPTIMIZERS,
+            optimizers=OPTIMIZERS,
             batch_size=study.batch_size,
             trials=TRIALS,
             seeds=SEEDS,

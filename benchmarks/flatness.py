@@ -34,6 +34,7 @@ from valleys.lab.atomic_write import write_whole
 from valleys.lab.flatness.table import Flatness, tabulate
 from valleys.lab.record import Evaluation
 from valleys.lab.run import trainer
+from valleys.lab.run.config import RunConfig
 from valleys.lab.statistics import format_mean, mean_interval
 from valleys.lab.store.job import Key
 from valleys.lab.tasks.fashion_mnist import load
@@ -214,10 +215,10 @@ def run(case: Case, lr: float, e: tuple[float, float], seed: int, measured: bool
         case.task,
         OptimizerSpec("adapted", build, {}),
         {},
-        batch_size=case.batch_size,
+        RunConfig(batch_size=case.batch_size),
         seed=seed,
         test=measured,
-        observe=observe,
+        hooks=trainer.Hooks(observe=observe),
     )
     result: dict[str, Any] = {
         "lr": lr,

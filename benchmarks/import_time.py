@@ -17,7 +17,7 @@ __all__ = ["BOUND", "MODULES", "benchmark", "main", "milliseconds"]
 MODULES = {
     "valleys": "`import valleys`",
     "valleys.optax": "`import valleys.optax`, JAX and optax included",
-    "valleys.cli.commands": "what `valleys --help` waits for",
+    "valleys.cli.app": "what `valleys --help` waits for",
 }
 
 BOUND = 50.0

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
-from valleys.lab.problem.task import Split, Task
+from valleys.lab.problem.task import Problem, Split, Task
 from valleys.lab.record import Evaluation, Record
-from valleys.lab.run.checkpoint import Checkpoint
+from valleys.lab.run import trainer
+from valleys.lab.run.config import RunConfig
 
 STEPS = (5, 10, 15, 20)
 
@@ -73,22 +74,31 @@ def _never_built(model: nn.Module, hyperparameters: Mapping[str, float], plan: P
     raise AssertionError("the fake trainer builds no optimizer")
 
 
+def train_really(
+    problem: Problem,
+    spec: OptimizerSpec,
+    values: Mapping[str, float],
+    *,
+    seed: int = 0,
+    test: bool = False,
+    **options: Any,
+) -> Record:
+    """The real trainer, with settings and hooks by name."""
+    settings = {entry.name for entry in fields(RunConfig)}
+    config = RunConfig(**{name: value for name, value in options.items() if name in settings})
+    hooks = trainer.Hooks(**{name: value for name, value in options.items() if name not in settings})
+    return trainer.train(problem, spec, values, config, seed=seed, test=test, hooks=hooks)
+
+
 def train(
     task: Task,
     spec: OptimizerSpec,
     hyperparameters: Mapping[str, float],
+    config: RunConfig,
     *,
-    batch_size: int,
     seed: int,
-    epochs: int | None = None,
-    micro_batch: int | None = None,
-    precision: str = "float32",
-    device: str = "cpu",
     test: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    observe: Callable[[Evaluation], None] | None = None,
-    checkpoint: Checkpoint | None = None,
-    keep: Callable[[nn.Module], None] | None = None,
+    hooks: trainer.Hooks | None = None,
 ) -> Record:
     """Better the nearer lr is to the optimizer's best; three decades above it the run diverges."""
     assert isinstance(spec, FakeSpec)
@@ -98,14 +108,15 @@ def train(
     curve = [Evaluation(step, step / 10, 1 / step, final - 40 / step) for step in STEPS]
     if diverged:
         curve = [*curve[:1], Evaluation(10, 1.0, math.nan, math.inf)]
-    if progress is not None:
-        progress(STEPS[-1], STEPS[-1])
+    assert config.batch_size is not None
+    if hooks is not None and hooks.progress is not None:
+        hooks.progress(STEPS[-1], STEPS[-1])
     met = [evaluation for evaluation in curve if task.reached(evaluation.validation) and not diverged]
     return Record(
         optimizer=spec.name,
         hyperparameters=dict(hyperparameters),
         seed=seed,
-        batch_size=batch_size,
+        batch_size=config.batch_size,
         steps=curve[-1].step,
         diverged=diverged,
         curve=curve,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
-from valleys.cli.commands import app
-from valleys.cli.usage import CODES, ENVIRONMENT, USAGE
+from valleys.cli.app import app
+from valleys.lab.config import ComparisonConfig
+from valleys.lab.landscape import LandscapeConfig
+from valleys.lab.recommend import BriefRunConfig
+from valleys.paper.reproduce import ReproductionConfig
 
 ROOT = Path(__file__).parents[2]
 GROUP: Any = typer.main.get_command(app)  # Typer brings its own click
@@ -50,26 +54,44 @@ def help_of(command: Any, name: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("command", USAGE)
-def test_examples_and_files_of_the_help_are_understood_and_shown(command: str) -> None:
-    text = help_of(GROUP.commands[command], command)
-    assert USAGE[command].examples
-    for line in USAGE[command].examples:
-        assert parse(line) == command
-        assert f"    {line}\n" in f"{text}\n"
-    for name, _ in USAGE[command].files:
-        assert f"    {name} " in text
-    for note in USAGE[command].notes:
-        assert " ".join(note.split()) in " ".join(text.split())
+def examples_of(command: str) -> list[str]:
+    """Command lines under the title of the help's examples."""
+    lines = help_of(GROUP.commands[command], command).split("Examples:")[1].split("\n\n")[0].splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("command", GROUP.commands)
+def test_examples_of_the_help_are_understood(command: str) -> None:
+    examples = examples_of(command)
+    assert examples
+    assert [parse(line) for line in examples] == [command] * len(examples)
 
 
 def test_the_list_of_commands_cuts_nothing_off_and_the_manual_fits_the_terminal() -> None:
     text = help_of(GROUP, "valleys")
-    for command, usage in USAGE.items():
-        assert re.search(rf"^  {command} +{re.escape(usage.short)}$", text, flags=re.MULTILINE)
-    for name in (*ENVIRONMENT, *map(str, CODES)):
+    for name, command in GROUP.commands.items():
+        summary = command.help.splitlines()[0].removesuffix(".")
+        assert re.search(rf"^  {name} +{re.escape(summary)}\.?$", text, flags=re.MULTILINE)
+    for name in ("VALLEYS_CACHE_DIR", "CC", "OMP_NUM_THREADS", "WANDB_MODE", "0", "1", "2", "130"):
         assert f"    {name} " in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("command", "config"),
+    [
+        ("compare", ComparisonConfig),
+        ("suggest", BriefRunConfig),
+        ("landscape", LandscapeConfig),
+        ("reproduce", ReproductionConfig),
+    ],
+)
+def test_every_field_of_a_configuration_is_an_option_with_its_help(command: str, config: Any) -> None:
+    text = " ".join(help_of(GROUP.commands[command], command).split())
+    options = {name for parameter in GROUP.commands[command].params for name in parameter.opts}
+    for entry in fields(config):
+        assert (entry.metadata.get("flag") or f"--{entry.name.replace('_', '-')}") in options
+        assert entry.metadata["text"] in text
 
 
 def test_a_command_that_does_not_exist_would_be_noticed() -> None:
@@ -77,7 +99,3 @@ def test_a_command_that_does_not_exist_would_be_noticed() -> None:
         parse("valleys compare digits --out runs --batchsize 3")
     with pytest.raises(KeyError):
         parse("valleys compair digits")
-
-
-def test_every_command_has_its_usage() -> None:
-    assert list(GROUP.commands) == list(USAGE)

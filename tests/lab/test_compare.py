@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import lab_fakes
-from valleys.lab import Comparison, LabError, Record, compare, demo
+from valleys.lab import Comparison, ComparisonConfig, LabError, Record, compare, demo
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.run import trainer
 from valleys.lab.run.checkpoint import Checkpoint
@@ -27,9 +27,9 @@ def watched(patch: pytest.MonkeyPatch) -> list[Call]:
     """Every training run asked for from now on, in order; the fake trainer does them."""
     made: list[Call] = []
 
-    def train(task: Any, spec: Any, hyperparameters: Any, **options: Any) -> Record:
-        made.append({"optimizer": spec.name, "hyperparameters": dict(hyperparameters), **options})
-        return lab_fakes.train(task, spec, hyperparameters, **options)
+    def train(task: Any, spec: Any, hyperparameters: Any, config: Any, **options: Any) -> Record:
+        made.append({"optimizer": spec.name, "hyperparameters": dict(hyperparameters), "config": config, **options})
+        return lab_fakes.train(task, spec, hyperparameters, config, **options)
 
     patch.setattr("valleys.lab.run.trainer.train", train)
     return made
@@ -60,7 +60,7 @@ def run(out: Path, **changes: Any) -> Comparison:
         "out": out,
         **changes,
     }
-    return compare(arguments.pop("task"), arguments.pop("optimizers"), **arguments)
+    return compare(arguments.pop("task"), **arguments)
 
 
 def test_budgets_points_and_seeds_are_equal_and_optimizers_take_turns(whole: Whole) -> None:
@@ -101,9 +101,8 @@ def test_the_same_call_again_trains_nothing_and_finds_the_same(whole: Whole, cal
 
 def test_settings_reach_the_trainer(tmp_path: Path, calls: list[Call]) -> None:
     run(tmp_path, epochs=7, micro_batch=4, trials=1, seeds=1, device="cpu")
-    assert {(call["batch_size"], call["epochs"], call["micro_batch"], call["device"]) for call in calls} == {
-        (16, 7, 4, "cpu")
-    }
+    configs = [call["config"] for call in calls]
+    assert {(c.batch_size, c.epochs, c.micro_batch, c.device) for c in configs} == {(16, 7, 4, "cpu")}
 
 
 def test_an_extended_comparison_equals_one_made_in_one_go(tmp_path: Path, whole: Whole, calls: list[Call]) -> None:
@@ -195,7 +194,7 @@ def test_auto_is_cuda_unless_accelerate_was_told_to_use_the_cpu(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a made-up device")
     monkeypatch.setenv("ACCELERATE_USE_CPU", use_cpu)
     run(tmp_path, trials=1, seeds=1)
-    assert {call["device"] for call in calls} == {device}
+    assert {call["config"].device for call in calls} == {device}
 
 
 def test_an_unusable_folder_ends_before_any_work(tmp_path: Path, calls: list[Call]) -> None:
@@ -235,7 +234,7 @@ def test_the_command_in_the_report_repeats_the_comparison(
     )
     command = json.loads((tmp_path / "a b" / "report.json").read_text())["command"]
     assert command == (
-        "valleys compare fake --optimizers sgd,m:f --batch-size 16 --trials 1 --seeds 2 --device cpu "
+        "valleys compare fake --optimizers sgd,m:f --batch-size 16 --device cpu --trials 1 --seeds 2 "
         f"--data d --storage URL --out '{tmp_path / 'a b'}'"
     )
 
@@ -252,11 +251,11 @@ def test_the_demo_gives_the_threads_back(tmp_path: Path, monkeypatch: pytest.Mon
     seen: list[int] = []
     monkeypatch.setattr("valleys.lab.tasks.load", lab_fakes.load)
     monkeypatch.setattr("valleys.lab.optimizers.resolve.resolve", lab_fakes.resolve)
-    monkeypatch.setattr("valleys.lab.demo.STAGES", [demo.Stage("digits", 16, 1, 1)])
-    monkeypatch.setattr("valleys.lab.run.trainer.check", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr("valleys.lab.demo.STAGES", {"digits": ComparisonConfig(batch_size=16, trials=1, seeds=1)})
+    monkeypatch.setattr("valleys.lab.run.trackers.check", lambda *_: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     assert len(list(demo.run(tmp_path))) == 1
-    assert (seen, torch.get_num_threads()) == ([1], before)
+    assert (set(seen), torch.get_num_threads()) == ({1}, before)
 
 
 def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
@@ -281,7 +280,7 @@ def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
         return trainer.train(*positional, **options)
 
     with monkeypatch.context() as patch:
-        patch.setitem(compare.__globals__, "trainer", SimpleNamespace(train=interrupted, check=trainer.check))
+        patch.setitem(compare.__globals__, "trainer", SimpleNamespace(train=interrupted, Hooks=trainer.Hooks))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "parts", **arguments)
     resumed = run(tmp_path / "parts", **arguments)
@@ -314,7 +313,9 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path, monk
         return OptimizerSpec("mine", build, {"lr": Range(1e-3, 1e-1)})
 
     def comparison(out: Path, stop: int | None) -> Comparison:
-        return compare(lab_fakes.points(), [interrupting(stop)], out=out, batch_size=8, trials=2, seeds=2, epochs=3)
+        return compare(
+            lab_fakes.points(), optimizers=[interrupting(stop)], out=out, batch_size=8, trials=2, seeds=2, epochs=3
+        )
 
     monkeypatch.setattr(sys.modules["valleys.lab.compare"], "Checkpoint", partial(Checkpoint, every=0.0))
     whole = comparison(tmp_path / "whole", None)

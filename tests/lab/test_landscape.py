@@ -12,7 +12,7 @@ import torch
 
 import lab_fakes
 from lab.report.pages import Reader
-from valleys.cli.commands import app
+from valleys.cli.app import app
 from valleys.lab import Comparison, LabError, compare, tasks
 from valleys.lab import landscape as module
 from valleys.lab.landscape import Measured, landscape
@@ -33,7 +33,7 @@ def run(out: Path, **changes: Any) -> Comparison:
         "out": out,
         **changes,
     }
-    return compare(arguments.pop("task"), arguments.pop("optimizers"), **arguments)
+    return compare(arguments.pop("task"), **arguments)
 
 
 def look(out: Path, **changes: Any) -> Measured:
@@ -142,7 +142,7 @@ def test_a_run_that_diverged_is_not_measured(tmp_path: Path, monkeypatch: pytest
 def test_only_a_model_that_did_not_diverge_is_kept(lr: float, kept: int) -> None:
     models: list[torch.nn.Module] = []
     spec = OptimizerSpec("sgd", lambda model, values, plan: torch.optim.SGD(model.parameters(), lr=lr), {})
-    record = trainer.train(lab_fakes.points(), spec, {}, batch_size=8, seed=0, keep=models.append)
+    record = lab_fakes.train_really(lab_fakes.points(), spec, {}, batch_size=8, keep=models.append)
     assert record.diverged == (not kept)
     assert len(models) == kept
 
@@ -187,7 +187,7 @@ def test_mistakes_are_told_before_any_work(
 
 
 def test_a_comparison_without_final_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(task: Any, spec: Any, values: Any, **options: Any) -> Any:
+    def dies(task: Any, spec: Any, values: Any, config: Any, **options: Any) -> Any:
         if options["test"]:
             raise KeyboardInterrupt
         return lab_fakes.record(optimizer="lamb", hyperparameters=values)

@@ -106,9 +106,9 @@ def test_the_brief_run_has_a_constant_learning_rate_in_the_middle_of_the_range(m
     given: dict[str, Any] = {}
     train = trainer.train
 
-    def spy(task: Task, spec: Any, values: Mapping[str, float], **options: Any) -> Any:
+    def spy(task: Task, spec: Any, values: Mapping[str, float], config: Any, **options: Any) -> Any:
         given.update(task=task, values=dict(values), **options)
-        return train(task, spec, values, **options)
+        return train(task, spec, values, config, **options)
 
     monkeypatch.setattr(trainer, "train", spy)
     trial = advise(64, linear()[0], steps=40, seed=3).trial
@@ -117,7 +117,7 @@ def test_the_brief_run_has_a_constant_learning_rate_in_the_middle_of_the_range(m
     assert given["seed"] == 3
     assert given["values"] == pytest.approx({"lr": 3e-3, "one_minus_beta1": math.sqrt(0.03 * 0.3)})
     assert given["values"] == trial.values
-    assert given["noise"].examples == 400
+    assert given["hooks"].noise.examples == 400
     advise(64, linear()[0], steps=40, lr=0.02)
     assert given["values"]["lr"] == 0.02
     # A range that is not logarithmic has its middle at the mean.

@@ -20,7 +20,7 @@ RESULTS = {"SGD": 90.0, "Adam": 88.0, "AdamW": 89.0, "LAMB": 95.0, "AdaBelief": 
 OTHER = 80.0
 
 
-def train(task: Task, spec: Any, hyperparameters: Mapping[str, float], **options: Any) -> Record:
+def train(task: Task, spec: Any, hyperparameters: Mapping[str, float], config: Any, **options: Any) -> Record:
     """One, two and three points above the optimizer's own result, by seed; Adam's second run diverges."""
     seed = options["seed"]
     diverged = spec.name == "Adam" and seed == 1001
@@ -29,7 +29,7 @@ def train(task: Task, spec: Any, hyperparameters: Mapping[str, float], **options
         optimizer=spec.name,
         hyperparameters=dict(hyperparameters),
         seed=seed,
-        batch_size=options["batch_size"],
+        batch_size=config.batch_size,
         diverged=diverged,
         validation=None if diverged else value,
         test=None if diverged else value,
@@ -40,9 +40,11 @@ def train(task: Task, spec: Any, hyperparameters: Mapping[str, float], **options
 def watched_calls(patch: pytest.MonkeyPatch) -> list[Call]:
     made: list[Call] = []
 
-    def watched(task: Task, spec: Any, hyperparameters: Mapping[str, float], **options: Any) -> Record:
-        made.append({"task": task, "optimizer": spec.name, "hyperparameters": dict(hyperparameters), **options})
-        return train(task, spec, hyperparameters, **options)
+    def watched(task: Task, spec: Any, hyperparameters: Mapping[str, float], config: Any, **options: Any) -> Record:
+        settings = {"device": config.device, "batch_size": config.batch_size, "epochs": config.epochs}
+        run = {"task": task, "optimizer": spec.name, "hyperparameters": dict(hyperparameters)}
+        made.append({**run, **settings, **options})
+        return train(task, spec, hyperparameters, config, **options)
 
     patch.setattr("valleys.lab.tasks.load", lab_fakes.load)
     patch.setattr("valleys.lab.run.trainer.train", watched)

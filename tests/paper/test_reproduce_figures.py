@@ -13,7 +13,6 @@ import lab_fakes
 from paper.reproductions import Call, of, run, watched_calls
 from valleys.lab import Record, Task, tasks
 from valleys.lab.record import Evaluation
-from valleys.lab.run import trainer
 from valleys.paper.reproduce import reproduce
 from valleys.paper.tables.model import Method
 from valleys.paper.tables.numbers import find
@@ -91,7 +90,7 @@ def test_the_trainer_s_own_runs_are_the_walks(short: None) -> None:
     chosen = next(one.method for one in find("figure-8").cells if one.column == "ALTO")
     assert chosen is not None
     problem = tasks.load("fig8-f1", None, None)
-    record = trainer.train(problem, spec(chosen), {}, batch_size=1, seed=1000, test=True)
+    record = lab_fakes.train_really(problem, spec(chosen), {}, batch_size=1, seed=1000, test=True)
     assert record.test == reproduce.__globals__["walk"](problem, spec(chosen), 1000).value
 
 

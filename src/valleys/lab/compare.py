@@ -135,7 +135,8 @@ class _Setup:
         config = config.on_this_machine()
         ranks.device(config.device)  # there may be none for this rank
         problem = config.problem(task)
-        config = config.resolved(problem)
+        named, config = config, config.resolved(problem)
+        named = replace(named, batch_size=config.batch_size)
         specs = config.specs()
         trackers.check(config.log)
         request = {
@@ -144,7 +145,7 @@ class _Setup:
             "preset": config.preset,
             "schedule": None if isinstance(config.schedule, Schedule) else config.schedule,
             "optimizers": config.names,
-            "command": config.command(task, folder),
+            "command": named.command(task, folder),
         }
         file = from_file.file_of(task) if isinstance(task, str) else None
         return cls(problem, file, config, specs, folder, ranks, config.identity(problem), request)

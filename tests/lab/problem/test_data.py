@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.utils.data import Dataset, TensorDataset
 
+import lab_fakes
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers.spec import OptimizerSpec, Range
 from valleys.lab.problem.data import Batch, Split, Stream
 from valleys.lab.problem.task import Task
 from valleys.lab.record import Record
-from valleys.lab.run import trainer
 
 CPU = torch.device("cpu")
 
@@ -71,7 +71,7 @@ def task(streamed: bool = False, workers: int = 0, **changes: Any) -> Task:
 
 def run(problem: Task, **options: Any) -> Record:
     spec = OptimizerSpec("toy", lambda model, v, plan: SGD(model.parameters(), lr=v["lr"]), {"lr": Range(1e-4, 1.0)})
-    return trainer.train(problem, spec, {"lr": 0.05}, **{"batch_size": 8, "seed": 0, "test": True, **options})
+    return lab_fakes.train_really(problem, spec, {"lr": 0.05}, **{"batch_size": 8, "seed": 0, "test": True, **options})
 
 
 def losses(record: Record) -> list[tuple[float, float]]:

@@ -14,6 +14,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+import lab_fakes
 from lab_fakes import task as make_task
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
@@ -289,7 +290,7 @@ SGD = OptimizerSpec("sgd", _sgd, {"lr": Range(1e-4, 1.0)})
 
 
 def train(task: Task, **options: Any) -> Record:
-    return trainer.train(task, SGD, {"lr": 1e-3}, **{"batch_size": 30, "seed": 0, "epochs": 1, **options})
+    return lab_fakes.train_really(task, SGD, {"lr": 1e-3}, **{"batch_size": 30, "seed": 0, "epochs": 1, **options})
 
 
 @pytest.mark.parametrize("micro_batch", [7, 30])
@@ -347,7 +348,7 @@ def test_noise_is_refused_where_it_cannot_be_measured(monkeypatch: pytest.Monkey
         steps=lambda b, e: 1,
     )
     with pytest.raises(LabError, match="training loop of its own"):
-        trainer.train(loop, SGD, {"lr": 1e-3}, batch_size=4, seed=0, noise=NoiseScale())
+        lab_fakes.train_really(loop, SGD, {"lr": 1e-3}, batch_size=4, seed=0, noise=NoiseScale())
     with pytest.raises(LabError, match="batch of 2 or more"):
         train(linear(), batch_size=1, noise=NoiseScale())
 

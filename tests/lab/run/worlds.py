@@ -25,6 +25,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
+import lab_fakes
 from valleys.cli import main
 from valleys.lab import Comparison, LabError, compare, tasks
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
@@ -35,7 +36,7 @@ from valleys.lab.run import ranks as parallel
 from valleys.lab.run import trainer, training_loop
 from valleys.lab.store import rank_store
 
-PRELOADED = ["valleys.cli.commands", "torch._dynamo", "optuna", "alembic.command", "scipy.stats", "matplotlib.figure"]
+PRELOADED = ["valleys.cli.app", "torch._dynamo", "optuna", "alembic.command", "scipy.stats", "matplotlib.figure"]
 """All that a comparison imports when it needs it."""
 
 
@@ -153,7 +154,7 @@ def train(problem: Task, make: Callable[..., Optimizer] = SGD, **options: Any) -
     spec = OptimizerSpec("toy optimizer", build, {"lr": Range(1e-4, 1.0)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_loop, "EVALUATIONS", 3)
-        return trainer.train(problem, spec, {"lr": 0.05}, **{"batch_size": 20, "seed": 0, **options})
+        return lab_fakes.train_really(problem, spec, {"lr": 0.05}, **{"batch_size": 20, "seed": 0, **options})
 
 
 class Spy(SGD):
@@ -356,7 +357,7 @@ def comparison(out: Path, options: Mapping[str, Any]) -> Sitting:
         for module, name in ((trainer, "train"), (rank_store, "Store"), (document, "write")):
             patch.setattr(module, name, counted(name, getattr(module, name)))
         given = {"batch_size": 14, "micro_batch": 3, "trials": 3, "seeds": 2, **options}
-        found = compare(task(), ["sgd", "adamw"], out=out, **given)
+        found = compare(task(), optimizers=["sgd", "adamw"], out=out, **given)
     return Sitting(found, calls["train"], calls["Store"], calls["write"])
 
 
@@ -375,7 +376,6 @@ def failing_command(kind: str, failing: int | None, *words: str) -> None:
             if kind == "interruption":
                 os.kill(os.getpid(), signal.SIGINT)
             else:
-                parallel._PATIENCE = 1.0
                 raise LabError("mine")
         return nn.functional.mse_loss(outputs, targets)
 

@@ -7,8 +7,9 @@ from typing import Any, cast
 import lab_fakes
 from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.record import Record
+from valleys.lab.search.candidates import FIRST_SEED
 from valleys.lab.store.job import Key
-from valleys.lab.worker import FIRST_SEED, Work
+from valleys.lab.worker import Work
 
 
 class Finished:

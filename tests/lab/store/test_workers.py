@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from valleys.lab.store.store import Store
 
 SPACE = {"lr": Range(1e-4, 1.0)}
 RUNS = 3 * (4 + 2)
-ARGUMENTS: dict[str, Any] = {"batch_size": 16, "trials": 4, "seeds": 2, "progress": False, "heartbeat": 1}
+ARGUMENTS: dict[str, Any] = {"batch_size": 16, "trials": 4, "seeds": 2, "progress": False}
 
 PRELOADED = [
     "valleys.lab.compare",
@@ -47,18 +48,19 @@ def join(out: Path, url: str, log: Path, seconds: float, slow_from: int, err: Pa
     sys.stderr = err.open("w", buffering=1)
     made = 0
 
-    def train(problem: Any, spec: Any, hyperparameters: Any, **options: Any) -> Any:
+    def train(problem: Any, spec: Any, hyperparameters: Any, config: Any, **options: Any) -> Any:
         nonlocal made
         with log.open("a") as file:
             file.write(json.dumps([os.getpid(), spec.name, hyperparameters["lr"], options["seed"]]) + "\n")
         time.sleep(60 if made == slow_from else seconds)
         made += 1
-        return lab_fakes.train(problem, spec, hyperparameters, **options)
+        return lab_fakes.train(problem, spec, hyperparameters, config, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("valleys.lab.worker._PATIENCE", 0.2)
+        patch.setattr("valleys.lab.store.rank_store.Store", partial(Store, heartbeat=1))
         patch.setattr("valleys.lab.run.trainer.train", train)
-        compare(lab_fakes.task(), specs(), out=out, storage=url, name="shared", **ARGUMENTS)
+        compare(lab_fakes.task(), optimizers=specs(), out=out, storage=url, name="shared", **ARGUMENTS)
 
 
 def specs() -> list[str | OptimizerSpec]:
@@ -71,7 +73,9 @@ def peace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, dict[st
     out = tmp_path_factory.mktemp("peace")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("valleys.lab.run.trainer.train", lab_fakes.train)
-        return compare(lab_fakes.task(), specs(), out=out, **ARGUMENTS), json.loads((out / "report.json").read_text())
+        return compare(lab_fakes.task(), optimizers=specs(), out=out, **ARGUMENTS), json.loads(
+            (out / "report.json").read_text()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +266,7 @@ def test_a_password_in_the_url_is_shown_nowhere(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("valleys.lab.run.trainer.train", lab_fakes.train)
     with postgres.server() as url:
         secret = url.replace("valleys@", "valleys:hunter2@")
-        comparison = compare(lab_fakes.task(), specs(), out=tmp_path / "out", storage=secret, **ARGUMENTS)
+        comparison = compare(lab_fakes.task(), optimizers=specs(), out=tmp_path / "out", storage=secret, **ARGUMENTS)
     assert comparison.paths
     for path in (tmp_path / "out").rglob("*"):
         if path.is_file():

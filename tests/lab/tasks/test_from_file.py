@@ -75,7 +75,9 @@ def told(path: Path, name: str = "task") -> str:
 @pytest.mark.parametrize("name", ["task", "made"])
 def test_a_file_compares_like_a_task_of_the_lab(tmp_path: Path, name: str) -> None:
     path = written(tmp_path)
-    comparison = compare(f"{path}:{name}", ["sgd", "alto"], batch_size=16, trials=1, seeds=2, out=tmp_path / "out")
+    comparison = compare(
+        f"{path}:{name}", optimizers=["sgd", "alto"], batch_size=16, trials=1, seeds=2, out=tmp_path / "out"
+    )
     assert comparison.task == "mine"
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["configuration"]["variant"].startswith("my_task.py@")
@@ -84,10 +86,10 @@ def test_a_file_compares_like_a_task_of_the_lab(tmp_path: Path, name: str) -> No
 
 def test_a_changed_file_is_another_comparison(tmp_path: Path) -> None:
     path = written(tmp_path)
-    compare(f"{path}:task", ["sgd"], batch_size=16, trials=1, seeds=1, out=tmp_path / "out")
+    compare(f"{path}:task", optimizers=["sgd"], batch_size=16, trials=1, seeds=1, out=tmp_path / "out")
     written(tmp_path, "nn.Linear(2, 8)", "nn.Linear(2, 8, bias=False)")
     with pytest.raises(LabError, match=r"variant my_task.py@\w+ there, my_task.py@\w+ now"):
-        compare(f"{path}:task", ["sgd"], batch_size=16, trials=1, seeds=1, out=tmp_path / "out")
+        compare(f"{path}:task", optimizers=["sgd"], batch_size=16, trials=1, seeds=1, out=tmp_path / "out")
 
 
 def test_modules_beside_the_file_can_be_imported(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_an_error_while_training_is_told_with_its_line(tmp_path: Path) -> None:
     )
     with pytest.raises(LabError, match=r"my_task.py, line 15: IndexError") as caught:
         # On the few examples of the check, and in batches of 16, nothing is wrong.
-        compare(f"{path}:task", ["torch.optim:SGD"], batch_size=17, trials=1, seeds=1, out=tmp_path / "out")
+        compare(f"{path}:task", optimizers=["torch.optim:SGD"], batch_size=17, trials=1, seeds=1, out=tmp_path / "out")
     assert "\n" not in str(caught.value)
 
 
@@ -182,7 +184,7 @@ def test_names_and_files_that_lead_nowhere(tmp_path: Path) -> None:
     assert "there is no file" in told(tmp_path / "no.py")
     assert "not of the form FILE.py:NAME" in told(path, "a b")
     with pytest.raises(LabError, match="leave data folder and preset out"):
-        compare(f"{path}:task", ["sgd"], batch_size=16, out=tmp_path / "out", preset="smoke")
+        compare(f"{path}:task", optimizers=["sgd"], batch_size=16, out=tmp_path / "out", preset="smoke")
 
 
 def test_the_check_leaves_the_callers_generator_alone(tmp_path: Path) -> None:

@@ -8,12 +8,9 @@ which everything here costs nothing.
 from __future__ import annotations
 
 import gc
-import io
 import os
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -26,12 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from valleys.lab.errors import LabError
 
-__all__ = ["Layout", "Ranks", "check_averaged", "held_back", "joined", "one_voice"]
+__all__ = ["Layout", "Ranks", "check_averaged", "held_back", "joined"]
 
 T = TypeVar("T")
-
-_PATIENCE = 10.0
-"""Seconds that a failing rank waits for the others: long enough for a line of text, too short to look like a hang."""
 
 
 class _SharedError(LabError):
@@ -301,31 +295,6 @@ def joined() -> Iterator[Ranks]:
             distributed.destroy_process_group()
 
 
-@contextmanager
-def one_voice() -> Iterator[None]:
-    """Let rank 0 alone print, and tell the failures that all ranks share.
-
-    What the others print on stderr is shown after all if they end by an exception, or exit with an error and rank 0
-    does not do so too within ten seconds.
-    """
-    rank, size = _launched()
-    if size == 1:
-        yield
-        return
-    kept = io.StringIO()
-    try:
-        if rank == 0:
-            yield
-        else:
-            with redirect_stdout(io.StringIO()), redirect_stderr(kept):
-                yield
-    except BaseException as error:
-        # A launcher ends all ranks as soon as one has failed, so the others must not leave before rank 0 has spoken.
-        if not isinstance(error, SystemExit) or (error.code and not _left_together(rank, size)):
-            sys.stderr.write(kept.getvalue())
-        raise
-
-
 def _meet(ranks: Ranks) -> None:
     """Make the process group of all that were launched."""
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -356,33 +325,6 @@ def _store() -> Any:
     """Where the ranks meet: kept by torchrun, or by rank 0 for as long as its process lives."""
     store, _, _ = next(rendezvous("env://"))
     return store
-
-
-def _left_together(rank: int, size: int) -> bool:
-    """Wait, not for long, until rank 0 has printed."""
-    try:
-        if rank > 0:
-            heard = _appears(["valleys/said"])
-            _store().set(f"valleys/heard/{rank}", "")
-            return heard
-        sys.stdout.flush()
-        sys.stderr.flush()
-        _store().set("valleys/said", "")
-        if not distributed.is_torchelastic_launched():  # the store is this process's and would end with it
-            _appears([f"valleys/heard/{other}" for other in range(1, size)])
-    except (RuntimeError, ValueError):  # the store has gone, or there was no place to meet
-        return False
-    return True
-
-
-def _appears(keys: list[str]) -> bool:
-    """Whether the store gets these keys in time. Its own waiting would print a warning at the end of its patience."""
-    deadline = time.monotonic() + _PATIENCE
-    while not _store().check(keys):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, LabError | None]:

@@ -88,10 +88,11 @@ def train(
         LabError: see ``RunConfig``; hyperparameters that are not those of the space; noise where it cannot be measured.
 
     Example:
-        >>> from valleys.lab import optimizers, tasks
+        >>> from valleys.lab import tasks
+        >>> from valleys.lab.optimizers.resolve import resolve
         >>> record = train(
         ...     tasks.load("digits"),
-        ...     optimizers.resolve("adamw"),
+        ...     resolve("adamw"),
         ...     {"lr": 1e-2, "one_minus_beta1": 0.1},
         ...     RunConfig(batch_size=1024, epochs=3),
         ...     seed=0,

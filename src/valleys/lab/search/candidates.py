@@ -42,7 +42,7 @@ def points(space: Mapping[str, Range], trials: int, seed: int = TUNING_SEED) -> 
         One dictionary of hyperparameters per trial.
 
     Example:
-        >>> from valleys.lab.optimizers.resolve import Range
+        >>> from valleys.lab.optimizers.spec import Range
         >>> space = {"lr": Range(1e-4, 1.0)}
         >>> points(space, 2) == points(space, 8)[:2]
         True
