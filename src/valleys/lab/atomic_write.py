@@ -10,12 +10,7 @@ __all__ = ["write_whole"]
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file. A reader sees the old file or the new one, never half of it.
-
-    Args:
-        path: the file; its folder exists.
-        content: what is in it; text is written as UTF-8.
-    """
+    """Write a file. A reader sees the old file or the new one, never half of it."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     unfinished = Path(name)
     try:

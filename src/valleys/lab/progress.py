@@ -17,16 +17,7 @@ Watch = Callable[[str, int], Follow]
 
 @contextmanager
 def watch(title: str, runs: int, show: bool | None = None) -> Iterator[Watch]:
-    """Follow a number of runs.
-
-    Args:
-        title: what is being done.
-        runs: how many runs there will be.
-        show: whether to show a bar; default: where stderr is a terminal.
-
-    Yields:
-        The function to call at the start of each run, with its label and the number of finished runs.
-    """
+    """Show a progress bar over runs; yield a function to call with each run's label and the number of finished runs."""
     if not (sys.stderr.isatty() if show is None else show):
         yield lambda label, finished: lambda step, total: None
         return

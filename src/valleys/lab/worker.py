@@ -40,12 +40,6 @@ class Work:
 
         Optimizers take turns, so that a machine that slows down slows all of them down. An optimizer's fresh seeds can
         be run as soon as its own tuning is finished.
-
-        Args:
-            store: what is finished.
-
-        Returns:
-            The runs; none if all is done.
         """
         points = {spec.name: candidates.points(spec.space, self.trials) for spec in self.specs}
         tuned_at_all = [spec for spec in self.specs if spec.space]
@@ -84,18 +78,7 @@ def work(
     title: str,
     show: bool | None = None,
 ) -> int:
-    """Do all of it, or what other workers leave, and wait for the rest.
-
-    Args:
-        wanted: what is to be done.
-        store: where runs are claimed and handed in.
-        run: does one.
-        title: of the progress bar.
-        show: whether to show it; default: where stderr is a terminal.
-
-    Returns:
-        How many runs this worker handed in.
-    """
+    """Do all of it, or what other workers leave, and wait for the rest."""
     done = 0
     with watch(title, wanted.total(), show) as bar:
         while jobs := wanted.jobs(store):

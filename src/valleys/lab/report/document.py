@@ -22,17 +22,7 @@ __all__ = ["escape", "plain", "to_json", "to_markdown", "write"]
 
 
 def write(results: Results, summary: Summary, folder: Path, command: str) -> dict[str, Path]:
-    """Write ``report.md``, ``report.json``, ``report.html`` and ``curves.png``.
-
-    Args:
-        results: everything the store holds.
-        summary: the same, summarized.
-        folder: an existing folder.
-        command: what repeats the comparison.
-
-    Returns:
-        The paths: ``markdown``, ``json``, ``html``, ``curves``.
-    """
+    """Write ``report.md``, ``report.json``, ``report.html`` and ``curves.png``."""
     paths = {
         "markdown": folder / "report.md",
         "json": folder / "report.json",
@@ -51,16 +41,7 @@ def write(results: Results, summary: Summary, folder: Path, command: str) -> dic
 
 
 def to_json(results: Results, summary: Summary, command: str) -> dict[str, Any]:
-    """Every number of the comparison, as strict JSON: what is not finite is null.
-
-    Args:
-        results: everything the store holds.
-        summary: the same, summarized.
-        command: what repeats the comparison.
-
-    Returns:
-        The document.
-    """
+    """Return every number of the comparison as strict JSON: what is not finite is null."""
     document: dict[str, Any] = plain(
         {
             "command": command,
@@ -96,16 +77,7 @@ def to_json(results: Results, summary: Summary, command: str) -> dict[str, Any]:
 
 
 def to_markdown(results: Results, summary: Summary, command: str) -> str:
-    """The report for people.
-
-    Args:
-        results: everything the store holds.
-        summary: the same, summarized.
-        command: what repeats the comparison.
-
-    Returns:
-        Markdown.
-    """
+    """Return the report as Markdown."""
     configuration = results.configuration
     name, batch = escape(configuration["task"]), configuration["batch_size"]
     rows = [cells(row, configuration["metric"]) for row in summary.rows]
@@ -156,13 +128,7 @@ def to_markdown(results: Results, summary: Summary, command: str) -> str:
 
 
 def escape(text: str) -> str:
-    r"""Text as Markdown shows it, in a table too.
-
-    Args:
-        text: any text.
-
-    Returns:
-        The same with Markdown's own characters escaped, on one line.
+    r"""Escape Markdown's own characters; the result is one line, for tables too.
 
     Example:
         >>> print(escape("a|b"))
@@ -172,13 +138,7 @@ def escape(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as strict JSON holds it.
-
-    Args:
-        value: nested mappings, sequences and scalars.
-
-    Returns:
-        Dictionaries, lists and scalars; infinities and NaN become None.
+    """Return nested mappings and sequences as strict JSON: infinities and NaN become None.
 
     Example:
         >>> plain({"loss": (1.0, float("inf"))})

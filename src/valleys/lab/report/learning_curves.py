@@ -26,14 +26,7 @@ def draw(
     order: Sequence[str],
     path: Path,
 ) -> None:
-    """Draw mean and range over the fresh seeds, and the target.
-
-    Args:
-        configuration: the comparison's.
-        records: runs on fresh seeds, by optimizer; their order chooses the colours.
-        order: the optimizers in the legend's order.
-        path: the PNG file to write.
-    """
+    """Draw mean and range over the fresh seeds, and the target; the order of ``records`` chooses the colours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,14 +63,7 @@ def draw(
 
 
 def band(records: Sequence[Record]) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Mean, lowest and highest validation metric at each step that all runs evaluated.
-
-    Args:
-        records: runs of one optimizer.
-
-    Returns:
-        Steps, means, lows, highs.
-    """
+    """Return steps, and mean, lowest and highest validation metric at each step that all runs evaluated."""
     by_step: dict[int, list[float]] = {}
     for record in records:
         for evaluation in record.curve:

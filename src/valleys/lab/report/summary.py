@@ -80,15 +80,7 @@ class Summary:
 
 
 def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
-    """Select, average and judge.
-
-    Args:
-        results: everything the store holds.
-        warnings: earlier warnings, which come first among the notes.
-
-    Returns:
-        The summary.
-    """
+    """Select, average and judge; earlier warnings come first among the notes."""
     configuration = results.configuration
     trials = {name: {key.point: record for key, record in runs.items()} for name, runs in results.tuning.items()}
     chosen = {
@@ -124,14 +116,7 @@ def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
 
 
 def layouts(results: Results) -> list[Layout]:
-    """How the batch was spread over processes and backward passes.
-
-    Args:
-        results: everything the store holds.
-
-    Returns:
-        One layout per sitting.
-    """
+    """Return the layout of the batch over processes and backward passes, of each sitting."""
     configuration = results.configuration
     return [
         Layout(configuration["batch_size"], configuration["micro_batch"], seen["ranks"])
@@ -140,15 +125,7 @@ def layouts(results: Results) -> list[Layout]:
 
 
 def cells(row: Row, metric: str) -> dict[str, str]:
-    """A row as text.
-
-    Args:
-        row: one line of the table.
-        metric: the metric's name.
-
-    Returns:
-        The text of each column, by the column's title.
-    """
+    """Return a row as text, by the column's title."""
     chosen = row.hyperparameters
     return {
         "optimizer": row.optimizer,

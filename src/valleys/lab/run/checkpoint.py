@@ -29,16 +29,11 @@ class Checkpoint:
     _written: float = field(default_factory=time.monotonic)
 
     def due(self) -> bool:
-        """Whether it is time to write again."""
+        """Return whether it is time to write again."""
         return time.monotonic() - self._written >= self.every
 
     def save(self, of: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-        """Write the file, whole or not at all.
-
-        Args:
-            of: what tells this run from others, plain numbers and strings.
-            state: tensors, numbers, strings, and lists and dictionaries of them.
-        """
+        """Write the file, whole or not at all; ``of`` distinguishes this run from others."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Two workers may write at once where one took the other for dead: each has a file of its own until it is whole.
         new = self.path.with_suffix(f".{os.getpid()}.new")
@@ -47,15 +42,7 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def load(self, of: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Read the file.
-
-        Args:
-            of: what ``save`` was told.
-
-        Returns:
-            The state, on the CPU; None if there is no file, or it is another run's or cannot be read: the run
-            then begins anew.
-        """
+        """Read the state to the CPU; None if there is no file, or it is damaged or another run's: the run begins anew."""
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):

@@ -15,13 +15,6 @@ __all__ = ["environment"]
 def environment(device: str, ranks: int = 1) -> dict[str, Any]:
     """Versions and hardware, for the report and for a warning when they change between two sittings.
 
-    Args:
-        device: ``cpu`` or ``cuda``.
-        ranks: how many processes share the work.
-
-    Returns:
-        Plain strings and numbers.
-
     Example:
         >>> sorted(environment("cpu"))
         ['cpus', 'device', 'python', 'ranks', 'threads', 'torch', 'valleys']

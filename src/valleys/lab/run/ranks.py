@@ -93,17 +93,11 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """Whether this is the rank that writes, prints and decides."""
+        """Return whether this is the rank that writes, prints and decides."""
         return self.rank == 0
 
     def device(self, wanted: torch.device | str) -> torch.device:
-        """The device that this rank computes on.
-
-        Args:
-            wanted: ``cpu``, ``cuda`` (with several ranks: this rank's own of the machine's devices), or one by number.
-
-        Returns:
-            The device.
+        """Return this rank's device: with several ranks, ``cuda`` is its own of the machine's devices.
 
         Raises:
             LabError: more ranks than CUDA devices, or a process group that cannot serve the device.
@@ -131,13 +125,8 @@ class Ranks:
 
         .. math:: \sum_{\text{ranks}} \sum_j w_j = 1, \quad w_j = n_j / n
 
-        Args:
-            batch: the batch's examples, the same on all ranks.
-            micro_batch: the most examples of one micro-batch.
-
-        Returns:
-            Micro-batches and weights, at least one: a rank without a share gets the first examples with weight 0, since
-            the sum of the gradients needs a backward pass of every rank.
+        A rank without a share gets the first examples with weight 0: the sum of the gradients needs a backward pass of
+        every rank.
 
         Example:
             >>> [(part.tolist(), weight) for part, weight in Ranks(0, 2).parts(torch.arange(8), 3)]
@@ -149,14 +138,7 @@ class Ranks:
         return [(part, len(part) / len(batch)) for part in share.split(micro_batch)]
 
     def replicate(self, model: nn.Module) -> nn.Module:
-        """The model whose last backward pass of a step averages the gradients over the ranks; see ``held_back``.
-
-        Args:
-            model: the same on all ranks.
-
-        Returns:
-            The model itself if it is alone, otherwise its wrapper, which shares its parameters.
-        """
+        """Return the model or, with several ranks, its wrapper, which averages the gradients; see ``held_back``."""
         if self.size == 1:
             return model
         wrapper = DistributedDataParallel(model)
@@ -164,27 +146,14 @@ class Ranks:
         return wrapper
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over the ranks.
-
-        Args:
-            value: this rank's part; it is left as it is.
-
-        Returns:
-            The sum.
-        """
+        """Return the sum of a tensor over the ranks."""
         total = value.clone()
         if self.size > 1:
             distributed.all_reduce(total)
         return total
 
     def decide(self, work: Callable[[], T]) -> T:
-        """What comes of work that rank 0 does alone.
-
-        Args:
-            work: called on rank 0; its result goes to the others by pickle.
-
-        Returns:
-            The result, on all ranks.
+        """Return the result of work that rank 0 does alone; the others get it by pickle.
 
         Raises:
             LabError: on all ranks, if the work raised it.
@@ -202,13 +171,7 @@ class Ranks:
         return done
 
     def agree(self, work: Callable[[], T]) -> T:
-        """Let every rank do work that may fail on some of them.
-
-        Args:
-            work: called on all ranks, on rank 0 first, so that what it downloads is there for the others.
-
-        Returns:
-            This rank's own result.
+        """Let every rank do work that may fail on some: rank 0 first, whose downloads are then there for the others.
 
         Raises:
             LabError: on all ranks, if the work raised it on any.
@@ -230,9 +193,6 @@ class Ranks:
 def check_averaged(model: nn.Module) -> None:
     """Refuse gradients that not all ranks have averaged: the wrapper waits for those of all parameters.
 
-    Args:
-        model: what ``Ranks.replicate`` gave, after the last backward pass of a step.
-
     Raises:
         LabError: several ranks, and a parameter without a gradient.
     """
@@ -247,14 +207,7 @@ def check_averaged(model: nn.Module) -> None:
 
 
 def held_back(model: nn.Module) -> AbstractContextManager[None]:
-    """Forward and backward passes whose gradients stay on this rank until a later backward pass takes them along.
-
-    Args:
-        model: what ``Ranks.replicate`` gave.
-
-    Returns:
-        The context of such passes.
-    """
+    """Forward and backward passes whose gradients stay on this rank until a later backward pass takes them along."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
@@ -263,9 +216,6 @@ def joined() -> Iterator[Ranks]:
     """Join the other processes of this launch.
 
     A process group that is already there is used and left as it is. Otherwise one is made, and taken down at the end.
-
-    Yields:
-        The ranks: one, if no launcher has started several.
 
     Raises:
         LabError: the environment announces several processes but not where they meet.

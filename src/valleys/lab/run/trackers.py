@@ -38,9 +38,6 @@ NAMES = tuple(_MODULES)
 def check(names: Sequence[str]) -> None:
     """Refuse trackers that are unknown or not installed, before any work.
 
-    Args:
-        names: some of ``NAMES``.
-
     Raises:
         LabError: an unknown name, one named twice, or a package that is missing, with the command that installs it.
 
@@ -60,16 +57,7 @@ def check(names: Sequence[str]) -> None:
 
 
 def run_name(optimizer: str, phase: str, point: int, seed: int) -> str:
-    """What the trackers call a run of a comparison.
-
-    Args:
-        optimizer: its name in the comparison.
-        phase: ``tuning`` or ``final``.
-        point: number of the hyperparameters.
-        seed: of the run.
-
-    Returns:
-        The name, another for every run.
+    """Return the trackers' name of a run, another for every run of a comparison.
 
     Example:
         >>> run_name("alto", "final", 3, 1000)
@@ -82,7 +70,10 @@ def run_name(optimizer: str, phase: str, point: int, seed: int) -> str:
 def tracker(
     names: Sequence[str], folder: Path | str, run_name: str, configuration: Mapping[str, Any]
 ) -> Iterator[Observe]:
-    """Follow one run.
+    """Follow one run; yield an ``observe`` for its evaluations and, at the end, its record.
+
+    A run that is made again takes the place of TensorBoard's curve from where it begins; in the others it is a second
+    run of that name.
 
     TensorBoard writes into ``folder/tensorboard/RUN``. MLflow logs to where MLFLOW_TRACKING_URI or
     ``mlflow.set_tracking_uri`` says, otherwise to the SQLite file ``folder/mlflow.db``. W&B stays offline, with its
@@ -90,16 +81,6 @@ def tracker(
 
     A tracker that fails while the run is under way is dropped with a warning: it must not cost the run. In a launch of
     several processes rank 0 alone has names to give.
-
-    Args:
-        names: some of ``NAMES``; none: nothing is done.
-        folder: of the comparison.
-        run_name: of the run. A run that is made again takes the place of TensorBoard's curve from where it begins; in
-            the others it is a second run of that name.
-        configuration: what the run is made with.
-
-    Yields:
-        A function for each evaluation and, at the end, the record: an ``observe`` of ``trainer.train``.
 
     Raises:
         LabError: see ``check``; a tracker that cannot begin.

@@ -68,15 +68,7 @@ class Fitting:
         checkpoint: Checkpoint | None = None,
         of: Mapping[str, Any] | None = None,
     ) -> None:
-        """Step and evaluate until the epochs are over or the run diverges.
-
-        Args:
-            epochs: passes over the data.
-            progress: see ``trainer.train``.
-            observe: see ``trainer.train``.
-            checkpoint: where the run's state is kept, and read from first.
-            of: what tells this run from others.
-        """
+        """Step and evaluate until the epochs are over or the run diverges."""
         task, examples = self.task, len(self.task.train)
         total = epochs * (examples // self.batch_size)
         scheduler = task.schedule.build(self.optimizer, total)
@@ -118,17 +110,11 @@ class Fitting:
                 )
 
     def evaluate(self, split: Reader) -> float:
-        """The metric over a whole split, in evaluation mode.
+        """Return the metric over a whole split, in evaluation mode.
 
         Every rank reads all of it: shared out, a metric would be rounded otherwise than in one process, and two equal
         accuracies of which the first wins would no longer be equal. Rank 0's number, whose statistics of a batch
         normalisation are those that count, is everybody's.
-
-        Args:
-            split: its reader, on the run's device.
-
-        Returns:
-            The number.
         """
         training = self.model.training
         self.model.eval()

@@ -33,14 +33,6 @@ def points(space: Mapping[str, Range], trials: int, seed: int = TUNING_SEED) -> 
     The points ``u`` of the unit cube depend on the number of dimensions and on ``seed`` alone, so optimizers
     with equally many hyperparameters search the same points; more trials extend the sequence unchanged.
 
-    Args:
-        space: the range of each hyperparameter. An empty space has a single point.
-        trials: number of points, at least 1.
-        seed: seed of the scrambling.
-
-    Returns:
-        One dictionary of hyperparameters per trial.
-
     Example:
         >>> from valleys.lab.optimizers.spec import Range
         >>> space = {"lr": Range(1e-4, 1.0)}
@@ -60,15 +52,7 @@ def points(space: Mapping[str, Range], trials: int, seed: int = TUNING_SEED) -> 
 
 
 def select(records: Mapping[int, Record], maximize: bool) -> int | None:
-    """The trial with the best final validation metric.
-
-    Args:
-        records: finished trials by number.
-        maximize: whether a larger metric is better.
-
-    Returns:
-        Its number, the lowest of those that tie; None if every trial diverged.
-    """
+    """Return the trial with the best final validation metric, the lowest number of ties; None if all diverged."""
     sign = -1.0 if maximize else 1.0
     scores = [
         (sign * record.validation, number)
@@ -79,15 +63,7 @@ def select(records: Mapping[int, Record], maximize: bool) -> int | None:
 
 
 def at_edge(hyperparameters: Mapping[str, float], space: Mapping[str, Range]) -> list[str]:
-    """The chosen values that lie so near an end of their range that a better one may lie beyond it.
-
-    Args:
-        hyperparameters: the chosen values.
-        space: their ranges.
-
-    Returns:
-        A phrase for each such value, such as ``lr = 0.98 (range 0.0001 to 1)``.
-    """
+    """Return a phrase, ``lr = 0.98 (range 0.0001 to 1)``, for each chosen value near an end of its range."""
     return [
         f"{name} = {hyperparameters[name]:.3g} (range {ranges.low:g} to {ranges.high:g})"
         for name, ranges in space.items()

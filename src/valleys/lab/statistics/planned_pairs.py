@@ -47,16 +47,6 @@ def questions(
 
     These pairs do not depend on the results, so they pay for one another alone and not, as the leader's do, for every
     pair there is: with ten optimizers of which four are adapted, each is tested at 0.05 / 4 instead of 0.05 / 45.
-
-    Args:
-        records: runs on fresh seeds, by optimizer.
-        maximize: whether a larger metric is better.
-        metric: the metric's name with its unit.
-        batch_size: named in the sentences.
-        step_seconds: median seconds per step, by optimizer and seed.
-
-    Returns:
-        One question per pair, in the order of ``records``.
     """
     bases = {name: next((base for base in BASES.get(name, ()) if base in records), None) for name in records}
     pairs = [(name, base) for name, base in bases.items() if base is not None]

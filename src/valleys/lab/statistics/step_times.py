@@ -19,13 +19,6 @@ def step_times(records: Mapping[str, Sequence[Record]]) -> dict[str, dict[int, f
     An optimizer that joins a comparison days later finds the machine in another state: its times say nothing beside the
     others', whatever their intervals. The largest group of optimizers whose runs lie in one stretch of time is kept.
 
-    Args:
-        records: runs on fresh seeds, by optimizer. A run that does not say when it ended may have been made at any
-            time.
-
-    Returns:
-        Times of the optimizers of that group.
-
     Example:
         >>> run = dict(optimizer="a", hyperparameters={}, batch_size=1, steps=1, diverged=False, step_seconds=0.1)
         >>> old, new = (Record(seed=0, ended=ended, **run) for ended in (0.0, 1e6))

@@ -33,13 +33,6 @@ _TRIES = 8
 def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
     """Open an Optuna storage.
 
-    Args:
-        url: an SQLAlchemy URL, such as ``postgresql://user@host/name``.
-        heartbeat: seconds between two signs of life, at least 1.
-
-    Returns:
-        The storage; its tables are made if need be.
-
     Raises:
         LabError: Optuna or a driver is missing, the text is no URL, or the database cannot be reached.
     """
@@ -94,12 +87,6 @@ def exclusive(storage: optuna.storages.RDBStorage) -> AbstractContextManager[Any
 
     Servers lock rows where Optuna asks them to. SQLite cannot: two processes could both read that a trial waits and
     both take it. There a lock on a file beside the database does it, which the kernel drops when its holder dies.
-
-    Args:
-        storage: the storage.
-
-    Returns:
-        The context of such work.
     """
     from filelock import FileLock
 
@@ -111,16 +98,7 @@ def exclusive(storage: optuna.storages.RDBStorage) -> AbstractContextManager[Any
 
 @contextmanager
 def beating(storage: optuna.storages.RDBStorage, trial: int, heartbeat: int) -> Iterator[None]:
-    """Give signs of life for a trial while its run goes on.
-
-    Args:
-        storage: where the trial is.
-        trial: its id.
-        heartbeat: seconds between two signs.
-
-    Yields:
-        Nothing.
-    """
+    """Give signs of life for a trial while its run goes on."""
     from optuna.exceptions import StorageInternalError
 
     stop = threading.Event()
@@ -143,19 +121,12 @@ def beating(storage: optuna.storages.RDBStorage, trial: int, heartbeat: int) -> 
 
 
 def worker() -> dict[str, Any]:
-    """Who works here: enough to tell on the same machine whether the process still lives."""
+    """Return host and process: enough to see on the same machine whether the process still lives."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "space": _pid_space()}
 
 
 def alive(other: dict[str, Any] | None) -> bool:
-    """Whether a worker may be at work still, as far as can be seen from here.
-
-    Args:
-        other: what ``worker`` said there; None: unknown.
-
-    Returns:
-        False only for a process of this machine that is gone. Others are given up when their heartbeat stops.
-    """
+    """Return False only for a process of this machine that is gone; others are given up when their heartbeat stops."""
     if other is None or (other.get("host"), other.get("space")) != (socket.gethostname(), _pid_space()):
         return True
     try:

@@ -91,17 +91,10 @@ class Store:
         spaces: Mapping[str, Mapping[str, Range]],
         asked: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Say what is going to be compared; refuse a comparison of something else.
+        """Set the comparison's configuration and return warnings; refuse a comparison of something else.
 
-        Args:
-            configuration: plain numbers and strings, ``maximize`` among them. Those in ``GROWING`` may have
-                grown, the others must be as they were.
-            environment: plain numbers and strings; a change only warns.
-            spaces: range of each hyperparameter, by optimizer. Optimizers may be added or left out.
-            asked: how it was asked for, plain numbers, strings and lists of them; the last call's is kept.
-
-        Returns:
-            Warnings.
+        Settings in ``GROWING`` may have grown, the others must be as they were; optimizers may be added or left out; a
+        change of the environment only warns.
 
         Raises:
             LabError: naming what differs, and the remedy.
@@ -138,29 +131,14 @@ class Store:
         return _changes(environments[-1], environment) if environments else []
 
     def claim(self, jobs: Sequence[Job]) -> Job | None:
-        """Take one of these runs for this worker.
-
-        Args:
-            jobs: in the order of preference.
-
-        Returns:
-            The first that nobody has finished or is at work on; None if there is none.
-        """
+        """Claim for this worker the first run that nobody has finished or is at work on; None if there is none."""
         with self._exclusive:
             for study in dict.fromkeys(self._of(job) for job in jobs):
                 self._give_up_on_the_dead(study)
             return next((job for job in jobs if self._take(job)), None)
 
     def complete(self, job: Job, record: Record) -> bool:
-        """Hand in the record of a run that this worker claimed.
-
-        Args:
-            job: the run.
-            record: its outcome.
-
-        Returns:
-            Whether it counts: False if this worker was taken for dead and another one has the run now.
-        """
+        """Hand in a claimed run's record; False if this worker was taken for dead and another one has the run now."""
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
@@ -172,23 +150,12 @@ class Store:
             return False
 
     def abandon(self, job: Job) -> None:
-        """Let others have a run that this worker claimed and will not finish.
-
-        Args:
-            job: the run.
-        """
+        """Let others have a run that this worker claimed and will not finish."""
         self._fail(self._claimed.pop(job))
 
     @contextmanager
     def at_work(self, job: Job) -> Iterator[None]:
-        """Give signs of life while a claimed run goes on; if it raises, let others have it.
-
-        Args:
-            job: the run.
-
-        Yields:
-            Nothing.
-        """
+        """Give signs of life while a claimed run goes on; if it raises, let others have it."""
         try:
             with beating(self._storage, self._claimed[job], self.heartbeat):
                 yield
@@ -197,15 +164,7 @@ class Store:
             raise
 
     def finished(self, optimizer: str, phase: Phase) -> Mapping[Key, Record]:
-        """The finished runs of an optimizer.
-
-        Args:
-            optimizer: its name.
-            phase: tuning or final.
-
-        Returns:
-            Records in the order of their keys.
-        """
+        """Return the records of an optimizer's finished runs, in the order of their keys."""
         from optuna.trial import TrialState
 
         study = self._study(f"{self.name}/{optimizer}/{phase}")
@@ -217,14 +176,7 @@ class Store:
         return dict(sorted(known.items()))
 
     def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:
-        """Everything the store holds about these optimizers.
-
-        Args:
-            spaces: the optimizers, in the report's order, with their search spaces.
-
-        Returns:
-            The results.
-        """
+        """Return everything the store holds about these optimizers."""
         known = self._study(self.name).user_attrs
         return Results(
             known["configuration"],
@@ -237,24 +189,14 @@ class Store:
         )
 
     def held(self) -> tuple[Mapping[str, Any], list[str], Mapping[str, Any]]:
-        """What the store is about, for those who did not configure it.
-
-        Returns:
-            Configuration, names of the optimizers as they were asked for last, and how; all empty in a new store.
-        """
+        """What the store is about, for those who did not configure it."""
         known = self._study(self.name).user_attrs
         asked = known.get("asked", {})
         names = asked.get("optimizers") or sorted(n.removeprefix("space:") for n in known if n.startswith("space:"))
         return known.get("configuration", {}), names, asked
 
     def measured(self, optimizer: str, key: Key, found: Mapping[str, Any]) -> None:
-        """Keep what was measured of a finished run; a later measurement takes its place.
-
-        Args:
-            optimizer: its name.
-            key: which final run.
-            found: plain numbers and strings.
-        """
+        """Keep what was measured of a finished run; a later measurement takes its place."""
         self._study(self.name).set_user_attr(f"{_FLATNESS}{key.point}:{key.seed}:{optimizer}", dict(found))
 
     def _take(self, job: Job) -> bool:
