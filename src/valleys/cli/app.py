@@ -25,8 +25,8 @@ COMMANDS = (
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(show: bool) -> None:
+    if show:
         typer.echo(version("valleys"))
         raise typer.Exit
 

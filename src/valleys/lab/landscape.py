@@ -124,7 +124,7 @@ def landscape(
     if config.storage is None and not (folder / "comparison.db").exists():
         raise LabError(f"{folder} holds no comparison; name the folder that `valleys compare --out` wrote")
     with Store(folder, config.storage, config.name) as store:
-        configuration, names, request = store.held()
+        configuration, names, request = store.description()
         if not configuration:
             raise LabError(f"the storage holds no comparison called {store.name}; give --name")
         problem = _problem(task, configuration, request, config.data_dir)
@@ -208,8 +208,8 @@ def _jobs(results: Results, summary: Summary) -> list[Job]:
 
 
 def _missing(results: Results, job: Job, examples: int, measures: Sequence[str]) -> bool:
-    held = results.flatness.get(job.optimizer, {}).get(job.key)
-    return held is None or held["examples"] != examples or any(measure not in held for measure in measures)
+    measured = results.flatness.get(job.optimizer, {}).get(job.key)
+    return measured is None or measured["examples"] != examples or any(name not in measured for name in measures)
 
 
 @dataclass(frozen=True)

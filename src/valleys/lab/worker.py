@@ -45,14 +45,14 @@ class Work:
         tuned_at_all = [spec for spec in self.specs if spec.space]
         tuned = {spec.name: store.finished(spec.name, "tuning") for spec in self.specs}
         final = {spec.name: store.finished(spec.name, "final") for spec in self.specs}
-        wanted = []
+        missing = []
         for trial in range(self.trials):
             for spec in tuned_at_all:
                 if trial < len(points[spec.name]):
                     key = Key(trial, candidates.TUNING_SEED)
                     if key not in tuned[spec.name]:
-                        wanted.append(Job(spec.name, "tuning", key, points[spec.name][trial], spec.space))
-        waiting = {job.optimizer for job in wanted}
+                        missing.append(Job(spec.name, "tuning", key, points[spec.name][trial], spec.space))
+        waiting = {job.optimizer for job in missing}
         chosen: dict[str, int | None] = {spec.name: candidates.FIXED for spec in self.specs if not spec.space}
         for spec in tuned_at_all:
             if spec.name not in waiting:
@@ -63,8 +63,8 @@ class Work:
                 if (point := chosen.get(spec.name)) is not None:
                     key = Key(point, seed)
                     if key not in final[spec.name]:
-                        wanted.append(Job(spec.name, "final", key, points[spec.name][point], spec.space))
-        return wanted
+                        missing.append(Job(spec.name, "final", key, points[spec.name][point], spec.space))
+        return missing
 
     def total(self) -> int:
         """How many runs there are if every optimizer has a trial that does not diverge."""
@@ -72,7 +72,7 @@ class Work:
 
 
 def work(
-    wanted: Work,
+    plan: Work,
     store: RankStore,
     run: Callable[[Job, Follow], Record],
     title: str,
@@ -80,17 +80,17 @@ def work(
 ) -> int:
     """Do all of it, or what other workers leave, and wait for the rest."""
     done = 0
-    with watch(title, wanted.total(), show) as bar:
-        while jobs := wanted.jobs(store):
+    with watch(title, plan.total(), show) as bar:
+        while jobs := plan.jobs(store):
             job = store.claim(jobs)
             if job is None:
-                bar("waiting for other workers", wanted.total() - len(jobs))
+                bar("waiting for other workers", plan.total() - len(jobs))
                 time.sleep(_PATIENCE)
                 continue
             with store.at_work(job):
-                record = run(job, bar(_label(job), wanted.total() - len(jobs)))
+                record = run(job, bar(_label(job), plan.total() - len(jobs)))
             done += store.complete(job, record)
-        bar("", wanted.total())
+        bar("", plan.total())
     return done
 
 

@@ -99,12 +99,12 @@ def _from_module(name: str) -> OptimizerSpec:
 
 
 def _own_space(name: str, make: Callable[..., object]) -> dict[str, Range]:
-    given = getattr(make, "search_space", {"lr": (1e-4, 1.0)})
+    attribute = getattr(make, "search_space", {"lr": (1e-4, 1.0)})
     try:
-        space = {key: value if isinstance(value, Range) else Range(*value) for key, value in given.items()}
+        space = {key: value if isinstance(value, Range) else Range(*value) for key, value in attribute.items()}
     except (AttributeError, TypeError) as error:
         raise LabError(
-            f"optimizer {name!r}: search_space must be a dictionary of (low, high) pairs, got {given!r}"
+            f"optimizer {name!r}: search_space must be a dictionary of (low, high) pairs, got {attribute!r}"
         ) from error
     try:
         inspect.signature(make).bind([], **dict.fromkeys(space, 0.0))

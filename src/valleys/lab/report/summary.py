@@ -92,17 +92,17 @@ def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
         for name, point in chosen.items()
     }
     records = {name: _of_point(results.final[name], point) for name, point in chosen.items()}
-    asked: dict[str, Any] = {
+    about: dict[str, Any] = {
         "maximize": configuration["maximize"],
         "metric": f"test {configuration['metric']}",
         "batch_size": configuration["batch_size"],
         "step_seconds": step_times(records),
     }
-    outcome = verdict({name: {record.seed: record.test for record in runs} for name, runs in records.items()}, **asked)
+    outcome = verdict({name: {record.seed: record.test for record in runs} for name, runs in records.items()}, **about)
     order = [outcome.leader] if outcome.leader is not None else []
     order += [rival.name for rival in outcome.rivals]
     order += [name for name in trials if name not in order]
-    planned = questions(records, **asked)
+    planned = questions(records, **about)
     return Summary(
         chosen,
         selected,

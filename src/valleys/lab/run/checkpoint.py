@@ -42,7 +42,7 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def load(self, of: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Read the state to the CPU; None if there is no file, or it is damaged or another run's: the run begins anew."""
+        """Read the state to the CPU; None if there is no file, or it is damaged or another run's."""
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):

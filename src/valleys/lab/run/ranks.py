@@ -96,13 +96,13 @@ class Ranks:
         """Return whether this is the rank that writes, prints and decides."""
         return self.rank == 0
 
-    def device(self, wanted: torch.device | str) -> torch.device:
+    def device(self, name: torch.device | str) -> torch.device:
         """Return this rank's device: with several ranks, ``cuda`` is its own of the machine's devices.
 
         Raises:
             LabError: more ranks than CUDA devices, or a process group that cannot serve the device.
         """
-        device = torch.device(wanted)
+        device = torch.device(name)
         if self.size == 1:
             return device
         if device.type == "cuda" and device.index is None:
@@ -160,11 +160,11 @@ class Ranks:
         """
         if self.size == 1:
             return work()
-        told: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.main:
-            told[:] = _attempt(work)
-        distributed.broadcast_object_list(told, src=0)
-        result, error = told
+            outcome[:] = _attempt(work)
+        distributed.broadcast_object_list(outcome, src=0)
+        result, error = outcome
         if error is not None:
             raise _SharedError(str(error)) from error
         done: T = result

@@ -65,7 +65,7 @@ class Results:
         spaces: range of each hyperparameter, by optimizer.
         tuning: finished tuning runs, by optimizer.
         final: finished runs with fresh seeds, by optimizer.
-        asked: how the comparison was asked for, which is not part of what it is: where the data lay, the command.
+        request: how the comparison was asked for, which is not part of what it is: where the data lay, the command.
         flatness: what ``valleys landscape`` measured of the final runs, by optimizer.
     """
 
@@ -74,5 +74,5 @@ class Results:
     spaces: Mapping[str, Mapping[str, Range]]
     tuning: Mapping[str, Mapping[Key, Record]]
     final: Mapping[str, Mapping[Key, Record]]
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)
     flatness: Mapping[str, Mapping[Key, Mapping[str, Any]]] = field(default_factory=dict)

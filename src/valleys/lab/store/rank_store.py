@@ -51,10 +51,10 @@ class RankStore:
         configuration: Mapping[str, Any],
         environment: Mapping[str, Any],
         spaces: Mapping[str, Mapping[str, Range]],
-        asked: Mapping[str, Any] | None = None,
+        request: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """``Store.configure`` on rank 0."""
-        return self._ranks.decide(lambda: self._stores[0].configure(configuration, environment, spaces, asked))
+        return self._ranks.decide(lambda: self._stores[0].configure(configuration, environment, spaces, request))
 
     def claim(self, jobs: Sequence[Job]) -> Job | None:
         """``Store.claim`` on rank 0."""

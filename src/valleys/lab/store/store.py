@@ -89,7 +89,7 @@ class Store:
         configuration: Mapping[str, Any],
         environment: Mapping[str, Any],
         spaces: Mapping[str, Mapping[str, Range]],
-        asked: Mapping[str, Any] | None = None,
+        request: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Set the comparison's configuration and return warnings; refuse a comparison of something else.
 
@@ -122,8 +122,8 @@ class Store:
             for name, space in spaces.items():
                 if f"space:{name}" not in known:
                     study.set_user_attr(f"space:{name}", _plain(space))
-            if asked is not None and known.get("asked") != dict(asked):
-                study.set_user_attr("asked", dict(asked))
+            if request is not None and known.get("request") != dict(request):
+                study.set_user_attr("request", dict(request))
             environments = _environments(known)
             mark = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
             if f"environment:{mark}" not in known:
@@ -184,20 +184,20 @@ class Store:
             spaces,
             {name: self.finished(name, "tuning") for name in spaces},
             {name: self.finished(name, "final") for name in spaces},
-            known.get("asked", {}),
+            known.get("request", {}),
             {name: _measured(known, name) for name in spaces},
         )
 
-    def held(self) -> tuple[Mapping[str, Any], list[str], Mapping[str, Any]]:
+    def description(self) -> tuple[Mapping[str, Any], list[str], Mapping[str, Any]]:
         """What the store is about, for those who did not configure it."""
         known = self._study(self.name).user_attrs
-        asked = known.get("asked", {})
-        names = asked.get("optimizers") or sorted(n.removeprefix("space:") for n in known if n.startswith("space:"))
-        return known.get("configuration", {}), names, asked
+        request = known.get("request", {})
+        names = request.get("optimizers") or sorted(n.removeprefix("space:") for n in known if n.startswith("space:"))
+        return known.get("configuration", {}), names, request
 
-    def measured(self, optimizer: str, key: Key, found: Mapping[str, Any]) -> None:
+    def measured(self, optimizer: str, key: Key, measurements: Mapping[str, Any]) -> None:
         """Keep what was measured of a finished run; a later measurement takes its place."""
-        self._study(self.name).set_user_attr(f"{_FLATNESS}{key.point}:{key.seed}:{optimizer}", dict(found))
+        self._study(self.name).set_user_attr(f"{_FLATNESS}{key.point}:{key.seed}:{optimizer}", dict(measurements))
 
     def _take(self, job: Job) -> bool:
         """Claim a run if nobody has."""
@@ -296,13 +296,13 @@ def _key(trial: optuna.trial.FrozenTrial) -> Key:
 
 def _measured(known: Mapping[str, Any], optimizer: str) -> dict[Key, Mapping[str, Any]]:
     """What was measured of an optimizer's final runs."""
-    found = {}
+    measurements = {}
     for name, value in known.items():
         if name.startswith(_FLATNESS):
             point, seed, of = name.removeprefix(_FLATNESS).split(":", 2)
             if of == optimizer:
-                found[Key(int(point), int(seed))] = value
-    return dict(sorted(found.items()))
+                measurements[Key(int(point), int(seed))] = value
+    return dict(sorted(measurements.items()))
 
 
 def _environments(known: Mapping[str, Any]) -> list[dict[str, Any]]:
