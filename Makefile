@@ -15,6 +15,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then $(BIN)/lint-imports; \
+	else echo 'lint-imports is skipped: import-linter needs Python 3.11'; fi
 
 docs: $(READY)
 	$(BIN)/python website/build.py
@@ -28,4 +30,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs build .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,8 @@ import pytest
 import valleys
 
 ROOT = Path(__file__).parents[1]
+
+_LEFT_OUT = (".ci", ".git/", ".hypothesis", ".mypy_cache", ".venv", "build/", "dist/", "runs/")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +47,9 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: list[Pa
     for needed in (
         "py.typed",
         "kernels/update.c",
-        "playground/app.js",
-        "lab/html/style.css",
-        "lab/html/template.html.j2",
+        "paper/playground/app.js",
+        "lab/report/html/style.css",
+        "lab/report/html/template.html.j2",
     ):
         assert f"valleys/{needed}" in names
 
@@ -63,11 +66,27 @@ def test_the_sdist_has_what_its_tests_need(built: list[Path]) -> None:
         "Makefile",
         "docs/lab.md",
         "tests/conftest.py",
+        "src/valleys/alto.py",
+        "examples/my_task.py",
+        "website/build.py",
     ):
         assert needed in names
-    assert "examples/my_task.py" in names
-    assert "website/build.py" in names
-    assert not [name for name in names if name.startswith((".venv", "runs/", "build/", ".git/"))]
+    assert not [name for name in names if name.startswith(_LEFT_OUT)]
+
+
+def test_the_sdist_is_the_same_where_the_site_was_built_and_runs_lie(built: list[Path], tmp_path: Path) -> None:
+    checkout, dist = tmp_path / "checkout", tmp_path / "dist"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".*_cache", ".git", ".venv*", "__pycache__", "build"))
+    for name in ("build/docs", "runs/demo", ".venv-3.13/bin", ".mypy_cache/3.13", "dist"):
+        (checkout / name).mkdir(parents=True, exist_ok=True)
+        (checkout / name / "some.txt").write_text("some")
+    for name in ("src", "website"):  # as website/build.py does
+        (checkout / "build" / name).symlink_to(checkout / name)
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", str(dist)], cwd=checkout, check=True, capture_output=True
+    )
+    (archive,) = dist.glob("*.tar.gz")
+    assert archive.read_bytes() == (built[0] / archive.name).read_bytes()
 
 
 def test_one_version_everywhere() -> None:
