@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 import valleys.integrations.timm
 
-valleys.timm.register()
+valleys.integrations.timm.register()
 OPTIONS: dict[str, dict[str, Any]] = {
     "alto": {"lr": 3e-2, "weight_decay": 1e-3},
     "eadamw": {"lr": 5e-3, "weight_decay": 1e-3, "alpha": 0.5, "beta": 0.01},
