@@ -117,8 +117,8 @@ def test_the_page_names_every_folder_and_module() -> None:
     page = [f"{folder}/{module}.py" for folder, modules in lines for module in ["__init__", *modules.split()]]
     disk = {path.relative_to(ROOT).as_posix() for path in _files(PACKAGE)}
     assert len(page) == len(set(page)), "a folder or a module stands twice"
-    assert "\n".join(sorted(disk - set(page))) == "", "the page lacks them"
-    assert "\n".join(sorted(set(page) - disk)) == "", "the page has them, and the disk has not"
+    missing, extra = sorted(disk - set(page)), sorted(set(page) - disk)
+    assert not missing + extra, f"the page lacks {missing} and has {extra}, which the disk has not"
 
 
 @pytest.mark.parametrize("name", ["architecture", "glossary"])
@@ -126,7 +126,8 @@ def test_the_page_points_to_files_that_exist(name: str) -> None:
     text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     paths = set(re.findall(r"`([\w./]+(?:/\w+|\.(?:c|py|toml)))`", text))
     assert paths
-    assert sorted(path for path in paths if not (PACKAGE / path).exists() and not (ROOT / path).exists()) == []
+    offenders = [path for path in sorted(paths) if not (PACKAGE / path).exists() and not (ROOT / path).exists()]
+    assert not offenders, offenders
 
 
 # --- sizes -----------------------------------------------------------------------------------------------------------
@@ -136,23 +137,27 @@ def test_no_file_is_long() -> None:
     kinds = {".c", ".css", ".j2", ".js", ".py"}
     files = [path for folder in (PACKAGE, ROOT / "tests") for path in folder.rglob("*") if path.suffix in kinds]
     lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
-    assert _above(FILE_LINES, lengths) == ""
+    offenders = _above(FILE_LINES, lengths)
+    assert not offenders, offenders
 
 
 def test_no_function_is_long() -> None:
     files = _files(PACKAGE, ROOT / "tests")
-    assert _above(FUNCTION_LINES, {place: n for path in files for place, n in _facts(path).lengths.items()}) == ""
+    offenders = _above(FUNCTION_LINES, {place: n for path in files for place, n in _facts(path).lengths.items()})
+    assert not offenders, offenders
 
 
 def test_no_folder_is_crowded() -> None:
     folders = [path.parent for path in PACKAGE.rglob("__init__.py")]
     counts = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) - 1 for folder in folders}
-    assert _above(MODULES, counts) == ""
+    offenders = _above(MODULES, counts)
+    assert not offenders, offenders
 
 
 def test_no_function_of_the_lab_has_many_parameters() -> None:
     files = _files(PACKAGE / "lab")
-    assert _above(PARAMETERS, {place: n for path in files for place, n in _facts(path).parameters.items()}) == ""
+    offenders = _above(PARAMETERS, {place: n for path in files for place, n in _facts(path).parameters.items()})
+    assert not offenders, offenders
 
 
 def test_public_names_are_few() -> None:
@@ -173,7 +178,8 @@ def test_no_code_stands_twice() -> None:
         for first in range(len(code) - EQUAL_LINES + 1):
             block = code[first : first + EQUAL_LINES]
             places[hash(tuple(line for _, line in block))].append(f"{path.relative_to(ROOT)}:{block[0][0]}")
-    assert "\n".join(" and ".join(pair) for pair in places.values() if len(pair) > 1) == ""
+    offenders = "\n".join(" and ".join(pair) for pair in places.values() if len(pair) > 1)
+    assert not offenders, offenders
 
 
 # --- imports ---------------------------------------------------------------------------------------------------------
@@ -230,7 +236,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_no_two_siblings_import_each_other() -> None:
     cycles = {folder: _cycle(graph) for folder, graph in _siblings().items()}
-    assert "\n".join(f"{folder}: {cycle}" for folder, cycle in cycles.items() if cycle) == ""
+    offenders = "\n".join(f"{folder}: {cycle}" for folder, cycle in cycles.items() if cycle)
+    assert not offenders, offenders
 
 
 def test_a_cycle_is_a_path_that_ends_where_it_began() -> None:
