@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import numpy
@@ -22,7 +22,6 @@ from valleys.kernels import triton as backend
 
 __all__ = ["BLOCK", "interpreted"]
 
-SOURCE = Path(backend.__file__).with_name("_triton_kernels.py")
 BLOCK = 64
 
 
@@ -53,9 +52,13 @@ def interpreted() -> Iterator[ModuleType]:
 
 
 def _copy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("interpreted_triton_kernels", SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """New copies of the kernels and of the device functions that they import."""
+    with pytest.MonkeyPatch.context() as context:
+        for name in ("valleys.kernels._triton_device", "valleys.kernels._triton_kernels"):
+            spec = importlib.util.find_spec(name)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            context.setitem(sys.modules, name, module)
+            spec.loader.exec_module(module)
     return module

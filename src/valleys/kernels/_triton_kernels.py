@@ -9,24 +9,22 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = [
-    "DTYPES",
-    "INTERPRETED",
-    "alto_first",
-    "alto_ratios",
-    "alto_second",
-    "alto_totals",
-    "explore",
-    "square_sum_blocks",
-    "square_sum_total",
-]
+from valleys.kernels._triton_device import (
+    is_fast,
+    load_key,
+    load_step,
+    load_values,
+    locate,
+    memory_offsets,
+    mix,
+    narrow,
+    random_bits,
+    store_values,
+    sum_range,
+    unless_skipped,
+)
 
-DTYPES = {
-    torch.float64: tl.float64,
-    torch.float32: tl.float32,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
+DTYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 @triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["lr", "clip", "skip"])
@@ -59,17 +57,17 @@ def alto_first(
     1 - beta1, 1 - beta2, beta3, 1 - beta3, eps, weight_decay, log beta2, log beta3.
     ``sums`` is 3 x blocks: squares of p, squares of r, how many gradients are not zero.
     """
-    record, _, start, size = _locate(table, count, 12, BLOCK)
-    size = _unless_skipped(size, skip, SKIPS)
+    record, _, start, size = locate(table, count, 12, BLOCK)
+    size = unless_skipped(size, skip, SKIPS)
     offsets = start + tl.arange(0, BLOCK)
-    if _is_fast(record, 5, start, size, BLOCK) & (tl.load(record + 11) == 0):
+    if is_fast(record, 5, start, size, BLOCK) & (tl.load(record + 11) == 0):
         _first(
             record, offsets, offsets, size, numbers, lr, clip, sums,
             P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEP, KEYS_ON_DEVICE, True,
         )  # fmt: skip
     else:
         _first(
-            record, offsets, _places(record, offsets, GAPS), size, numbers, lr, clip, sums,
+            record, offsets, memory_offsets(record, offsets, GAPS), size, numbers, lr, clip, sums,
             P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEP, KEYS_ON_DEVICE, False,
         )  # fmt: skip
 
@@ -95,28 +93,28 @@ def _first(
     KEYS_ON_DEVICE: tl.constexpr,
     FAST: tl.constexpr,
 ) -> None:
-    k = _step(record, STEP)
-    h0, h1 = _bits(record, offsets, KEYS_ON_DEVICE)
+    k = load_step(record, STEP)
+    h0, h1 = random_bits(record, offsets, KEYS_ON_DEVICE)
     inside = offsets < size
-    p = _load(record + 2, places, inside, P, WIDE, FAST)
-    raw = _load(record + 3, places, inside, G, WIDE, FAST)
+    p = load_values(record + 2, places, inside, P, WIDE, FAST)
+    raw = load_values(record + 3, places, inside, G, WIDE, FAST)
     # Not g, which a clip may have made zero; as integers here, for fewer registers than raw itself until the end.
     moving = (raw != 0).to(tl.int32)
     g = raw * tl.load(clip).to(WIDE) * tl.load(numbers)
     for_m, for_v = g, g
     if EXPLORES:
-        s = _load(record + 4, places, inside, S, WIDE, FAST)
+        s = load_values(record + 4, places, inside, S, WIDE, FAST)
         difference = g - s
         for_m = g + tl.load(numbers + 1) * difference
         for_v = g + tl.load(numbers + 2) * difference
-        s = _narrow(s + tl.load(numbers + 3) * difference, h0 >> 16, S, RANDOM)
-        _store(record + 4, places, inside, s, FAST)
-    m = _load(record + 5, places, inside, S, WIDE, FAST)
-    m = _narrow(m + tl.load(numbers + 4) * (for_m - m), h1 & 0xFFFF, S, RANDOM)
-    _store(record + 5, places, inside, m, FAST)
-    v = _load(record + 6, places, inside, S, WIDE, FAST)
-    v = _narrow(tl.load(numbers + 5) * v + tl.load(numbers + 6) * for_v * for_v, h1 >> 16, S, RANDOM)
-    _store(record + 6, places, inside, v, FAST)
+        s = narrow(s + tl.load(numbers + 3) * difference, h0 >> 16, S, RANDOM)
+        store_values(record + 4, places, inside, s, FAST)
+    m = load_values(record + 5, places, inside, S, WIDE, FAST)
+    m = narrow(m + tl.load(numbers + 4) * (for_m - m), h1 & 0xFFFF, S, RANDOM)
+    store_values(record + 5, places, inside, m, FAST)
+    v = load_values(record + 6, places, inside, S, WIDE, FAST)
+    v = narrow(tl.load(numbers + 5) * v + tl.load(numbers + 6) * for_v * for_v, h1 >> 16, S, RANDOM)
+    store_values(record + 6, places, inside, v, FAST)
     r = _direction(p, m.to(WIDE), v.to(WIDE), k.to(WIDE), numbers)
     if MEASURE:
         if not FAST:
@@ -127,18 +125,13 @@ def _first(
         tl.store(sums + blocks + block, tl.sum(r * r, 0))
         tl.store(sums + 2 * blocks + block, tl.sum(moving, 0).to(WIDE))
     else:
-        p = _narrow(p - tl.load(lr).to(WIDE) * r, h0 & 0xFFFF, P, RANDOM)
-        _store(record + 2, places, inside, p, FAST)
+        p = narrow(p - tl.load(lr).to(WIDE) * r, h0 & 0xFFFF, P, RANDOM)
+        store_values(record + 2, places, inside, p, FAST)
 
 
 @triton.jit(do_not_specialize=["blocks"], do_not_specialize_on_alignment=["totals"])
 def alto_totals(
-    table: tl.tensor,
-    sums: tl.tensor,
-    totals: tl.tensor,
-    blocks: tl.tensor,
-    BLOCK: tl.constexpr,
-    CHUNK: tl.constexpr,
+    table: tl.tensor, sums: tl.tensor, totals: tl.tensor, blocks: tl.tensor, BLOCK: tl.constexpr, CHUNK: tl.constexpr
 ) -> None:
     """Each tensor's three ``sums`` over its blocks, in a fixed order; ``totals`` is 3 x tensors."""
     tensor, tensors = tl.program_id(0), tl.num_programs(0)
@@ -189,14 +182,14 @@ def alto_second(
     BLOCK: tl.constexpr,
 ) -> None:
     """The parameters' step, by ``factors``, from the states that ``alto_first`` stored."""
-    record, index, start, size = _locate(table, count, 12, BLOCK)
-    size = _unless_skipped(size, skip, SKIPS)
+    record, index, start, size = locate(table, count, 12, BLOCK)
+    size = unless_skipped(size, skip, SKIPS)
     offsets = start + tl.arange(0, BLOCK)
     factor = tl.load(factors + index).to(WIDE)
-    if _is_fast(record, 5, start, size, BLOCK) & (tl.load(record + 11) == 0):
+    if is_fast(record, 5, start, size, BLOCK) & (tl.load(record + 11) == 0):
         _second(record, offsets, offsets, size, numbers, factor, P, S, WIDE, RANDOM, STEP, KEYS_ON_DEVICE, True)
     else:
-        places = _places(record, offsets, GAPS)
+        places = memory_offsets(record, offsets, GAPS)
         _second(record, offsets, places, size, numbers, factor, P, S, WIDE, RANDOM, STEP, KEYS_ON_DEVICE, False)
 
 
@@ -216,14 +209,14 @@ def _second(
     KEYS_ON_DEVICE: tl.constexpr,
     FAST: tl.constexpr,
 ) -> None:
-    k = _step(record, STEP)
-    h0, _ = _bits(record, offsets, KEYS_ON_DEVICE)
+    k = load_step(record, STEP)
+    h0, _ = random_bits(record, offsets, KEYS_ON_DEVICE)
     inside = offsets < size
-    p = _load(record + 2, places, inside, P, WIDE, FAST)
-    m = _load(record + 5, places, inside, S, WIDE, FAST)
-    v = _load(record + 6, places, inside, S, WIDE, FAST)
+    p = load_values(record + 2, places, inside, P, WIDE, FAST)
+    m = load_values(record + 5, places, inside, S, WIDE, FAST)
+    v = load_values(record + 6, places, inside, S, WIDE, FAST)
     r = _direction(p, m, v, k.to(WIDE), numbers)
-    _store(record + 2, places, inside, _narrow(p - factor * r, h0 & 0xFFFF, P, RANDOM), FAST)
+    store_values(record + 2, places, inside, narrow(p - factor * r, h0 & 0xFFFF, P, RANDOM), FAST)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -239,9 +232,9 @@ def explore(
     BLOCK: tl.constexpr,
 ) -> None:
     """E alone. Record: gradient, s, result, key (with KEYS_ON_DEVICE its address). ``numbers``: c, 1 - beta."""
-    record, _, start, size = _locate(table, count, 6, BLOCK)
+    record, _, start, size = locate(table, count, 6, BLOCK)
     offsets = start + tl.arange(0, BLOCK)
-    if _is_fast(record, 3, start, size, BLOCK):
+    if is_fast(record, 3, start, size, BLOCK):
         _explore(record, offsets, size, numbers, G, S, WIDE, RANDOM, KEYS_ON_DEVICE, True)
     else:
         _explore(record, offsets, size, numbers, G, S, WIDE, RANDOM, KEYS_ON_DEVICE, False)
@@ -260,155 +253,34 @@ def _explore(
     KEYS_ON_DEVICE: tl.constexpr,
     FAST: tl.constexpr,
 ) -> None:
-    noise = _mix(offsets.to(tl.uint32) + _key(record + 5, KEYS_ON_DEVICE)) >> 16
+    noise = mix(offsets.to(tl.uint32) + load_key(record + 5, KEYS_ON_DEVICE)) >> 16
     inside = offsets < size
-    g = _load(record + 2, offsets, inside, G, WIDE, FAST)
-    s = _load(record + 3, offsets, inside, S, WIDE, FAST)
+    g = load_values(record + 2, offsets, inside, G, WIDE, FAST)
+    s = load_values(record + 3, offsets, inside, S, WIDE, FAST)
     difference = g - s
-    _store(record + 3, offsets, inside, _narrow(s + tl.load(numbers + 1) * difference, noise, S, RANDOM), FAST)
-    _store(record + 4, offsets, inside, _narrow(g + tl.load(numbers) * difference, noise, G, False), FAST)
+    store_values(record + 3, offsets, inside, narrow(s + tl.load(numbers + 1) * difference, noise, S, RANDOM), FAST)
+    store_values(record + 4, offsets, inside, narrow(g + tl.load(numbers) * difference, noise, G, False), FAST)
 
 
 @triton.jit(do_not_specialize=["count"])
 def square_sum_blocks(
-    table: tl.tensor,
-    sums: tl.tensor,
-    count: tl.tensor,
-    T: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    table: tl.tensor, sums: tl.tensor, count: tl.tensor, T: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr
 ) -> None:
     """Each block's sum of squares. Record: the tensor."""
-    record, _, start, size = _locate(table, count, 3, BLOCK)
+    record, _, start, size = locate(table, count, 3, BLOCK)
     offsets = start + tl.arange(0, BLOCK)
-    if _is_fast(record, 1, start, size, BLOCK):
-        x = _load(record + 2, offsets, offsets < size, T, WIDE, True)
+    if is_fast(record, 1, start, size, BLOCK):
+        x = load_values(record + 2, offsets, offsets < size, T, WIDE, True)
         tl.store(sums + tl.program_id(0), tl.sum(x * x, 0))
     else:
-        x = _load(record + 2, offsets, offsets < size, T, WIDE, False)
+        x = load_values(record + 2, offsets, offsets < size, T, WIDE, False)
         tl.store(sums + tl.program_id(0), tl.sum(x * x, 0))
 
 
 @triton.jit(do_not_specialize=["blocks"])
 def square_sum_total(sums: tl.tensor, result: tl.tensor, blocks: tl.tensor, CHUNK: tl.constexpr) -> None:
     """The sum of ``sums``, in a fixed order."""
-    tl.store(result, _total(sums, 0, blocks, CHUNK))
-
-
-@triton.jit
-def _locate(
-    table: tl.tensor, count: tl.tensor, WIDTH: tl.constexpr, BLOCK: tl.constexpr
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """This program's tensor, by bisection over the tensors' first blocks: its record, index, first element, size."""
-    block = tl.program_id(0)
-    index = block * 0
-    end = index + count
-    while end - index > 1:
-        middle = (index + end) // 2
-        after = tl.load(table + middle * WIDTH) > block
-        end = tl.where(after, middle, end)
-        index = tl.where(after, index, middle)
-    record = table + index * WIDTH
-    return record, index, (block - tl.load(record)) * BLOCK, tl.load(record + 1)
-
-
-@triton.jit
-def _is_fast(
-    record: tl.tensor, TENSORS: tl.constexpr, start: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr
-) -> tl.tensor:
-    """Whether the block is full and all addresses are aligned: then an instruction moves 16 bytes, without a mask."""
-    addresses = tl.load(record + 2)
-    for i in tl.static_range(1, TENSORS):
-        addresses |= tl.load(record + 2 + i)
-    return (start + BLOCK <= size) & ((addresses & 15) == 0)
-
-
-@triton.jit
-def _places(record: tl.tensor, offsets: tl.tensor, GAPS: tl.constexpr) -> tl.tensor:
-    """Where elements lie in memory: each behind the gaps of all rows before its own."""
-    if GAPS:
-        # Only where they are asked for: divisions of 64 bits would double the registers of the whole kernel.
-        offsets += offsets // tl.load(record + 10) * tl.load(record + 11)
-    return offsets
-
-
-@triton.jit
-def _load(
-    slot: tl.tensor,
-    places: tl.tensor,
-    inside: tl.tensor,
-    T: tl.constexpr,
-    WIDE: tl.constexpr,
-    FAST: tl.constexpr,
-) -> tl.tensor:
-    """A tensor's elements in WIDE, zeros past its end; ``slot`` holds its address."""
-    if FAST:
-        x = tl.load(tl.multiple_of(tl.load(slot).to(tl.pointer_type(T)), 16) + places)
-    else:
-        x = tl.load(tl.load(slot).to(tl.pointer_type(T)) + places, mask=inside, other=0.0)
-    return x.to(WIDE)
-
-
-@triton.jit
-def _store(slot: tl.tensor, places: tl.tensor, inside: tl.tensor, x: tl.tensor, FAST: tl.constexpr) -> None:
-    if FAST:
-        tl.store(tl.multiple_of(tl.load(slot).to(tl.pointer_type(x.dtype)), 16) + places, x)
-    else:
-        tl.store(tl.load(slot).to(tl.pointer_type(x.dtype)) + places, x, mask=inside)
-
-
-@triton.jit
-def _narrow(x: tl.tensor, noise: tl.tensor, T: tl.constexpr, RANDOM: tl.constexpr) -> tl.tensor:
-    """``x`` rounded to T, to bfloat16 by the given bits with RANDOM; see ``rounding.round_to_bfloat16``."""
-    if tl.bfloat16 == T:
-        pattern = x.to(tl.float32).to(tl.uint32, bitcast=True)
-        if not RANDOM:
-            noise = 0x7FFF + ((pattern >> 16) & 1)
-        # In integers, for Triton's interpreter has the conversion wrong. Noise would make numbers of infinity and NaN.
-        pattern = tl.where((pattern & 0x7F800000) == 0x7F800000, pattern, pattern + noise)
-        x = (pattern >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    return x.to(T)
-
-
-@triton.jit
-def _bits(record: tl.tensor, offsets: tl.tensor, KEYS_ON_DEVICE: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """h_0 and h_1 of ``rounding``; the compiler drops them where nothing is rounded by them."""
-    key = _key(record + 8, KEYS_ON_DEVICE) + tl.load(record + 9).to(tl.uint32)
-    h0 = _mix(offsets.to(tl.uint32) + key)
-    return h0, _mix(h0 + 0x9E3779B9)
-
-
-@triton.jit
-def _key(slot: tl.tensor, ON_DEVICE: tl.constexpr) -> tl.tensor:
-    """The key of a tensor's random bits; ``slot`` holds it or, ON_DEVICE, its address."""
-    key = tl.load(slot)
-    if ON_DEVICE:
-        key = tl.load(key.to(tl.pointer_type(tl.int32)))
-    return key.to(tl.uint32)
-
-
-@triton.jit
-def _unless_skipped(size: tl.tensor, skip: tl.tensor, SKIPS: tl.constexpr) -> tl.tensor:
-    """A tensor's size, or 0 where the step is to leave it as it is."""
-    if SKIPS:
-        size = tl.where(tl.load(skip) != 0, size * 0, size)
-    return size
-
-
-@triton.jit
-def _mix(x: tl.tensor) -> tl.tensor:
-    x = (x ^ (x >> 16)) * 0x7FEB352D
-    x = (x ^ (x >> 15)) * 0x846CA68B
-    return x ^ (x >> 16)
-
-
-@triton.jit
-def _step(record: tl.tensor, STEP: tl.constexpr) -> tl.tensor:
-    """The number k of the step, an int64; STEP is the dtype of steps on the device, or None."""
-    k = tl.load(record + 7)
-    if STEP is not None:
-        k = tl.load(k.to(tl.pointer_type(STEP))).to(tl.int64)
-    return k
+    tl.store(result, sum_range(sums, 0, blocks, CHUNK))
 
 
 @triton.jit
@@ -437,20 +309,10 @@ def _totals(
     record = table + tl.program_id(0) * 12
     first, end = tl.load(record), tl.load(record) + tl.cdiv(tl.load(record + 1), BLOCK)
     return (
-        _total(sums, first, end, CHUNK),
-        _total(sums + blocks, first, end, CHUNK),
-        _total(sums + 2 * blocks, first, end, CHUNK),
+        sum_range(sums, first, end, CHUNK),
+        sum_range(sums + blocks, first, end, CHUNK),
+        sum_range(sums + 2 * blocks, first, end, CHUNK),
     )
 
 
-@triton.jit
-def _total(sums: tl.tensor, begin: tl.tensor, end: tl.tensor, CHUNK: tl.constexpr) -> tl.tensor:
-    """The sum of ``sums`` from ``begin`` to ``end`` in float64: they may be many."""
-    lanes = tl.arange(0, CHUNK)
-    total = tl.zeros([CHUNK], tl.float64)
-    for start in range(begin, end, CHUNK):
-        total += tl.load(sums + start + lanes, mask=start + lanes < end, other=0.0).to(tl.float64)
-    return tl.sum(total, 0)
-
-
-INTERPRETED = not isinstance(_mix, triton.JITFunction)
+INTERPRETED = not isinstance(explore, triton.JITFunction)
