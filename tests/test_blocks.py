@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import valleys
 from backends import BACKENDS, largest_error, symbols
 from valleys import reference
-from valleys._engine.block_memory import parts
-from valleys.blocks import find, interleaved, patterns, sections, stacked
+from valleys._engine.block_memory import parts, patterns
+from valleys.blocks import find, interleaved, sections, stacked
 
 FORMS: list[tuple[Any, tuple[int, ...]]] = [
     (stacked(3), (6, 5)),

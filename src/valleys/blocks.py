@@ -7,20 +7,13 @@ A block option is plain data, a tuple that goes through checkpoints, for the ``b
 from __future__ import annotations
 
 import glob
-import math
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
-from valleys._engine.block_memory import Pattern
+from valleys._engine.block_memory import Block, check_block
 
-__all__ = ["Block", "find", "interleaved", "layer_count", "patterns", "sections", "stacked"]
-
-Block = tuple[str, int, int] | tuple[str, int, tuple[int, ...]]
-"""A parameter that holds several layers: how it is divided, the dimension, and a count or the sizes; see
-:func:`stacked`, :func:`sections`, :func:`interleaved`.
-"""
+__all__ = ["Block", "find", "interleaved", "sections", "stacked"]
 
 
 def stacked(count: int, dim: int = 0) -> Block:
@@ -45,7 +38,7 @@ def stacked(count: int, dim: int = 0) -> Block:
 
     Source: ours.
     """
-    return _checked(("stacked", dim, count))
+    return check_block(("stacked", dim, count))
 
 
 def sections(sizes: Sequence[int], dim: int = 0) -> Block:
@@ -70,7 +63,7 @@ def sections(sizes: Sequence[int], dim: int = 0) -> Block:
 
     Source: ours.
     """
-    return _checked(("sections", dim, tuple(sizes)))
+    return check_block(("sections", dim, tuple(sizes)))
 
 
 def interleaved(sizes: Sequence[int], dim: int = 0) -> Block:
@@ -95,7 +88,7 @@ def interleaved(sizes: Sequence[int], dim: int = 0) -> Block:
 
     Source: ours.
     """
-    return _checked(("interleaved", dim, tuple(sizes)))
+    return check_block(("interleaved", dim, tuple(sizes)))
 
 
 def find(model: nn.Module) -> dict[str, dict[str, Block]]:
@@ -115,20 +108,20 @@ def find(model: nn.Module) -> dict[str, dict[str, Block]]:
     Example:
         >>> import torch, valleys
         >>> model = torch.nn.TransformerEncoderLayer(16, 2)
-        >>> found = valleys.blocks.find(model)
-        >>> found
+        >>> overrides = valleys.blocks.find(model)
+        >>> overrides
         {'self_attn.in_proj_weight': {'blocks': ('sections', 0, (16, 16, 16))}}
-        >>> optimizer = valleys.ALTO(valleys.param_groups(model, overrides=found))
+        >>> optimizer = valleys.ALTO(valleys.param_groups(model, overrides=overrides))
 
     Source: ours.
     """
-    found: dict[str, dict[str, Block]] = {}
+    overrides: dict[str, dict[str, Block]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         block = _fused_attention(path.rpartition(".")[2], module)
         if block is not None:
             name = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
-            found[glob.escape(f"{path}.{name}" if path else name)] = {"blocks": block}
-    return found
+            overrides[glob.escape(f"{path}.{name}" if path else name)] = {"blocks": block}
+    return overrides
 
 
 def _fused_attention(name: str, module: nn.Module) -> Block | None:
@@ -143,61 +136,3 @@ def _fused_attention(name: str, module: nn.Module) -> Block | None:
     count = size // width if width and size % width == 0 else 0
     allowed = (2, 3) if name == "c_attn" else (3,)
     return sections([width] * count, dim) if count in allowed else None
-
-
-def patterns(blocks: Any, shape: Sequence[int]) -> tuple[Pattern, ...]:
-    """A ``blocks`` option for a parameter of this shape, checked.
-
-    Args:
-        blocks: None, what ``stacked``, ``sections`` or ``interleaved`` returned, or several of those.
-        shape: the parameter's (the whole one's, if it is sharded).
-
-    Returns:
-        One pattern per divided dimension; empty for None.
-
-    Raises:
-        ValueError: a value that none of the three makes, or that does not fit the shape.
-    """
-    if blocks is None:
-        return ()
-    nested = isinstance(blocks, (tuple, list)) and blocks and all(isinstance(block, (tuple, list)) for block in blocks)
-    several = blocks if nested else (blocks,)
-    found = tuple(_pattern(_checked(block), tuple(shape)) for block in several)
-    if len({pattern.dim for pattern in found}) < len(found):
-        raise ValueError(f"blocks={blocks!r} divides a dimension twice; give every dimension one pattern")
-    return found
-
-
-def _pattern(block: Block, shape: tuple[int, ...]) -> Pattern:
-    kind, dim, value = block
-    if not -len(shape) <= dim < len(shape):
-        raise ValueError(f"blocks={block!r}: a parameter of shape {shape} has no dimension {dim}")
-    dim %= len(shape)
-    size = shape[dim]
-    sizes = (value,) if isinstance(value, int) else value
-    total = sum(sizes)
-    if size != total if kind == "sections" else size % total != 0:
-        rule = {"stacked": "a multiple of", "sections": "exactly", "interleaved": "a multiple of"}[kind]
-        raise ValueError(f"blocks={block!r}: dimension {dim} of a parameter of shape {shape} must be {rule} {total}")
-    if isinstance(value, int):
-        sizes = (size // value,) * value
-    return Pattern(dim, sizes)
-
-
-def _checked(block: Any) -> Block:
-    known = isinstance(block, (tuple, list)) and len(block) == 3 and block[0] in ("stacked", "sections", "interleaved")
-    if not known or type(block[1]) is not int:
-        raise ValueError(
-            f"blocks must be None or what valleys.blocks.stacked, sections or interleaved returns, got {block!r}"
-        )
-    kind, dim, value = block
-    numbers = [value] if kind == "stacked" else list(value) if isinstance(value, (tuple, list)) else []
-    if not numbers or any(type(n) is not int or n < 1 for n in numbers):
-        what = "count" if kind == "stacked" else "sizes"
-        raise ValueError(f"blocks: {what} of {kind} must be integers of at least 1, got {value!r}")
-    return (kind, dim, value) if kind == "stacked" else (kind, dim, tuple(numbers))
-
-
-def layer_count(found: Sequence[Pattern]) -> int:
-    """How many layers these patterns make of a parameter."""
-    return math.prod(len(pattern.sizes) for pattern in found)

@@ -1,13 +1,17 @@
-"""Where in memory the layers of a parameter are: as few rows of elements as can be, also in a shard."""
+"""Layers that share a parameter: the ``blocks`` option, and the memory of each layer, also in a shard."""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-__all__ = ["Part", "Pattern", "parts"]
+Block = tuple[str, int, int] | tuple[str, int, tuple[int, ...]]
+"""A parameter that holds several layers: how it is divided, the dimension, and a count or the sizes; see
+:func:`valleys.blocks.stacked`, :func:`valleys.blocks.sections`, :func:`valleys.blocks.interleaved`.
+"""
 
 
 class Pattern(NamedTuple):
@@ -22,8 +26,8 @@ class Part(NamedTuple):
 
     Args:
         layer: number of the layer in its parameter.
-        offset: where in memory the first element is.
-        rows, length, stride: as said; ``stride`` is ``length`` for a single row.
+        offset: of the first element in memory.
+        rows, length, stride: ``stride`` is ``length`` for a single row.
     """
 
     layer: int
@@ -33,53 +37,104 @@ class Part(NamedTuple):
     stride: int
 
 
+def check_block(block: Any) -> Block:
+    """Return a block option as plain tuples; raise ValueError if it is none."""
+    known = isinstance(block, (tuple, list)) and len(block) == 3 and block[0] in ("stacked", "sections", "interleaved")
+    if not known or type(block[1]) is not int:
+        raise ValueError(
+            f"blocks must be None or what valleys.blocks.stacked, sections or interleaved returns, got {block!r}"
+        )
+    kind, dim, value = block
+    numbers = [value] if kind == "stacked" else list(value) if isinstance(value, (tuple, list)) else []
+    if not numbers or any(type(n) is not int or n < 1 for n in numbers):
+        name = "count" if kind == "stacked" else "sizes"
+        raise ValueError(f"blocks: {name} of {kind} must be integers of at least 1, got {value!r}")
+    return (kind, dim, value) if kind == "stacked" else (kind, dim, tuple(numbers))
+
+
+def patterns(blocks: Any, shape: Sequence[int]) -> tuple[Pattern, ...]:
+    """Return the patterns of a ``blocks`` option, one per divided dimension of a parameter of this (unsharded) shape.
+
+    Raises:
+        ValueError: no valid option, or one that does not fit the shape.
+    """
+    if blocks is None:
+        return ()
+    nested = isinstance(blocks, (tuple, list)) and blocks and all(isinstance(block, (tuple, list)) for block in blocks)
+    result = tuple(_pattern(check_block(block), tuple(shape)) for block in (blocks if nested else (blocks,)))
+    if len({pattern.dim for pattern in result}) < len(result):
+        raise ValueError(f"blocks={blocks!r} divides a dimension twice; give every dimension one pattern")
+    return result
+
+
+def _pattern(block: Block, shape: tuple[int, ...]) -> Pattern:
+    kind, dim, value = block
+    if not -len(shape) <= dim < len(shape):
+        raise ValueError(f"blocks={block!r}: a parameter of shape {shape} has no dimension {dim}")
+    dim %= len(shape)
+    size = shape[dim]
+    sizes = (value,) if isinstance(value, int) else value
+    total = sum(sizes)
+    if size != total if kind == "sections" else size % total != 0:
+        rule = "exactly" if kind == "sections" else "a multiple of"
+        raise ValueError(f"blocks={block!r}: dimension {dim} of a parameter of shape {shape} must be {rule} {total}")
+    return Pattern(dim, (size // value,) * value if isinstance(value, int) else sizes)
+
+
+def layer_count(divisions: Sequence[Pattern]) -> int:
+    """Return the number of layers that these patterns make of a parameter."""
+    return math.prod(len(pattern.sizes) for pattern in divisions)
+
+
 @functools.lru_cache(maxsize=4096)
 def parts(
-    found: tuple[Pattern, ...], shape: tuple[int, ...], first: tuple[int, ...], order: tuple[int, ...]
+    divisions: tuple[Pattern, ...], shape: tuple[int, ...], first: tuple[int, ...], order: tuple[int, ...]
 ) -> tuple[Part, ...]:
-    """Where in memory the layers of a parameter, or of one rank's shard of it, are.
+    """Return the parts of memory that hold the layers of a parameter, or of one rank's shard of it.
 
     Args:
-        found: the parameter's patterns.
+        divisions: the parameter's patterns.
         shape: of what lies in memory.
         first: index of its first element in the parameter, one number per dimension.
         order: its dimensions from the outermost in memory to the innermost.
 
     Returns:
-        Parts by layer and then offset; those of a layer may be several, or none in this shard.
+        Parts by layer and then offset, as few as can be; a layer has several, one, or none in this shard.
     """
     strides = dict.fromkeys(range(len(shape)), 1)
     for outer, inner in reversed(list(itertools.pairwise(order))):
         strides[outer] = strides[inner] * shape[inner]
-    choices = [[_ranges(sizes, layer, first[dim], shape[dim]) for layer in range(len(sizes))] for dim, sizes in found]
-    rest = [(shape[dim], strides[dim]) for dim in order if dim not in {pattern.dim for pattern in found}]
+    choices = [
+        [_ranges(sizes, layer, first[dim], shape[dim]) for layer in range(len(sizes))] for dim, sizes in divisions
+    ]
+    steps = [strides[pattern.dim] for pattern in divisions]
+    rest = [(shape[dim], strides[dim]) for dim in order if dim not in {pattern.dim for pattern in divisions}]
     result: list[Part] = []
-    for number, chosen in enumerate(itertools.product(*choices)):
-        pieces: list[Part] = []
-        for ranges in itertools.product(*chosen):
-            steps = [strides[pattern.dim] for pattern in found]
+    for number, choice in enumerate(itertools.product(*choices)):
+        layer_parts: list[Part] = []
+        for ranges in itertools.product(*choice):
             offset = sum(begin * step for (begin, _, _, _), step in zip(ranges, steps, strict=True))
             axes = [
                 axis
                 for (_, length, rounds, period), step in zip(ranges, steps, strict=True)
                 for axis in ((rounds, period * step), (length, step))
             ]
-            pieces += _rows(number, offset, [*axes, *rest])
-        result += sorted(pieces, key=lambda part: part.offset)
+            layer_parts += _rows(number, offset, [*axes, *rest])
+        result += sorted(layer_parts, key=lambda part: part.offset)
     return tuple(result)
 
 
 def _ranges(sizes: tuple[int, ...], layer: int, first: int, size: int) -> list[tuple[int, int, int, int]]:
     """A layer's indices from ``first`` on, in ``size`` elements: (begin - first, length, rounds, period)."""
     period, begin = sum(sizes), sum(sizes[:layer])
-    cut: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for start in range(first // period * period + begin, first + size, period):
         low, high = max(start, first), min(start + sizes[layer], first + size)
         if low < high:
-            cut.append((low - first, high - low))
+            spans.append((low - first, high - low))
     # Whole rounds together; what a shard's ends cut off by itself.
     ranges: list[tuple[int, int, int, int]] = []
-    for length, group in itertools.groupby(cut, key=lambda piece: piece[1]):
+    for length, group in itertools.groupby(spans, key=lambda span: span[1]):
         members = list(group)
         if all(b[0] - a[0] == period for a, b in itertools.pairwise(members)):
             ranges.append((members[0][0], length, len(members), period))

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from valleys._engine.block_memory import layer_count, patterns
 from valleys._engine.dtensor import add_up, fail_unless, is_sharded, is_uninitialized, mesh_dims
-from valleys.blocks import layer_count, patterns
 from valleys.kernels.constants import constant
 from valleys.kernels.ratio import sum_dtype
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from valleys import reference
 from valleys._engine.amp import Gradients, Scale, advance, factors, square_sum
+from valleys._engine.block_memory import patterns
 from valleys._engine.checkpoint.checks import Kind, check_saved
 from valleys._engine.checkpoint.dcp_probe import is_probe
 from valleys._engine.checkpoint.other_optimizers import is_without_e, moments_of
@@ -32,7 +33,6 @@ from valleys._engine.state import (
     step_tensor,
 )
 from valleys._engine.tensor_checks import check_tensors
-from valleys.blocks import patterns
 from valleys.kernels import Rule
 from valleys.kernels.choice import require_fused
 from valleys.kernels.ratio import step_lengths

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from valleys._engine.block_memory import patterns
 from valleys._engine.dtensor import is_sharded, is_uninitialized, mesh_dims
 from valleys._engine.state import EIGHT_BIT, eight_bit
-from valleys.blocks import patterns
 from valleys.hyperparameters import check_explore, check_range
 from valleys.kernels import Rule
 from valleys.kernels.choice import FUSED
