@@ -20,6 +20,7 @@ triton     one pass in Triton, three launches for all tensors: CUDA
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ __all__ = ["Needs", "Rule", "Tensors", "wide_dtype"]
 
 
 class Tensors(NamedTuple):
-    """What one call updates: lists of equal length.
+    """The tensors of one call, in lists of equal length.
 
     Args:
         params: parameters, any floating dtype (complex ones as real views).
@@ -70,7 +71,7 @@ class Needs(NamedTuple):
 
     @property
     def dtypes(self) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
-        """The dtypes alone."""
+        """The dtypes of parameters, gradients and states."""
         return self.param, self.grad, self.state
 
 
@@ -95,7 +96,23 @@ class Rule(NamedTuple):
     capturable: bool
     stochastic_rounding: bool
 
+    @property
+    def strengths(self) -> tuple[float, float]:
+        """The factors c = alpha (1 - beta1) of g - s in the gradients for m and for v, 0 where E is left out."""
+        c = self.alpha * (1 - self.beta1)
+        return c if self.accelerate_momentum else 0.0, c if self.accelerate_second_moment else 0.0
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest trust ratio."""
+        return self.trust_clip or (0.0, math.inf)
+
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype the update is computed in: float64 for float64 parameters, float32 for all others."""
+    """The dtype of the arithmetic: float64 for float64 parameters, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def summary(error: Exception) -> str:
+    """An error's type and the first line of its message."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from valleys.kernels import Needs, Rule, Tensors, c_compiler, foreach, wide_dtype
-from valleys.kernels.layout import extent
-
-__all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable"]
+from valleys.kernels.layout import addresses, extent
 
 _TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _SOURCE = Path(__file__).with_name("update.c")
 # No -ffast-math: NaN must stay NaN, and it would switch denormals off in the whole process.
 _FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+# Elements below which a step is one thread's work, as in torch's own loops.
+ALONE = 32768
 _SYMBOLS = ("alto", "alto_first", "alto_second", "explore", "square_sum")
 
 _pointer, _int64, _int32, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_double
@@ -37,22 +37,11 @@ class _Options(ctypes.Structure):
 
 
 class _Explored(ctypes.Structure):
-    _fields_ = [
-        ("size", _int64),
-        ("grad", _pointer),
-        ("buffer", _pointer),
-        ("out", _pointer),
-        ("key", ctypes.c_uint32),
-    ]
+    _fields_ = [("size", _int64), *((name, _pointer) for name in ("grad", "buffer", "out")), ("key", ctypes.c_uint32)]
 
 
 def unavailable(device: torch.device, needs: Needs) -> str | None:
-    """The reason why this backend cannot update such tensors, or None if it can; may compile.
-
-    Args:
-        device: of all tensors.
-        needs: what the kernel must be made for.
-    """
+    """Return the reason why this backend cannot update such tensors, or None if it can; may compile."""
     if device.type != "cpu":
         return f"the C kernels run on the CPU, not on {device.type}"
     for dtype in needs.dtypes:
@@ -66,14 +55,7 @@ def unavailable(device: torch.device, needs: Needs) -> str | None:
 
 
 def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
-    """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
-
-    Args:
-        tensors: what to update, on the CPU.
-        rule: the group's options.
-        clip: 0-dimensional factor on all gradients, or None.
-        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
-    """
+    """Alg. 2 of the paper in one call; see :func:`valleys.kernels.foreach.alto_`."""
     if skip is None or not skip.item():
         _call("alto", tensors, rule, clip)
 
@@ -122,10 +104,6 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     return torch.tensor(result.value, dtype=torch.float64, device="cpu")
 
 
-ALONE = 32768
-"""Elements below which a step is one thread's work, as in torch's own loops."""
-
-
 def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *doubles: Tensor) -> None:
     dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
     library = _library(Needs(*dtypes, rule.stochastic_rounding, tensors.explore is not None))
@@ -139,39 +117,21 @@ def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *dou
 def _items(tensors: Tensors) -> array[int]:
     """An array of ``Tensor`` of update.c; ctypes' structures would take longer than a small tensor's step."""
     rows = map(extent, tensors.params)
-    columns = (tensors.params, tensors.grads, tensors.explore or tensors.exp_avgs, *tensors[3:6])
-    addresses = [_addresses(column) for column in columns]
-    fields = zip(*zip(*rows, strict=True), *addresses, tensors.keys, tensors.starts, strict=True)
+    columns = map(addresses, (tensors.params, tensors.grads, tensors.explore or tensors.exp_avgs, *tensors[3:6]))
+    fields = zip(*zip(*rows, strict=True), *columns, tensors.keys, tensors.starts, strict=True)
     return array("q", itertools.chain.from_iterable(fields))
 
 
 def _options(rule: Rule, clip: Tensor | None, wide_steps: bool, threads: int) -> _Options:
-    c = rule.alpha * (1 - rule.beta1)
-    low, high = rule.trust_clip or (0.0, float("inf"))
     scale = 1.0 if clip is None else clip.item()
     return _Options(
         float(rule.lr),
-        c if rule.accelerate_momentum else 0.0,
-        c if rule.accelerate_second_moment else 0.0,
-        rule.beta1,
-        rule.beta2,
-        rule.beta3,
-        rule.eps,
-        rule.weight_decay,
-        rule.trust_eps,
-        rule.norm_eps,
-        low,
-        high,
+        *rule.strengths,
+        *(rule.beta1, rule.beta2, rule.beta3, rule.eps, rule.weight_decay, rule.trust_eps, rule.norm_eps),
+        *rule.bounds,
         -scale if rule.maximize else scale,
-        rule.bias_correction,
-        rule.layer_adaptation,
-        wide_steps,
-        threads,
+        *(rule.bias_correction, rule.layer_adaptation, wide_steps, threads),
     )
-
-
-def _addresses(tensors: list[Tensor]) -> list[int]:
-    return [x.data_ptr() for x in tensors]
 
 
 def _threads(tensors: list[Tensor]) -> int:
@@ -182,8 +142,7 @@ def _threads(tensors: list[Tensor]) -> int:
 def _explored(
     grads: list[Tensor], buffers: list[Tensor], outs: list[Tensor], keys: list[int]
 ) -> ctypes.Array[_Explored]:
-    addresses = [_addresses(column) for column in (grads, buffers, outs)]
-    rows = zip([g.numel() for g in grads], *addresses, keys, strict=True)
+    rows = zip([g.numel() for g in grads], *map(addresses, (grads, buffers, outs)), keys, strict=True)
     return (_Explored * len(grads))(*(_Explored(*row) for row in rows))
 
 
@@ -194,11 +153,7 @@ def _check(failed: int) -> None:
 
 @functools.cache
 def _library(needs: Needs) -> ctypes.CDLL:
-    """The kernels made for such tensors, from the disk or compiled now.
-
-    Raises:
-        compiler.CompileError: no compiler, or it failed.
-    """
+    """Return the kernels for such tensors, from the disk or compiled now; raises ``CompileError``."""
     defines = [
         f"-DP={_TYPES[needs.param]}",
         f"-DG={_TYPES[needs.grad]}",

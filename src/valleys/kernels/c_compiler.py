@@ -23,11 +23,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["TIME_LIMIT", "CompileError", "cache_directory", "load"]
-
+# Seconds after which a compiler is taken to hang; the kernels take less than one.
 TIME_LIMIT = 60.0
-"""Seconds after which a compiler is taken to hang; the kernels take less than one."""
-
 _COMPILERS = ("cc", "gcc", "clang")
 _NO_SPACE = ("No space left on device", "Disk quota exceeded")
 _REMEDY = "set VALLEYS_CACHE_DIR to a folder with space that only you can write to, not mounted noexec"
@@ -42,14 +39,7 @@ class _UntrustedError(PermissionError):
 
 
 class _Job(NamedTuple):
-    """One library.
-
-    Args:
-        source: C source file.
-        command: compiler and flags.
-        symbols: names of the functions that the library must have.
-        key: hash of all that decides about its bytes.
-    """
+    """One library: C source, compiler with flags, names of its functions, hash of all that decides about its bytes."""
 
     source: Path
     command: Sequence[str]
@@ -58,10 +48,7 @@ class _Job(NamedTuple):
 
 
 def cache_directory() -> Path:
-    """The folder of compiled kernels: ``VALLEYS_CACHE_DIR``, else ``valleys`` in the user's cache directory.
-
-    Returns:
-        The folder, which need not exist.
+    """The folder of compiled kernels, which need not exist: ``VALLEYS_CACHE_DIR``, else in the user's cache directory.
 
     Raises:
         CompileError: none is configured, and the user has no home.
@@ -90,9 +77,6 @@ def load(source: Path, flags: Sequence[str], symbols: Sequence[str]) -> ctypes.C
         source: C source file that includes nothing but the system's headers.
         flags: of the compiler; they must make a shared library.
         symbols: names of the functions that the library must have.
-
-    Returns:
-        The library.
 
     Raises:
         CompileError: there is no library, for whatever reason.
@@ -184,7 +168,7 @@ def _check_trust(directory: Path) -> None:
 
 
 def _open_cached(path: Path, job: _Job) -> ctypes.CDLL | None:
-    """A library of the cache; None, and no such file any more, if that is not what it was."""
+    """Open a library of the cache; None for a damaged one, whose file is removed."""
     try:
         if path.stem.rpartition("-")[2] == _digest(path):
             return _open(path, job)
@@ -273,7 +257,7 @@ def _open(path: Path, job: _Job) -> ctypes.CDLL:
 
 @contextlib.contextmanager
 def _folder(directory: Path | None) -> Iterator[Path]:
-    """A new folder in the given one or among the temporary ones; a library that was loaded from it outlives it."""
+    """A new folder in ``directory`` or among the temporary ones; a library that was loaded from it outlives it."""
     with tempfile.TemporaryDirectory(prefix="valleys-", dir=directory, ignore_cleanup_errors=True) as name:
         yield Path(name)
 

@@ -1,4 +1,4 @@
-"""Which backend updates which tensors: the fastest there is, unless the user says otherwise."""
+"""Choice of the backend that updates some tensors: the fastest that works, unless the user says otherwise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from valleys.kernels import Needs, Rule, Tensors, foreach
+from valleys.kernels import Needs, Rule, Tensors, foreach, summary
 from valleys.kernels.layout import is_plain
 
 __all__ = ["FUSED", "Backend", "best", "fused_backend", "require_fused", "select"]
@@ -21,7 +21,7 @@ FUSED = ("c", "triton", "compiled")
 
 
 class Backend(Protocol):
-    """What a backend's module offers; see :mod:`valleys.kernels.foreach` for the meaning."""
+    """The functions of a backend's module; see :mod:`valleys.kernels.foreach` for the meaning."""
 
     def alto_(self, tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
         """One step of ALTO or LAMB, where every tensor is a layer."""
@@ -48,20 +48,10 @@ class Backend(Protocol):
         """The squared norm of all tensors together."""
 
 
-def select(
-    tensors: Sequence[Tensor],
-    needs: Needs,
-    foreach_option: bool | None,
-    fused: bool | str | None,
-) -> Backend:
-    """The backend for tensors of one device.
+def select(tensors: Sequence[Tensor], needs: Needs, foreach_option: bool | None, fused: bool | str | None) -> Backend:
+    """Return the backend for tensors of one device; the options are the group's ``foreach`` and ``fused``.
 
-    Args:
-        tensors: the parameters, or whatever decides by its type and device.
-        needs: what the kernel must be made for.
-        foreach_option: the group's ``foreach``.
-        fused: the group's ``fused``: None takes the fastest backend that works, True insists on a fused one, a name on
-            that one.
+    With ``fused`` None it is the fastest one that works; True insists on a fused one, a name on that one.
 
     Raises:
         RuntimeError: ``fused`` asks for what does not work here; the message says why.
@@ -95,7 +85,7 @@ def best(tensors: Sequence[Tensor], needs: Needs) -> Backend | None:
 
 
 def require_fused(params: Sequence[Tensor], fused: bool | str, state_dtype: Callable[[Tensor], torch.dtype]) -> None:
-    """Raises what the first step would raise about ``fused``, so that it is known before any work is done."""
+    """Raise what the first step would raise about ``fused``, before any work is done."""
     for param in params:
         if param.device.type != "meta":
             # A complex tensor comes to a kernel as pairs of real numbers.
@@ -105,22 +95,18 @@ def require_fused(params: Sequence[Tensor], fused: bool | str, state_dtype: Call
 
 @functools.cache
 def fused_backend(name: str, device: torch.device, needs: Needs) -> tuple[Backend | None, str | None]:
-    """The backend of that name, or None and the reason why it does not work here."""
+    """Return the backend of that name, or None and the reason why it does not work here."""
     try:
         backend = importlib.import_module(f"valleys.kernels.{name}")
     except ImportError as error:
         return None, f"the {name} backend needs {error.name or error}, which does not import; install valleys[{name}]"
     except Exception as error:  # a broken installation may raise anything, and foreach works
-        return None, f"the {name} backend does not import: {_line(error)}"
+        return None, f"the {name} backend does not import: {summary(error)}"
     try:
         problem: str | None = backend.unavailable(device, needs)
     except Exception as error:  # so may a driver or a compiler
-        problem = f"the {name} backend does not work: {_line(error)}"
+        problem = f"the {name} backend does not work: {summary(error)}"
     return (None, problem) if problem else (backend, None)  # type: ignore[return-value]
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
 
 
 def _default(device: torch.device) -> str | None:

@@ -17,23 +17,17 @@ from torch import Tensor
 
 from valleys.kernels import Needs, Rule, Tensors, foreach, wide_dtype
 from valleys.kernels.constants import constant
-from valleys.kernels.foreach import Coefficients, Piece, is_skipped, square_sum
+from valleys.kernels.foreach import Coefficients, Piece, is_skipped
 from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
 from valleys.kernels.rounding import Noise, signed
 
-__all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable"]
-
+square_sum = foreach.square_sum
 # Also the length of the sums that inductor makes in float32, which over millions of elements are off by a percent.
 _ROW = 4096
 
 
 def unavailable(device: torch.device, needs: Needs) -> str | None:
-    """The reason why this backend cannot update such tensors, or None if it can.
-
-    Args:
-        device: of all tensors.
-        needs: what the kernel must be made for.
-    """
+    """Return the reason why this backend cannot update such tensors, or None if it can."""
     try:
         with warnings.catch_warnings():
             # Inductor warns about itself when it is first imported.
@@ -45,14 +39,7 @@ def unavailable(device: torch.device, needs: Needs) -> str | None:
 
 
 def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
-    """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
-
-    Args:
-        tensors: what to update.
-        rule: the group's options.
-        clip: 0-dimensional factor on all gradients, or None.
-        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
-    """
+    """Alg. 2 of the paper; see :func:`valleys.kernels.foreach.alto_`."""
     if is_skipped(skip, rule):
         return
     if rule.layer_adaptation:
@@ -108,8 +95,8 @@ def explore_(
 ) -> None:
     """E in one buffer; see :func:`valleys.kernels.foreach.explore_`."""
     device, dtype = grads[0].device, wide_dtype(grads[0].dtype)
-    c = _number("c", alpha * (1 - beta), device, dtype)
-    forget = _number("forget1", 1 - beta, device, dtype)
+    c = constant(alpha * (1 - beta), dtype, device, "c")
+    forget = constant(1 - beta, dtype, device, "forget1")
     patterns = [_pattern(k, 0, device) for k in keys or []]
     with _many_graphs():
         for i, columns in enumerate(zip(grads, buffers, outs, strict=True)):
@@ -127,13 +114,14 @@ def _split(
     c = foreach.coefficients(tensors, rule, clip, skip, range(len(tensors.params)))
     compiled = _as_tensors(c, tensors.params[0].device, wide_dtype(tensors.params[0].dtype))
     whole = [
-        (i, _rows(tensors, i, rule), compiled._replace(root=[compiled.root[i]], eps=[compiled.eps[i]]))
+        (i, _piece(tensors, rule, [i], [0], _rows), compiled._replace(root=[compiled.root[i]], eps=[compiled.eps[i]]))
         for i, p in enumerate(tensors.params)
         if _whole(p)
     ]
     ends = _with_ends(tensors)
     of_ends = c._replace(root=[c.root[i] for i in ends], eps=[c.eps[i] for i in ends])
-    return whole, _ends(tensors, ends, rule) if ends else None, of_ends
+    starts = [_whole(tensors.params[i]) for i in ends]
+    return whole, _piece(tensors, rule, ends, starts, _end) if ends else None, of_ends
 
 
 def _with_ends(tensors: Tensors) -> list[int]:
@@ -156,39 +144,31 @@ def _both_passes(piece: Piece, c: Coefficients, factor: Tensor) -> None:
 
 
 def _whole(tensor: Tensor) -> int:
-    """Elements in whole rows; none if there is but one row, of which torch.compile would make a graph of its own.
+    """Elements in whole rows; none where there is one row only, for which torch.compile would make another graph.
 
-    None either where the elements have gaps between them, which are left to ``foreach``.
+    Nor where the elements have gaps between them, which are left to ``foreach``.
     """
     rows = tensor.numel() // _ROW if tensor.is_contiguous() else 0
     return rows * _ROW if rows > 1 else 0
 
 
-def _rows(tensors: Tensors, index: int, rule: Rule) -> Piece:
-    """The whole rows of one tensor."""
-    whole = _whole(tensors.params[index])
+def _piece(
+    tensors: Tensors, rule: Rule, indices: list[int], starts: list[int], cut: Callable[[Tensor, int], Tensor]
+) -> Piece:
+    """The rows or the ends of the tensors at ``indices``, which begin at the elements ``starts``."""
+    positions = list(zip(indices, starts, strict=True))
     columns: list[Any] = [
-        None if column is None else [_unviewed(column[index].data.view(-1)[:whole].view(-1, _ROW))]
-        for column in tensors[:5]
+        None if column is None else [cut(column[i], start) for i, start in positions] for column in tensors[:5]
     ]
     noise = None
     if rule.stochastic_rounding:
-        noise = [Noise(_pattern(tensors.keys[index], tensors.starts[index], tensors.params[index].device), 0)]
-    return Piece(*[*columns, noise])
+        device = tensors.params[0].device
+        noise = [Noise(_pattern(tensors.keys[i], tensors.starts[i], device), start) for i, start in positions]
+    return Piece(*columns, noise)
 
 
-def _ends(tensors: Tensors, indices: list[int], rule: Rule) -> Piece:
-    """What is left of each tensor behind its rows."""
-    starts = [_whole(tensors.params[i]) for i in indices]
-    columns: list[Any] = [
-        None if column is None else [_end(column[i], start) for i, start in zip(indices, starts, strict=True)]
-        for column in tensors[:5]
-    ]
-    noise = None
-    if rule.stochastic_rounding:
-        patterns = [_pattern(tensors.keys[i], tensors.starts[i], tensors.params[i].device) for i in indices]
-        noise = [Noise(pattern, start) for pattern, start in zip(patterns, starts, strict=True)]
-    return Piece(*[*columns, noise])
+def _rows(tensor: Tensor, _: int) -> Tensor:
+    return _unviewed(tensor.data.view(-1)[: _whole(tensor)].view(-1, _ROW))
 
 
 def _end(tensor: Tensor, start: int) -> Tensor:
@@ -205,24 +185,18 @@ def _pattern(key: int | Tensor, start: int, device: torch.device) -> Tensor:
 def _as_tensors(c: Coefficients, device: torch.device, dtype: torch.dtype) -> Coefficients:
     """Numbers as tensors, of which torch.compile does not build the values into its graph."""
 
-    def number(name: str, value: Any) -> Tensor:
-        return _number(name, value, device, dtype)
-
     def numbers(values: Sequence[float | Tensor]) -> list[Tensor]:
-        known = [value for value in values if isinstance(value, Tensor)]
-        return known or [_unviewed(x) for x in torch.tensor(values, dtype=dtype, device=device).unbind()]
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        return tensors or [_unviewed(x) for x in torch.tensor(values, dtype=dtype, device=device).unbind()]
 
-    return c._replace(
-        clip=None if c.clip is None else c.clip.to(device, dtype),
-        c=number("c", c.c),
-        forget1=number("forget1", c.forget1),
-        forget2=number("forget2", c.forget2),
-        keep3=number("keep3", c.keep3),
-        forget3=number("forget3", c.forget3),
-        root=numbers(c.root),
-        eps=numbers(c.eps),
-        weight_decay=None if c.weight_decay is None else number("weight_decay", c.weight_decay),
-    )
+    # One for each name, as dynamo tells equal tensors from the same.
+    single: dict[str, Any] = {
+        name: constant(getattr(c, name), dtype, device, name)
+        for name in ("c", "forget1", "forget2", "keep3", "forget3", "weight_decay")
+        if getattr(c, name) is not None
+    }
+    clip = None if c.clip is None else c.clip.to(device, dtype)
+    return c._replace(clip=clip, root=numbers(c.root), eps=numbers(c.eps), **single)
 
 
 def _unviewed(tensor: Tensor) -> Tensor:
@@ -238,8 +212,3 @@ def _many_graphs() -> Any:
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=True, fullgraph=True)
-
-
-def _number(name: str, value: Any, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A constant on the device; one for each ``name``, as dynamo tells equal tensors from the same."""
-    return constant(value, dtype, device, name)

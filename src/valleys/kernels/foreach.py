@@ -18,28 +18,11 @@ from valleys.kernels.pieces import batches
 from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
 from valleys.kernels.rounding import Noise, bits, round_to_bfloat16
 
-__all__ = [
-    "Coefficients",
-    "Number",
-    "Piece",
-    "alto_",
-    "apply_",
-    "coefficients",
-    "explore_",
-    "explore_piece",
-    "first_pass",
-    "is_skipped",
-    "measure",
-    "measure_",
-    "second_pass",
-    "square_sum",
-]
-
 # Elements per piece: on a CPU what its caches hold, elsewhere enough to hide the launches of some twenty kernels.
 _CPU_PIECE, _DEVICE_PIECE = 2**18, 2**23
 
+# A hyperparameter: a number, or a tensor on the device that a graph may change.
 Number = float | Tensor
-"""A hyperparameter: a number, or a tensor on the device that a graph may change."""
 
 
 class Piece(NamedTuple):
@@ -86,10 +69,10 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor
     if is_skipped(skip, rule):
         return
     for _, pieces, c in _work(tensors, rule, clip, skip):
-        sums, kept = _first_passes(pieces, c, rule.layer_adaptation)
+        sums, update = _first_passes(pieces, c, rule.layer_adaptation)
         factors = learning_rate(rule) if sums is None else step_lengths(sums, rule)
         for piece in pieces:
-            second_pass(piece, c, factors, kept)
+            second_pass(piece, c, factors, update)
 
 
 def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
@@ -102,7 +85,7 @@ def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Ten
         skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes and the sums mean nothing.
 
     Returns:
-        Three rows with a column per tensor, which sum up over a layer's parts to what ``ratio.step_lengths`` takes.
+        Three rows with a column per tensor, whose sums over a layer's parts are the argument of ``ratio.step_lengths``.
     """
     if is_skipped(skip, rule):
         device = tensors.params[0].device
@@ -128,7 +111,7 @@ def apply_(tensors: Tensors, rule: Rule, factors: Tensor, skip: Tensor | None = 
 
 
 def first_pass(piece: Piece, c: Coefficients) -> list[Tensor]:
-    """Updates s, m and v; returns the update r."""
+    """Update s, m and v; return the update r."""
     dtype = wide_dtype(piece.params[0].dtype)
     grads = _wide(piece.grads, dtype)
     if c.clip is not None:
@@ -164,7 +147,7 @@ def measure(piece: Piece, update: list[Tensor]) -> Tensor:
 
 
 def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: list[Tensor] | None = None) -> None:
-    """theta -= factor * r; ``update`` is r, if it was kept."""
+    """theta -= factor * r; ``update`` is r, or None to compute it again."""
     params = _changeable(piece.params, wide_dtype(piece.params[0].dtype), c.skip)
     if update is None:
         update = _update(piece, params, c)
@@ -177,7 +160,7 @@ def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: 
 
 
 def is_skipped(skip: Tensor | None, rule: Rule) -> bool:
-    """Return True where the host knows that nothing is to change; else the tensors see to it themselves."""
+    """Return True where the host can read that nothing is to change; elsewhere ``_store`` sees to it."""
     return skip is not None and not rule.capturable and is_readable(skip) and bool(skip.item())
 
 
@@ -207,12 +190,7 @@ def explore_(
 
 
 def explore_piece(
-    grads: list[Tensor],
-    buffers: list[Tensor],
-    outs: list[Tensor],
-    c: Number,
-    forget: Number,
-    noise: list[Noise] | None,
+    grads: list[Tensor], buffers: list[Tensor], outs: list[Tensor], c: Number, forget: Number, noise: list[Noise] | None
 ) -> None:
     """E for one piece; see ``explore_``."""
     dtype = wide_dtype(grads[0].dtype)
@@ -236,8 +214,7 @@ def coefficients(
     steps = [tensors.steps[i] for i in indices]
     dtype = wide_dtype(tensors.params[0].dtype)
     # m / bc2 / (sqrt(v / bc3) + eps) = m / (sqrt(v) root + eps bc2): one factor and one summand per tensor.
-    bc2 = _corrections(steps, rule.beta2, dtype, rule.capturable) if rule.bias_correction else [1.0] * len(steps)
-    bc3 = _corrections(steps, rule.beta3, dtype, rule.capturable) if rule.bias_correction else [1.0] * len(steps)
+    bc2, bc3 = (_corrections(steps, beta, dtype, rule) for beta in (rule.beta2, rule.beta3))
     return Coefficients(
         clip=clip,
         skip=None if skip is None else skip.to(tensors.params[0].device) != 0,
@@ -260,25 +237,24 @@ def _work(
 ) -> Iterator[tuple[list[int], list[Piece], Coefficients]]:
     """Small tensors together, or one large tensor in pieces: their indices, pieces and factors."""
     for indices, slices in batches(list(tensors[:5]), _piece_size(tensors.params[0])):
-        places = [(tensors.keys[i], tensors.starts[i]) for i in indices] if rule.stochastic_rounding else None
-        pieces = [
-            Piece(*[*columns, None if places is None else [Noise(k, first + start) for k, first in places]])
-            for start, columns in slices
-        ]
+        pieces = []
+        for start, columns in slices:
+            noise = [Noise(tensors.keys[i], tensors.starts[i] + start) for i in indices]
+            pieces.append(Piece(*columns, noise if rule.stochastic_rounding else None))
         yield indices, pieces, coefficients(tensors, rule, clip, skip, indices)
 
 
 def _first_passes(pieces: list[Piece], c: Coefficients, measured: bool) -> tuple[Tensor | None, list[Tensor] | None]:
-    """``first_pass`` for the pieces of the same tensors; their sums, and the update if it is to be kept."""
-    kept, sums = None, []
+    """``first_pass`` for the pieces of the same tensors; returns their sums, and the update of a single piece."""
+    single, sums = None, []
     for piece in pieces:
         update = first_pass(piece, c)
         if measured:
             sums.append(measure(piece, update))
         # Recomputed rather than kept where a tensor comes in several pieces.
-        kept = update if len(pieces) == 1 else None
+        single = update if len(pieces) == 1 else None
         del update
-    return torch.stack(sums).sum(0) if measured else None, kept
+    return torch.stack(sums).sum(0) if measured else None, single
 
 
 def _update(piece: Piece, params: list[Tensor], c: Coefficients) -> list[Tensor]:
@@ -309,7 +285,7 @@ def _lerp_(starts: list[Tensor], ends: list[Tensor], weight: Number) -> None:
 
 
 def _addcmul_(targets: list[Tensor], others: list[Tensor], factor: Number) -> None:
-    """Adds factor * others^2, multiplied from the left as the other backends do: they overflow at the same numbers."""
+    """Add factor * others^2, multiplied from the left as the other backends do: they overflow at the same numbers."""
     if isinstance(factor, Tensor):
         torch._foreach_addcmul_(targets, torch._foreach_mul(others, factor), others)
     else:
@@ -338,7 +314,7 @@ def _wide(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 
 def _changeable(tensors: list[Tensor], dtype: torch.dtype, skip: Tensor | None) -> list[Tensor]:
-    """As ``_wide``, but copies where ``_store`` may have to keep what was there."""
+    """As ``_wide``, but copies where ``_store`` may have to keep the old values."""
     wide = _wide(tensors, dtype)
     return wide if skip is None or wide[0] is not tensors[0] else [tensor.clone() for tensor in wide]
 
@@ -346,7 +322,7 @@ def _changeable(tensors: list[Tensor], dtype: torch.dtype, skip: Tensor | None) 
 def _store(
     targets: list[Tensor], values: list[Tensor], noise: list[Noise] | None, role: str, skip: Tensor | None = None
 ) -> None:
-    """Rounds ``values`` into ``targets``, unless they are the same tensors, or ``skip`` keeps what is there."""
+    """Round ``values`` into ``targets``, unless they are the same tensors or ``skip`` is not zero."""
     if targets[0] is values[0]:  # torch.compile of torch 2.9 knows no identity of lists
         return
     if noise is not None and targets[0].dtype == torch.bfloat16:
@@ -362,9 +338,11 @@ def _store(
             target.copy_(value)
 
 
-def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, capturable: bool) -> Sequence[Any]:
-    """1 - beta^k for each tensor's own k; as numbers unless that would synchronise."""
-    if capturable or not all(is_readable(k) for k in steps):
+def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, rule: Rule) -> Sequence[Any]:
+    """1 - beta^k for each tensor's own k, or 1 without bias correction; as numbers unless that would synchronise."""
+    if not rule.bias_correction:
+        return [1.0] * len(steps)
+    if rule.capturable or not all(is_readable(k) for k in steps):
         # 1 - beta^k would cancel in float32 for beta near 1.
         log_beta = math.log(beta) if beta > 0 else -math.inf
         return [-torch.expm1(k.to(dtype) * log_beta) for k in steps]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "extent", "is_lazy", "is_plain", "is_readable", "layout", "materialized", "ordered", "put_back"]
-
 Layout = tuple[int, ...] | None
 """The order in which a tensor's dimensions lie in memory, or None: no order makes it contiguous."""
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether ``tensor`` has memory of its own that a kernel may write to, unlike DTensors and other wrappers."""
+    """Return True for a tensor with memory that a kernel may write to, unlike DTensors and other wrappers."""
     # A class that intercepts operations sees them only if they go through torch's dispatcher.
     ordinary = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
     return ordinary and tensor.layout == torch.strided
@@ -42,6 +40,11 @@ def materialized(tensor: Tensor) -> Tensor:
     if not is_lazy(tensor):
         return tensor
     return torch.zeros_like(tensor) if tensor._is_zerotensor() else tensor.resolve_conj().resolve_neg()
+
+
+def addresses(tensors: list[Tensor]) -> list[int]:
+    """The tensors' addresses in memory."""
+    return [x.data_ptr() for x in tensors]
 
 
 def extent(tensor: Tensor) -> tuple[int, int, int]:
@@ -78,7 +81,7 @@ def ordered(tensor: Tensor, order: Layout) -> Tensor:
 
 
 def put_back(target: Tensor, order: Layout, value: Tensor) -> None:
-    """Writes ``value``, once ``ordered(target, order)``, into ``target``, unless it was a view of it."""
+    """Write ``value``, once ``ordered(target, order)``, into ``target``, unless it was a view of it."""
     view = target if order is None else target.permute(order)
     if not view.is_contiguous():
         view.copy_(value)

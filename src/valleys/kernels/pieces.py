@@ -8,8 +8,6 @@ from torch import Tensor
 
 from valleys.kernels.layout import is_plain
 
-__all__ = ["batches"]
-
 
 def batches(columns: list[list[Tensor] | None], size: int) -> list[tuple[list[int], list[tuple[int, list[Any]]]]]:
     """Cut lists of tensors so that few elements are worked on at a time.
@@ -19,7 +17,7 @@ def batches(columns: list[list[Tensor] | None], size: int) -> list[tuple[list[in
         first element and, a column each, lists with one tensor per index.
     """
     sizes = [tensor.numel() for tensor in columns[0] or []]
-    cut_lists: list[tuple[list[int], list[tuple[int, list[Any]]]]] = []
+    result: list[tuple[list[int], list[tuple[int, list[Any]]]]] = []
     first = 0
     while first < len(sizes):
         last, total = first + 1, sizes[first]
@@ -29,20 +27,20 @@ def batches(columns: list[list[Tensor] | None], size: int) -> list[tuple[list[in
         # A subclass, a DTensor say, may not like to be cut.
         if total <= size or not all(is_plain(column[first]) for column in columns if column is not None):
             whole = [None if column is None else column[first:last] for column in columns]
-            cut_lists.append((list(range(first, last)), [(0, whole)]))
+            result.append((list(range(first, last)), [(0, whole)]))
         else:
-            cut = [None if column is None else _rows(column[first]) for column in columns]
-            length = total // len(cut[0])  # type: ignore[arg-type]
+            tensors = [None if column is None else _rows(column[first]) for column in columns]
+            length = total // len(tensors[0])  # type: ignore[arg-type]
             step = max(1, size // length)
             slices = [
-                (row * length, [None if tensor is None else [tensor[row : row + step]] for tensor in cut])
+                (row * length, [None if tensor is None else [tensor[row : row + step]] for tensor in tensors])
                 for row in range(0, total // length, step)
             ]
-            cut_lists.append(([first], slices))
+            result.append(([first], slices))
         first = last
-    return cut_lists
+    return result
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """Return what can be cut along its first dimension: all elements in a row, unless there are gaps between rows."""
+    """Return a view to be cut along its first dimension: all elements in a row, unless there are gaps between rows."""
     return tensor.view(-1) if tensor.is_contiguous() else tensor

@@ -7,11 +7,9 @@ from torch import Tensor
 
 from valleys.kernels import Rule
 
-__all__ = ["learning_rate", "step_lengths", "sum_dtype"]
-
 
 def step_lengths(sums: Tensor, rule: Rule) -> Tensor:
-    r"""Every layer's learning rate times its ratio; see :func:`valleys.reference.trust_ratio`.
+    """Return every layer's learning rate times its ratio; see :func:`valleys.reference.trust_ratio`.
 
     Args:
         sums: three rows with a column per layer: the squares of theta, the squares of r, and something that is 0 only
@@ -28,8 +26,7 @@ def step_lengths(sums: Tensor, rule: Rule) -> Tensor:
         ratio = ratio.clamp(*rule.trust_clip)
     ratio = torch.where((w == 0) | (r == 0), 1.0, ratio)
     lr = learning_rate(rule)
-    if isinstance(lr, Tensor):
-        lr = lr.to(sums.device)
+    lr = lr.to(sums.device) if isinstance(lr, Tensor) else lr
     return lr * torch.where(moving, ratio, ratio.clamp(max=1.0))
 
 
@@ -42,5 +39,5 @@ def learning_rate(rule: Rule) -> float | Tensor:
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
-    """What sums of squares are added up in: float64, wherever the device has it."""
+    """The dtype of sums of squares: float64, wherever the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -25,10 +25,8 @@ from torch import Tensor
 from valleys.kernels.constants import constant
 from valleys.kernels.layout import is_readable
 
-__all__ = ["Noise", "bits", "keys", "mix", "mix_tensor", "round_to_bfloat16", "salt", "signed"]
-
 _MASK = 0xFFFFFFFF
-GOLDEN = 0x9E3779B9
+_GOLDEN = 0x9E3779B9
 
 
 def mix(x: int) -> int:
@@ -46,31 +44,22 @@ def mix(x: int) -> int:
 
 def salt(seed: int, index: int) -> int:
     """The salt of an optimizer's ``index``-th tensor."""
-    return mix(mix(seed) + GOLDEN * (index + 1))
+    return mix(mix(seed) + _GOLDEN * (index + 1))
 
 
 class Noise(NamedTuple):
-    """Where in the sequence of random bits some elements of a tensor are.
+    """Position of a tensor's elements in the sequence of random bits."""
 
-    Args:
-        key: mix(salt ^ k): a number, or a 0-dimensional int32 pattern on the tensor's device.
-        start: index of the first element.
-    """
-
-    key: int | Tensor
-    start: int
+    key: int | Tensor  # mix(salt ^ k): a number, or a 0-dimensional int32 pattern on the tensor's device
+    start: int  # index of the first element
 
 
 def keys(salts: Sequence[int], counts: Sequence[Tensor]) -> list[int] | list[Tensor]:
     """Keys of the random bits of each tensor's next step, mix(salt ^ k) with k one more than its count of steps.
 
-    Args:
-        salts: of the tensors.
-        counts: their int64 counts, 0-dimensional, all of one device. An integer of its own and not ``step``: a float32
-            stops counting at 2^24, and the bits would repeat from there on.
-
-    Returns:
-        Numbers; where reading a count would make the host wait, int32 patterns beside the counts.
+    The ``counts`` are 0-dimensional int64, all of one device, and not ``step``: a float32 stops counting at 2^24, and
+    the bits would repeat from there on. The keys are numbers or, where reading a count would make the host wait, int32
+    patterns beside the counts.
     """
     if all(is_readable(count) for count in counts):
         return [mix(salt ^ int(count.item()) + 1) for salt, count in zip(salts, counts, strict=True)]
@@ -84,7 +73,7 @@ def bits(noise: Noise, role: str, like: Tensor) -> Tensor:
     first = signed(noise.key + noise.start) if isinstance(noise.key, int) else noise.key + signed(noise.start)
     pattern = mix_tensor(torch.arange(like.numel(), dtype=torch.int32, device=like.device) + first)
     if role in ("exp_avg", "exp_avg_sq"):
-        pattern = mix_tensor(pattern + signed(GOLDEN))
+        pattern = mix_tensor(pattern + signed(_GOLDEN))
     if role in ("explore", "exp_avg_sq"):
         pattern = pattern >> 16
     return (pattern & 0xFFFF).view(like.shape)
@@ -100,7 +89,7 @@ def mix_tensor(x: Tensor) -> Tensor:
 
 
 def round_to_bfloat16(x: Tensor, noise: Tensor) -> Tensor:
-    """Rounds up with the probability of x's place between its neighbours; infinities and NaN stay what they are.
+    """Round up with the probability of x's place between its neighbours; infinities and NaN stay what they are.
 
     Args:
         x: float32.

@@ -14,29 +14,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from valleys.kernels import Needs, Rule, Tensors, wide_dtype
-from valleys.kernels.layout import extent
+from valleys.kernels import Needs, Rule, Tensors, summary, wide_dtype
+from valleys.kernels.layout import addresses, extent
 from valleys.kernels.ratio import learning_rate
 
-__all__ = ["alto_", "apply_", "explore_", "measure_", "square_sum", "unavailable"]
-
-# Elements of a program, 8 per thread; how many blocks' sums are added at a time.
+# Elements of a program, 8 per thread; the number of blocks' sums that are added at a time.
 BLOCK, CHUNK = 2048, 1024
 # Without fused multiply-adds the arithmetic is what it says: ALTO at alpha = 0 is LAMB bit for bit.
 _LAUNCH = {"num_warps": 8, "enable_fp_fusion": False}
 
 
 def unavailable(device: torch.device, needs: Needs) -> str | None:
-    """The reason why this backend cannot update such tensors, or None if it can; launches a kernel once per device.
+    """Return the reason why this backend cannot update such tensors, or None if it can.
 
-    Args:
-        device: of all tensors; the CPU will do where TRITON_INTERPRET=1 was set when the kernels were imported.
-        needs: what the kernel must be made for.
+    Launches a kernel once per device; a CPU will do where TRITON_INTERPRET=1 was set when the kernels were imported.
     """
     try:
         kernels = _kernels()
     except Exception as error:  # a triton for another torch or driver may raise anything
-        return f"triton cannot be imported ({_line(error)}); install valleys[triton]"
+        return f"triton cannot be imported ({summary(error)}); install valleys[triton]"
     for dtype in needs.dtypes:
         if dtype not in kernels.DTYPES:
             return f"the Triton kernels know no {dtype}"
@@ -45,24 +41,17 @@ def unavailable(device: torch.device, needs: Needs) -> str | None:
     if device.type != "cuda":
         return f"the Triton kernels run on CUDA devices, not on {device.type}"
     # For Turing and Volta Triton 3.2 compiles all but the conversion of bfloat16.
-    needed = (8, 0) if torch.bfloat16 in needs.dtypes else (7, 0)
+    lowest = (8, 0) if torch.bfloat16 in needs.dtypes else (7, 0)
     capability = torch.cuda.get_device_capability(device)
-    if capability < needed:
+    if capability < lowest:
         name = torch.cuda.get_device_name(device)
-        return f"the Triton kernels need compute capability {needed} for these dtypes, {name} has {capability}"
+        return f"the Triton kernels need compute capability {lowest} for these dtypes, {name} has {capability}"
     # A graph would keep the launch; and who captures one has made a step before.
     return None if torch.cuda.is_current_stream_capturing() else _launch_problem(device)
 
 
 def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
-    """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
-
-    Args:
-        tensors: what to update.
-        rule: the group's options.
-        clip: 0-dimensional factor on all gradients, or None.
-        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
-    """
+    """Alg. 2 of the paper, in two or three launches; see :func:`valleys.kernels.foreach.alto_`."""
     launch = _prepare(tensors, rule, skip)
     sums = _first(launch, tensors, rule, clip)
     if rule.layer_adaptation:
@@ -100,45 +89,25 @@ def explore_(
     beta: float,
     keys: list[int] | list[Tensor] | None = None,
 ) -> None:
-    """E in one buffer: outs = g + c (g - s) with c = alpha (1 - beta); s becomes beta s + (1 - beta) g.
-
-    Args:
-        grads: gradients g.
-        buffers: s, updated in place.
-        outs: where the result goes, in the dtype of ``grads``; may be ``grads``.
-        alpha: strength of E.
-        beta: memory of E.
-        keys: one per tensor, for the stochastic rounding of bfloat16 buffers; None rounds to nearest.
-    """
+    """E in one launch; see :func:`valleys.kernels.foreach.explore_`."""
     kernels = _kernels()
     wide = wide_dtype(grads[0].dtype)
-    table, numbers, _, blocks = _upload(
-        [g.numel() for g in grads],
-        [_addresses(grads), _addresses(buffers), _addresses(outs), _keys(keys, len(grads))],
-        [alpha * (1 - beta), 1 - beta],
-        wide,
-        grads[0].device,
-    )
-    g, s, w = (kernels.DTYPES[dtype] for dtype in (grads[0].dtype, buffers[0].dtype, wide))
+    columns = [*map(addresses, (grads, buffers, outs)), _keys(keys, len(grads))]
+    numbers = [alpha * (1 - beta), 1 - beta]
+    table, factors, _, blocks = _upload([g.numel() for g in grads], columns, numbers, wide, grads[0].device)
+    options = (*_types(grads[0].dtype, buffers[0].dtype, wide), keys is not None, _on_device(keys), BLOCK)
     with torch.cuda.device_of(table):
-        kernels.explore[(blocks,)](
-            table, numbers, len(grads), g, s, w, keys is not None, _on_device(keys), BLOCK, **_LAUNCH
-        )
+        kernels.explore[(blocks,)](table, factors, len(grads), *options, **_LAUNCH)
 
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
-    """The sum of squares over all tensors, 0-dimensional float64: squares of float32 numbers overflow float32.
-
-    Args:
-        tensors: of one device and dtype.
-    """
+    """The sum of squares over all tensors, 0-dimensional float64: squares of float32 numbers overflow float32."""
     kernels = _kernels()
-    dtype, device = tensors[0].dtype, tensors[0].device
-    wide = torch.float64
-    table, _, _, blocks = _upload([x.numel() for x in tensors], [_addresses(tensors)], [], wide, device)
+    device, wide = tensors[0].device, torch.float64
+    table, _, _, blocks = _upload([x.numel() for x in tensors], [addresses(tensors)], [], wide, device)
     sums = torch.empty(blocks, dtype=wide, device=device)
     result = torch.empty((), dtype=wide, device=device)
-    types = kernels.DTYPES[dtype], kernels.DTYPES[wide]
+    types = _types(tensors[0].dtype, wide)
     with torch.cuda.device_of(table):
         kernels.square_sum_blocks[(blocks,)](table, sums, len(tensors), *types, BLOCK, **_LAUNCH)
         kernels.square_sum_total[(1,)](sums, result, blocks, CHUNK, **_LAUNCH)
@@ -146,53 +115,41 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
 
 
 class _Launch(NamedTuple):
-    """What the launches of a step share.
+    """The arguments that the launches of a step share."""
 
-    Args:
-        table: the tensors' records.
-        numbers: factors of the equations in the dtype of the arithmetic; last a 1, for gradients without a clip.
-        trust: those of the ratio in float64, as ``ratio.step_lengths`` has them, and the learning rate.
-        lr: where that lies on the device.
-        skip: an int32 there, read where the kernels are compiled to.
-        blocks: how many there are.
-        options: what the kernels are compiled for.
-    """
-
-    table: Tensor
-    numbers: Tensor
-    trust: Tensor
-    lr: Tensor
-    skip: Tensor
+    table: Tensor  # the tensors' records
+    numbers: Tensor  # factors of the equations in the dtype of the arithmetic; last a 1, for gradients without a clip
+    trust: Tensor  # those of the ratio in float64, as ``ratio.step_lengths`` has them, and the learning rate
+    lr: Tensor  # the learning rate on the device
+    skip: Tensor  # an int32 on the device, read by kernels with SKIPS
     blocks: int
-    options: dict[str, Any]
+    options: dict[str, Any]  # constants of the compilation
 
 
 def _prepare(tensors: Tensors, rule: Rule, skip: Tensor | None) -> _Launch:
-    params = tensors.params
-    device = params[0].device
+    params, device = tensors.params, tensors.params[0].device
     on_device = rule.capturable and all(k.device == device for k in tensors.steps)
     keys = tensors.keys if rule.stochastic_rounding else None
-    steps = _addresses(tensors.steps) if on_device else [int(k) for k in torch.stack(tensors.steps).tolist()]
+    steps = addresses(tensors.steps) if on_device else [int(k) for k in torch.stack(tensors.steps).tolist()]
     columns = [params, tensors.grads, tensors.explore or tensors.exp_avgs, tensors.exp_avgs, tensors.exp_avg_sqs]
     sizes, lengths, gaps = map(list, zip(*map(extent, params), strict=True))
-    low, high = rule.trust_clip or (0.0, math.inf)
     lr = learning_rate(rule)
     table, numbers, trust, blocks = _upload(
         sizes,
-        [*map(_addresses, columns), steps, _keys(keys, len(params)), tensors.starts, lengths, gaps],
+        [*map(addresses, columns), steps, _keys(keys, len(params)), tensors.starts, lengths, gaps],
         [*_numbers(rule), 1.0],
         wide_dtype(params[0].dtype),
         device,
-        [rule.trust_eps, rule.norm_eps, low, high, 0.0 if isinstance(lr, Tensor) else lr],
+        [rule.trust_eps, rule.norm_eps, *rule.bounds, 0.0 if isinstance(lr, Tensor) else lr],
     )
     # Values that are on the device already are read where they are.
     lr = lr.to(device) if isinstance(lr, Tensor) else trust[-1]
-    # Without one the kernels are handed a tensor that they do not read.
+    # Without one the kernels get a tensor that they do not read.
     flag = table if skip is None else (skip != 0).to(device, torch.int32)
     options = {
         "GAPS": any(gaps),
         "RANDOM": rule.stochastic_rounding,
-        "STEP": _kernels().DTYPES[tensors.steps[0].dtype] if on_device else None,
+        "STEP": _types(tensors.steps[0].dtype)[0] if on_device else None,
         "KEYS_ON_DEVICE": _on_device(keys),
         "SKIPS": skip is not None,
         "BLOCK": BLOCK,
@@ -202,52 +159,34 @@ def _prepare(tensors: Tensors, rule: Rule, skip: Tensor | None) -> _Launch:
 
 def _first(launch: _Launch, tensors: Tensors, rule: Rule, clip: Tensor | None) -> Tensor:
     """The states' step; returns the blocks' sums or, without the ratio, makes the parameters' step too."""
-    kernels = _kernels()
     numbers = launch.numbers
     clip = numbers[-1] if clip is None else clip.to(numbers.device)
     sums = numbers.new_empty(3 * launch.blocks if rule.layer_adaptation else 0)
-    dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype, numbers.dtype
-    types = [kernels.DTYPES[dtype] for dtype in dtypes]
+    arguments = launch.table, numbers, launch.lr, clip, launch.skip, sums, len(tensors.params)
+    types = _types(tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype, numbers.dtype)
     first = {"EXPLORES": tensors.explore is not None, "MEASURE": rule.layer_adaptation}
     with torch.cuda.device_of(sums):
-        kernels.alto_first[(launch.blocks,)](
-            launch.table,
-            numbers,
-            launch.lr,
-            clip,
-            launch.skip,
-            sums,
-            len(tensors.params),
-            *types,
-            **first,
-            **launch.options,
-        )
+        _kernels().alto_first[(launch.blocks,)](*arguments, *types, **first, **launch.options)
     return sums
 
 
 def _second(launch: _Launch, tensors: Tensors, factors: Tensor) -> None:
     """The parameters' step."""
-    kernels = _kernels()
-    dtypes = tensors.params[0].dtype, tensors.exp_avgs[0].dtype, launch.numbers.dtype
-    types = [kernels.DTYPES[dtype] for dtype in dtypes]
+    types = _types(tensors.params[0].dtype, tensors.exp_avgs[0].dtype, launch.numbers.dtype)
     with torch.cuda.device_of(factors):
-        kernels.alto_second[(launch.blocks,)](
+        _kernels().alto_second[(launch.blocks,)](
             launch.table, launch.numbers, factors, launch.skip, len(factors), *types, **launch.options
         )
 
 
 @functools.cache
 def _launch_problem(device: torch.device) -> str | None:
-    """The reason why nothing can be launched there: Triton compiles its launcher in C when it is first needed."""
+    """Return the reason why nothing can be launched there: Triton compiles its launcher in C when first used."""
     try:
         square_sum([torch.ones(1, device=device)])
     except Exception as error:  # of Triton, its compilers or the driver
-        return f"no Triton kernel can be launched ({_line(error)}); Triton needs a C compiler and Python's headers"
+        return f"no Triton kernel can be launched ({summary(error)}); Triton needs a C compiler and Python's headers"
     return None
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
 
 
 def _kernels() -> Any:
@@ -256,8 +195,8 @@ def _kernels() -> Any:
     return _triton_kernels
 
 
-def _addresses(tensors: list[Tensor]) -> list[int]:
-    return [x.data_ptr() for x in tensors]
+def _types(*dtypes: torch.dtype) -> list[Any]:
+    return [_kernels().DTYPES[dtype] for dtype in dtypes]
 
 
 def _on_device(keys: list[int] | list[Tensor] | None) -> bool:
@@ -271,17 +210,10 @@ def _keys(keys: list[int] | list[Tensor] | None, count: int) -> list[int]:
 
 def _numbers(rule: Rule) -> list[float]:
     """A rule as the factors of the equations, in the order in which ``alto_first`` lists them."""
-    c = rule.alpha * (1 - rule.beta1)
     return [
         -1.0 if rule.maximize else 1.0,
-        c if rule.accelerate_momentum else 0.0,
-        c if rule.accelerate_second_moment else 0.0,
-        1 - rule.beta1,
-        1 - rule.beta2,
-        rule.beta3,
-        1 - rule.beta3,
-        rule.eps,
-        rule.weight_decay,
+        *rule.strengths,
+        *(1 - rule.beta1, 1 - rule.beta2, rule.beta3, 1 - rule.beta3, rule.eps, rule.weight_decay),
         # 1 - beta^k is 1 - e^(k log beta): 1 where log beta is -inf.
         *(math.log(b) if b > 0 and rule.bias_correction else -math.inf for b in (rule.beta2, rule.beta3)),
     ]
@@ -295,23 +227,22 @@ def _upload(
     device: torch.device,
     doubles: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """What a launch needs to know, in one copy.
+    """Send the arguments of a launch to the device in one copy.
 
     Args:
         sizes: of each tensor.
         columns: the rest of the tensors' records.
-        numbers: factors of the equations.
-        wide: their dtype.
+        numbers: factors of the equations, in the dtype ``wide``.
+        wide: dtype of the arithmetic.
         device: of the tensors.
         doubles: numbers in float64.
 
     Returns:
-        The records, the numbers, those in float64 and how many blocks there are.
+        The records, the numbers, those in float64 and the number of blocks.
     """
     *firsts, blocks = itertools.accumulate((-(-size // BLOCK) for size in sizes), initial=0)
     records = [x for record in zip(firsts, sizes, *columns, strict=True) for x in record]
-    # Multiples of 16 bytes, so that what follows is at one, too.
-    # On the CPU whatever torch.set_default_device says.
+    # Multiples of 16 bytes, so that what follows is at one, too; on the CPU whatever torch.set_default_device says.
     cpu = torch.device("cpu")
     parts = [
         torch.tensor(numbers + [0.0] * (-len(numbers) % 4), dtype=wide, device=cpu).view(torch.int64),
