@@ -56,13 +56,13 @@ def test_parts_cover_every_rectangle_once(blocks: Any, shape: tuple[int, ...]) -
         cut = whole[tuple(slice(low, high) for low, high in span)]
         for order in itertools.islice(itertools.permutations(range(len(shape))), 6):
             memory = cut.permute(order).clone(memory_format=torch.contiguous_format).view(-1)
-            seen = torch.zeros_like(memory)
+            counts = torch.zeros_like(memory)
             first = tuple(low for low, _ in span)
             for part in parts(patterns(blocks, shape), tuple(cut.shape), first, order):
                 place = (part.rows, part.length), (part.stride, 1), part.offset
                 assert bool((memory.as_strided(*place) == part.layer).all())
-                seen.as_strided(*place).add_(1)
-            assert bool((seen == 1).all())
+                counts.as_strided(*place).add_(1)
+            assert bool((counts == 1).all())
 
 
 def test_parts_are_few() -> None:
@@ -137,8 +137,8 @@ def test_blocks_round_each_element_by_bits_of_its_own(backend: str) -> None:
     optimizer.step()
     rows = {tuple(row) for row in param.tolist()}
     assert len(rows) > 32
-    moved = float((1 - param.detach().float()).mean())
-    assert 0.8e-3 < moved < 1.2e-3
+    shift = float((1 - param.detach().float()).mean())
+    assert 0.8e-3 < shift < 1.2e-3
 
 
 def test_blocks_survive_a_checkpoint(tmp_path: Any) -> None:
@@ -205,21 +205,23 @@ def test_find() -> None:
             "mlp": nn.ModuleDict({"fc": nn.Linear(8, 24)}),
         }
     )
-    found = find(model)
-    assert found == {
+    overrides = find(model)
+    assert overrides == {
         "attention.in_proj_weight": {"blocks": ("sections", 0, (8, 8, 8))},
         "gpt.c_attn.weight": {"blocks": ("sections", 1, (8, 8, 8))},
         "cross.c_attn.weight": {"blocks": ("sections", 1, (8, 8))},
         "nano.c_attn.weight": {"blocks": ("sections", 0, (8, 8, 8))},
         "vit.qkv.weight": {"blocks": ("sections", 0, (8, 8, 8))},
     }
-    groups = valleys.param_groups(model, overrides=found)
+    groups = valleys.param_groups(model, overrides=overrides)
     optimizer = valleys.ALTO(groups)
-    assert sum(len(group["params"]) for group in optimizer.param_groups if group["blocks"] is not None) == len(found)
+    assert sum(len(group["params"]) for group in optimizer.param_groups if group["blocks"] is not None) == len(
+        overrides
+    )
 
 
 def test_find_in_transformers_gpt2() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_layer=2, n_embd=12, n_head=2, vocab_size=16, n_positions=8)
-    found = find(transformers.GPT2Model(config))
-    assert found == {f"h.{i}.attn.c_attn.weight": {"blocks": ("sections", 1, (12, 12, 12))} for i in range(2)}
+    overrides = find(transformers.GPT2Model(config))
+    assert overrides == {f"h.{i}.attn.c_attn.weight": {"blocks": ("sections", 1, (12, 12, 12))} for i in range(2)}

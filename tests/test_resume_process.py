@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.optim import lr_scheduler
 
-from engine.test_adapted_class import OURS, adapted
+from engine.adapted import OURS, adapted
 from optimizer_cases import CASES, parameters
 from test_adapt import bits, run_adapted, same
 

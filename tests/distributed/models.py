@@ -211,10 +211,10 @@ SETTINGS = (
 
 def _by_mesh(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Groups of tensors that torch.optim's foreach takes together."""
-    found: dict[Any, list[Tensor]] = {}
+    by_mesh: dict[Any, list[Tensor]] = {}
     for param in (param for group in groups for param in group["params"]):
-        found.setdefault(getattr(param, "device_mesh", None), []).append(param)
-    return [{"params": params} for params in found.values()]
+        by_mesh.setdefault(getattr(param, "device_mesh", None), []).append(param)
+    return [{"params": params} for params in by_mesh.values()]
 
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], Optimizer]] = {
@@ -233,7 +233,7 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], Optimizer]] = {
 
 
 class Result(NamedTuple):
-    """What an optimizer made on this rank.
+    """Result of an optimizer on this rank.
 
     Args:
         params, states: by name, whole.
@@ -292,7 +292,7 @@ class Run:
         return whole(value) if self._whole else value
 
     def result(self) -> Result:
-        """What became of it."""
+        """Return its result."""
         numbers = {p: i for i, p in enumerate(p for group in self.optimizer.param_groups for p in group["params"])}
         saved = self.optimizer.state_dict()["state"]
         params = {name: param.detach() for name, param in self._params.items()}

@@ -49,9 +49,9 @@ def test_two_ranks_from_the_counts_to_the_report(tmp_path: Path) -> None:
     plan = ranks.Plan({"tiny": TINY, script.STEPPED: TINY}, TINY, 2, (4, 400), 3)
     path = script.benchmark(plan, [2], {"command": "here"}, tmp_path, seconds=60.0)
     document = json.loads((tmp_path / "distributed.json").read_text(encoding="utf-8"))
-    found = document["found"]["2"]
+    results = document["found"]["2"]
     layers = len(TINY)
-    assert found["collectives"]["tiny"] == {
+    assert results["collectives"]["tiny"] == {
         "ALTO": [["allreduce_", 1, 32 * layers]],
         "ALTO, max_grad_norm": [["allreduce_", 2, 32 * layers + 8]],
         "Lamb": [["allreduce_", 1, 32 * layers]],
@@ -59,10 +59,12 @@ def test_two_ranks_from_the_counts_to_the_report(tmp_path: Path) -> None:
         "AdamW fused": [],
         "AdamW foreach": [],
     }
-    assert 0 < found["difference"] < 1e-5  # the naive way is LAMB
-    assert {name: len(times) for name, times in found["steps"].items()} == dict.fromkeys(ranks.CONTENDERS, 2)
-    assert {size: len(times) for size, times in found["reductions"].items()} == {"4": 3, "400": 3}
-    assert all(0 < time < 60 for times in (*found["steps"].values(), *found["reductions"].values()) for time in times)
+    assert 0 < results["difference"] < 1e-5  # the naive way is LAMB
+    assert {name: len(times) for name, times in results["steps"].items()} == dict.fromkeys(ranks.CONTENDERS, 2)
+    assert {size: len(times) for size, times in results["reductions"].items()} == {"4": 3, "400": 3}
+    assert all(
+        0 < time < 60 for times in (*results["steps"].values(), *results["reductions"].values()) for time in times
+    )
     text = path.read_text(encoding="utf-8")
     rows = cells(text)
     counts = {row[3]: row[4:] for row in rows if row[0] == "tiny"}
@@ -122,8 +124,8 @@ def test_a_step_costs_one_all_reduce_the_naive_way_two_per_layer() -> None:
     cost = load("distributed_cost")
     model = cost.Model("some", layers=7, parameters=1000, units=4)
     link = cost.Link("some", alpha=3.0, beta=0.5, start=10.0)
-    ours, naive, fsdp = cost.step_cost(model, link, 8, "ring")
-    assert ours == 10 + 14 * 3 + 1.75 * (7 * 4 * 8) * 0.5
+    alto, naive, fsdp = cost.step_cost(model, link, 8, "ring")
+    assert alto == 10 + 14 * 3 + 1.75 * (7 * 4 * 8) * 0.5
     assert naive == 2 * 7 * (10 + 14 * 3 + 1.75 * 4 * 0.5)
     assert fsdp == 2 * 4 * (10 + 7 * 3) + 2 * 7 / 8 * 2000 * 0.5
 
@@ -133,8 +135,8 @@ def test_the_slower_the_network_the_nearer_our_share_to_one_unit_of_fully_shard(
     model = cost.Model("some", layers=100, parameters=10_000_000, units=20)
     shares = []
     for alpha in (1e-6, 1e-4, 1e-2, 1.0):
-        ours, _, fsdp = cost.step_cost(model, cost.Link("", alpha, beta=1e-11), 64, "ring")
-        shares.append(ours / fsdp)
+        alto, _, fsdp = cost.step_cost(model, cost.Link("", alpha, beta=1e-11), 64, "ring")
+        shares.append(alto / fsdp)
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1 / 20, rel=1e-3)
 
@@ -144,8 +146,8 @@ def test_a_line_through_the_medians_gives_back_the_ring() -> None:
     link = cost.Link("some", alpha=2e-4, beta=3e-9)
     for ranks in (2, 4):
         times = {size: [cost.all_reduce(link, ranks, 8 * size, "ring")] * 3 for size in (4, 64, 1000, 30_000)}
-        found = script.fit(ranks, times)
-        assert (found.alpha, found.beta) == (pytest.approx(2e-4), pytest.approx(3e-9))
+        results = script.fit(ranks, times)
+        assert (results.alpha, results.beta) == (pytest.approx(2e-4), pytest.approx(3e-9))
 
 
 def test_tables_tell_the_assumed_from_the_measured() -> None:
@@ -164,9 +166,9 @@ def test_tables_tell_the_assumed_from_the_measured() -> None:
 @pytest.mark.parametrize("name", ["distributed_cost", "shapes", "script"])
 def test_examples_in_the_docs(name: str) -> None:
     module = load_script() if name == "script" else load(name)
-    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
-    assert found.attempted > 0
-    assert found.failed == 0
+    results = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def test_the_command_line_explains_itself() -> None:

@@ -86,7 +86,7 @@ class Run:
 
 def save(folder: str, shard: bool) -> Any:
     """Saves every optimizer after 7 steps, and before the first; how it goes on."""
-    found = {}
+    results = {}
     for name in OPTIMIZERS:
         run = Run(name, shard)
         if name == "ALTO":
@@ -94,24 +94,24 @@ def save(folder: str, shard: bool) -> Any:
         run.train(0, 7)
         run.save(f"{folder}/{name}")
         run.train(7, 12)
-        found[name] = run.whole()
-    return found
+        results[name] = run.whole()
+    return results
 
 
 def resume(folder: str, shard: bool) -> Any:
-    found = {}
+    results = {}
     for name in OPTIMIZERS:
         run = Run(name, shard)
         run.load(f"{folder}/{name}")
         dtypes = {v.dtype for v in run.whole()}
         assert (torch.bfloat16 in dtypes) == ("bfloat16" in name), (name, dtypes)
         run.train(7, 12)
-        found[name] = run.whole()
+        results[name] = run.whole()
     fresh = Run("ALTO", shard)
     fresh.load(f"{folder}/fresh")
     fresh.train(0, 12)
-    found["fresh"] = fresh.whole()
-    return found
+    results["fresh"] = fresh.whole()
+    return results
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,13 @@ def test_another_number_of_ranks_goes_on(saved: Any, loaded: Any, tmp_path: Path
     (expected, *_) = spawn(save, saved[0], str(tmp_path), saved[1])
     expected["fresh"] = expected["ALTO"]
     for ranks, shard in loaded:
-        for found in spawn(resume, ranks, str(tmp_path), shard):
+        for results in spawn(resume, ranks, str(tmp_path), shard):
             for name, tensors in expected.items():
                 # A state in bfloat16 may fall on the other side of a rounding.
                 tolerance = 2e-2 if "bfloat16" in name else 1e-12
-                kept = [tensor.shape for tensor in found[name]]
-                assert kept == [tensor.shape for tensor in tensors], name
-                assert largest_error(found[name], tensors) < tolerance, (name, ranks, shard)
+                shapes = [tensor.shape for tensor in results[name]]
+                assert shapes == [tensor.shape for tensor in tensors], name
+                assert largest_error(results[name], tensors) < tolerance, (name, ranks, shard)
 
 
 KILLED, STEPS, EVERY = 13, 20, 5
@@ -164,6 +164,6 @@ def test_a_killed_rank(name: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="-9"):
         spawn(survive, 2, str(tmp_path / "killed"), name, True)
     assert (tmp_path / "killed" / "latest").read_text() == "10"
-    found = spawn(survive, 2, str(tmp_path / "killed"), name, False)
-    for mine, theirs in zip(found, expected, strict=True):
+    results = spawn(survive, 2, str(tmp_path / "killed"), name, False)
+    for mine, theirs in zip(results, expected, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))

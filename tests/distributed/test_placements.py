@@ -67,7 +67,7 @@ def problem(dtype: torch.dtype, steps: int) -> tuple[list[Tensor], list[list[Ten
 
 
 def expected(thetas: list[Tensor], grads: list[list[Tensor | None]], groups: list[dict[str, Any]]) -> list[Tensor]:
-    """What ``reference.alto`` makes of every layer by itself, in float64."""
+    """Run ``reference.alto`` on every layer by itself, in float64."""
     wholes = [theta.double().clone() for theta in thetas]
     options = [symbols(group) for group in groups for _ in group["params"]]
     bound = groups[0]["max_grad_norm"]
@@ -124,20 +124,20 @@ def run(mesh_shape: tuple[int, ...], backend: str, dtype: torch.dtype, options: 
             optimizer.step()
         sent.append(traffic.get_total_counts())
     result = [p.full_tensor() if isinstance(p, DTensor) else p for p in params]
-    moved = largest_error(result[:1], thetas[:1])
-    assert moved > 0.1, f"the parameters hardly moved ({moved})"
+    shift = largest_error(result[:1], thetas[:1])
+    assert shift > 0.1, f"the parameters hardly moved ({shift})"
     return largest_error(result, expected(thetas, grads, optimizer.param_groups)), sent
 
 
 def several(mesh_shapes: list[tuple[int, ...]], dtypes: list[torch.dtype], each: list[dict[str, Any]]) -> Any:
-    found = {}
+    results = {}
     for mesh_shape, dtype, backend, (number, options) in itertools.product(
         mesh_shapes, dtypes, BACKENDS, enumerate(each)
     ):
         if backend == "compiled" and (mesh_shape != (2,) or dtype == torch.float32 or number):
             continue  # compiling takes its time
-        found[mesh_shape, dtype, backend, number] = run(mesh_shape, backend, dtype, options)
-    return found
+        results[mesh_shape, dtype, backend, number] = run(mesh_shape, backend, dtype, options)
+    return results
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def several(mesh_shapes: list[tuple[int, ...]], dtypes: list[torch.dtype], each:
 def test_every_placement_equals_the_reference(mesh_shapes: list[tuple[int, ...]]) -> None:
     ranks = torch.Size(mesh_shapes[0]).numel()
     each: list[dict[str, Any]] = [{}, {"max_grad_norm": 1.0, "trust_clip": (0.01, 5.0), "maximize": True}]
-    for found in spawn(several, ranks, mesh_shapes, [torch.float64, torch.float32], each, seconds=200):
-        for (mesh_shape, dtype, backend, number), (error, sent) in found.items():
+    for results in spawn(several, ranks, mesh_shapes, [torch.float64, torch.float32], each, seconds=200):
+        for (mesh_shape, dtype, backend, number), (error, sent) in results.items():
             assert error < TOLERANCE[dtype], (mesh_shape, dtype, backend, each[number], error)
             all_reduces = 0 if ranks == 1 else 1 if number == 0 else 2
             assert set(sent) == {all_reduces}, (mesh_shape, backend, each[number], sent)
@@ -160,18 +160,18 @@ def partial_gradients() -> tuple[float, float]:
     mesh = mesh_of((distributed.get_world_size(),))
     errors = []
     for make in (lambda p: valleys.ALTO(p, lr=0.1), lambda p: valleys.ESGD(p, lr=0.1)):
-        ours: Any = torch.nn.Parameter(distribute_tensor(torch.arange(6.0).view(2, 3), mesh, [Replicate()]))
+        replicated: Any = torch.nn.Parameter(distribute_tensor(torch.arange(6.0).view(2, 3), mesh, [Replicate()]))
         plain = torch.nn.Parameter(torch.arange(6.0).view(2, 3))
-        a, b = make([ours]), make([plain])
+        a, b = make([replicated]), make([plain])
         for step in range(4):
             part = torch.full((2, 3), float(distributed.get_rank() + step))
-            ours.grad = DTensor.from_local(part, mesh, [Partial()])
-            plain.grad = ours.grad.full_tensor()
-            kept = ours.grad
+            replicated.grad = DTensor.from_local(part, mesh, [Partial()])
+            plain.grad = replicated.grad.full_tensor()
+            original = replicated.grad
             a.step()
             b.step()
-            assert ours.grad is kept, "the user's gradient was replaced"
-        errors.append(largest_error([ours.to_local()], [plain]))
+            assert replicated.grad is original, "the user's gradient was replaced"
+        errors.append(largest_error([replicated.to_local()], [plain]))
     return errors[0], errors[1]
 
 
@@ -204,9 +204,9 @@ def replicas_and_shards_of_random_bits() -> None:
         mine = p.to_local().clone()
         # The same shard on the ranks that hold replicas of it.
         dim = next(i for i, placement in enumerate(p.placements) if placement.is_replicate())
-        theirs = [torch.empty_like(mine) for _ in range(mesh.size(dim))]
-        distributed.all_gather(theirs, mine, group=mesh.get_group(dim))
-        assert all(torch.equal(mine, other) for other in theirs)
+        replicas = [torch.empty_like(mine) for _ in range(mesh.size(dim))]
+        distributed.all_gather(replicas, mine, group=mesh.get_group(dim))
+        assert all(torch.equal(mine, other) for other in replicas)
 
 
 def two_meshes() -> Any:
@@ -283,13 +283,13 @@ def test_replicas_random_bits_and_two_meshes() -> None:
 
 def refusals() -> dict[str, str]:
     mesh = mesh_of((1,))
-    found = {}
+    results = {}
 
     def attempt(name: str, make: Any) -> None:
         try:
             make()
         except RuntimeError as error:
-            found[name] = str(error)
+            results[name] = str(error)
 
     sharded = torch.nn.Parameter(distribute_tensor(torch.ones(64, 64), mesh, [Shard(0)]))
     partial = torch.nn.Parameter(DTensor.from_local(torch.ones(4), mesh, [Partial()]))
@@ -303,13 +303,13 @@ def refusals() -> dict[str, str]:
         sharded.grad = torch.ones_like(sharded)
         attempt(name, optimizer.step)
         assert not optimizer.state
-    return found
+    return results
 
 
 def test_what_cannot_be_is_refused_at_once() -> None:
-    (found,) = spawn(refusals, 1)
-    assert set(found) == {"8bit", "differentiable", "partial", "8bit later", "differentiable later"}
-    for name, message in found.items():
+    (results,) = spawn(refusals, 1)
+    assert set(results) == {"8bit", "differentiable", "partial", "8bit later", "differentiable later"}
+    for name, message in results.items():
         assert re.search("DTensor|Partial", message), (name, message)
 
 
@@ -317,7 +317,7 @@ def in_the_interpreter() -> float:
     """Triton's kernels on shards and blocks, against foreach."""
     mesh = mesh_of((2,))
     generator = torch.Generator().manual_seed(0)
-    found: list[list[Any]] = []
+    results: list[list[Any]] = []
     for backend in ("triton", False):
         generator.manual_seed(0)
         theta = torch.randn(6, 12, generator=generator)
@@ -329,8 +329,8 @@ def in_the_interpreter() -> float:
             for p in params:
                 p.grad = distribute_tensor(grad.clone(), mesh, p.placements)
             optimizer.step()
-        found.append([p.full_tensor() for p in params])
-    return largest_error(*found)
+        results.append([p.full_tensor() for p in params])
+    return largest_error(*results)
 
 
 def test_triton_on_shards() -> None:

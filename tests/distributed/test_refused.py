@@ -18,10 +18,10 @@ def model() -> nn.Module:
 
 
 def fsdp1(original: bool, before: bool) -> Any:
-    """What each optimizer says to FSDP1, made before or after the model is wrapped."""
+    """Messages of each optimizer about FSDP1, made before or after the model is wrapped."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    said = []
+    messages = []
     for make in (valleys.ALTO, valleys.Lamb, valleys.EAdamW, lambda p: valleys.ALTO(p, layer_adaptation=False)):
         net = model()
         optimizer = make(net.parameters()) if before else None
@@ -30,10 +30,10 @@ def fsdp1(original: bool, before: bool) -> Any:
         wrapped(torch.ones(2, 7)).sum().backward()
         try:
             optimizer.step()
-            said.append("")
+            messages.append("")
         except RuntimeError as error:
-            said.append(str(error))
-    return said
+            messages.append(str(error))
+    return messages
 
 
 @pytest.mark.parametrize(("original", "before"), [(True, True), (True, False), (False, False)], ids=str)
@@ -65,7 +65,7 @@ def test_partitions_that_take_the_parameters_place(cls: Any) -> None:
 
 
 def test_partitions_of_zero_3() -> None:
-    """Which keeps the parameters, empty, with attributes that give it away."""
+    """ZeRO-3 keeps the parameters, empty, with attributes that give it away."""
     optimizer = valleys.ALTO(model().parameters())
     for param in optimizer.param_groups[0]["params"]:
         param.ds_id = 0
@@ -129,12 +129,12 @@ def test_gradients_are_not_released_before_they_are_averaged() -> None:
 
 
 def foreign_states(name: str) -> list[str]:
-    """What each optimizer says to states of a DTensor that are sharded otherwise, or not at all; and what moved."""
+    """Messages of each optimizer about states of a DTensor with other placements, or without any."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     mesh = init_device_mesh("cpu", (2,))
-    said = []
+    messages = []
     for make in (valleys.ALTO, valleys.Lamb, valleys.EAdamW, lambda p: valleys.adapt(torch.optim.SGD(p, lr=0.1))):
         param: Any = nn.Parameter(distribute_tensor(torch.ones(8, 6), mesh, [Shard(0)]))
         optimizer = make([param])
@@ -151,11 +151,11 @@ def foreign_states(name: str) -> list[str]:
         }[name]()
         try:
             optimizer.step()
-            said.append("")
+            messages.append("")
         except ValueError as error:
-            said.append(str(error))
+            messages.append(str(error))
         assert torch.equal(param.detach().full_tensor(), before)
-    return said
+    return messages
 
 
 @pytest.mark.parametrize("name", ["otherwise", "replicated", "whole", "local"])

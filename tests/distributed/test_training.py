@@ -1,4 +1,4 @@
-"""What a training loop adds to a wrapper: precision, offloading, accumulation, clipping, scaling, rounding."""
+"""Additions of a training loop to a wrapper: precision, offloading, accumulation, clipping, scaling, rounding."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ POLICIES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
 def shadowed() -> dict[tuple[str, str], tuple[torch.dtype, float, float]]:
     """By policy and optimizer: the dtype, how far off the shadow the parameters are and how far from the start."""
     warnings.simplefilter("ignore")
-    found = {}
+    results = {}
     for policy, (dtype, options) in POLICIES.items():
         net = new_net(dtype)
         start = {name: whole(param.detach()).clone() for name, param in net.named_parameters()}
@@ -56,16 +56,16 @@ def shadowed() -> dict[tuple[str, str], tuple[torch.dtype, float, float]]:
         for name, run in runs.items():
             params = run.result().params
             assert {param.dtype for param in params.values()} == {dtype}
-            found[policy, name] = dtype, error(params, shadows[name].result().params), error(params, start)
-    return found
+            results[policy, name] = dtype, error(params, shadows[name].result().params), error(params, start)
+    return results
 
 
 def test_every_policy_of_fsdp_equals_a_shadow_with_the_same_gradients() -> None:
-    for found in spawn(shadowed, 2):
-        assert len(found) == 2 * len(POLICIES)
-        for case, (dtype, off, moved) in found.items():
+    for results in spawn(shadowed, 2):
+        assert len(results) == 2 * len(POLICIES)
+        for case, (dtype, off, shift) in results.items():
             assert off < (1e-12 if dtype is DOUBLE else 1e-6), case
-            assert moved > 0.01, case
+            assert shift > 0.01, case
 
 
 # Loops that one process can run as well.
@@ -165,17 +165,17 @@ def outcomes() -> dict[str, dict[str, Tensor]]:
 
 def test_accumulating_clipping_and_scaling_equal_one_process() -> None:
     expected = {case: outcome(case, alone=True) for case in CASES}
-    for found in spawn(outcomes, 2):
+    for results in spawn(outcomes, 2):
         for case in CASES:
             # torch 2.9's clip_grad_norm_ adds float64 DTensors up in float32.
             tolerance = 1e-5 if OLD_DTENSOR and case == "clipped, FSDP2" else 1e-12
-            assert error(found[case], expected[case]) < tolerance, case
+            assert error(results[case], expected[case]) < tolerance, case
 
 
 def rounded() -> dict[str, tuple[list[str], list[str]]]:
-    """What differs from an optimizer on whole parameters with the same random bits, and with others."""
+    """States that differ from an optimizer's on whole parameters, with the same random bits and with others."""
     warnings.simplefilter("ignore")
-    found = {}
+    results = {}
     for name, seed in (("ALTO bfloat16", "seed"), ("E AdamW bfloat16", "explore_seed")):
         net = new_net(HALF)
         sharded(net)
@@ -192,20 +192,20 @@ def rounded() -> dict[str, tuple[list[str], list[str]]]:
                 each.step()
         mine, same, another = ({**r.params, **r.states} for r in (run.result(), shadow.result(), other.result()))
         assert mine.keys() == same.keys()
-        differing = [[key for key in mine if not torch.equal(mine[key], theirs[key])] for theirs in (same, another)]
-        found[name] = (differing[0], differing[1])
-    return found
+        differing = [[key for key in mine if not torch.equal(mine[key], replica[key])] for replica in (same, another)]
+        results[name] = (differing[0], differing[1])
+    return results
 
 
 def test_shards_are_rounded_with_the_random_bits_of_the_whole() -> None:
-    for found in spawn(rounded, 2):
-        for name, (differing, with_other_bits) in found.items():
+    for results in spawn(rounded, 2):
+        for name, (differing, with_other_bits) in results.items():
             assert not differing, name
             assert with_other_bits, name
 
 
 def muons() -> tuple[float, float]:
-    """How far an adapted Muon is off a plain one that gets E's gradients; how far that is off one that does not."""
+    """Distance of an adapted Muon from a plain one that gets E's gradients, and of that from one that does not."""
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     # torch's Muon takes no DTensors that the ranks cannot divide evenly.

@@ -47,7 +47,7 @@ TABLE = (*LAYERWISE, Job("ALTO clipped", DOUBLE), *(Job(*each) for each in ADAPT
 
 
 class Key(NamedTuple):
-    """What a result is of."""
+    """The case that a result belongs to."""
 
     job: Job
     steps: int
@@ -115,9 +115,9 @@ def expected_collectives(setting: Setting, optimizer: str, partial: int) -> dict
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=SINCE_2_13), pytest.param(4, marks=SINCE_2_13)])
 def test_training_equals_one_process(ranks: int) -> None:
-    found = spawn(on_ranks, ranks, ranks, STEPS if ranks <= 2 else STEPS // 3)
+    outcomes = spawn(on_ranks, ranks, ranks, STEPS if ranks <= 2 else STEPS // 3)
     faults = []
-    for setting, results in found[0].items():
+    for setting, results in outcomes[0].items():
         for key, result in results.items():
             row = f"{setting.title}, {ranks} ranks, {key.optimizer}, {key.dtype}"
             error = error_of(key, result)
@@ -126,7 +126,7 @@ def test_training_equals_one_process(ranks: int) -> None:
             for collectives, partial in zip(result.collectives, result.partial, strict=False):
                 if collectives != expected_collectives(setting, key.optimizer, partial):
                     faults.append(f"{row}: collectives {collectives} with {partial} Partial gradients")
-            for name in different_replicas([other[setting][key] for other in found]):
+            for name in different_replicas([other[setting][key] for other in outcomes]):
                 faults.append(f"{row}: replicas of {name} differ")
     assert not faults, "\n".join(faults)
 
@@ -139,8 +139,8 @@ def test_training_moves_parameters_and_the_tolerance_is_that_of_rounding() -> No
             on_one_process(job, STEPS)[Key(job, STEPS, name, job.dtype)] for job in LAYERWISE if job.leader == name
         )
         for param, value in result.params.items():
-            moved = (value - start[param]).norm() / start[param].norm()
-            assert (moved == 0) if param.startswith("unused") else (moved > 0.1), param
+            shift = (value - start[param]).norm() / start[param].norm()
+            assert (shift == 0) if param.startswith("unused") else (shift > 0.1), param
         error = largest_error(list(rounded.params.values()), list(result.params.values()))
         assert TOLERANCES[SINGLE] / 20 < error < TOLERANCES[SINGLE]
 
@@ -148,7 +148,7 @@ def test_training_moves_parameters_and_the_tolerance_is_that_of_rounding() -> No
 def at_extremes(ranks: int) -> tuple[dict[tuple[Setting, str], dict[str, int]], list[Tensor]]:
     """The collectives of a step with many more parameters; a layer of one row, of which most ranks have nothing."""
     warnings.simplefilter("ignore")
-    found = {}
+    outcomes = {}
     for setting in (setting for setting in SETTINGS if setting.ranks == ranks and setting.sums):
         net = new_net(depth=40)
         setting.spread(net)
@@ -157,8 +157,8 @@ def at_extremes(ranks: int) -> tuple[dict[tuple[Setting, str], dict[str, int]], 
         for name in ("ALTO", "ALTO clipped"):
             run = Run(name, net, DOUBLE)
             run.step()
-            (found[setting, name],) = run.collectives
-    return found, one_row(shard=True)
+            (outcomes[setting, name],) = run.collectives
+    return outcomes, one_row(shard=True)
 
 
 def one_row(shard: bool) -> list[Tensor]:
@@ -186,11 +186,11 @@ def main() -> None:
     """Prints the table."""
     print("| setting | ranks | " + " | ".join(f"{job.leader} {str(job.dtype)[6:]}" for job in TABLE) + " |")  # noqa: T201
     print("|---" * (2 + len(TABLE)) + "|")  # noqa: T201
-    found: dict[Setting, dict[Key, Result]] = {}
+    outcomes: dict[Setting, dict[Key, Result]] = {}
     for ranks in (1, 2, 4):
-        found |= spawn(on_ranks, ranks, ranks, STEPS, TABLE, seconds=1000)[0]
+        outcomes |= spawn(on_ranks, ranks, ranks, STEPS, TABLE, seconds=1000)[0]
     for setting in SETTINGS:
-        cells = [f"{error_of(key, result):.0e}" for key, result in found[setting].items()]
+        cells = [f"{error_of(key, result):.0e}" for key, result in outcomes[setting].items()]
         print(f"| {setting.title} | {setting.ranks} | " + " | ".join(cells) + " |")  # noqa: T201
 
 

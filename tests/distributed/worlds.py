@@ -19,7 +19,7 @@ import torch
 __all__ = ["OLD_DTENSOR", "SINCE_2_13", "spawn"]
 
 OLD_DTENSOR = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)
-"""Whether torch is older than the oldest whose DTensor was seen to pass all tests here."""
+"""True for a torch older than the oldest whose DTensor passed all tests here."""
 
 SINCE_2_13 = pytest.mark.skipif(
     OLD_DTENSOR,

@@ -23,7 +23,7 @@ EACH = pytest.mark.parametrize("backend", BACKENDS)
 
 
 def reference_run(params: list[Tensor], grads: list[list[Tensor]], group: dict[str, Any]) -> list[Tensor]:
-    """What ``reference.alto`` makes of the parameters, in float64, with the paper's two buffers."""
+    """Run ``reference.alto`` on the parameters, in float64, with the paper's two buffers."""
     thetas = [p.detach().double() for p in params]
     memory: list[Any] = [reference.TwoBuffer(torch.zeros_like(t), torch.zeros_like(t)) for t in thetas]
     moments = [reference.zeros(t) for t in thetas]
@@ -113,13 +113,13 @@ def test_foreach_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["defaults", "others"],
 )
 def test_compiled_equals_foreach(dtype: torch.dtype, options: dict[str, Any]) -> None:
-    """Which the whole of test_alto compares with the reference; here the flags that make graphs of their own."""
+    """Compare flags that make graphs of their own; the rest of foreach is compared with the reference in test_alto."""
     shapes: list[tuple[int, ...]] = [(4, 3), (0,), (2, 3, 30, 50), (8192,), (5000,)]
-    (ours, grads), (theirs, _) = problem(shapes, dtype, steps=8), problem(shapes, dtype)
-    run(valleys.ALTO(ours, lr=0.02, stochastic_rounding=False, fused="compiled", **options), ours, grads)
-    run(valleys.ALTO(theirs, lr=0.02, stochastic_rounding=False, foreach=True, **options), theirs, grads)
+    (actual, grads), (expected, _) = problem(shapes, dtype, steps=8), problem(shapes, dtype)
+    run(valleys.ALTO(actual, lr=0.02, stochastic_rounding=False, fused="compiled", **options), actual, grads)
+    run(valleys.ALTO(expected, lr=0.02, stochastic_rounding=False, foreach=True, **options), expected, grads)
     tolerance = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.detach(), b.detach(), rtol=tolerance, atol=tolerance)
 
 
@@ -341,14 +341,14 @@ def test_the_compiler_runs_once_per_machine(tmp_path: Path) -> None:
 
 def test_the_step_under_torch_compile() -> None:
     """torch.compile of the user's own: foreach is traced, as in torch.optim."""
-    (ours, grads), (theirs, _) = problem([(4, 3), (5,)], torch.float32), problem([(4, 3), (5,)], torch.float32)
-    compiled = valleys.ALTO(ours, lr=torch.tensor(0.02), capturable=True)
-    plain = valleys.ALTO(theirs, lr=torch.tensor(0.02), capturable=True)
+    (actual, grads), (expected, _) = problem([(4, 3), (5,)], torch.float32), problem([(4, 3), (5,)], torch.float32)
+    compiled = valleys.ALTO(actual, lr=torch.tensor(0.02), capturable=True)
+    plain = valleys.ALTO(expected, lr=torch.tensor(0.02), capturable=True)
     step = torch.compile(compiled.step)
     for grad in grads:
-        for a, b, g in zip(ours, theirs, grad, strict=True):
+        for a, b, g in zip(actual, expected, grad, strict=True):
             a.grad, b.grad = g.clone(), g.clone()
         step()
         plain.step()
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-5, atol=1e-7)

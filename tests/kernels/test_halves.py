@@ -1,6 +1,6 @@
 """A step in two halves: what ``measure_`` says of each tensor, that ``apply_`` goes on from there, in every backend.
 
-Triton's are in ``test_triton``, whose fixture has them interpreted.
+Triton's are in the folder ``triton``, whose fixture has them interpreted.
 """
 
 from __future__ import annotations
@@ -112,18 +112,18 @@ def states(tensors: Tensors) -> list[Tensor]:
     return [*(tensors.explore or []), *tensors.exp_avgs, *tensors.exp_avg_sqs]
 
 
-def same_bits(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+def same_bits(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Equal, NaN included."""
-    return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in zip(ours, theirs, strict=True))
+    return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in zip(actual, expected, strict=True))
 
 
 def name(backend: Any) -> str:
     return str(backend.__name__).rsplit(".", 1)[1]
 
 
-def assert_rounded_alike(backend: Any, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
+def assert_rounded_alike(backend: Any, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     """Bit for bit, but for ``compiled``: ends of tensors are foreach's, whose last bit may tip a rounding."""
-    differing = torch.cat([(a != b).flatten() for a, b in zip(ours, theirs, strict=True)])
+    differing = torch.cat([(a != b).flatten() for a, b in zip(actual, expected, strict=True)])
     assert differing.double().mean() <= (1e-3 if name(backend) == "compiled" else 0)
 
 
@@ -184,8 +184,8 @@ def assert_halves(backend: Any, tensors: Tensors, rule: Rule, clip: float | None
     assert same_bits(tensors.grads, before.grads)
 
 
-def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=tolerance * float(theirs.abs().max()))
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -254,8 +254,8 @@ def test_parts_of_a_layer_add_up(backend: Any, shape: tuple[int, ...], places: S
     factors = step_lengths(sums.sum(1, keepdim=True), RULE)
     backend.apply_(parts, RULE, factors.expand(len(places)))
     backend.alto_(whole, RULE)
-    for ours, theirs in zip([*together.params, *states(together)], [*whole.params, *states(whole)], strict=True):
-        close(ours, theirs, 1e-12)
+    for actual, expected in zip([*together.params, *states(together)], [*whole.params, *states(whole)], strict=True):
+        close(actual, expected, 1e-12)
 
 
 HALF = (torch.bfloat16, torch.float32, torch.bfloat16)
@@ -309,8 +309,8 @@ def test_the_bits_are_those_of_rounding(backend: Any, start: int, halves: bool) 
         backend.alto_(tensors, rule)
     for state, role, x in zip(states(tensors), ("explore", "exp_avg", "exp_avg_sq"), (g, g, g * g), strict=True):
         assert torch.equal(state, round_to_bfloat16(x, bits(place, role, x)))
-    moved = torch.full((5000,), 1 - 2**-10)
-    assert torch.equal(tensors.params[0][::2], round_to_bfloat16(moved, bits(place, "param", moved))[::2])
+    interior = torch.full((5000,), 1 - 2**-10)
+    assert torch.equal(tensors.params[0][::2], round_to_bfloat16(interior, bits(place, "param", interior))[::2])
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float64,) * 3, (torch.float32,) * 3, HALF], ids=str)
@@ -362,14 +362,14 @@ def test_numbers_that_are_none_go_through(backend: Any) -> None:
 def test_the_sums_do_not_depend_on_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = importlib.import_module("valleys.kernels.c")
     monkeypatch.setattr(backend, "ALONE", 0)
-    threads, found = torch.get_num_threads(), []
+    threads, runs = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3, 7):
             torch.set_num_threads(count)
             tensors = entries([*SIZES, *(shape for shape, _ in ROWS)], torch.float32)
             sums = backend.measure_(tensors, RULE)
             backend.apply_(tensors, RULE, torch.full((len(tensors.params),), 0.01))
-            found.append([sums, *tensors.params, *states(tensors)])
+            runs.append([sums, *tensors.params, *states(tensors)])
     finally:
         torch.set_num_threads(threads)
-    assert all(same_bits(each, found[0]) for each in found[1:])
+    assert all(same_bits(each, runs[0]) for each in runs[1:])

@@ -194,7 +194,7 @@ def test_tensors_of_different_groups_have_their_own_bits() -> None:
 def test_small_updates_of_bfloat16_parameters_are_not_lost(backend: str) -> None:
     """Each step is a thirtieth of the distance between bfloat16 numbers; to nearest nothing would ever move."""
 
-    def moved(stochastic: bool) -> Tensor:
+    def movement(stochastic: bool) -> Tensor:
         param = torch.nn.Parameter(torch.ones(2000, dtype=torch.bfloat16))
         optimizer = valleys.ALTO(
             [param],
@@ -209,8 +209,8 @@ def test_small_updates_of_bfloat16_parameters_are_not_lost(backend: str) -> None
             optimizer.step()
         return 1 - param.detach().double()
 
-    assert moved(False).abs().max() == 0
-    assert moved(True).mean() == pytest.approx(0.01, rel=0.05)
+    assert movement(False).abs().max() == 0
+    assert movement(True).mean() == pytest.approx(0.01, rel=0.05)
 
 
 @EACH

@@ -164,7 +164,7 @@ def _piece(
     if rule.stochastic_rounding:
         device = tensors.params[0].device
         noise = [Noise(_pattern(tensors.keys[i], tensors.starts[i], device), start) for i, start in positions]
-    return Piece(*columns, noise)
+    return Piece(*[*columns, noise])
 
 
 def _rows(tensor: Tensor, _: int) -> Tensor:

@@ -239,8 +239,10 @@ def _work(
     for indices, slices in batches(list(tensors[:5]), _piece_size(tensors.params[0])):
         pieces = []
         for start, columns in slices:
-            noise = [Noise(tensors.keys[i], tensors.starts[i] + start) for i in indices]
-            pieces.append(Piece(*columns, noise if rule.stochastic_rounding else None))
+            noise = None
+            if rule.stochastic_rounding:
+                noise = [Noise(tensors.keys[i], tensors.starts[i] + start) for i in indices]
+            pieces.append(Piece(*[*columns, noise]))
         yield indices, pieces, coefficients(tensors, rule, clip, skip, indices)
 
 

@@ -1,4 +1,4 @@
-"""What the optimizers of ``pytorch_optimizer`` need to run, and which cannot be adapted: data only."""
+"""Needs of the optimizers of ``pytorch_optimizer``, and those that cannot be adapted: data only."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def with_muon(params: list[Parameter]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Case:
-    """How one optimizer is built and stepped.
+    """Building and stepping of one optimizer.
 
     Attributes:
         options: constructor arguments besides the parameters.
@@ -128,7 +128,7 @@ _SPECIAL: dict[str, Case] = {
 
 
 def case(name: str) -> Case:
-    """How the optimizer called ``name`` is built and stepped."""
+    """Return the case of the optimizer called ``name``."""
     return _SPECIAL.get(name, Case())
 
 
@@ -157,7 +157,7 @@ TAKE_AN_OPTIMIZER = frozenset(
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an optimizer cannot be adapted, and how that shows.
+    """Reason and symptom of an optimizer that cannot be adapted.
 
     Attributes:
         reason: for the user.

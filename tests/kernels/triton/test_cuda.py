@@ -35,28 +35,28 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from valleys.kernels import _triton_kernels as kernels
 
-def vectors(kernel, capability=90, **known):
-    signature = {name: known.pop(name, "constexpr") for name in kernel.arg_names if name.islower()}
-    signature |= {name: "constexpr" for name in known}
-    places = {(kernel.arg_names.index(name),): value for name, value in known.items()}
+def vectors(kernel, capability=90, **constants):
+    signature = {name: constants.pop(name, "constexpr") for name in kernel.arg_names if name.islower()}
+    signature |= {name: "constexpr" for name in constants}
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, {name: signature[name] for name in kernel.arg_names}, places)
     options = {"num_warps": 8, "enable_fp_fusion": False}
     ptx = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
     lines = [line for line in ptx.splitlines() if ".global" in line and ".v4" in line]
     return sum("ld." in line for line in lines), sum("st." in line for line in lines)
 
-found = {}
+counts = {}
 f32, bf16 = tl.float32, tl.bfloat16
 for name, param, state in (("float32", f32, f32), ("bfloat16", bf16, bf16), ("mixed", bf16, f32)):
     table = dict(table="*i64", numbers="*fp32", count="i32")
-    known = dict(P=param, S=state, WIDE=f32, RANDOM=state == bf16, STEP=f32, BLOCK=2048)
-    known |= dict(GAPS=name == "mixed", KEYS_ON_DEVICE=state == bf16, SKIPS=name == "mixed", skip="*i32")
+    constants = dict(P=param, S=state, WIDE=f32, RANDOM=state == bf16, STEP=f32, BLOCK=2048)
+    constants |= dict(GAPS=name == "mixed", KEYS_ON_DEVICE=state == bf16, SKIPS=name == "mixed", skip="*i32")
     scalars = dict(lr="*fp64", clip="*fp32", sums="*fp32", EXPLORES=True, MEASURE=True)
-    found[f"alto_first {name}"] = vectors(kernels.alto_first, **table, **known, **scalars, G=param)
+    counts[f"alto_first {name}"] = vectors(kernels.alto_first, **table, **constants, **scalars, G=param)
     if name == "float32":
-        found["alto_first on 7.5"] = vectors(kernels.alto_first, 75, **table, **known, **scalars, G=param)
-    found[f"alto_second {name}"] = vectors(kernels.alto_second, **table, factors="*fp64", **known)
-    found[f"explore {name}"] = vectors(
+        counts["alto_first on 7.5"] = vectors(kernels.alto_first, 75, **table, **constants, **scalars, G=param)
+    counts[f"alto_second {name}"] = vectors(kernels.alto_second, **table, factors="*fp64", **constants)
+    counts[f"explore {name}"] = vectors(
         kernels.explore, **table, G=param, S=state, WIDE=f32, RANDOM=state == bf16, KEYS_ON_DEVICE=True, BLOCK=2048
     )
 sums = dict(sums="*fp32", blocks="i32", CHUNK=1024)
@@ -64,7 +64,7 @@ vectors(kernels.alto_ratios, table="*i64", trust="*fp64", lr="*fp64", factors="*
 vectors(kernels.alto_totals, table="*i64", totals="*fp64", BLOCK=2048, **sums)
 vectors(kernels.square_sum_blocks, table="*i64", sums="*fp64", count="i32", T=f32, WIDE=tl.float64, BLOCK=2048)
 vectors(kernels.square_sum_total, result="*fp64", **{**sums, "sums": "*fp64"})
-print(json.dumps(found))
+print(json.dumps(counts))
 """
 
 
@@ -108,18 +108,18 @@ def on_device(dtype: torch.dtype) -> list[torch.nn.Parameter]:
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("options", [{}, {"layer_adaptation": False}, {"capturable": True, "max_grad_norm": 0.5}])
 def test_equals_foreach_on_the_device(options: dict[str, Any], dtype: torch.dtype) -> None:
-    ours, theirs = on_device(dtype), on_device(dtype)
+    actual, expected = on_device(dtype), on_device(dtype)
     options = {"lr": 0.02, "stochastic_rounding": False, **options}
     optimizers = [
-        valleys.ALTO(ours, **options, fused="triton"),
-        valleys.ALTO(theirs, **options, foreach=True, fused=False),
+        valleys.ALTO(actual, **options, fused="triton"),
+        valleys.ALTO(expected, **options, foreach=True, fused=False),
     ]
     for k in range(10):
-        for optimizer, params in zip(optimizers, (ours, theirs), strict=True):
+        for optimizer, params in zip(optimizers, (actual, expected), strict=True):
             for i, p in enumerate(params):
                 p.grad = randn(tuple(p.shape), 1000 * (k + 1) + i, dtype).cuda()
             optimizer.step()
-    assert largest_error([p.detach() for p in ours], [p.detach().double() for p in theirs]) < TOLERANCE[dtype]
+    assert largest_error([p.detach() for p in actual], [p.detach().double() for p in expected]) < TOLERANCE[dtype]
 
 
 @pytest.mark.gpu
@@ -170,9 +170,9 @@ def test_the_halves_make_the_step(dtype: torch.dtype) -> None:
             backend.apply_(gapped, rule, ratio.step_lengths(sums, rule))
         finally:
             torch.cuda.set_sync_debug_mode(mode)
-    for ours, theirs, rows in zip(twice[:5], once[:5], gapped[:5], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours or (), theirs or (), strict=True))
-        assert largest_error(rows or (), ours or ()) < TOLERANCE[dtype]
+    for actual, expected, rows in zip(twice[:5], once[:5], gapped[:5], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(actual or (), expected or (), strict=True))
+        assert largest_error(rows or (), actual or ()) < TOLERANCE[dtype]
     assert all((memory[:, -3:] == 7).all() for memory in memories)
 
 
@@ -180,11 +180,12 @@ def test_the_halves_make_the_step(dtype: torch.dtype) -> None:
 @needs_gpu
 def test_a_cuda_graph_equals_eager_steps() -> None:
     """Gradients made inside the graph lie in its own memory, where no eager step has seen them."""
-    ours, theirs = on_device(torch.float32), on_device(torch.float32)
-    inputs = [torch.zeros_like(p) for p in ours]
+    actual, expected = on_device(torch.float32), on_device(torch.float32)
+    inputs = [torch.zeros_like(p) for p in actual]
     lrs = [torch.tensor(0.02).cuda() for _ in range(2)]
     optimizers = [
-        valleys.ALTO(params, lr=lr, capturable=True, fused=True) for params, lr in zip((ours, theirs), lrs, strict=True)
+        valleys.ALTO(params, lr=lr, capturable=True, fused=True)
+        for params, lr in zip((actual, expected), lrs, strict=True)
     ]
 
     def step(optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter]) -> None:
@@ -202,14 +203,14 @@ def test_a_cuda_graph_equals_eager_steps() -> None:
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         feed(0)
-        step(optimizers[0], ours)
-        step(optimizers[1], theirs)
+        step(optimizers[0], actual)
+        step(optimizers[1], expected)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        step(optimizers[0], ours)
+        step(optimizers[0], actual)
     for k in range(1, 5):
         feed(k)
         graph.replay()
-        step(optimizers[1], theirs)
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        step(optimizers[1], expected)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
