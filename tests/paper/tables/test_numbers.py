@@ -10,7 +10,7 @@ from torch import nn
 from valleys.lab import LabError, tasks
 from valleys.lab.optimizers.spec import Plan
 from valleys.lab.tasks.reinforcement import COLLECT
-from valleys.paper.tables.methods import MAKERS, alto, method, spec
+from valleys.paper.tables.methods import MAKERS, method, spec
 from valleys.paper.tables.model import Cell, Method, Setting, Table
 from valleys.paper.tables.numbers import TABLES, find, row
 
@@ -273,9 +273,9 @@ def test_a_vector_gets_its_ratio_in_figure_8() -> None:
 
 
 def test_the_rule_turns_at_a_thousand() -> None:
-    assert options(alto(0.1, 999))["alpha"] == 0.5
-    assert options(alto(0.1, 1000))["alpha"] == -5.0
-    assert options(alto(0.1, 1000))["beta"] == 0.99
+    assert options(method("ALTO", 0.1, 999))["alpha"] == 0.5
+    assert options(method("ALTO", 0.1, 1000))["alpha"] == -5.0
+    assert options(method("ALTO", 0.1, 1000))["beta"] == 0.99
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,24 +21,12 @@ from valleys.lab.errors import LabError
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 from valleys.paper.tables.model import Method
 
-__all__ = ["MAKERS", "OURS", "alto", "method", "spec"]
+__all__ = ["MAKERS", "method", "spec"]
 
 
-def _theirs(name: str) -> Callable[..., Optimizer]:
+def _of_package(package: str, name: str, **fixed: Any) -> Callable[..., Optimizer]:
     def make(params: list[nn.Parameter], **options: Any) -> Optimizer:
-        import pytorch_optimizer
-
-        optimizer: Optimizer = getattr(pytorch_optimizer, name)(params, **options)
-        return optimizer
-
-    return make
-
-
-def _valleys(name: str) -> Callable[..., Optimizer]:
-    def make(params: list[nn.Parameter], **options: Any) -> Optimizer:
-        import valleys
-
-        optimizer: Optimizer = getattr(valleys, name)(params, **options)
+        optimizer: Optimizer = getattr(import_module(package), name)(params, **{**fixed, **options})
         return optimizer
 
     return make
@@ -47,20 +36,22 @@ MAKERS: Mapping[str, Callable[..., Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
-    "adabelief": _theirs("AdaBelief"),
-    "adan": _theirs("Adan"),
-    "lion": _theirs("Lion"),
-    "lamb": _valleys("Lamb"),
-    "alto": _valleys("ALTO"),
-    "esgd": _valleys("ESGD"),
-    "eadam": _valleys("EAdam"),
-    "eadamw": _valleys("EAdamW"),
+    "adabelief": _of_package("pytorch_optimizer", "AdaBelief"),
+    "adan": _of_package("pytorch_optimizer", "Adan"),
+    "lion": _of_package("pytorch_optimizer", "Lion"),
+    "lamb": _of_package("valleys", "Lamb", layer_adaptation=True),
+    "alto": _of_package("valleys", "ALTO", layer_adaptation=True),
+    "esgd": _of_package("valleys", "ESGD"),
+    "eadam": _of_package("valleys", "EAdam"),
+    "eadamw": _of_package("valleys", "EAdamW"),
 }
 """``make(parameters, **options)`` by kind."""
 
-_THEIRS = ("adabelief", "adan", "lion")
+_PYTORCH_OPTIMIZER = ("adabelief", "adan", "lion")
 
-_FIXED: Mapping[str, Mapping[str, object]] = {
+_E: Mapping[str, object] = {"alpha": None, "beta": None}  # by the paper's rule
+
+_DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "sgd": {"momentum": 0.9, "weight_decay": 1e-4},
     "adam": {"betas": (0.9, 0.999)},
     "adamw": {"betas": (0.9, 0.999), "weight_decay": 0.01},
@@ -68,75 +59,64 @@ _FIXED: Mapping[str, Mapping[str, object]] = {
     "adan": {"betas": (0.98, 0.92, 0.99)},
     "lion": {"betas": (0.9, 0.99)},
     "lamb": {"betas": (0.9, 0.999), "weight_decay": 1e-4},
+    "alto": {"betas": (0.9, 0.99), **_E, "weight_decay": 1e-4},
+    # Alg. 3 has the momentum 0.9 of the paper's other methods as beta2.
+    "esgd": {"momentum": 0.9, **_E, "weight_decay": 1e-4},
+    "eadam": {"betas": (0.9, 0.999), **_E},
+    "eadamw": {"betas": (0.9, 0.999), "weight_decay": 0.01, **_E},
 }
 
-OURS = (
-    "Ours, since our notes of the paper do not give them: momentum and weight decay of SGD (0.9, 1e-4), betas and "
-    "weight "
-    "decay of Adam (0.9, 0.999; 0), AdamW (0.9, 0.999; 0.01), AdaBelief (0.9, 0.999; 0), Adan (0.98, 0.92, 0.99; 0), "
-    "Lion (0.9, 0.99; 0) and LAMB (0.9, 0.999; ALTO's 1e-4). Biases and norms are treated like other parameters, as "
-    "the "
-    "algorithms are written."
-)
-"""A note for every table that trains networks."""
+_OPTIONS = {*(name for options in _DEFAULTS.values() for name in options)}
+_OPTIONS |= {"accelerate", "bias_correction", "layer_adaptation"}
 
 
-def method(name: str, lr: float, ours: str = "", **changes: object) -> Method:
-    """An optimizer that is not E's.
+def method(
+    optimizer: str,
+    lr: float,
+    batch_size: int | None = None,
+    *,
+    name: str | None = None,
+    ours: str = "",
+    **changes: object,
+) -> Method:
+    """Return one of the paper's optimizers with all its hyperparameters.
 
     Args:
-        name: SGD, Adam, AdamW, AdaBelief, Adan, Lion or LAMB.
+        optimizer: SGD, Adam, AdamW, AdaBelief, Adan, Lion, LAMB, ALTO, ESGD, EAdam or EAdamW.
         lr: learning rate.
-        ours: what is our choice, beyond ``OURS``.
-        changes: options other than those of ``OURS``.
+        batch_size: examples per step, from which the paper's rule has alpha and beta where ``changes`` has not.
+        name: in place of the optimizer's.
+        ours: what is our choice, beyond the note ``ours`` of all tables.
+        changes: other options than the defaults; None: the optimizer's own default.
 
-    Returns:
-        The method.
+    Raises:
+        ValueError: an unknown optimizer or option, or an optimizer with E without alpha, beta or a batch size.
 
     Example:
         >>> method("LAMB", 0.01).describe()
         'lr=0.01, betas=(0.9, 0.999), weight_decay=0.0001'
-    """
-    kind = name.lower()
-    return Method(name, kind, (("lr", lr), *{**_FIXED[kind], **changes}.items()), ours)
-
-
-def alto(lr: float, batch_size: int, beta1: float | None = None, ours: str = "", **changes: object) -> Method:
-    r"""ALTO by the paper's rule.
-
-    .. math:: \alpha = -5,\ \beta_1 = 0.99 \text{ from batch } 1000 \text{ on, else } \alpha = 0.5,\ \beta_1 = 0.01
-
-    Args:
-        lr: learning rate.
-        batch_size: examples per step.
-        beta1: E's memory, where the table has its own.
-        ours: what is our choice.
-        changes: further options; ``alpha`` replaces the rule's.
-
-    Returns:
-        The method.
-
-    Example:
-        >>> alto(0.01, 128, beta1=0.1).describe()
+        >>> method("ALTO", 0.01, 128, beta=0.1).describe()
         'lr=0.01, betas=(0.9, 0.99), alpha=0.5, beta=0.1, weight_decay=0.0001'
     """
-    # The paper's "1K" is 1,000 where its batch is; the package's rule turns at 1,024.
-    rule = suggest(max(batch_size, 1024) if batch_size >= 1000 else batch_size)
-    if beta1 is not None:
-        rule["beta"] = beta1
-    options = {"lr": lr, "betas": (0.9, 0.99), **rule, "weight_decay": 1e-4, **changes}
-    return Method("ALTO", "alto", tuple(options.items()), ours)
+    kind = optimizer.lower()
+    if kind not in _DEFAULTS:
+        raise ValueError(f"unknown optimizer {optimizer!r}; choose one of {', '.join(_DEFAULTS)}")
+    unknown = sorted(set(changes) - _OPTIONS)
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r} of {optimizer}; there are {', '.join(sorted(_OPTIONS))}")
+    options = {"lr": lr, **_DEFAULTS[kind], **changes}
+    if "alpha" in options and batch_size is not None:
+        # The paper's "1K" is 1,000 where its batch is; the package's rule turns at 1,024.
+        rule = suggest(math.ceil(1.024 * batch_size))
+        options |= {key: value for key, value in rule.items() if options[key] is None}
+    if "alpha" in options and None in (options["alpha"], options["beta"]):
+        raise ValueError(f"{optimizer} needs alpha and beta, or a batch size for the paper's rule")
+    chosen = tuple((key, value) for key, value in options.items() if value is not None)
+    return Method(optimizer if name is None else name, kind, chosen, ours)
 
 
-def spec(chosen: Method, name: str | None = None) -> OptimizerSpec:
-    """A method as the lab runs it: nothing is left to tune.
-
-    Args:
-        chosen: the method.
-        name: its name in the comparison; default: its own.
-
-    Returns:
-        The specification, with an empty space.
+def spec(chosen: Method) -> OptimizerSpec:
+    """Return a method as the lab runs it, with nothing left to tune.
 
     Raises:
         LabError: its package is not installed.
@@ -145,15 +125,10 @@ def spec(chosen: Method, name: str | None = None) -> OptimizerSpec:
         >>> spec(method("Adam", 0.01)).space
         {}
     """
-    if chosen.kind in _THEIRS and find_spec("pytorch_optimizer") is None:
+    if chosen.kind in _PYTORCH_OPTIMIZER and find_spec("pytorch_optimizer") is None:
         raise LabError(f"{chosen.name} needs the package pytorch_optimizer; pip install 'valleys[lab]'")
 
     def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
         return MAKERS[chosen.kind](list(model.parameters()), **dict(chosen.options))
 
-    return OptimizerSpec(chosen.name if name is None else name, build, {})
-
-
-def root_scaled(lr: float, batch_size: int, base: int) -> float:
-    r"""A learning rate by the square root of the batch size, :math:`\eta \sqrt{B / B_0}`."""
-    return lr * math.sqrt(batch_size / base)
+    return OptimizerSpec(chosen.name, build, {})
