@@ -10,28 +10,17 @@ from valleys.lab.errors import LabError
 from valleys.paper.tables.methods import MAKERS
 from valleys.paper.tables.model import Method
 
-__all__ = ["LENGTH", "above", "peak"]
+__all__ = ["above", "peak"]
 
-LENGTH = 128
-"""Tokens per example; the paper, as far as our notes go, does not say how many it has."""
+LENGTH = 128  # tokens per example; the paper does not say how many it has
 
 _DEVICE = "cuda"
 _STEPS = 2  # the first makes the optimizer's state
+_SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
 
 
 def above(first: Method, second: Method, batch_size: int, preset: str) -> float:
-    r"""How much more memory a method needs.
-
-    .. math:: 100\, (M_1 / M_2 - 1)
-
-    Args:
-        first: the method.
-        second: what it is measured against.
-        batch_size: examples per step, all of them in one pass.
-        preset: ``paper``: BERT-base; ``smoke``: a small one.
-
-    Returns:
-        Percent.
+    r"""Return how much more memory a method needs than another, in percent: :math:`100\, (M_1 / M_2 - 1)`.
 
     Raises:
         LabError: without CUDA or transformers, or where the batch does not fit.
@@ -40,15 +29,7 @@ def above(first: Method, second: Method, batch_size: int, preset: str) -> float:
 
 
 def peak(method: Method, batch_size: int, preset: str) -> int:
-    """The largest number of bytes that CUDA's allocator gave out in two training steps.
-
-    Args:
-        method: the optimizer.
-        batch_size: examples per step, all of them in one pass.
-        preset: ``paper`` or ``smoke``.
-
-    Returns:
-        Bytes.
+    """Return the peak of CUDA's allocator, in bytes, over two training steps of BERT-base (``smoke``: a small one).
 
     Raises:
         LabError: without CUDA or transformers, or where the batch does not fit.
@@ -59,19 +40,13 @@ def peak(method: Method, batch_size: int, preset: str) -> int:
         from transformers import BertConfig, BertForSequenceClassification
     except ImportError as error:
         raise LabError("BERT needs transformers; pip install 'valleys[text]'") from error
-    small: dict[str, Any] = {
-        "hidden_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 512,
-    }
     try:
         torch.ones(8, 8, device=_DEVICE).matmul(torch.ones(8, 8, device=_DEVICE))  # cuBLAS's workspace stays for good
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         with torch.random.fork_rng():
-            model: Any = BertForSequenceClassification(BertConfig(**(small if preset == "smoke" else {})))
+            model: Any = BertForSequenceClassification(BertConfig(**(_SMALL if preset == "smoke" else {})))
         model = model.to(_DEVICE)
         optimizer = MAKERS[method.kind](list(model.parameters()), **dict(method.options))
         tokens = torch.ones(batch_size, LENGTH, dtype=torch.long, device=_DEVICE)

@@ -1,4 +1,4 @@
-"""A reproduction for people, on a terminal and in Markdown, and for programs."""
+"""Render a reproduction for people, on a terminal and in Markdown, and for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from valleys.paper.tables.numbers import TABLES
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["listing", "parts", "to_json", "to_markdown", "write"]
+__all__ = ["parts", "write"]
 
 _TITLES = ("row", "column", "paper", "ours", "ours - paper [95 %]", "remark")
 _ORDER_TITLES = ("row", "order", "paper", "ours [95 %]", "sign")
@@ -37,26 +37,14 @@ _ONCE = ("memory", "sign")  # measured once, without seeds
 
 
 def listing() -> list[list[str]]:
-    """All tables and figures: number and aliases, title, rows, needs.
-
-    Example:
-        >>> listing()[0][0]
-        'table-1'
-    """
+    """Return number and aliases, title, rows and needs of all tables and figures."""
     return [
         [", ".join((table.number, *table.aliases)), table.title, "; ".join(table.rows), table.needs] for table in TABLES
     ]
 
 
 def parts(reproduction: Reproduction | None = None) -> Iterator[RenderableType]:
-    """What a terminal shows, piece by piece.
-
-    Args:
-        reproduction: what was found; None: the list of tables and figures.
-
-    Yields:
-        Tables and lines of text for a rich console.
-    """
+    """Yield tables and lines of text for a rich console; without a reproduction the list of tables and figures."""
     from rich.text import Text
 
     if reproduction is None:
@@ -69,14 +57,7 @@ def parts(reproduction: Reproduction | None = None) -> Iterator[RenderableType]:
 
 
 def to_markdown(reproduction: Reproduction) -> str:
-    """The same as Markdown.
-
-    Args:
-        reproduction: what was found.
-
-    Returns:
-        The text.
-    """
+    """Return the same as Markdown."""
     lines: list[str] = []
     for kind, content in _document(reproduction):
         if kind == "table":
@@ -91,14 +72,7 @@ def to_markdown(reproduction: Reproduction) -> str:
 
 
 def to_json(reproduction: Reproduction) -> dict[str, Any]:
-    """Every number, as strict JSON: what is not finite or not there is null.
-
-    Args:
-        reproduction: what was found.
-
-    Returns:
-        The document.
-    """
+    """Return every number for strict JSON: null is one that is not finite, or none."""
     table = reproduction.table
     document: dict[str, Any] = plain(
         {
@@ -119,14 +93,7 @@ def to_json(reproduction: Reproduction) -> dict[str, Any]:
 
 
 def write(reproduction: Reproduction) -> dict[str, Path]:
-    """Write ``reproduce.md`` and ``reproduce.json`` where the reproduction says.
-
-    Args:
-        reproduction: what was found; the folder exists.
-
-    Returns:
-        The paths.
-    """
+    """Write ``reproduce.md`` and ``reproduce.json`` where the reproduction says; the folder exists."""
     paths = dict(reproduction.paths)
     paths["markdown"].write_text(to_markdown(reproduction), encoding="utf-8")
     text = json.dumps(to_json(reproduction), indent=1, allow_nan=False, ensure_ascii=False)
@@ -165,7 +132,7 @@ def _name(table: Table) -> str:
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Why cells are blank, each reason once, with its number: some are long, and whole tables share them."""
+    """Number the reasons for blank cells, each once: some are long, and whole tables share them."""
     reasons = dict.fromkeys(outcome.blank for outcome in outcomes if outcome.mean is None)
     return {reason: number for number, reason in enumerate(reasons, 1)}
 
@@ -216,7 +183,7 @@ def _order(table: Table, contrast: Contrast) -> list[str]:
 
 
 def _hyperparameters(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """The optimizers' settings, each once, with the places that have it."""
+    """Return the optimizers' settings, each once, with its rows."""
     places: dict[str, list[str]] = {}
     for outcome in outcomes:
         method = outcome.cell.method

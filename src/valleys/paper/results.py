@@ -1,4 +1,4 @@
-"""From finished runs to a cell of a table: ours, its interval, and what is between it and the paper's number."""
+"""Turn finished runs into a cell of a table: our number, its interval and its difference to the paper's."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Contrast", "Outcome", "Ran", "Reproduction", "beside", "blank", "con
 
 @dataclass(frozen=True)
 class Ran:
-    """What one setting gave.
+    """The runs of one setting.
 
     Args:
         problem: what was trained, in words; empty: nothing.
-        same: whether it is the paper's problem, and not a smaller one of the same kind.
+        same: True for the paper's problem, False for a smaller one of the same kind.
         epochs: of a run.
-        maximize: whether a larger metric is better.
+        maximize: True if a larger metric is better.
         target: the metric whose first crossing is timed where a cell does not name a level.
         records: runs by the method's name.
         blanks: why a method has none, by its name.
@@ -59,7 +59,7 @@ class Outcome:
         difference: ours minus the paper's; None where there is none or where it would mean nothing.
         low, high: the difference's 95 % interval, the paper's number taken as exact; None as ``half_width``.
         blank: why there is no number of ours; empty where there is one.
-        same: whether the problem is the paper's.
+        same: True for the paper's problem.
         walks: where a figure's runs ended.
     """
 
@@ -123,18 +123,11 @@ class Reproduction:
 
 
 def outcome(cell: Cell, ran: Mapping[Setting, Ran]) -> Outcome:
-    r"""Our number for a cell.
+    r"""Return our number for a cell, or a blank with the reason if anything that it needs is missing.
 
     .. math:: \bar x - p \pm t_{n-1,\,0.975}\; s / \sqrt n
 
     with the paper's number p taken as exact: its spread is not known.
-
-    Args:
-        cell: the paper's.
-        ran: what each setting gave.
-
-    Returns:
-        The outcome; blank, with the reason, if anything that it needs is missing.
     """
     missing = cell.blank or next((reason for run in cell.runs() if (reason := _missing(ran, *run))), "")
     if cell.setting is None or cell.method is None or missing:
@@ -148,38 +141,18 @@ def outcome(cell: Cell, ran: Mapping[Setting, Ran]) -> Outcome:
         failed = failed or also
         values = {seed: value / below[seed] for seed, value in values.items() if below.get(seed)}
     if failed or not values:
-        found = blank(cell, failed or f"all {len(records)} runs diverged", len(records))
-        return replace(found, same=base.same, walks=walks)
+        empty = blank(cell, failed or f"all {len(records)} runs diverged", len(records))
+        return replace(empty, same=base.same, walks=walks)
     return beside(cell, values, len(records), base.same, walks)
 
 
 def blank(cell: Cell, reason: str, runs: int = 0) -> Outcome:
-    """A cell without a number of ours.
-
-    Args:
-        cell: the paper's.
-        reason: why.
-        runs: how many were made all the same.
-
-    Returns:
-        The outcome.
-    """
+    """Return a cell without a number of ours, of which some runs may have been made all the same."""
     return Outcome(cell, {}, runs, None, None, None, None, None, reason, False)
 
 
 def beside(cell: Cell, values: Mapping[int, float], runs: int, same: bool, walks: tuple[Walk, ...] = ()) -> Outcome:
-    """A cell with a number of ours.
-
-    Args:
-        cell: the paper's.
-        values: ours by seed, at least one.
-        runs: how many were made.
-        same: whether the problem is the paper's.
-        walks: where a figure's runs ended.
-
-    Returns:
-        The outcome.
-    """
+    """Return a cell with a number of ours, from at least one value by seed."""
     mean, half_width = mean_interval(list(values.values()))
     if cell.value is None or cell.measure not in COMPARABLE:
         return Outcome(cell, values, runs, mean, half_width, None, None, None, "", same, walks)
@@ -189,16 +162,8 @@ def beside(cell: Cell, values: Mapping[int, float], runs: int, same: bool, walks
 
 
 def contrasts(table: Table, outcomes: Sequence[Outcome]) -> tuple[Contrast, ...]:
-    """The orders that a table claims, and ours.
-
-    Args:
-        table: the paper's.
-        outcomes: of some of its rows.
-
-    Returns:
-        One contrast per row and pair of columns that the row has and that are metrics or measures of flatness.
-    """
-    found: list[Contrast] = []
+    """Return the orders that a table claims beside ours: of columns that are metrics or measures of flatness."""
+    orders: list[Contrast] = []
     by_place = {(o.cell.row, o.cell.column): o for o in outcomes if o.cell.measure in ("test", *FLAT)}
     for row in dict.fromkeys(o.cell.row for o in outcomes):
         for first, second in table.contrasts:
@@ -208,8 +173,8 @@ def contrasts(table: Table, outcomes: Sequence[Outcome]) -> tuple[Contrast, ...]
             values = a.cell.value, b.cell.value
             paper = values[0] - values[1] if values[0] is not None and values[1] is not None else None
             ours = paired_difference(a.values, b.values)
-            found.append(Contrast(row, first, second, paper, ours, _sign(paper, ours)))
-    return tuple(found)
+            orders.append(Contrast(row, first, second, paper, ours, _sign(paper, ours)))
+    return tuple(orders)
 
 
 def _sign(paper: float | None, ours: Difference | None) -> str:
@@ -221,27 +186,28 @@ def _sign(paper: float | None, ours: Difference | None) -> str:
 
 
 def _missing(ran: Mapping[Setting, Ran], setting: Setting, method: Method) -> str:
-    there = ran[setting]
-    return there.blank or there.blanks.get(method.name, "")
+    results = ran[setting]
+    return results.blank or results.blanks.get(method.name, "")
 
 
 def _measured(cell: Cell, ran: Ran, records: Sequence[Record]) -> tuple[dict[int, float], str]:
-    """The measure by seed, and why there is none although runs finished."""
+    """Return the measure by seed, and the reason if there is none although runs finished."""
     if cell.measure in FLAT:
-        held = ran.flat.get(records[0].optimizer, {})
-        return {seed: values[cell.measure] for seed, values in held.items()}, ran.unmeasured
+        flat = ran.flat.get(records[0].optimizer, {})
+        return {seed: values[cell.measure] for seed, values in flat.items()}, ran.unmeasured
     if cell.measure in ("test", "walk"):
-        tested = {r.seed: r.test for r in records if not r.diverged}
-        return {seed: value for seed, value in tested.items() if value is not None and math.isfinite(value)}, ""
+        metrics = {r.seed: r.test for r in records if not r.diverged}
+        return {seed: value for seed, value in metrics.items() if value is not None and math.isfinite(value)}, ""
     if cell.measure in ("step ms", "step ratio"):
         return {r.seed: 1000 * r.step_seconds for r in records if not r.diverged}, ""
     level = ran.target if cell.level is None else cell.level
     seconds = cell.measure in ("seconds", "time ratio")
     values = {}
     for record in records:
-        met = [e for e in record.curve if (e.validation >= level if ran.maximize else e.validation <= level)]
-        if met:
-            values[record.seed] = met[0].seconds if seconds else met[0].step * ran.epochs / record.steps
+        better = (e for e in record.curve if (e.validation >= level if ran.maximize else e.validation <= level))
+        first = next(better, None)
+        if first is not None:
+            values[record.seed] = first.seconds if seconds else first.step * ran.epochs / record.steps
     late = len(records) - len(values)
     # A run that misses the level takes longer than any that meets it: a mean without it would be too short.
     reason = f"{late} of {len(records)} runs of batch {records[0].batch_size} never came to {level:g}" if late else ""

@@ -69,6 +69,7 @@ def test_table_1_is_the_one_that_the_recorder_checks() -> None:
         ("lr: 0.3", "lrs: 0.3", r"row 'second': 'LAMB': lr: None is not a number"),
         ("lr: 0.3", "lr: 0.3, says: x, colour: red", r"row 'second': 'LAMB': unknown option 'colour' of LAMB"),
         ("lr: 0.3", "lr: 0.3, measure: joy", r"row 'second': 'LAMB': measure 'joy'; choose one of test, seconds"),
+        ("lr: 0.3", "lr: 0.3, measure: sign", r"row 'second': 'LAMB': a sign has no lr, betas"),
         ("[1.5, 2]", "[1.5, two]", r"row 'first': 'LAMB': value: 'two' is not a number"),
         ("[1.5, 2]", "[1.5]", r"row 'first': values: 1 entries for 2 columns"),
         ("{LAMB: 4.0}", "{SGD: 4.0}", r"row 'second': values: no column 'SGD'; there are Adam, LAMB"),

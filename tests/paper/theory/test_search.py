@@ -7,20 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from valleys.paper.theory import (
-    FAMILIES,
-    SCHEDULES,
-    STRONG,
-    Family,
-    Hyper,
-    NoisyQuadratic,
-    best_for_horizon,
-    fewest_steps,
-    final_loss,
-    loss_after,
-    shortest_horizon,
-    steps_to,
-)
+from valleys.paper.theory import FAMILIES, STRONG, Family, NoisyQuadratic, fewest_steps, shortest_horizon
+from valleys.paper.theory.quadratic import Hyper, final_loss, loss_after, steps_to
+from valleys.paper.theory.search import SCHEDULES, best_for_horizon
 
 SGD, MOMENTUM, LARGE, SMALL, FREE, ALONE = FAMILIES
 MODEL = NoisyQuadratic()

@@ -10,18 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valleys import reference
-from valleys.paper.theory import (
-    best_rate,
-    flip_limit,
-    frequency_response,
-    iteration_matrix,
-    largest_stable_lr,
-    rotation_limit,
-    spectral_radius,
-    stability_region,
-    widest,
-)
+from valleys.paper.theory import frequency_response, largest_stable_lr, spectral_radius, widest
 from valleys.paper.theory.checks import Floats
+from valleys.paper.theory.stability import flip_limit, iteration_matrix, rotation_limit
 
 BETAS = st.floats(0.0, 0.999)
 C = st.floats(-3.0, 3.0)
@@ -146,35 +137,6 @@ def test_e_without_momentum_is_quasi_hyperbolic_momentum_with_nu_minus_c_over_be
         assert torch.allclose(theta, other, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("condition", [10.0, 100.0, 1000.0])
-def test_the_best_rates_of_descent_and_heavy_ball_are_the_known_ones(condition: float) -> None:
-    root = math.sqrt(condition)
-    lr, radius = best_rate(condition, 0.0, 0.0, 0.0)
-    assert lr == pytest.approx(2 / (1 + 1 / condition), rel=1e-4)
-    assert radius == pytest.approx((condition - 1) / (condition + 1), rel=1e-6)
-    beta2 = ((root - 1) / (root + 1)) ** 2
-    # Where two eigenvalues meet, an error of the matrix counts by its root.
-    lr, radius = best_rate(condition, 0.0, 0.0, beta2)
-    assert lr == pytest.approx(4 / (1 + 1 / root) ** 2, rel=1e-3)
-    assert radius == pytest.approx((root - 1) / (root + 1), rel=1e-3)
-
-
-def test_the_best_lr_is_a_minimum_with_e_too() -> None:
-    lr, radius = best_rate(50.0, -20.0, 0.97, 0.5)
-    shares = np.geomspace(1 / 50, 1, 200)
-    for factor in (0.97, 1.03):
-        assert spectral_radius(factor * lr * shares, -20.0, 0.97, 0.5).max() >= radius - 1e-9
-    assert spectral_radius(lr * shares, -20.0, 0.97, 0.5).max() == pytest.approx(radius, rel=1e-9)
-
-
-def test_the_region_is_the_spectral_radius_on_the_grid() -> None:
-    x, alpha = np.array([0.1, 1.0, 5.0, 8.0]), np.array([-50.0, 0.0, 30.0])
-    region = stability_region(x, alpha, 0.99, 0.9)
-    assert region.shape == (3, 4)
-    for i, j in ((0, 3), (1, 2), (2, 0)):
-        assert region[i, j] == pytest.approx(spectral_radius(x[j], alpha[i], 0.99, 0.9))
-
-
 @given(c=st.floats(-1.4, 1.4), beta1=st.floats(0.0, 0.99))
 @settings(max_examples=60, deadline=None)
 def test_the_adapted_gradient_never_opposes_the_gradient_iff_c_is_above_half_of_minus_one_plus_beta1(
@@ -206,7 +168,6 @@ def test_the_response_is_what_the_reference_does_to_a_wave() -> None:
         (lambda: spectral_radius(0.1, 0.0, 0.9, [-0.1, 0.5]), r"beta2 must be .* got -0.1"),
         (lambda: iteration_matrix(0.1, 0.0, 0.9, 0.9, 1.0), "dampening must be"),
         (lambda: iteration_matrix(np.nan, 0.0, 0.9, 0.9), "x must be"),
-        (lambda: best_rate(0.5, 0.0, 0.9, 0.9), "condition must be"),
         (lambda: widest(0.9, 1.5), "beta2 must be"),
     ],
 )

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from valleys import reference
-from valleys.paper.theory import Setting, fit_rate, mean_squared_gradient, regret
-from valleys.paper.theory.theorems import State, vanilla_step
+from valleys.paper.theory import Setting, mean_squared_gradient, regret
+from valleys.paper.theory.theorems import State, fit_rate, vanilla_step
 
 
 def test_every_row_is_the_references_alto_vanilla() -> None:

@@ -16,7 +16,6 @@ from valleys.paper.walks.functions import FUNCTIONS
 from valleys.paper.walks.measures import (
     arc_length,
     covered,
-    entry,
     lowest,
     measure,
     minima_passed,
@@ -148,8 +147,6 @@ def test_what_starts_and_measures_refuse() -> None:
         walks(FUNCTIONS["f1"], sgd, steps=1, starts=torch.zeros(0, 1))
     with pytest.raises(ValueError, match="radius 0"):
         minima_visited(path("f2", (0.95,)), 0)
-    with pytest.raises(ValueError, match="no valley"):
-        entry(path("f2", (0.95,)))
 
 
 def test_arc_length_counts_steps_with_both_ends_inside() -> None:
@@ -157,11 +154,6 @@ def test_arc_length_counts_steps_with_both_ends_inside() -> None:
     assert arc_length(points) == 8.0
     assert arc_length(points, torch.tensor([True, False, True, True, True])) == 2.0
     assert arc_length(points[:1]) == 0.0
-
-
-def test_entry_is_the_first_step_in_the_valley() -> None:
-    assert entry(path("cardioid", (0.5, 1.0), (0.4, 0.9), (-2.0, 0.0), (0.0, 1.0))) == 2
-    assert entry(path("cardioid", (0.5, 1.0))) is None
 
 
 def around(turns: float, pieces: int, wobble: float = 0.0) -> list[tuple[float, float]]:

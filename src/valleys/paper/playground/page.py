@@ -1,4 +1,4 @@
-"""From the parts, which lie beside this file, to one page."""
+"""Put the page together from the parts, which lie beside this file."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ from pathlib import Path
 
 from valleys.paper.playground import still
 
-__all__ = ["SCRIPTS", "render", "write"]
+__all__ = ["render", "write"]
 
+# In this order: each uses only those before it. The first three are the arithmetic and know nothing of a page.
 SCRIPTS = ("rules.js", "functions.js", "walk.js", "settings.js", "relief.js", "plot.js", "app.js")
-"""In this order: each uses only those before it. The first three are the arithmetic and know nothing of a page."""
 
 
 def render() -> str:
-    """The page as text.
-
-    Returns:
-        HTML that needs nothing else: styles, scripts and a picture for those without scripts are inside.
+    """Return the page as text: HTML that needs nothing else, with a picture for those without scripts.
 
     Raises:
         ModuleNotFoundError: without jinja2, which ``valleys[lab]`` brings.
@@ -75,5 +72,5 @@ def _text(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """The policy's name for a text: a browser runs what has this hash, and nothing else."""
+    """Return the policy's name for a text: a browser runs text of this hash, and nothing else."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -6,29 +6,24 @@ import torch
 from torch import Tensor
 
 from valleys import reference
+from valleys.paper.walks.functions import FUNCTIONS
 
-__all__ = ["SAYS", "draw", "walk"]
+__all__ = ["SAYS", "draw"]
 
 _LR, _ALPHA, _B1, _B2, _STEPS, _START = 0.2, -160.0, 0.995, 0.5, 600, (-1.5, 1.5)
 _WIDTH, _HEIGHT, _UNIT = 620, 520, 160.0
-_LEVELS = (0.1, 0.3, 0.7, 1.4, 2.6)
+_LEVELS = (0.1, 0.3, 0.7, 1.4, 2.6)  # of the root of the function
+_CARDIOID = FUNCTIONS["cardioid"]
 
 SAYS = (
     f"The valley of the squared cardioid from ({_START[0]}, {_START[1]}), {_STEPS} steps. Orange square: Adam at "
     f"lr {_LR}, which stops where it meets the floor. Blue circle: EAdam at alpha {_ALPHA:.0f}, beta1 {_B1}, which "
     "goes on along it. Dashed: the middle of the floor, where the function is zero."
 )
-"""What the still picture shows, in words."""
 
 
 def walk(alpha: float) -> Tensor:
-    r"""Adam's walk down :math:`q^2,\ q = (x^2 + y^2 + x)^2 - (x^2 + y^2)`, fed with g + alpha a.
-
-    Args:
-        alpha: of E, whose beta1 is 0.995; 0: Adam itself.
-
-    Returns:
-        The points, (steps + 1, 2), float64.
+    """Return the points of EAdam's walk down the squared cardioid, (steps + 1, 2); alpha = 0 is Adam itself.
 
     Example:
         >>> bool((walk(0.0)[-1] - walk(0.0)[-100]).norm() < 1e-6)  # Adam has stopped
@@ -40,23 +35,16 @@ def walk(alpha: float) -> Tensor:
     memory: reference.TwoBuffer | reference.OneBuffer = reference.TwoBuffer(0 * theta, 0 * theta)
     moments, points = reference.zeros(theta), [theta]
     for _ in range(_STEPS):
-        x, y = theta
-        inner = theta @ theta + x
-        q = inner**2 - theta @ theta
-        slope = torch.stack((2 * inner * (2 * x + 1) - 2 * x, 4 * inner * y - 2 * y))
+        gradient = _CARDIOID.gradient(theta)
         theta, memory, moments = reference.eadam(
-            theta, 2 * q * slope, memory, moments, lr=_LR, alpha=alpha, b1=_B1, b2=_B2, b3=0.999, eps=1e-8
+            theta, gradient, memory, moments, lr=_LR, alpha=alpha, b1=_B1, b2=_B2, b3=0.999, eps=1e-8
         )
         points.append(theta)
     return torch.stack(points)
 
 
 def draw() -> str:
-    """The picture.
-
-    Returns:
-        An ``svg`` element, whose colours are the page's.
-    """
+    """Return the picture, an ``svg`` element whose colours are the page's."""
     floor = _level(0.0)
     parts = [f'<path class="floor" d="{floor}"/>', f'<path class="middle" d="{floor}"/>']
     parts += [f'<path class="level" d="{_level(level)}"/>' for level in _LEVELS]
@@ -70,15 +58,16 @@ def draw() -> str:
 
 
 def _level(level: float) -> str:
-    """The outer curve on which q is ``level``: by bisection, since q grows with the radius beyond the floor."""
+    """Return the outer curve of this level: by bisection, since the function grows with the radius beyond the floor."""
     phi = torch.linspace(0, 2 * torch.pi, 241, dtype=torch.float64)
-    low = 1 - phi.cos()
+    direction = torch.stack((phi.cos(), phi.sin()), dim=-1)
+    low = 1 - phi.cos()  # the floor
     high = low + 2
     for _ in range(40):
         middle = (low + high) / 2
-        outside = middle**2 * ((middle + phi.cos()) ** 2 - 1) > level
+        outside = _CARDIOID.f(middle.unsqueeze(-1) * direction) > level**2
         low, high = torch.where(outside, low, middle), torch.where(outside, middle, high)
-    return _path(torch.stack((low * phi.cos(), low * phi.sin()), dim=-1))
+    return _path(low.unsqueeze(-1) * direction)
 
 
 def _place(point: Tensor) -> tuple[float, float]:

@@ -44,15 +44,9 @@ def load_tables() -> tuple[Table, ...]:
 
 
 def parse_table(file: str, text: str, shared: str = "{}") -> Table:
-    """Read one table.
+    """Read one table from YAML; ``file`` names it in messages, ``shared`` has ``settings`` and ``notes`` by name.
 
-    Args:
-        file: its name, for messages.
-        text: its YAML.
-        shared: YAML with ``settings`` and ``notes`` by name; a table's note takes these as ``$name``.
-
-    Returns:
-        The table.
+    A table's note takes shared ones as ``$name``.
 
     Raises:
         ValueError: an unknown key, a missing field or a value of another kind; the message names file and entry.
@@ -117,6 +111,8 @@ def _cell(where: str, label: str, column: str, value: Any, entries: Entries, set
         raise ValueError(f"{where}: measure {own['measure']!r}; choose one of {', '.join(get_args(Measure))}")
     chosen = None
     if own.get("measure") == "sign":
+        if entries:
+            raise ValueError(f"{where}: a sign has no {', '.join(entries)}")
         value = _SIGNS.get(value, value)
     else:
         batch_size = None if setting is None else setting.batch_size

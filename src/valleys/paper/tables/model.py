@@ -1,8 +1,7 @@
-"""What a result of the paper is to the lab: a number, and the experiment that gave it."""
+"""Results of the paper: a number, and the experiment behind it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,22 +10,12 @@ from valleys.lab.problem.schedules import Schedule
 __all__ = ["COMPARABLE", "FLAT", "Cell", "Measure", "Method", "Setting", "Table"]
 
 Measure = Literal[
-    "test",
-    "seconds",
-    "step ms",
-    "epochs",
-    "time ratio",
-    "step ratio",
-    "epoch ratio",
-    "memory",
-    "walk",
-    "sign",
-    "top_eigenvalue",
-    "drift",
-]
-"""What of the runs a number is: the final test metric, the training seconds or the epochs to a level, the milliseconds
-of a step, one of these as a ratio, GPU memory above another method in percent, where a walk ends, the sign of a
-quantity in a stage of Table 1, or a measure of the finished runs' flatness."""
+    "test", "seconds", "step ms", "epochs", "time ratio", "step ratio", "epoch ratio", "memory", "walk", "sign",
+    "top_eigenvalue", "drift",
+]  # fmt: skip
+"""A number is the final test metric, the training seconds or the epochs to a level, the milliseconds of a step, one of
+these as a ratio, GPU memory above another method in percent, where a walk ends, the sign of a quantity in a stage of
+Table 1, or a measure of the finished runs' flatness."""
 
 FLAT: tuple[Measure, ...] = ("top_eigenvalue", "drift")
 """Measures that ``valleys landscape`` makes."""
@@ -43,7 +32,7 @@ class Method:
         name: the optimizer's name in the paper, which is also the column's unless the table has several of one.
         kind: key of ``valleys.paper.tables.methods.MAKERS``.
         options: name and value of what the constructor gets.
-        ours: what of this is not in our notes of the paper, and so our choice; empty: nothing.
+        ours: what of this the paper does not state, and so our choice; empty: nothing.
     """
 
     name: str
@@ -52,7 +41,7 @@ class Method:
     ours: str = ""
 
     def describe(self) -> str:
-        """The hyperparameters in words.
+        """Return the hyperparameters in words.
 
         Example:
             >>> Method("Adam", "adam", (("lr", 0.01), ("betas", (0.9, 0.999)))).describe()
@@ -74,9 +63,9 @@ class Setting:
         smoke_epochs: of a task without presets when ``smoke`` is asked for; None: as ``epochs``.
         schedule: of preset ``paper``; None: the task's own.
         clip: the gradient's largest norm; None: no clipping.
-        gpu: whether its preset ``paper`` is hopeless without one.
+        gpu: True if its preset ``paper`` is hopeless without one.
         folder: the data's folder inside the data folder, where that holds several data sets.
-        ours: what of this is not in our notes of the paper; empty: nothing.
+        ours: what of this the paper does not state; empty: nothing.
     """
 
     task: str
@@ -135,7 +124,7 @@ class Table:
         cells: the numbers, row by row.
         aliases: other numbers of the paper with the same content.
         contrasts: pairs of columns whose order, in each row, is what the paper claims.
-        notes: what a reader should know; "ours" marks what the paper, as far as our notes go, does not give.
+        notes: what a reader should know; "ours" marks what the paper does not state.
         needs: data and hardware, in words.
         decimals: of its numbers.
     """
@@ -153,16 +142,12 @@ class Table:
     @property
     def rows(self) -> list[str]:
         """Its rows, from top to bottom."""
-        return _distinct([cell.row for cell in self.cells])
+        return list(dict.fromkeys(cell.row for cell in self.cells))
 
     @property
     def columns(self) -> list[str]:
         """Its columns, from left to right."""
-        return _distinct([cell.column for cell in self.cells])
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(names))
+        return list(dict.fromkeys(cell.column for cell in self.cells))
 
 
 def _short(value: object) -> str:

@@ -1,68 +1,17 @@
-"""What the mathematics says about E: weights of the past, stability, a noisy quadratic model, the theorems' rates.
+"""Mathematics of E: weights of the past, stability, a noisy quadratic model, the theorems' rates.
 
-Needs numpy; ``fit_rate`` scipy and ``valleys.paper.theory.plots`` matplotlib. See ``docs/analysis.md``.
+Needs numpy; ``regret`` and ``mean_squared_gradient`` need scipy, ``valleys.paper.theory.plots`` matplotlib. See
+``docs/analysis.md``.
 """
 
 from __future__ import annotations
 
 from valleys.paper.theory.ema import ema_age, ema_weights, nested_weights
-from valleys.paper.theory.quadratic import Hyper, NoisyQuadratic, final_loss, loss_after, loss_curve, moments, steps_to
-from valleys.paper.theory.search import (
-    FAMILIES,
-    SCHEDULES,
-    STRONG,
-    Best,
-    Family,
-    best_for_horizon,
-    fewest_steps,
-    shortest_horizon,
-)
-from valleys.paper.theory.stability import (
-    Widest,
-    best_rate,
-    flip_limit,
-    frequency_response,
-    iteration_matrix,
-    largest_stable_lr,
-    rotation_limit,
-    spectral_radius,
-    stability_region,
-    widest,
-)
-from valleys.paper.theory.theorems import GAMES, Setting, fit_rate, mean_squared_gradient, regret
+from valleys.paper.theory.quadratic import NoisyQuadratic
+from valleys.paper.theory.search import FAMILIES, STRONG, Best, Family, fewest_steps, shortest_horizon
+from valleys.paper.theory.stability import frequency_response, largest_stable_lr, spectral_radius, widest
+from valleys.paper.theory.theorems import GAMES, Setting, mean_squared_gradient, regret
 
-__all__ = [
-    "FAMILIES",
-    "GAMES",
-    "SCHEDULES",
-    "STRONG",
-    "Best",
-    "Family",
-    "Hyper",
-    "NoisyQuadratic",
-    "Setting",
-    "Widest",
-    "best_for_horizon",
-    "best_rate",
-    "ema_age",
-    "ema_weights",
-    "fewest_steps",
-    "final_loss",
-    "fit_rate",
-    "flip_limit",
-    "frequency_response",
-    "iteration_matrix",
-    "largest_stable_lr",
-    "loss_after",
-    "loss_curve",
-    "mean_squared_gradient",
-    "moments",
-    "nested_weights",
-    "regret",
-    "rotation_limit",
-    "shortest_horizon",
-    "spectral_radius",
-    "stability_region",
-    "steps_to",
-    "widest",
-]
+__all__ = ["FAMILIES", "GAMES", "STRONG", "Best", "Family", "NoisyQuadratic", "Setting", "ema_age", "ema_weights"]
+__all__ += ["fewest_steps", "frequency_response", "largest_stable_lr", "mean_squared_gradient", "nested_weights"]
+__all__ += ["regret", "shortest_horizon", "spectral_radius", "widest"]

@@ -1,4 +1,4 @@
-"""What a moving average of a moving average remembers: the weights of the past, by age."""
+"""Weights of the past, by age, in a moving average of a moving average."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ema_age", "ema_weights", "nested_weights"]
 
 
 def ema_weights(n: int, beta: float, steps: int) -> Floats:
-    r"""Weights of the inputs in n nested exponential moving averages of one beta, the newest first.
+    r"""Return the weights of the inputs in n nested exponential moving averages of one beta, the newest first.
 
     .. math:: w_j = (1-\beta)^n \, \beta^j \binom{j+n-1}{n-1}, \qquad j = k - i
 
@@ -53,7 +53,7 @@ def ema_weights(n: int, beta: float, steps: int) -> Floats:
 
 
 def ema_age(n: int, beta: float) -> tuple[float, float]:
-    r"""Mean and standard deviation of the age of what n nested averages hold, in steps.
+    r"""Return mean and standard deviation, in steps, of the age of the inputs in n nested averages.
 
     .. math:: \mu = \frac{n \beta}{1 - \beta}, \qquad \sigma = \frac{\sqrt{n \beta}}{1 - \beta}
 
@@ -80,7 +80,7 @@ def ema_age(n: int, beta: float) -> tuple[float, float]:
 
 
 def nested_weights(betas: Sequence[float], steps: int) -> Floats:
-    r"""Weights of the inputs in nested exponential moving averages of different decays, the newest first.
+    r"""Return the weights of the inputs in nested exponential moving averages of different decays, the newest first.
 
     .. math:: y^{(l)}_k = \beta_l y^{(l)}_{k-1} + (1 - \beta_l)\, y^{(l-1)}_k
 
@@ -107,10 +107,10 @@ def nested_weights(betas: Sequence[float], steps: int) -> Floats:
     steps = whole("steps", steps, 1, "one is the newest input alone")
     weights = _impulse(steps)
     for beta in betas:
-        held = 0.0
+        average = 0.0
         for age in range(steps):
-            held = beta * held + (1 - beta) * weights[age]
-            weights[age] = held
+            average = beta * average + (1 - beta) * weights[age]
+            weights[age] = average
     return weights
 
 

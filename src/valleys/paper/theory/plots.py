@@ -8,35 +8,22 @@ from typing import Any
 import numpy as np
 
 from valleys.paper.theory.checks import Floats, decay
-from valleys.paper.theory.stability import largest_stable_lr, stability_region
+from valleys.paper.theory.stability import largest_stable_lr, spectral_radius
 
 __all__ = ["limit_figure", "region_figure", "steps_figure"]
 
-PAIRS = ((0.99, 0.9), (0.99, 0.0), (0.5, 0.9))
-"""(beta1, beta2) to show unless told otherwise: the paper's for large batches; no momentum; a short memory."""
-
+# (beta1, beta2): the paper's for large batches; no momentum; a short memory.
+_PAIRS = ((0.99, 0.9), (0.99, 0.0), (0.5, 0.9))
+# Okabe and Ito's, which colour-blind readers can tell apart.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, which colour-blind readers can tell apart."""
 
 
-def region_figure(pairs: Sequence[tuple[float, float]] = PAIRS, *, points: int = 160) -> Any:
-    """How fast the error falls over learning rate times curvature and c, one panel per (beta1, beta2).
-
-    Args:
-        pairs: of beta1 and beta2. Default: three.
-        points: along either axis. Default: 160.
-
-    Returns:
-        A matplotlib ``Figure``; ``savefig`` writes it.
-
-    Raises:
-        ValueError: a beta out of range.
+def region_figure(pairs: Sequence[tuple[float, float]] = _PAIRS, *, points: int = 160) -> Any:
+    """Draw how fast the error falls over learning rate times curvature and c, one panel per (beta1, beta2).
 
     Example:
         >>> len(region_figure([(0.99, 0.9)], points=8).axes)  # the panel and its colour bar
         2
-
-    Source: ours.
     """
     from matplotlib.figure import Figure
 
@@ -46,7 +33,7 @@ def region_figure(pairs: Sequence[tuple[float, float]] = PAIRS, *, points: int =
     for axes, (beta1, beta2) in zip(panels, pairs, strict=True):
         decay("beta1", beta1)
         decay("beta2", beta2)
-        radius = stability_region(x, c / (1 - beta1), beta1, beta2)
+        radius = spectral_radius(x[None, :], c[:, None] / (1 - beta1), beta1, beta2)
         steps = np.log10(-np.log(10) / np.log(radius.clip(1e-12, 1 - 1e-12)))
         shown = axes.contourf(x, c, steps.clip(0.3, 4), levels=np.linspace(0.3, 4, 24), cmap="viridis_r")
         axes.contourf(x, c, radius, levels=[1.0, np.inf], colors=["#dddddd"])
@@ -67,23 +54,12 @@ def region_figure(pairs: Sequence[tuple[float, float]] = PAIRS, *, points: int =
     return figure
 
 
-def limit_figure(pairs: Sequence[tuple[float, float]] = (*PAIRS, (0.9, 0.9))) -> Any:
-    """The largest stable learning rate, times the curvature, against c, one line per (beta1, beta2).
-
-    Args:
-        pairs: of beta1 and beta2. Default: four.
-
-    Returns:
-        A matplotlib ``Figure``.
-
-    Raises:
-        ValueError: a beta out of range.
+def limit_figure(pairs: Sequence[tuple[float, float]] = (*_PAIRS, (0.9, 0.9))) -> Any:
+    """Draw the largest stable learning rate, times the curvature, against c, one line per (beta1, beta2).
 
     Example:
         >>> len(limit_figure([(0.99, 0.9)]).axes[0].lines)  # the line and the bounds
         3
-
-    Source: ours.
     """
     from matplotlib.figure import Figure
 
@@ -108,24 +84,14 @@ def limit_figure(pairs: Sequence[tuple[float, float]] = (*PAIRS, (0.9, 0.9))) ->
 
 
 def steps_figure(batches: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
-    """Steps to the target against the batch size, one panel per schedule, one line per optimizer.
+    """Draw steps to the target against the batch size.
 
-    Args:
-        batches: examples per step.
-        panels: title to optimizer to steps, one per batch; NaN leaves a gap.
-
-    Returns:
-        A matplotlib ``Figure``.
-
-    Raises:
-        ValueError: no panel, or another number of steps than of batches.
+    ``panels`` has for each schedule the steps of each optimizer, one per batch; NaN leaves a gap.
 
     Example:
         >>> figure = steps_figure([1, 10], {"constant": {"SGD": [8052, 826]}})
         >>> figure.axes[0].get_title()
         'constant'
-
-    Source: ours.
     """
     from matplotlib.figure import Figure
 

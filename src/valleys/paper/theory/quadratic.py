@@ -6,10 +6,9 @@ y = (theta, m / h, s / h), whose mean and second moment obey
 
 .. math:: \mu_{k+1} = A_k \mu_k, \qquad S_{k+1} = A_k S_k A_k^\top + \frac{v}{B h^2}\, b_k b_k^\top
 
-(:func:`moments`, the definition). Two faster ways give the same loss. With a constant learning rate, powers of two of
-A: ten thousand steps are fourteen products (:func:`loss_after`). With any schedule, the loss alone needs no second
-moment: read backwards, what the last theta owes to each earlier step is a row of three numbers (:func:`final_loss`,
-:func:`loss_curve`). All take many hyperparameters at once.
+Two ways to the loss are faster. With a constant learning rate, powers of two of A: ten thousand steps are fourteen
+products (:func:`loss_after`). With any schedule, the loss alone needs no second moment: read backwards, what the last
+theta owes to each earlier step is a row of three numbers (:func:`final_loss`). Both take many hyperparameters at once.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from numpy.typing import ArrayLike
 from valleys.paper.theory.checks import Floats, decay, real, whole
 from valleys.paper.theory.stability import iteration_matrix
 
-__all__ = ["Hyper", "NoisyQuadratic", "final_loss", "loss_after", "loss_curve", "moments", "steps_to"]
+__all__ = ["NoisyQuadratic"]
 
 
 class Hyper(NamedTuple):
@@ -98,86 +97,23 @@ class NoisyQuadratic:
         return np.asarray(self.curvatures)
 
     def weights(self, batch: float) -> tuple[Floats, Floats]:
-        """What squared responses of theta, to the start and to a noise of one, count in the relative loss."""
+        """Return the weights in the relative loss of squared responses of theta to the start and to a noise of one."""
         real("batch", batch, 0.0, np.inf, "it is a number of examples", low_open=True)
         scale = 0.5 * self.h / self.first_loss
         return scale * np.square(np.asarray(self.start)), scale * np.asarray(self.noise) / (batch * self.h**2)
 
 
-class Moments(NamedTuple):
-    """Mean and second moment of (theta, m / h, s / h) in each direction.
-
-    Args:
-        mean: (d, 3).
-        second: (d, 3, 3), E[y y^T], not centred.
-    """
-
-    mean: Floats
-    second: Floats
-
-
-def moments(model: NoisyQuadratic, hyper: Hyper, batch: float, lrs: ArrayLike) -> Moments:
-    """Mean and second moment after steps of the given learning rates, by the recursion itself.
-
-    Args:
-        model: the noisy quadratic.
-        hyper: one setting; its lr is a factor of ``lrs``.
-        batch: examples per step.
-        lrs: (steps,) the learning rate of each step divided by ``hyper.lr``.
-
-    Returns:
-        Both moments.
-
-    Raises:
-        ValueError: an argument out of range.
-
-    Example:
-        >>> one = NoisyQuadratic(curvatures=[1.0])
-        >>> moments(one, Hyper(lr=0.5), batch=1, lrs=[1.0, 1.0]).second[0, 0, 0].item()  # .5^4 + .25 (.25 + 1)
-        0.375
-
-    Source: Zhang et al. 2019, arXiv 1907.04164, Sec. 3; with E ours.
-    """
-    real("lrs", lrs, -np.inf, np.inf, "one factor per step")
-    real("batch", batch, 0.0, np.inf, "it is a number of examples", low_open=True)
-    lr, c, b1, b2 = (value.item() for value in _columns(hyper))
-    variance = np.asarray(model.noise) / (batch * model.h**2)
-    mean = np.zeros((model.h.size, 3))
-    mean[:, 0] = np.asarray(model.start)
-    second = mean[:, :, None] * mean[:, None, :]
-    for factor in np.atleast_1d(np.asarray(lrs, float)):
-        x = lr * factor * model.h
-        A = iteration_matrix(x, c / (1 - b1), b1, b2)
-        b = _noise_input(x, c, b1)
-        mean = np.einsum("dij,dj->di", A, mean)
-        second = A @ second @ A.transpose(0, 2, 1) + variance[:, None, None] * b[:, :, None] * b[:, None, :]
-    return Moments(mean, second)
-
-
 def loss_after(model: NoisyQuadratic, hyper: Hyper, batch: float, steps: int) -> Floats:
-    r"""The expected loss after some steps of a constant learning rate, relative to the first loss.
+    r"""Return the expected loss after some steps of a constant learning rate, relative to the first loss.
 
     .. math:: A_{2n} = A_n^2, \qquad W_{2n} = A_n W_n A_n^\top + W_n
 
-    so that the time is that of :math:`\log_2` steps products of 3 x 3 matrices.
-
-    Args:
-        model: the noisy quadratic.
-        hyper: n settings.
-        batch: examples per step.
-        steps: at least 0.
-
-    Returns:
-        (n,); infinity where it is beyond float64.
-
-    Raises:
-        ValueError: an argument out of range.
+    so that the time is that of :math:`\log_2` steps products of 3 x 3 matrices. The loss, (n,), is infinity beyond
+    float64.
 
     Example:
         >>> loss_after(NoisyQuadratic(), Hyper(lr=[0.1, 1.0]), batch=100, steps=10_000).round(5)
         array([0.00059, 0.00712])
-
-    Source: ours.
     """
     whole("steps", steps, 0, "0 is the start")
     lr, c, b1, b2 = _columns(hyper)
@@ -201,46 +137,10 @@ def loss_after(model: NoisyQuadratic, hyper: Hyper, batch: float, steps: int) ->
     return _finite(loss)
 
 
-def loss_curve(model: NoisyQuadratic, hyper: Hyper, batch: float, steps: int) -> Floats:
-    """The expected loss before the first and after every step of a constant learning rate, relative to the first loss.
-
-    Args:
-        model: the noisy quadratic.
-        hyper: n settings.
-        batch: examples per step.
-        steps: at least 0.
-
-    Returns:
-        (n, steps + 1); infinity where it is beyond float64.
-
-    Raises:
-        ValueError: an argument out of range.
-
-    Example:
-        >>> loss_curve(NoisyQuadratic(), Hyper(lr=[1.0]), batch=100, steps=2).round(3)
-        array([[1.   , 0.319, 0.194]])
-
-    Source: ours.
-    """
-    whole("steps", steps, 0, "0 is the start")
-    curve = _responses(model, hyper, batch, None)
-    return np.stack([next(curve) for _ in range(steps + 1)], axis=1)
-
-
 def final_loss(model: NoisyQuadratic, hyper: Hyper, batch: float, schedule: ArrayLike) -> Floats:
-    """The expected loss after the last step of a learning-rate schedule, relative to the first loss.
+    """Return the expected loss after the last step of a learning-rate schedule, relative to the first loss.
 
-    Args:
-        model: the noisy quadratic.
-        hyper: n settings; lr is the factor of the schedule.
-        batch: examples per step.
-        schedule: (steps,) or (n, steps), factors of the learning rate.
-
-    Returns:
-        (n,); infinity where it is beyond float64.
-
-    Raises:
-        ValueError: an argument out of range.
+    The schedule, (steps,) or (n, steps), has factors of the learning rate; the loss, (n,), is infinity beyond float64.
 
     Example:
         >>> from valleys.paper.theory.search import SCHEDULES
@@ -249,8 +149,6 @@ def final_loss(model: NoisyQuadratic, hyper: Hyper, batch: float, schedule: Arra
         array([0.071])
         >>> final_loss(model, hyper, 10, SCHEDULES["cosine"](1000)).round(3)
         array([0.002])
-
-    Source: ours.
     """
     factors = real("schedule", schedule, -np.inf, np.inf, "one factor of the learning rate per step")
     *_, last = _responses(model, hyper, batch, factors)
@@ -260,27 +158,14 @@ def final_loss(model: NoisyQuadratic, hyper: Hyper, batch: float, schedule: Arra
 def steps_to(
     model: NoisyQuadratic, hyper: Hyper, batch: float, target: float, limit: int, *, fraction: bool = False
 ) -> Floats:
-    """The first step of a constant learning rate after which the expected loss is at most the target.
+    """Return the first step of a constant learning rate after which the expected loss is at most the target.
 
-    Args:
-        model: the noisy quadratic.
-        hyper: n settings.
-        batch: examples per step.
-        target: relative to the first loss, in (0, 1).
-        limit: steps after which to give up, at least 1.
-        fraction: interpolate the logarithm of the loss within the step, which a search can climb.
-
-    Returns:
-        (n,) steps; infinity where ``limit`` steps do not suffice.
-
-    Raises:
-        ValueError: an argument out of range.
+    Infinity where ``limit`` steps do not suffice. With ``fraction`` the logarithm of the loss is interpolated within
+    the step, which a search can climb.
 
     Example:
         >>> steps_to(NoisyQuadratic(), Hyper(lr=[0.5, 1.5]), batch=1e5, target=0.01, limit=1000)
         array([87., 29.])
-
-    Source: ours.
     """
     real("target", target, 0.0, 1.0, "it is a part of the first loss", low_open=True)
     whole("limit", limit, 1, "the search for the step ends there")
@@ -302,7 +187,7 @@ def steps_to(
 
 
 def _responses(model: NoisyQuadratic, hyper: Hyper, batch: float, schedule: Floats | None) -> Iterator[Floats]:
-    """The relative loss at the end of the last 0, 1, 2, ... steps of a schedule, or of a constant learning rate.
+    """Yield the relative loss at the end of the last 0, 1, 2, ... steps of a schedule, or of a constant learning rate.
 
     The row (t, m, s) is the response of the last theta to the state; one more step before it multiplies it by A from
     the right. With a constant lr the last k steps are any k steps, so that the values are the loss after k steps.
@@ -341,7 +226,7 @@ def _responses(model: NoisyQuadratic, hyper: Hyper, batch: float, schedule: Floa
 
 
 def _columns(hyper: Hyper) -> tuple[Floats, Floats, Floats, Floats]:
-    """The settings as columns (n, 1), checked."""
+    """Check the settings, and return them as columns (n, 1)."""
     lr = real("lr", hyper.lr, 0.0, np.inf, "the first learning rate", low_open=True)
     c = real("c", hyper.c, -np.inf, np.inf, "c = alpha (1 - beta1); 0 switches E off")
     arrays = np.broadcast_arrays(lr, c, decay("beta1", hyper.beta1), decay("beta2", hyper.beta2))
@@ -352,7 +237,7 @@ def _columns(hyper: Hyper) -> tuple[Floats, Floats, Floats, Floats]:
 
 
 def _noise_input(x: Floats, c: Floats | float, b1: Floats | float) -> Floats:
-    """b: what a noise of one in the gradient (in units of h) adds to (theta, m / h, s / h)."""
+    """Return b, which a noise of one in the gradient (in units of h) adds to (theta, m / h, s / h)."""
     lead, rest = np.broadcast_to(1 + c, x.shape), np.broadcast_to(1 - b1, x.shape)
     return np.stack([-x * lead, lead, rest], axis=-1)
 

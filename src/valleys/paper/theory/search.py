@@ -1,4 +1,4 @@
-"""The best hyperparameters of E-adapted momentum on the noisy quadratic model: for a target, or for a horizon."""
+"""Search for the best hyperparameters of E-adapted momentum on the noisy quadratic model."""
 
 from __future__ import annotations
 
@@ -7,34 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from valleys.hyperparameters import suggest
 from valleys.paper.theory.checks import Floats, real, whole
 from valleys.paper.theory.quadratic import Hyper, NoisyQuadratic, final_loss, loss_after, steps_to
 from valleys.paper.theory.stability import largest_stable_lr
 
-__all__ = ["FAMILIES", "SCHEDULES", "STRONG", "Best", "Family", "best_for_horizon", "fewest_steps", "shortest_horizon"]
-
-
-def _constant(steps: int) -> Floats:
-    return np.ones(steps)
-
-
-def _linear(steps: int) -> Floats:
-    return 1 - np.arange(steps) / steps
-
-
-def _cosine(steps: int) -> Floats:
-    return 0.5 + 0.5 * np.cos(np.pi * np.arange(steps) / steps)
-
-
-def _quarters(steps: int) -> Floats:
-    return 0.1 ** (4 * np.arange(steps) // steps).astype(float)
+__all__ = ["FAMILIES", "STRONG", "Best", "Family", "fewest_steps", "shortest_horizon"]
 
 
 SCHEDULES: dict[str, Callable[[int], Floats]] = {
-    "constant": _constant,
-    "linear": _linear,
-    "cosine": _cosine,
-    "quarters": _quarters,
+    "constant": np.ones,
+    "linear": lambda steps: 1 - np.arange(steps) / steps,
+    "cosine": lambda steps: 0.5 + 0.5 * np.cos(np.pi * np.arange(steps) / steps),
+    "quarters": lambda steps: 0.1 ** (4 * np.arange(steps) // steps).astype(float),
 }
 """Factors of the learning rate by steps: constant; to zero along a line or a cosine; a tenth after every quarter, as
 the paper trains on CIFAR."""
@@ -42,7 +27,7 @@ the paper trains on CIFAR."""
 
 @dataclass(frozen=True)
 class Family:
-    """Which hyperparameters are free.
+    """A choice of the hyperparameters that are free.
 
     Args:
         name: for tables.
@@ -59,26 +44,33 @@ class Family:
     memory: float | None = None
 
 
+def _paper(size: str, batch_size: int) -> Family:
+    alpha, beta1 = suggest(batch_size).values()
+    c = round(alpha * (1 - beta1), 12)
+    shown = (f"{name} = {value:g}".replace(" 0.", " .") for name, value in (("c", c), ("beta1", beta1)))
+    return Family(f"+ E, {', '.join(shown)} (paper, {size} batch)", momentum=True, c=c, beta1=beta1)
+
+
 FAMILIES = (
     Family("SGD", momentum=False),
     Family("+ momentum", momentum=True),
-    Family("+ E, c = -0.05, beta1 = .99 (paper, large batch)", momentum=True, c=-0.05, beta1=0.99),
-    Family("+ E, c = .495, beta1 = .01 (paper, small batch)", momentum=True, c=0.495, beta1=0.01),
+    _paper("large", 16384),
+    _paper("small", 128),
     Family("+ E, c and beta1 free", momentum=True, c=None, beta1=None),
     Family("E without momentum, c and beta1 free", momentum=False, c=None, beta1=None),
 )
 """The rows of the tables."""
 
 STRONG = Family("strong E: c = -.75, memory a quarter of the run", momentum=True, c=-0.75, beta1=None, memory=0.25)
-"""What is best in the model with a constant learning rate and much noise; it needs a horizon."""
+"""The best in the model with a constant learning rate and much noise; it needs a horizon."""
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best setting that a search found.
+    """The best setting of a search.
 
     Args:
-        value: what was minimised: steps, or the relative loss.
+        value: the minimum: steps, or the relative loss.
         lr, c, beta1, beta2: the setting.
         evaluations: how many settings were tried.
     """
@@ -91,14 +83,11 @@ class Best:
     evaluations: int
 
 
+# The default budget: settings at random, then rounds of settings around the best few, closer and closer.
 _FIRST, _ROUNDS, _EACH, _ELITE = 384, 16, 64, 8
-"""The default budget: settings at random, then rounds of settings around the best few, closer and closer."""
-
-_SHORT = 64
-"""Steps up to which every horizon is tried."""
-
+_SHORT = 64  # steps up to which every horizon is tried
+# Log of lr over its stability limit, log of 1 / (1 - beta2), c, log of 1 / (1 - beta1).
 _LOW = np.array([np.log(1e-4), 0.0, -0.99, 0.0])
-"""Log of lr over its stability limit, log of 1 / (1 - beta2), c, log of 1 / (1 - beta1)."""
 
 
 def _search(
@@ -162,7 +151,7 @@ def fewest_steps(
     seed: int = 0,
     budget: float = 1.0,
 ) -> Best:
-    """The setting of a constant learning rate that reaches the target in the fewest steps.
+    """Search for the setting of a constant learning rate that reaches the target in the fewest steps.
 
     Args:
         model: the noisy quadratic.
@@ -215,31 +204,15 @@ def best_for_horizon(
     start: Best | None = None,
     budget: float = 1.0,
 ) -> Best:
-    """The setting with the lowest expected loss after a given number of steps.
+    """Search for the setting with the lowest expected loss after some steps of a schedule, a key of :data:`SCHEDULES`.
 
-    Args:
-        model: the noisy quadratic.
-        family: which hyperparameters are free.
-        batch: examples per step.
-        steps: the horizon, at least 1.
-        schedule: a key of :data:`SCHEDULES`.
-        seed: of the random search.
-        start: a setting near which a quarter of the first settings are drawn. Default: None.
-        budget: times 384 settings at random and 16 rounds of 64 around the best.
-
-    Returns:
-        The best setting; its value is the loss relative to the first one.
-
-    Raises:
-        ValueError: an argument out of range.
+    A quarter of the first settings are drawn near ``start``.
 
     Example:
         >>> model, sgd = NoisyQuadratic(), FAMILIES[0]
         >>> best_for_horizon(model, sgd, 10, 200, "cosine", budget=0.2).value < best_for_horizon(
         ...     model, sgd, 10, 200, budget=0.2).value
         True
-
-    Source: ours.
     """
     whole("steps", steps, 1, "it is the length of the run")
     real("budget", budget, 0.0, np.inf, "1 is the default budget", low_open=True)
@@ -267,17 +240,17 @@ def shortest_horizon(
     budget: float = 1.0,
     precision: float = 0.01,
 ) -> tuple[int, Best]:
-    """The shortest run at whose end some setting is at the target, each horizon having its own schedule and setting.
+    """Search for the shortest run at whose end some setting is at the target; each horizon has a schedule of its own.
 
     Args:
         model: the noisy quadratic.
         family: which hyperparameters are free.
         batch: examples per step.
-        schedule: a key of :data:`SCHEDULES`.
+        schedule: ``constant``, ``linear``, ``cosine`` or ``quarters``.
         target: relative to the first loss, in (0, 1).
         guess: a horizon to begin at.
         seed: of the random searches.
-        budget: of each, as in :func:`best_for_horizon`.
+        budget: of each, as in :func:`fewest_steps`.
         precision: relative, of the horizon, found by bisection. A short run is at the target at some lengths and not at
             longer ones; hence, where it is at most 64 steps, every length from half of it on is tried.
 
@@ -297,14 +270,14 @@ def shortest_horizon(
     real("target", target, 0.0, 1.0, "it is a part of the first loss", low_open=True)
     whole("guess", guess, 1, "it is a number of steps")
     real("precision", precision, 0.0, 1.0, "0.01 is one in a hundred", low_open=True)
-    found: dict[int, Best] = {}
+    results: dict[int, Best] = {}
 
     def reached(steps: int) -> bool:
-        if steps in found:
-            return found[steps].value <= target
-        start = min(found.items(), key=lambda item: abs(item[0] - steps))[1] if found else None
+        if steps in results:
+            return results[steps].value <= target
+        start = min(results.items(), key=lambda item: abs(item[0] - steps))[1] if results else None
         best = best_for_horizon(model, family, batch, steps, schedule, seed=seed, start=start, budget=budget)
-        found[steps] = best
+        results[steps] = best
         return best.value <= target
 
     low, high = 0, guess
@@ -314,8 +287,8 @@ def shortest_horizon(
         low = guess
         while low > 1 and reached(low := round(low / 1.5)):
             high = low
-        if found[low].value <= target:
-            return low, found[low]
+        if results[low].value <= target:
+            return low, results[low]
     while high - low > max(1, round(precision * high)):
         middle = round(np.sqrt(low * high))
         middle = min(max(middle, low + 1), high - 1)
@@ -325,4 +298,4 @@ def shortest_horizon(
             low = middle
     if high <= _SHORT:
         high = next(steps for steps in range(max(1, high // 2), high + 1) if reached(steps))
-    return high, found[high]
+    return high, results[high]

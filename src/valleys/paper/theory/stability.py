@@ -1,4 +1,4 @@
-r"""When E-adapted momentum is stable on a quadratic, how fast it converges, and what the paper's bound means.
+r"""Stability of E-adapted momentum on a quadratic, and the meaning of the paper's bound.
 
 On a loss of curvature h the gradient is h theta and Alg. 3 (ESGD) is linear. With x = lr h and c = alpha (1 - beta1):
 
@@ -25,37 +25,15 @@ from numpy.typing import ArrayLike, NDArray
 from valleys.paper.theory.checks import Floats, decay, real
 
 __all__ = [
-    "Rate",
-    "Widest",
-    "best_rate",
-    "flip_limit",
     "frequency_response",
-    "iteration_matrix",
     "largest_stable_lr",
-    "rotation_limit",
     "spectral_radius",
-    "stability_region",
     "widest",
 ]
 
-_CURVATURES = 200
-"""Points between the smallest and the largest curvature at which a rate is evaluated."""
-
-
-class Rate(NamedTuple):
-    """The fastest convergence over a range of curvatures.
-
-    Args:
-        lr: times the largest curvature.
-        radius: the largest spectral radius over the curvatures: the error shrinks by it per step in the long run.
-    """
-
-    lr: float
-    radius: float
-
 
 class Widest(NamedTuple):
-    """The alpha that allows the largest learning rate.
+    """The alpha with the largest stable learning rate.
 
     Args:
         alpha: strength of E.
@@ -69,26 +47,14 @@ class Widest(NamedTuple):
 def iteration_matrix(
     x: ArrayLike, alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, dampening: ArrayLike = 0.0
 ) -> Floats:
-    r"""The matrix that takes (theta, m, s) from one step of E-adapted momentum to the next, on a quadratic.
+    r"""Return the matrix that takes (theta, m, s) from one step of E-adapted momentum to the next, on a quadratic.
 
     .. math::
         \begin{pmatrix} 1 - x d' (1+c) & -x \beta_2 & x d' c \\ d'(1+c) & \beta_2 & -d' c \\ 1-\beta_1 & 0 & \beta_1
         \end{pmatrix}, \qquad d' = 1 - d,\; c = \alpha (1-\beta_1)
 
-    with m and s in units of the curvature (``reference.esgd``'s m and s divided by h).
-
-    Args:
-        x: learning rate times curvature.
-        alpha: strength of E; any finite number, also beyond the paper's bound.
-        beta1: decay of E's memory, in [0, 1).
-        beta2: decay of the momentum, in [0, 1).
-        dampening: of PyTorch's SGD, in [0, 1); beta2 makes the momentum an average. Default: 0, Alg. 3.
-
-    Returns:
-        (..., 3, 3), where ... is what the arguments broadcast to.
-
-    Raises:
-        ValueError: an argument out of range.
+    with m and s in units of the curvature (``reference.esgd``'s m and s divided by h). x is the learning rate times the
+    curvature, d the dampening of PyTorch's SGD (Alg. 3: 0); the shape is (..., 3, 3).
 
     Example:
         >>> iteration_matrix(0.5, alpha=0.0, beta1=0.0, beta2=0.0)
@@ -113,7 +79,7 @@ def iteration_matrix(
 def spectral_radius(
     x: ArrayLike, alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, dampening: ArrayLike = 0.0
 ) -> Floats:
-    """The largest absolute eigenvalue of :func:`iteration_matrix`: below 1 is stable.
+    """Return the largest absolute eigenvalue of :func:`iteration_matrix`: below 1 is stable.
 
     Args:
         x: learning rate times curvature.
@@ -140,22 +106,10 @@ def spectral_radius(
 
 
 def flip_limit(alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, dampening: ArrayLike = 0.0) -> Floats:
-    r"""The lr times curvature at which an eigenvalue leaves through -1: the parameter flips its sign at every step.
+    r"""Return the lr times curvature at which an eigenvalue leaves through -1: the sign flips at every step.
 
     .. math:: x < \frac{2 (1+\beta_1)(1+\beta_2)}{(1-d)(1 + \beta_1 + 2c)} \quad\text{if } 1+\beta_1+2c > 0,
         \text{ else } \infty
-
-    Args:
-        alpha: strength of E.
-        beta1: decay of E's memory, in [0, 1).
-        beta2: decay of the momentum, in [0, 1).
-        dampening: in [0, 1). Default: 0.
-
-    Returns:
-        What the arguments broadcast to.
-
-    Raises:
-        ValueError: an argument out of range.
 
     Example:
         >>> flip_limit([0.0, -5.0, -50.0, -90.0], beta1=0.99, beta2=0.9).round(2)
@@ -168,22 +122,10 @@ def flip_limit(alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, dampening: 
 
 
 def rotation_limit(alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, dampening: ArrayLike = 0.0) -> Floats:
-    r"""The lr times curvature at which a complex pair leaves the unit circle: the parameter circles in growing swings.
+    r"""Return the lr times curvature at which a complex pair leaves the unit circle: growing swings.
 
     .. math:: x < \frac{(1-\beta_1\beta_2)(1-\beta_1)(1-\beta_2)}{(1-d)\,[-c (1-\beta_1\beta_2) - \beta_1(1-\beta_2)]}
         \quad\text{if } c < -\frac{\beta_1(1-\beta_2)}{1-\beta_1\beta_2}, \text{ else } \infty
-
-    Args:
-        alpha: strength of E.
-        beta1: decay of E's memory, in [0, 1).
-        beta2: decay of the momentum, in [0, 1).
-        dampening: in [0, 1). Default: 0.
-
-    Returns:
-        What the arguments broadcast to.
-
-    Raises:
-        ValueError: an argument out of range.
 
     Example:
         >>> rotation_limit([-90.0, -95.0], beta1=0.99, beta2=0.9).round(4)
@@ -197,7 +139,7 @@ def rotation_limit(alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, dampeni
 
 
 def largest_stable_lr(alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, dampening: ArrayLike = 0.0) -> Floats:
-    r"""The learning rate, times the curvature, up to which E-adapted momentum is stable, and from which on it is not.
+    r"""Return the learning rate, times the curvature, up to which E-adapted momentum is stable.
 
     The smaller of :func:`flip_limit` and :func:`rotation_limit`. It is finite and positive for every alpha.
 
@@ -223,7 +165,7 @@ def largest_stable_lr(alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, damp
 
 
 def widest(beta1: float, beta2: float) -> Widest:
-    r"""The alpha with the largest stable learning rate, where both limits meet.
+    r"""Return the alpha with the largest stable learning rate, where both limits meet.
 
     .. math:: c^* = -\frac{(1+\beta_1)^2 (1-\beta_2)}{4 (1-\beta_1\beta_2)}, \qquad
         x^* = \frac{4 (1-\beta_1\beta_2)}{1-\beta_1}
@@ -254,75 +196,8 @@ def widest(beta1: float, beta2: float) -> Widest:
     return Widest(c / (1 - beta1), 4 * both / (1 - beta1))
 
 
-def stability_region(x: ArrayLike, alpha: ArrayLike, beta1: float, beta2: float) -> Floats:
-    """The spectral radius over a grid of learning rates times curvature and of alphas.
-
-    Args:
-        x: (columns,), learning rates times curvature.
-        alpha: (rows,), strengths of E.
-        beta1: decay of E's memory, in [0, 1).
-        beta2: decay of the momentum, in [0, 1).
-
-    Returns:
-        (rows, columns); stable where it is below 1.
-
-    Raises:
-        ValueError: an argument out of range.
-
-    Example:
-        >>> (stability_region([1.0, 3.9, 8.0], [0.0, -5.0], 0.99, 0.9) < 1).tolist()
-        [[True, False, False], [True, True, False]]
-
-    Source: ours.
-    """
-    return spectral_radius(np.atleast_1d(x)[None, :], np.atleast_1d(alpha)[:, None], beta1, beta2)
-
-
-def best_rate(condition: float, alpha: float, beta1: float, beta2: float) -> Rate:
-    r"""The constant learning rate with the fastest convergence when curvatures spread over a range, and that rate.
-
-    .. math:: \min_x \max_{x/\kappa \le y \le x} \rho(y)
-
-    Args:
-        condition: kappa, the largest curvature over the smallest, at least 1.
-        alpha: strength of E.
-        beta1: decay of E's memory, in [0, 1).
-        beta2: decay of the momentum, in [0, 1).
-
-    Returns:
-        The learning rate times the largest curvature, and the rate. The largest radius is taken over 200 curvatures at
-        equal ratios.
-
-    Raises:
-        ValueError: an argument out of range.
-
-    Example:
-        >>> lr, radius = best_rate(9.0, alpha=0.0, beta1=0.0, beta2=0.0)  # descent: (kappa - 1) / (kappa + 1)
-        >>> round(lr, 3), round(radius, 3)
-        (1.8, 0.8)
-
-    Source: ours; for descent and heavy ball Polyak 1964.
-    """
-    real("condition", condition, 1.0, np.inf, "it is the largest curvature over the smallest")
-    limit = float(largest_stable_lr(alpha, beta1, beta2))
-    shares = np.geomspace(1 / condition, 1.0, _CURVATURES)
-
-    def worst(x: Floats) -> Floats:
-        radius: Floats = spectral_radius(x[:, None] * shares, alpha, beta1, beta2).max(axis=1)
-        return radius
-
-    # Where slow and fast curvatures balance may lie far below the limit: first by ratios, then closer and closer.
-    low, high = limit * 1e-4, limit
-    for _ in range(9):
-        candidates = np.geomspace(low, high, 24)
-        best = int(worst(candidates).argmin())
-        low, high = candidates[max(best - 1, 0)], candidates[min(best + 1, 23)]
-    x = np.array([np.sqrt(low * high)])
-    return Rate(float(x[0]), float(worst(x)[0]))
-
-
 def frequency_response(omega: ArrayLike, alpha: float, beta1: float) -> NDArray[np.complex128]:
-    r"""What E does to a gradient that swings with angular frequency omega per step: a complex factor.
+    r"""Return the complex factor by which E multiplies a gradient of angular frequency omega per step.
 
     .. math:: E(z) = 1 + c\,\frac{z - 1}{z - \beta_1}, \qquad z = e^{i\omega}
 
@@ -363,7 +238,7 @@ def _symbols(
 
 
 def _bound(numerator: Floats, denominator: Floats) -> Floats:
-    """numerator / denominator where the condition can bind, else infinity."""
+    """Divide where the condition can bind; elsewhere the bound is infinite."""
     binds = denominator > 0
     with np.errstate(over="ignore"):  # next to zero it is infinite as well
         bound: Floats = np.where(binds, numerator / np.where(binds, denominator, 1.0), np.inf)

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from valleys.hyperparameters import suggest
 from valleys.paper.theory.checks import Floats, decay, real, whole
 
-__all__ = ["GAMES", "Rate", "Setting", "State", "fit_rate", "mean_squared_gradient", "regret", "vanilla_step"]
+__all__ = ["GAMES", "Rate", "Setting", "mean_squared_gradient", "regret"]
 
 GAMES = ("quadratic", "linear", "rare")
 """Of :func:`regret`."""
@@ -26,6 +27,7 @@ GAMES = ("quadratic", "linear", "rare")
 _DIMENSION = 20
 _LOW, _HIGH = 1.0, 3.0
 _PERIOD, _SPIKE = 100, 150.0
+_RULE = suggest(16384)  # the paper's largest batch on CIFAR
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Setting:
         ValueError: an argument out of range.
     """
 
-    alpha: float = -5.0
-    beta1: float = 0.99
+    alpha: float = _RULE["alpha"]
+    beta1: float = _RULE["beta"]
     beta2: float = 0.9
     beta3: float = 0.99
     eps1: float = 1e-6
@@ -58,7 +60,7 @@ class Setting:
 
 
 class State(NamedTuple):
-    """What Alg. 1 keeps: E's memory and the two moments, each (runs, d); all zero before the first step."""
+    """State of Alg. 1: E's memory and the two moments, each (runs, d); all zero before the first step."""
 
     s: Floats
     m: Floats
@@ -66,11 +68,11 @@ class State(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """A power law fitted to what was measured at several horizons.
+    """A power law fitted to a quantity at several horizons.
 
     Args:
         horizons: (H,) numbers of steps.
-        values: (H, replicates) what was measured.
+        values: (H, replicates) the quantity.
         exponent: the mean over replicates of the slope of log value over log horizon.
         interval: its 95 % confidence interval, Student's t over the replicates.
     """
@@ -84,12 +86,7 @@ class Rate(NamedTuple):
 def fit_rate(horizons: Sequence[int], values: Floats) -> Rate:
     r"""Fit value :math:`\propto` horizon^exponent to each replicate, and average the exponents.
 
-    Args:
-        horizons: (H,) at least two different ones.
-        values: (H, replicates), positive, with at least two replicates.
-
-    Returns:
-        The rate.
+    The values are (horizons, replicates), positive, two or more of both; the fit is by ordinary least squares.
 
     Raises:
         ValueError: a value that is not positive and finite, or too few horizons or replicates.
@@ -98,8 +95,6 @@ def fit_rate(horizons: Sequence[int], values: Floats) -> Rate:
         >>> rate = fit_rate([100, 400], np.array([[10.0, 10.0], [20.0, 20.0]]))
         >>> round(rate.exponent, 3)
         0.5
-
-    Source: ordinary least squares; ours.
     """
     from scipy.stats import t
 
@@ -121,18 +116,9 @@ def fit_rate(horizons: Sequence[int], values: Floats) -> Rate:
 def vanilla_step(
     theta: Floats, g: Floats, state: State, lr: float | Floats, setting: Setting, alpha: float | None = None
 ) -> tuple[Floats, State]:
-    """One step of Alg. 1 without weight decay in each row, a row being one layer.
+    """Take a step of Alg. 1 without weight decay in each row of theta, (runs, d): a row is one layer.
 
-    Args:
-        theta: (runs, d).
-        g: (runs, d), gradients.
-        state: from the step before.
-        lr: a number, or (runs, 1).
-        setting: the hyperparameters.
-        alpha: in place of the setting's, for a decaying one.
-
-    Returns:
-        The next theta and state.
+    ``alpha`` is in place of the setting's, for a decaying one.
 
     Example:
         >>> theta, zero = np.ones((1, 2)), np.zeros((1, 2))
@@ -171,7 +157,7 @@ def mean_squared_gradient(
     replicates: int = 8,
     seed: int = 0,
 ) -> Rate:
-    r"""Theorem 1's quantity on a smooth non-convex function with bounded gradients, over the length of the run.
+    r"""Measure Theorem 1's quantity on a smooth non-convex function with bounded gradients, over the length of the run.
 
     .. math:: f(\theta) = \sum_j a_j \Big(\sqrt{1 + u_j^2} + \sin^2 u_j\Big),\; u = \theta - \theta^*, \qquad
         \frac1T \sum_{k=1}^T |\nabla f(\theta_k)|^2 \propto T^{e}
@@ -244,7 +230,7 @@ def regret(
     replicates: int = 8,
     seed: int = 0,
 ) -> Rate:
-    r"""Theorem 2's regret on convex losses over a box, with lr = lr0 / sqrt(k) and alpha_k = alpha / sqrt(k).
+    r"""Measure Theorem 2's regret on convex losses over a box, with lr = lr0 / sqrt(k) and alpha_k = alpha / sqrt(k).
 
     .. math:: R_T = \sum_{k=1}^T f_k(\theta_k) - \min_\theta \sum_{k=1}^T f_k(\theta) \propto T^{e}
 
@@ -289,35 +275,35 @@ def regret(
     theta = np.full((replicates, d), (_LOW + _HIGH) / 2)
     state = State(*[np.zeros_like(theta)] * 3)
     ledger = _Ledger(game, theta.shape, random)
-    found = {}
+    regrets = {}
     for k in range(1, max(horizons) + 1):
         g = ledger.play(theta, random)
         alpha = setting.alpha / math.sqrt(k)
         theta, state = vanilla_step(theta, g, state, lr0 / math.sqrt(k), setting, alpha)
         theta = theta.clip(_LOW, _HIGH)
         if k in horizons:
-            found[k] = ledger.regret()
-    return fit_rate(horizons, np.array([found[T] for T in horizons]))
+            regrets[k] = ledger.regret()
+    return fit_rate(horizons, np.array([regrets[T] for T in horizons]))
 
 
 class _Ledger:
-    """What was lost so far, and what the best fixed point of the box would have lost."""
+    """Losses so far, and what the losses of the best fixed point of the box follow from."""
 
     def __init__(self, game: str, shape: tuple[int, ...], random: np.random.Generator) -> None:
         self.game = game
         self.phase = random.integers(0, _PERIOD, shape)
-        self.lost = np.zeros(shape[0])
+        self.losses = np.zeros(shape[0])
         self.total = np.zeros(shape)
         self.squares = np.zeros(shape[0])
         self.steps = 0
 
     def play(self, theta: Floats, random: np.random.Generator) -> Floats:
-        """Draw a loss, book it at theta, and give its gradient there."""
+        """Draw a loss, book it at theta, and return its gradient there."""
         self.steps += 1
         if self.game == "quadratic":
             z = random.uniform(_LOW, _HIGH, theta.shape)
             g: Any = theta - z
-            self.lost += 0.5 * (g * g).sum(axis=1)
+            self.losses += 0.5 * (g * g).sum(axis=1)
             self.total += z
             self.squares += (z * z).sum(axis=1)
             return np.asarray(g)
@@ -325,14 +311,14 @@ class _Ledger:
             g = random.choice([-1.0, 1.0], theta.shape)
         else:
             g = np.where((self.steps + self.phase) % _PERIOD == 0, _SPIKE, -1.0)
-        self.lost += (g * theta).sum(axis=1)
+        self.losses += (g * theta).sum(axis=1)
         self.total += g
         return np.asarray(g)
 
     def regret(self) -> Floats:
-        """The regret so far."""
+        """Return the regret so far."""
         if self.game == "quadratic":
             best = 0.5 * (self.squares - (self.total**2).sum(axis=1) / self.steps)
         else:
             best = np.where(self.total > 0, _LOW * self.total, _HIGH * self.total).sum(axis=1)
-        return np.asarray(self.lost - best)
+        return np.asarray(self.losses - best)

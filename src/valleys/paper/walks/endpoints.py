@@ -1,4 +1,4 @@
-"""Where the walks of Figures 1 and 8 end: the lab's runs over again, with an eye on the point."""
+"""Ends of the walks of Figures 1 and 8: the lab's runs over again, with an eye on the point."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Walk:
     diverged: bool
 
     def describe(self) -> str:
-        """The walk in words.
+        """Return the walk in words.
 
         Example:
             >>> Walk(1000, (4.0853,), 0.5521, (4.0853,), 0.5521, False).describe()
@@ -54,16 +54,7 @@ class Walk:
 
 
 def walk(problem: Loop, spec: OptimizerSpec, seed: int) -> Walk:
-    """Walk once.
-
-    Args:
-        problem: a task whose model is one point, called without arguments for the function's value.
-        spec: the optimizer, with nothing to tune.
-        seed: of the start.
-
-    Returns:
-        Where it went; the same run as the lab's with this seed on the CPU.
-    """
+    """Repeat the lab's run with this seed on the CPU; the model is one point and returns the function's value."""
     models: list[nn.Module] = []
     lowest: list[tuple[float, tuple[float, ...]]] = [(math.inf, ())]
 

@@ -13,23 +13,14 @@ from valleys.paper.walks.functions import FUNCTIONS
 from valleys.paper.walks.walk import Walk
 
 __all__ = [
-    "RADIUS",
     "Measures",
     "arc_length",
     "covered",
-    "entry",
-    "lowest",
     "measure",
-    "minima_passed",
-    "minima_visited",
-    "where_it_ends",
 ]
 
-RADIUS = 0.1
-"""How near to a minimum of a function of two variables a walk has been there."""
-
-_PIECES = 8000
-"""Of a floor, each a few times 1e-4 long."""
+RADIUS = 0.1  # around a minimum of a function of two variables
+_PIECES = 8000  # of a floor, each a few times 1e-4 long
 
 
 @dataclass(frozen=True)
@@ -58,21 +49,8 @@ class Measures:
     diverged: bool
 
 
-def entry(walk: Walk) -> int | None:
-    """The step at which a walk is in the valley for the first time; None if it never is.
-
-    Args:
-        walk: on a function with a valley.
-
-    Raises:
-        ValueError: the function has no valley.
-    """
-    inside = walk.function.inside(walk.points).nonzero()
-    return int(inside[0]) if len(inside) else None
-
-
 def arc_length(points: Tensor, inside: Tensor | None = None) -> float:
-    r"""The length of a path, or of its part inside a valley.
+    r"""Return the length of a path, or of its part inside a valley.
 
     .. math:: \sum_k |\theta_k - \theta_{k-1}|
 
@@ -93,15 +71,15 @@ def arc_length(points: Tensor, inside: Tensor | None = None) -> float:
 
     Source: ours.
     """
-    there = points.isfinite().all(-1)
+    counted = points.isfinite().all(-1)
     if inside is not None:
-        there = there & inside
+        counted = counted & inside
     lengths = points.diff(dim=0).norm(dim=-1)
-    return float(lengths[there[1:] & there[:-1]].sum())
+    return float(lengths[counted[1:] & counted[:-1]].sum())
 
 
 def covered(walk: Walk) -> float | None:
-    r"""How much of the valley's floor a walk came along, after it had entered the valley.
+    r"""Return the length of the valley's floor along which a walk came, after it had entered the valley.
 
     .. math:: \max_k s_k - \min_k s_k
 
@@ -109,9 +87,6 @@ def covered(walk: Walk) -> float | None:
     of steps inside the valley alone. Zigzags across the valley do not count, nor does going to and fro. On a closed
     floor the position goes on from round to round, so more than its length is possible. Of a function of one variable
     it is the width of the range that the walk saw.
-
-    Args:
-        walk: the walk.
 
     Returns:
         The length, 0 if it never entered the valley; None: no floor is known.
@@ -144,7 +119,7 @@ def covered(walk: Walk) -> float | None:
 
 @lru_cache
 def _floor(name: str) -> tuple[Any, Any, bool]:
-    """The floor's points for look-up, the length up to each, and whether it is closed."""
+    """Return the floor's points for look-up, the length up to each, and whether it is closed."""
     from scipy.spatial import KDTree
 
     floor = FUNCTIONS[name].floor
@@ -155,13 +130,7 @@ def _floor(name: str) -> tuple[Any, Any, bool]:
 
 
 def lowest(walk: Walk) -> tuple[float, tuple[float, ...]]:
-    """The lowest value of a walk, and the first point at which it had it.
-
-    Args:
-        walk: the walk.
-
-    Returns:
-        Value and point.
+    """Return the lowest value of a walk, and the first point at which it had it.
 
     Example:
         >>> f2 = FUNCTIONS["f2"]
@@ -174,15 +143,10 @@ def lowest(walk: Walk) -> tuple[float, tuple[float, ...]]:
 
 
 def minima_visited(walk: Walk, radius: float = RADIUS) -> tuple[tuple[float, ...], ...]:
-    """The function's minima that a walk reached, in the order of ``function.minima``.
+    """Return the minima that a walk reached, in the order of ``function.minima``; those of f1 end at 100.
 
-    Args:
-        walk: the walk.
-        radius: > 0. On a function of two variables a minimum is reached by a point that is so near. On one of one
-            variable it is reached by going across it, or by being as near as a tenth of this. Default: 0.1.
-
-    Returns:
-        The minima. Those of f1 end at 100.
+    On a function of two variables a minimum is reached by a point within the radius. On one of one variable it is
+    reached by going across it, or by being as near as a tenth of the radius.
 
     Raises:
         ValueError: a radius that is not above 0.
@@ -192,8 +156,6 @@ def minima_visited(walk: Walk, radius: float = RADIUS) -> tuple[tuple[float, ...
         >>> path = torch.tensor([[0.95], [0.3], [0.02]], dtype=torch.float64)
         >>> len(minima_visited(Walk(f2, path, f2.f(path))))  # across 0.6, not yet at 0
         1
-
-    Source: ours.
     """
     if not radius > 0:
         raise ValueError(f"radius {radius}: choose a distance above 0")
@@ -208,23 +170,16 @@ def minima_visited(walk: Walk, radius: float = RADIUS) -> tuple[tuple[float, ...
 
 
 def where_it_ends(walk: Walk, radius: float = RADIUS) -> tuple[float, ...] | None:
-    """The minimum at which a walk ends.
+    """Return the minimum at which a walk ends; None: there is none, or it diverged.
 
-    Args:
-        walk: the walk.
-        radius: as in :func:`minima_visited`. Default: 0.1.
-
-    Returns:
-        On a function of two variables the nearest minimum, if it is within the radius of the last point; on one of one
-        variable the minimum in whose basin the last point is. Else None, and if the walk diverged.
+    On a function of two variables it is the nearest minimum, if it is within the radius of the last point; on one of
+    one variable the minimum in whose basin the last point is.
 
     Example:
         >>> f2 = FUNCTIONS["f2"]
         >>> path = torch.tensor([[0.95], [0.3]], dtype=torch.float64)
         >>> where_it_ends(Walk(f2, path, f2.f(path)))
         (0.0,)
-
-    Source: ours.
     """
     if walk.diverged:
         return None
@@ -243,33 +198,24 @@ def where_it_ends(walk: Walk, radius: float = RADIUS) -> tuple[float, ...] | Non
 
 
 def minima_passed(walk: Walk, radius: float = RADIUS) -> tuple[tuple[float, ...], ...]:
-    """The minima that a walk reached and left again: all that it visited but the one at which it ends.
-
-    Args:
-        walk: the walk.
-        radius: as in :func:`minima_visited`. Default: 0.1.
-
-    Returns:
-        The minima.
+    """Return the minima that a walk reached and left again: all that it visited but the one at which it ends.
 
     Example:
         >>> f2 = FUNCTIONS["f2"]
         >>> path = torch.tensor([[0.95], [0.3], [0.0]], dtype=torch.float64)
         >>> len(minima_passed(Walk(f2, path, f2.f(path))))
         1
-
-    Source: ours.
     """
     end = where_it_ends(walk, radius)
     return tuple(minimum for minimum in minima_visited(walk, radius) if minimum != end)
 
 
 def measure(walk: Walk, radius: float = RADIUS) -> Measures:
-    """All numbers of a walk.
+    """Measure a walk.
 
     Args:
-        walk: the walk.
-        radius: as in :func:`minima_visited`. Default: 0.1.
+        walk: The walk.
+        radius: A minimum of a function of two variables is reached by a point that is so near. Default: 0.1.
 
     Returns:
         The numbers.

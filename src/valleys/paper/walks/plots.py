@@ -15,7 +15,7 @@ from valleys.paper.walks.measures import Measures, measure
 from valleys.paper.walks.walk import Walk, walk
 from valleys.paper.walks.walkers import FAMILIES, PRESETS, Walker, walkers
 
-__all__ = ["COLORS", "TrajectoryReport", "TrajectoryRow", "draw", "picture"]
+__all__ = ["TrajectoryReport", "TrajectoryRow", "draw"]
 
 COLORS = {
     "SGD": "#56B4E9",
@@ -28,8 +28,7 @@ COLORS = {
 """Each optimizer's colour in every picture: Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
 _CONTROL = "#000000"
-_VALLEY = ("#FFF3B0", "#B59B00")
-"""Fill and edge."""
+_VALLEY = ("#FFF3B0", "#B59B00")  # fill and edge
 
 _STYLES: Mapping[str, Any] = {
     "plain": {"linestyle": (0, (4, 1.5)), "linewidth": 2.0, "zorder": 4},
@@ -58,7 +57,7 @@ class TrajectoryRow:
 
 @dataclass(frozen=True)
 class TrajectoryReport:
-    """What :func:`draw` found.
+    """Walks in numbers and pictures, from :func:`draw`.
 
     Args:
         rows: one per walk.
@@ -69,7 +68,7 @@ class TrajectoryReport:
     pictures: tuple[Path, ...]
 
     def table(self) -> list[list[str]]:
-        """The numbers as text, the header first; "-" where a function has no valley or its floor is not known."""
+        """Return the numbers as text, the header first; "-" where a function has no valley or no known floor."""
         header = ["function", "optimizer", "lr", "length in the valley", "floor covered", "lowest f"]
         return [
             [*header, "minima passed", "ends at"],
@@ -125,10 +124,10 @@ def draw(
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = draw(["cardioid"], optimizers=["sgd"], out=Path(folder))
-        ...     [path.name for path in found.pictures]
+        ...     report = draw(["cardioid"], optimizers=["sgd"], out=Path(folder))
+        ...     [path.name for path in report.pictures]
         ['cardioid.png']
-        >>> for row in found.rows:
+        >>> for row in report.rows:
         ...     print(row.walker.name, round(row.measures.floor, 2))
         SGD 0.05
         ESGD 0.31
@@ -152,24 +151,17 @@ def draw(
     for name, chosen in plans:
         function, length = FUNCTIONS[name], PRESETS[name].steps if steps is None else steps
         for walker in chosen if control else chosen[:2]:
-            found = walk(function, walker.make, steps=length, noise=noise, seed=seed)
-            rows.append(TrajectoryRow(name, walker, found, measure(found)))
+            path = walk(function, walker.make, steps=length, noise=noise, seed=seed)
+            rows.append(TrajectoryRow(name, walker, path, measure(path)))
     out.mkdir(parents=True, exist_ok=True)
-    pictures = []
-    for name in names:
-        path = out / f"{name}.png"
-        picture(FUNCTIONS[name], [row for row in rows if row.function == name], path)
-        pictures.append(path)
-    return TrajectoryReport(tuple(rows), tuple(pictures))
+    pictures = tuple(out / f"{name}.png" for name in names)
+    for name, file in zip(names, pictures, strict=True):
+        picture(FUNCTIONS[name], [row for row in rows if row.function == name], file)
+    return TrajectoryReport(tuple(rows), pictures)
 
 
 def picture(function: Function, rows: Sequence[TrajectoryRow], path: Path) -> None:
-    """Draw walks on one function, a panel for each family of optimizers.
-
-    Args:
-        function: on which.
-        rows: the walks, all on it.
-        path: the PNG file to write.
+    """Draw walks on one function into a PNG file, a panel for each family of optimizers.
 
     Raises:
         ValueError: no walks, or one on another function.
@@ -223,7 +215,7 @@ def _walkers(
 
 
 def _panel(function: Function) -> tuple[float, float]:
-    """Width and height in inches, so that lengths are alike along both axes as far as is sensible."""
+    """Return width and height in inches such that lengths are alike along both axes as far as is sensible."""
     if function.dimension == 1:
         return 4.1, 5.2
     (left, right), (low, high) = function.bounds
@@ -299,7 +291,7 @@ def _end(role: str) -> dict[str, Any]:
 
 
 def _range(rows: Sequence[TrajectoryRow]) -> tuple[float, float]:
-    """The function's window, widened to the walks, but to ten times its width at the most."""
+    """Return the function's window, widened to the walks, but to ten times its width at the most."""
     ((low, high),) = FUNCTIONS[rows[0].function].bounds
     width = high - low
     points = torch.cat([row.walk.points[: row.walk.finite] for row in rows])
@@ -325,7 +317,7 @@ def _label(row: TrajectoryRow, function: Function) -> str:
 
 
 def _shrink(path: Path) -> None:
-    """To a palette of greys and of each colour towards white and black: a third of the bytes, the same picture."""
+    """Reduce a picture to a palette of greys and of each colour towards white and black: a third of the bytes."""
     from matplotlib.colors import to_rgb
     from PIL import Image
 

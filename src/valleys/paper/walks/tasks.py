@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from valleys.lab.problem.loop import Loop, Running
 from valleys.lab.tasks.entry import Entry
 from valleys.paper.walks.functions import FUNCTIONS, Function
+from valleys.paper.walks.walk import SPREAD
 
-__all__ = ["ENTRIES", "SPREAD", "load"]
-
-SPREAD = 0.01
-"""Standard deviation of the start over the seeds, relative to the norm of the function's own start."""
+__all__ = ["ENTRIES", "load"]
 
 _EVALUATIONS = 20
 
@@ -29,7 +27,7 @@ _TASKS = {
 
 
 def load(name: str) -> Loop:
-    r"""Walk down a test function.
+    r"""Return the task of walking down a test function.
 
     .. math:: \theta_0 = s + 0.01\, |s|\, \epsilon, \quad \epsilon \sim N(0, I)
 
@@ -44,12 +42,6 @@ def load(name: str) -> Loop:
 
     Targets: 1e-6 and 1e-3 mean the floor of the valley, and its end, within what the eye would see; 0.5 on f1 lies
     between the values of its first minimum, 0.552, and of its second, 0.464; 0.01 on f2 means any minimum.
-
-    Args:
-        name: a task's name.
-
-    Returns:
-        The task.
 
     Example:
         >>> load("fig8-f1").target

@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from valleys.paper.walks.functions import Function
 
-__all__ = ["SPREAD", "Walk", "starts", "walk", "walks"]
+__all__ = ["Walk", "starts", "walk", "walks"]
 
 SPREAD = 0.01
-"""Standard deviation of several starts, relative to the norm of the function's own; as in the lab's tasks."""
+"""Standard deviation of several starts, relative to the norm of the function's own."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,19 @@ class Walk:
 
     @property
     def diverged(self) -> bool:
-        """Whether it ended because a value was not finite."""
+        """True if it ended because a value was not finite."""
         return bool(self.values[-1].isnan())
 
     @property
     def finite(self) -> int:
-        """How many points it has before it diverged, or all."""
+        """The number of points before it diverged, or of all."""
         return int(self.values.isfinite().sum())
 
 
 def starts(function: Function, count: int, *, spread: float = SPREAD, seed: int = 0) -> Tensor:
-    r"""Starts around a function's own.
+    r"""Draw starts around a function's own.
 
     .. math:: \theta_0 = s + \sigma\, |s|\, \epsilon, \quad \epsilon \sim N(0, I)
-
-    Args:
-        function: with the start s.
-        count: how many, >= 1.
-        spread: sigma, >= 0. Default: 0.01.
-        seed: of the random numbers. Default: 0.
-
-    Returns:
-        (count, dimension), float64.
 
     Raises:
         ValueError: a count or a spread out of range.
@@ -65,8 +56,6 @@ def starts(function: Function, count: int, *, spread: float = SPREAD, seed: int 
         >>> starts(FUNCTIONS["f1"], 2, spread=0.0)
         tensor([[2.3000],
                 [2.3000]], dtype=torch.float64)
-
-    Source: ours.
     """
     if count < 1:
         raise ValueError(f"count {count}: choose 1 or more starts")
@@ -109,8 +98,8 @@ def walk(
     Example:
         >>> from valleys.paper.walks.functions import FUNCTIONS
         >>> rosenbrock = FUNCTIONS["rosenbrock"]
-        >>> found = walk(rosenbrock, lambda params: torch.optim.SGD(params, lr=1e-3, momentum=0.9), steps=2000)
-        >>> found.points.shape, round(found.values[-1].item(), 4)
+        >>> descent = walk(rosenbrock, lambda params: torch.optim.SGD(params, lr=1e-3, momentum=0.9), steps=2000)
+        >>> descent.points.shape, round(descent.values[-1].item(), 4)
         (torch.Size([2001, 2]), 0.0)
 
     Source: ours.
@@ -151,9 +140,9 @@ def walks(
 
     Example:
         >>> from valleys.paper.walks.functions import FUNCTIONS
-        >>> found = walks(FUNCTIONS["f2"], lambda params: torch.optim.SGD(params, lr=1e-3), steps=3,
-        ...               starts=starts(FUNCTIONS["f2"], 5))
-        >>> len(found), found[4].values.shape
+        >>> descents = walks(FUNCTIONS["f2"], lambda params: torch.optim.SGD(params, lr=1e-3), steps=3,
+        ...                  starts=starts(FUNCTIONS["f2"], 5))
+        >>> len(descents), descents[4].values.shape
         (5, torch.Size([4]))
 
     Source: ours.
@@ -172,7 +161,7 @@ def walks(
         raise ValueError(f"starts: {function.name} is not finite at one of them; choose points inside its domain")
     generator = torch.Generator().manual_seed(seed)
     tensors = [begin.clone()] if together else list(begin.clone().unbind())
-    steps_of = optimizer(tensors)
+    stepper = optimizer(tensors)
     path = torch.empty(steps + 1, *begin.shape, dtype=torch.float64)
     path[0] = here = begin
     for step in range(1, steps + 1):
@@ -181,10 +170,10 @@ def walks(
             gradient = gradient + noise * torch.randn(here.shape, dtype=torch.float64, generator=generator)
         for tensor, part in zip(tensors, [gradient] if together else gradient.unbind(), strict=True):
             tensor.grad = part
-        steps_of.step()
+        stepper.step()
         here = tensors[0].clone() if together else torch.stack(tensors)
         path[step] = here
     values = function.f(path)
-    lost = (~values.isfinite()).cumsum(0) > 0  # a walk that jumps back from beyond a pole has not walked there
-    path[lost], values[lost] = math.nan, math.nan
+    diverged = (~values.isfinite()).cumsum(0) > 0  # a walk that jumps back from beyond a pole has not walked there
+    path[diverged], values[diverged] = math.nan, math.nan
     return tuple(Walk(function, path[:, n].clone(), values[:, n].clone()) for n in range(len(begin)))

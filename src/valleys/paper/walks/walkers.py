@@ -1,4 +1,4 @@
-"""Who walks: SGD, Adam and LAMB, beside their adapted forms and beside themselves with a memory as long as E's."""
+"""SGD, Adam and LAMB beside their adapted forms and beside themselves with a memory as long as E's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from valleys.adaptor import ESGD, EAdam
 from valleys.alto import ALTO, Lamb
 from valleys.hyperparameters import check_explore
 
-__all__ = ["FAMILIES", "PRESETS", "Family", "Preset", "Walker", "equal_memory", "walkers"]
+__all__ = ["FAMILIES", "PRESETS", "Walker", "equal_memory", "walkers"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Walker:
 
 
 def equal_memory(momentum: float, alpha: float) -> float:
-    r"""The momentum with which plain SGD remembers gradients for as long, on average, as E-adapted SGD.
+    r"""Return the momentum with which plain SGD remembers gradients for as long, on average, as E-adapted SGD.
 
     .. math:: \mu' = \frac{A}{1 + A}, \qquad A = \frac{\mu}{1 - \mu} - \alpha
 
@@ -145,7 +145,7 @@ def walkers(
     momentum: float = 0.9,
     beta2: float = 0.999,
 ) -> tuple[Walker, Walker, Walker]:
-    """The plain optimizer, its adapted form, and the plain one with equal memory: see :func:`equal_memory`.
+    """Return the plain optimizer, its adapted form, and the plain one with equal memory (:func:`equal_memory`).
 
     All have the same learning rate, but that SGD with equal memory has the same sum of weights instead. There is no
     weight decay. LAMB and ALTO keep their layerwise ratio, as in the paper, which ``valleys.param_groups`` would turn
@@ -208,8 +208,8 @@ def _adam(p: Sequence[Tensor], lr: float, momentum: float, beta2: float, alpha: 
 
 def _lamb(p: Sequence[Tensor], lr: float, momentum: float, beta2: float, alpha: float, beta1: float) -> Optimizer:
     if alpha == 0:
-        return Lamb(p, lr=lr, betas=(momentum, beta2), weight_decay=0.0)
-    return ALTO(p, lr=lr, betas=(momentum, beta2), alpha=alpha, beta=beta1, weight_decay=0.0)
+        return Lamb(p, lr=lr, betas=(momentum, beta2), weight_decay=0.0, layer_adaptation=True)
+    return ALTO(p, lr=lr, betas=(momentum, beta2), alpha=alpha, beta=beta1, weight_decay=0.0, layer_adaptation=True)
 
 
 _MAKERS = {"sgd": _sgd, "adam": _adam, "lamb": _lamb}
