@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from analysis_figures import limit_figure, region_figure, steps_figure
 from provenance import provenance
 from report import listing, table
 from valleys.paper.theory import (
@@ -33,7 +34,6 @@ from valleys.paper.theory import (
     shortest_horizon,
     widest,
 )
-from valleys.paper.theory.plots import limit_figure, region_figure, steps_figure
 
 __all__ = ["main", "parser"]
 

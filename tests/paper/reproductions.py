@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import lab_fakes
 from valleys.lab import Record, Task
@@ -59,3 +60,7 @@ def run(out: Path, number: str = "table-3", only: str | None = ROW, **changes: A
 def of(found: Reproduction, column: str, row: str | None = None) -> Outcome:
     (one,) = [o for o in found.outcomes if o.cell.column == column and row in (None, o.cell.row)]
     return one
+
+
+def no_gpu(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch.cuda, "is_available", lambda: False)

@@ -10,18 +10,12 @@ from typing import Any
 import pytest
 
 import lab_fakes
-from paper.reproductions import Call, of, run, watched_calls
+from paper.reproductions import Call, of, run
 from valleys.lab import Record, Task, tasks
 from valleys.lab.record import Evaluation
 from valleys.paper.reproduce import reproduce
 from valleys.paper.tables.model import Method
 from valleys.paper.tables.numbers import find
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """Every run asked for, in order; nothing is loaded, trained or drawn."""
-    return watched_calls(monkeypatch)
 
 
 @pytest.fixture

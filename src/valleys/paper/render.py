@@ -29,8 +29,7 @@ _HOW = (
 )
 _SMALLER = (
     "PRESET SMOKE: smaller problems than the paper's, so a difference to the paper's number is no test of the paper. "
-    "What "
-    "can be looked at is the order of the optimizers, below; it is no test either."
+    "What can be looked at is the order of the optimizers, below; it is no test either."
 )
 _MARKED = "set by us"
 _ONCE = ("memory", "sign")  # measured once, without seeds
@@ -140,11 +139,12 @@ def _reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
 def _row(table: Table, outcome: Outcome, reasons: Mapping[str, int]) -> list[str]:
     cell = outcome.cell
     paper = cell.says or "-" if cell.value is None else _number(cell.value, table.decimals)
-    ours = "" if outcome.mean is None else _mean(outcome.mean, outcome.half_width, table.decimals)
-    count = (
-        f" ({len(outcome.values)} seed{'s' * (len(outcome.values) != 1)})" if ours and cell.measure not in _ONCE else ""
-    )
-    return [cell.row, cell.column, paper, ours + count, _difference(table, outcome), _remark(outcome, reasons)]
+    ours = "" if outcome.mean is None else _number(outcome.mean, table.decimals)
+    if ours and outcome.half_width is not None:
+        ours += f" ± {_number(outcome.half_width, table.decimals)}"
+    if ours and cell.measure not in _ONCE:
+        ours += f" ({len(outcome.values)} seed{'s' * (len(outcome.values) != 1)})"
+    return [cell.row, cell.column, paper, ours, _difference(table, outcome), _remark(outcome, reasons)]
 
 
 def _difference(table: Table, outcome: Outcome) -> str:
@@ -230,10 +230,6 @@ def _number(value: float, decimals: int) -> str:
 
 def _signed(value: float, decimals: int) -> str:
     return ("" if math.copysign(1, value) < 0 else "+") + _number(value, decimals)
-
-
-def _mean(mean: float, half_width: float | None, decimals: int) -> str:
-    return _number(mean, decimals) + ("" if half_width is None else f" ± {_number(half_width, decimals)}")
 
 
 def _rich(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:

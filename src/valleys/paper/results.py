@@ -9,7 +9,7 @@ from pathlib import Path
 
 from valleys.lab.record import Record
 from valleys.lab.statistics import Difference, mean_interval, paired_difference
-from valleys.paper.tables.model import COMPARABLE, FLAT, Cell, Method, Setting, Table
+from valleys.paper.tables.model import COMPARABLE, FLAT, Cell, Setting, Table
 from valleys.paper.walks.endpoints import Walk
 
 __all__ = ["Contrast", "Outcome", "Ran", "Reproduction", "beside", "blank", "contrasts", "outcome"]
@@ -129,7 +129,8 @@ def outcome(cell: Cell, ran: Mapping[Setting, Ran]) -> Outcome:
 
     with the paper's number p taken as exact: its spread is not known.
     """
-    missing = cell.blank or next((reason for run in cell.runs() if (reason := _missing(ran, *run))), "")
+    reasons = (ran[setting].blank or ran[setting].blanks.get(method.name) for setting, method in cell.runs())
+    missing = cell.blank or next(filter(None, reasons), "")
     if cell.setting is None or cell.method is None or missing:
         return blank(cell, missing)
     base = ran[cell.setting]
@@ -183,11 +184,6 @@ def _sign(paper: float | None, ours: Difference | None) -> str:
     if ours.half_width is None or abs(ours.mean) <= ours.half_width:
         return "undecided"
     return "as in the paper" if ours.mean * paper > 0 else "opposite"
-
-
-def _missing(ran: Mapping[Setting, Ran], setting: Setting, method: Method) -> str:
-    results = ran[setting]
-    return results.blank or results.blanks.get(method.name, "")
 
 
 def _measured(cell: Cell, ran: Ran, records: Sequence[Record]) -> tuple[dict[int, float], str]:

@@ -1,4 +1,4 @@
-"""What a reader does with the playground, by headless Chromium."""
+"""A reader's actions on the playground, by headless Chromium."""
 
 from __future__ import annotations
 

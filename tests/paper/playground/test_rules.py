@@ -101,7 +101,7 @@ def begin(theta: Tensor, one_buffer: bool = False) -> State:
 
 
 def follow(rule: str, symbols: dict[str, float], theta: Tensor, gs: Tensor, one_buffer: bool = False) -> Tensor:
-    """Where a rule goes on these gradients."""
+    """The points of a rule on these gradients."""
     move, state, points = step(rule, symbols), begin(theta, one_buffer), []
     for g in gs:
         theta, state = move(theta, g, state)

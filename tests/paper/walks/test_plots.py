@@ -23,7 +23,7 @@ def rgb(color: str) -> tuple[int, ...]:
 
 
 def share(path: Path, color: str) -> float:
-    """How many of a picture's pixels are nearly of a colour."""
+    """The share of a picture's pixels that are nearly of a colour."""
     with Image.open(path) as image:
         pixels = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.int16)).view(-1, 3)
     return ((pixels - torch.tensor(rgb(color))).abs().max(dim=-1).values <= 6).double().mean().item()

@@ -35,7 +35,7 @@ def where(run: Running) -> torch.Tensor:
 
 
 def start(task: str, seed: int) -> torch.Tensor:
-    """Where a walk of that seed begins."""
+    """The start of a walk of that seed."""
     run = running(1, seed, lr=0.0)
     tasks.load(task).run(run)
     return where(run).clone()

@@ -261,7 +261,7 @@ def test_measure_is_its_parts() -> None:
 @pytest.mark.parametrize(("momentum", "alpha", "beta1"), [(0.9, -50.0, 0.99), (0.0, -3.0, 0.8), (0.5, 0.4, 0.1)])
 def test_equal_memory_is_the_mean_age_of_the_weights(momentum: float, alpha: float, beta1: float) -> None:
     def weights(optimizer_momentum: float, strength: float, lr: float) -> Tensor:
-        """How much of a gradient of step 1 is in each update: its response to an impulse."""
+        """Response of the updates to an impulse, a gradient at step 1 alone."""
         zero, m, found = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), []
         memory: reference.TwoBuffer | reference.OneBuffer = reference.TwoBuffer(zero, zero)
         for step in range(6000):

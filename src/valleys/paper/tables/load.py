@@ -109,18 +109,18 @@ def _cell(where: str, label: str, column: str, value: Any, entries: Entries, set
     own = {name: entries.pop(name) for name in sorted(_CELL & set(entries))}
     if own.get("measure", "test") not in get_args(Measure):
         raise ValueError(f"{where}: measure {own['measure']!r}; choose one of {', '.join(get_args(Measure))}")
-    chosen = None
+    optimizer = None
     if own.get("measure") == "sign":
         if entries:
             raise ValueError(f"{where}: a sign has no {', '.join(entries)}")
         value = _SIGNS.get(value, value)
     else:
         batch_size = None if setting is None else setting.batch_size
-        chosen = _method(where, {"optimizer": column, "name": column, "batch_size": batch_size, **entries})
+        optimizer = _method(where, {"optimizer": column, "name": column, "batch_size": batch_size, **entries})
     if value is not None:
         _check_number(f"{where}: value", value)
     return _make(
-        where, Cell, row=label, column=column, value=value, setting=setting, method=chosen, against=against, **own
+        where, Cell, row=label, column=column, value=value, setting=setting, method=optimizer, against=against, **own
     )
 
 

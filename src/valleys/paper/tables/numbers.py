@@ -35,12 +35,12 @@ def find(number: str) -> Table:
         >>> find("Fig. 8").number, find("table-16").number
         ('figure-8', 'table-5a')
     """
-    known = {name: table for table in TABLES for name in (table.number, *table.aliases)}
+    tables = {name: table for table in TABLES for name in (table.number, *table.aliases)}
     key = re.sub(r"^fig-", "figure-", re.sub(r"[\s._-]+", "-", number.strip().lower()))
     for name in (key, f"table-{key}"):
-        if name in known:
-            return known[name]
-    raise unknown("table or figure", number, list(known), remedy="; `valleys reproduce list` says what they are")
+        if name in tables:
+            return tables[name]
+    raise unknown("table or figure", number, list(tables), remedy="; `valleys reproduce list` says what they are")
 
 
 def row(table: Table, label: str) -> str:

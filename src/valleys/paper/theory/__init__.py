@@ -1,7 +1,6 @@
 """Mathematics of E: weights of the past, stability, a noisy quadratic model, the theorems' rates.
 
-Needs numpy; ``regret`` and ``mean_squared_gradient`` need scipy, ``valleys.paper.theory.plots`` matplotlib. See
-``docs/analysis.md``.
+Needs numpy; ``regret`` and ``mean_squared_gradient`` need scipy. See ``docs/analysis.md``.
 """
 
 from __future__ import annotations

@@ -45,10 +45,11 @@ class Family:
 
 
 def _paper(size: str, batch_size: int) -> Family:
-    alpha, beta1 = suggest(batch_size).values()
-    c = round(alpha * (1 - beta1), 12)
-    shown = (f"{name} = {value:g}".replace(" 0.", " .") for name, value in (("c", c), ("beta1", beta1)))
-    return Family(f"+ E, {', '.join(shown)} (paper, {size} batch)", momentum=True, c=c, beta1=beta1)
+    rule = suggest(batch_size)
+    beta1 = rule["beta"]
+    c = round(rule["alpha"] * (1 - beta1), 12)
+    symbols = (f"{name} = {value:g}".replace(" 0.", " .") for name, value in (("c", c), ("beta1", beta1)))
+    return Family(f"+ E, {', '.join(symbols)} (paper, {size} batch)", momentum=True, c=c, beta1=beta1)
 
 
 FAMILIES = (
@@ -112,8 +113,8 @@ def _search(
             width = 0.2 * (0.005 / 0.2) ** (turn / rounds)
             points = np.clip(centre + width * span * random.standard_normal((_EACH, 4)), _LOW, high)
         for chunk in np.array_split(points, max(1, len(points) // _EACH)):
-            known = best_values[0] if len(best_values) else np.inf
-            values = score(_hyper(chunk, free, family, horizon), known)
+            incumbent = best_values[0] if len(best_values) else np.inf
+            values = score(_hyper(chunk, free, family, horizon), incumbent)
             evaluations += len(chunk)
             best_points, best_values = np.concatenate([best_points, chunk]), np.concatenate([best_values, values])
             order = np.argsort(best_values, kind="stable")[:_ELITE]
@@ -180,11 +181,11 @@ def fewest_steps(
         raise ValueError(f"family {family.name!r}: its memory is a share of a horizon; use shortest_horizon")
     real("budget", budget, 0.0, np.inf, "1 is the default budget", low_open=True)
 
-    def score(hyper: Hyper, known: float) -> Floats:
-        most = limit if np.isinf(known) or known > limit else min(limit, int(np.ceil(known)) + 1)
+    def score(hyper: Hyper, incumbent: float) -> Floats:
+        most = limit if np.isinf(incumbent) or incumbent > limit else min(limit, int(np.ceil(incumbent)) + 1)
         steps = steps_to(model, hyper, batch, target, most, fraction=True)
         missed = np.isinf(steps)
-        if missed.any() and known > limit:  # nothing has reached it yet: nearer is better
+        if missed.any() and incumbent > limit:  # nothing has reached it yet: nearer is better
             end = loss_after(model, Hyper(*(np.asarray(v)[missed] for v in hyper)), batch, limit)
             steps[missed] = limit * (1 + np.log1p(np.minimum(end, 1e300) / target))
         return steps
@@ -220,7 +221,7 @@ def best_for_horizon(
         raise ValueError(f"schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
     factors = SCHEDULES[schedule](steps)
 
-    def score(hyper: Hyper, known: float) -> Floats:
+    def score(hyper: Hyper, incumbent: float) -> Floats:
         if schedule == "constant":
             return loss_after(model, hyper, batch, steps)
         return final_loss(model, hyper, batch, factors)

@@ -1,4 +1,4 @@
-"""How far along the valley, how low and past which minima a walk on a test function goes."""
+"""Measures of a walk: its way along the valley, its lowest value, the minima that it passes."""
 
 from __future__ import annotations
 
@@ -163,10 +163,10 @@ def minima_visited(walk: Walk, radius: float = RADIUS) -> tuple[tuple[float, ...
     minima = torch.tensor(walk.function.minima, dtype=torch.float64)
     if walk.function.dimension == 1:
         low, high = points.min() - radius / 10, points.max() + radius / 10
-        reached = ((minima >= low) & (minima <= high)).squeeze(-1)
+        near = ((minima >= low) & (minima <= high)).squeeze(-1)
     else:
-        reached = torch.cdist(minima, points).min(dim=-1).values <= radius
-    return tuple(_point(point) for point in minima[reached])
+        near = torch.cdist(minima, points).min(dim=-1).values <= radius
+    return tuple(_point(point) for point in minima[near])
 
 
 def where_it_ends(walk: Walk, radius: float = RADIUS) -> tuple[float, ...] | None:

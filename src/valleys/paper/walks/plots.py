@@ -148,9 +148,9 @@ def draw(
         raise ValueError(f"steps {steps}: choose 1 or more")
     plans = [(name, _walkers(name, family, lr, alpha, beta1)) for name in names for family in families]
     rows = []
-    for name, chosen in plans:
+    for name, trio in plans:
         function, length = FUNCTIONS[name], PRESETS[name].steps if steps is None else steps
-        for walker in chosen if control else chosen[:2]:
+        for walker in trio if control else trio[:2]:
             path = walk(function, walker.make, steps=length, noise=noise, seed=seed)
             rows.append(TrajectoryRow(name, walker, path, measure(path)))
     out.mkdir(parents=True, exist_ok=True)
@@ -180,12 +180,12 @@ def picture(function: Function, rows: Sequence[TrajectoryRow], path: Path) -> No
     grid = figure.subplots(2 if flat else 1, len(families), squeeze=False, sharex=True, sharey="row")
     window = _range(rows) if flat else (0.0, 0.0)
     for column, family in enumerate(families):
-        chosen = [row for row in rows if row.walker.family == family]
+        panel = [row for row in rows if row.walker.family == family]
         if flat:
-            _line(grid[0][column], grid[1][column], function, chosen, window)
+            _line(grid[0][column], grid[1][column], function, panel, window)
         else:
             _contours(grid[0][column], function)
-            _paths(grid[0][column], function, chosen)
+            _paths(grid[0][column], function, panel)
         grid[0][column].set_title(f"{FAMILIES[family].plain} and {FAMILIES[family].adapted}", fontsize=11)
         below = offset_copy(grid[-1][column].transAxes, figure, 0.0, -0.5)  # inches, under the label of the axis
         handles, labels = grid[-1][column].get_legend_handles_labels()

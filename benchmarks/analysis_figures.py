@@ -1,4 +1,4 @@
-"""Pictures: where E-adapted momentum is stable, the largest stable learning rate, steps against the batch size."""
+"""Draw where E-adapted momentum is stable, its largest stable learning rate, and steps against the batch size."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def region_figure(pairs: Sequence[tuple[float, float]] = _PAIRS, *, points: int = 160) -> Any:
-    """Draw how fast the error falls over learning rate times curvature and c, one panel per (beta1, beta2).
-
-    Example:
-        >>> len(region_figure([(0.99, 0.9)], points=8).axes)  # the panel and its colour bar
-        2
-    """
+    """Draw how fast the error falls over learning rate times curvature and c, one panel per (beta1, beta2)."""
     from matplotlib.figure import Figure
 
     x, c = np.geomspace(0.01, 100, points), np.linspace(-1.4, 1.4, points)
@@ -55,12 +50,7 @@ def region_figure(pairs: Sequence[tuple[float, float]] = _PAIRS, *, points: int 
 
 
 def limit_figure(pairs: Sequence[tuple[float, float]] = (*_PAIRS, (0.9, 0.9))) -> Any:
-    """Draw the largest stable learning rate, times the curvature, against c, one line per (beta1, beta2).
-
-    Example:
-        >>> len(limit_figure([(0.99, 0.9)]).axes[0].lines)  # the line and the bounds
-        3
-    """
+    """Draw the largest stable learning rate, times the curvature, against c, one line per (beta1, beta2)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -87,11 +77,6 @@ def steps_figure(batches: Sequence[float], panels: Mapping[str, Mapping[str, Seq
     """Draw steps to the target against the batch size.
 
     ``panels`` has for each schedule the steps of each optimizer, one per batch; NaN leaves a gap.
-
-    Example:
-        >>> figure = steps_figure([1, 10], {"constant": {"SGD": [8052, 826]}})
-        >>> figure.axes[0].get_title()
-        'constant'
     """
     from matplotlib.figure import Figure
 
