@@ -57,8 +57,8 @@ def run(out: Path, number: str = "table-3", only: str | None = ROW, **changes: A
     return reproduce(number, only=only, out=out, progress=False, **changes)
 
 
-def of(found: Reproduction, column: str, row: str | None = None) -> Outcome:
-    (one,) = [o for o in found.outcomes if o.cell.column == column and row in (None, o.cell.row)]
+def of(reproduction: Reproduction, column: str, row: str | None = None) -> Outcome:
+    (one,) = [o for o in reproduction.outcomes if o.cell.column == column and row in (None, o.cell.row)]
     return one
 
 

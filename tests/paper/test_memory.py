@@ -21,8 +21,8 @@ from valleys.paper.tables.numbers import find
 
 def test_memory_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_gpu(monkeypatch)
-    found = run(tmp_path, "table-6", "32", device="cpu")
-    assert "needs a GPU" in found.outcomes[0].blank
+    reproduction = run(tmp_path, "table-6", "32", device="cpu")
+    assert "needs a GPU" in reproduction.outcomes[0].blank
 
 
 def test_memory_is_what_one_needs_above_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,9 +31,9 @@ def test_memory_is_what_one_needs_above_the_other(tmp_path: Path, monkeypatch: p
         return batch_size * {"ALTO": 126, "LAMB": 120}[chosen.name]
 
     monkeypatch.setattr(memory, "peak", peak)
-    found = run(tmp_path, "table-6", None, preset="paper")
-    assert [o.mean for o in found.outcomes] == [pytest.approx(5.0)] * 3
-    assert found.outcomes[0].difference == pytest.approx(5.0 - 43.0)
+    reproduction = run(tmp_path, "table-6", None, preset="paper")
+    assert [o.mean for o in reproduction.outcomes] == [pytest.approx(5.0)] * 3
+    assert reproduction.outcomes[0].difference == pytest.approx(5.0 - 43.0)
 
 
 class Bert(nn.Module):

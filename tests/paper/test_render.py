@@ -16,12 +16,12 @@ from valleys.paper.tables.numbers import TABLES
 
 
 def test_the_json_is_strict_and_complete(whole: Reproduction) -> None:
-    found = whole
+    reproduction = whole
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    document = json.loads(found.paths["json"].read_text(), parse_constant=refuse)
+    document = json.loads(reproduction.paths["json"].read_text(), parse_constant=refuse)
     assert (document["table"], document["preset"], document["seeds"]) == ("table-3", "smoke", 3)
     alto = document["cells"][-1]
     assert (alto["column"], alto["paper"], alto["ours"], alto["blank"]) == ("ALTO", 91.24, 94.0, "")

@@ -17,11 +17,11 @@ from valleys.paper.tables.numbers import find
 
 
 def test_the_paper_s_setting_reaches_the_trainer_and_nothing_is_tuned(tmp_path: Path, calls: list[Call]) -> None:
-    found = run(tmp_path, "table-5a", "15K", preset="paper", device="cpu", seeds=2)
+    reproduction = run(tmp_path, "table-5a", "15K", preset="paper", device="cpu", seeds=2)
     assert [call["optimizer"] for call in calls] == ["ALTO", "LAMB"] * 2
     assert [call["seed"] for call in calls] == [1000] * 2 + [1001] * 2
-    assert all(o.same for o in found.outcomes)
-    assert found.problems["15K"].endswith("(set by us: epochs, 200 up to 1K, else 400)")
+    assert all(o.same for o in reproduction.outcomes)
+    assert reproduction.problems["15K"].endswith("(set by us: epochs, 200 up to 1K, else 400)")
     assert {call["batch_size"] for call in calls} == {15000}
     assert all(call["hyperparameters"] == {} and call["test"] for call in calls)
     task = calls[0]["task"]
@@ -74,12 +74,12 @@ def test_a_smaller_problem_has_as_large_a_share_in_a_batch(tmp_path: Path, calls
     run(tmp_path, "table-5a", "15K", seeds=1)
     assert {call["batch_size"] for call in calls} == {15000 * 20000 // 50000}
     calls.clear()
-    found = run(tmp_path, "table-8", "ImageNet, 256", seeds=1)
+    reproduction = run(tmp_path, "table-8", "ImageNet, 256", seeds=1)
     assert {call["batch_size"] for call in calls} == {32}
     assert calls[0]["task"].schedule == lab_fakes.task().schedule
     assert calls[0]["task"].epochs == 2
-    assert not any(o.same for o in found.outcomes)
-    assert "another, smaller problem" in found.problems["ImageNet, 256"]
+    assert not any(o.same for o in reproduction.outcomes)
+    assert "another, smaller problem" in reproduction.problems["ImageNet, 256"]
 
 
 def test_a_batch_is_never_more_than_there_is(
@@ -99,13 +99,13 @@ def test_a_clipped_gradient_is_clipped_in_both_presets(tmp_path: Path, calls: li
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("valleys.lab.tasks.load", load)
-        found = run(tmp_path, "table-5c", "ms per step", seeds=2)
+        reproduction = run(tmp_path, "table-5c", "ms per step", seeds=2)
         run(tmp_path, "table-5c", "ms per step", preset="paper", device="cpu", seeds=2)
     assert {call["task"].clip for call in calls} == {1.0}
     assert [call["batch_size"] for call in calls] == [32] * 4 + [4096] * 4  # ALTO and Lion, two seeds
-    ratio = of(found, "ALTO / Lion")
+    ratio = of(reproduction, "ALTO / Lion")
     assert [ratio.mean, ratio.difference] == pytest.approx([1.0, 1 - 332 / 253])
-    assert (of(found, "ALTO").mean, of(found, "ALTO").difference) == (250.0, None)
+    assert (of(reproduction, "ALTO").mean, of(reproduction, "ALTO").difference) == (250.0, None)
 
 
 def test_what_cannot_be_loaded_is_blank_with_the_reason(
@@ -117,19 +117,19 @@ def test_what_cannot_be_loaded_is_blank_with_the_reason(
         return lab_fakes.load(name)
 
     monkeypatch.setattr("valleys.lab.tasks.load", load)
-    found = run(tmp_path, "table-8", None, seeds=1)
-    blank = [o for o in found.outcomes if o.cell.row == "ImageNet, 256"]
+    reproduction = run(tmp_path, "table-8", None, seeds=1)
+    blank = [o for o in reproduction.outcomes if o.cell.row == "ImageNet, 256"]
     assert [o.blank for o in blank] == ["ImageNet is read from a folder, and none is named"] * 4
     assert all((o.mean, o.difference, o.values) == (None, None, {}) for o in blank)
-    assert all(o.mean is not None for o in found.outcomes if o.cell.row != "ImageNet, 256")
-    text = found.paths["markdown"].read_text()
+    assert all(o.mean is not None for o in reproduction.outcomes if o.cell.row != "ImageNet, 256")
+    text = reproduction.paths["markdown"].read_text()
     assert "| ImageNet, 256 | ESGD | 70.59 |  |  | blank (1) |" in text
     assert "- blank (1): ImageNet is read from a folder, and none is named\n" in text
 
 
 def test_the_real_task_says_what_is_missing(tmp_path: Path) -> None:
-    found = run(tmp_path, only="ImageNet, 256")
-    assert {o.blank for o in found.outcomes} == {
+    reproduction = run(tmp_path, only="ImageNet, 256")
+    assert {o.blank for o in reproduction.outcomes} == {
         "ImageNet is read from a folder, and none is named: name one that holds train/CLASS/IMAGE and val/CLASS/IMAGE "
         "as the data folder"
     }
@@ -144,8 +144,8 @@ def test_weights_that_are_missing_blank_the_row_before_any_run(
     monkeypatch.setattr(
         "valleys.lab.tasks.load", lambda *arguments: replace(lab_fakes.task(), build_model=missing, batch_size=8)
     )
-    found = run(tmp_path, "table-9", "MRPC")
-    assert {o.blank for o in found.outcomes} == {"the pretrained model does not load"}
+    reproduction = run(tmp_path, "table-9", "MRPC")
+    assert {o.blank for o in reproduction.outcomes} == {"the pretrained model does not load"}
     assert calls == []
 
 
@@ -153,19 +153,19 @@ def test_a_missing_package_blanks_its_optimizer_alone(
     tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("valleys.paper.tables.methods.find_spec", lambda name: None)
-    found = run(tmp_path, seeds=1)
-    assert "pytorch_optimizer" in of(found, "AdaBelief").blank
-    assert [o.cell.column for o in found.outcomes if o.blank] == ["AdaBelief"]
+    reproduction = run(tmp_path, seeds=1)
+    assert "pytorch_optimizer" in of(reproduction, "AdaBelief").blank
+    assert [o.cell.column for o in reproduction.outcomes if o.blank] == ["AdaBelief"]
 
 
 def test_without_a_gpu_the_paper_s_problems_do_not_start_by_themselves(
     tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_gpu(monkeypatch)
-    found = run(tmp_path, only=None, preset="paper")
+    reproduction = run(tmp_path, only=None, preset="paper")
     assert calls == []
-    assert {o.blank for o in found.outcomes} == {"needs a GPU; --device cpu runs it all the same"}
-    assert found.reports == ()
+    assert {o.blank for o in reproduction.outcomes} == {"needs a GPU; --device cpu runs it all the same"}
+    assert reproduction.reports == ()
     run(tmp_path, "table-5a", "200", preset="paper", device="cpu", seeds=1)
     assert len(calls) == 2
 

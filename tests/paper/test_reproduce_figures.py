@@ -27,8 +27,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_figure_8_really_walks(tmp_path: Path, short: None) -> None:
-    found = run(tmp_path, "figure-8", None, seeds=2)
-    assert [(o.cell.row, o.cell.column) for o in found.outcomes] == [
+    reproduction = run(tmp_path, "figure-8", None, seeds=2)
+    assert [(o.cell.row, o.cell.column) for o in reproduction.outcomes] == [
         ("f1", "ALTO"),
         ("f1", "Adam"),
         ("f1", "ALTO at alpha 0"),
@@ -36,15 +36,15 @@ def test_figure_8_really_walks(tmp_path: Path, short: None) -> None:
         ("f2", "Adam"),
         ("f2", "ALTO at alpha 0"),
     ]
-    for one in found.outcomes:
+    for one in reproduction.outcomes:
         assert one.same
         assert [walk.seed for walk in one.walks] == [1000, 1001] == list(one.values)
         for walk in one.walks:
             assert walk.value == one.values[walk.seed]  # the walk is the comparison's own run
             assert walk.lowest <= walk.value
             assert len(walk.end) == 1
-    assert of(found, "Adam", "f1").walks[0].end[0] == pytest.approx(2.3, abs=0.3)
-    assert "seed 1000: ends at (" in found.paths["markdown"].read_text()
+    assert of(reproduction, "Adam", "f1").walks[0].end[0] == pytest.approx(2.3, abs=0.3)
+    assert "seed 1000: ends at (" in reproduction.paths["markdown"].read_text()
 
 
 def test_a_walk_that_diverges_says_so(tmp_path: Path, short: None) -> None:
@@ -68,11 +68,14 @@ def test_the_sine_is_shorter_in_smoke_and_its_ratio_is_of_epochs(
     small = replace(lab_fakes.task(examples=40000, maximize=False), target=0.02)
     monkeypatch.setattr("valleys.lab.tasks.load", lambda *arguments: small)
     monkeypatch.setattr("valleys.lab.run.trainer.train", early)
-    found = run(tmp_path, "appendix-a", None, seeds=1)
-    assert (of(found, "Adam", "256").mean, of(found, "Adam", "32768").mean) == (40 * 5 / 1000, 1500 * 400 / 1000)
-    assert of(found, "Adam", "32768 / 256").difference == pytest.approx(600 / 0.2 - 100)
-    assert not found.outcomes[0].same
-    text = found.paths["markdown"].read_text()
+    reproduction = run(tmp_path, "appendix-a", None, seeds=1)
+    assert (of(reproduction, "Adam", "256").mean, of(reproduction, "Adam", "32768").mean) == (
+        40 * 5 / 1000,
+        1500 * 400 / 1000,
+    )
+    assert of(reproduction, "Adam", "32768 / 256").difference == pytest.approx(600 / 0.2 - 100)
+    assert not reproduction.outcomes[0].same
+    text = reproduction.paths["markdown"].read_text()
     assert text.startswith("# Appendix A: ")
     assert "| 32768 / 256 | Adam | 100 | 3000 (1 seed) | +2900 " in text
     assert run(tmp_path, "appendix-a", "256", preset="paper", seeds=1).outcomes[0].mean == 60 * 5 / 1000
@@ -89,26 +92,26 @@ def test_the_trainer_s_own_runs_are_the_walks(short: None) -> None:
 
 
 def test_table_1_comes_out_as_printed(tmp_path: Path) -> None:
-    found = run(tmp_path, "table-1", None, seeds=1)
-    assert len(found.outcomes) == 20
-    assert all(one.difference == 0 for one in found.outcomes)
-    text = found.paths["markdown"].read_text()
+    reproduction = run(tmp_path, "table-1", None, seeds=1)
+    assert len(reproduction.outcomes) == 20
+    assert all(one.difference == 0 for one in reproduction.outcomes)
+    text = reproduction.paths["markdown"].read_text()
     assert "| -g\\_k | 1-2 | -1 | -1" in text or "| -g_k | 1-2 | -1 | -1" in text
 
 
 def test_figure_3_measures_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("valleys.lab.tasks.load", lambda *arguments: lab_fakes.points())
-    found = run(tmp_path, "figure-3", "LAMB, 16384: drift", seeds=2)
-    assert [one.cell.column for one in found.outcomes] == ["alpha -50", "alpha -5", "alpha 0", "alpha 5"]
-    for one in found.outcomes:
+    reproduction = run(tmp_path, "figure-3", "LAMB, 16384: drift", seeds=2)
+    assert [one.cell.column for one in reproduction.outcomes] == ["alpha -50", "alpha -5", "alpha 0", "alpha 5"]
+    for one in reproduction.outcomes:
         assert list(one.values) == [1000, 1001]
         assert all(value > 0 for value in one.values.values())
-    assert [(one.first, one.second) for one in found.contrasts] == [
+    assert [(one.first, one.second) for one in reproduction.contrasts] == [
         ("alpha -50", "alpha 0"),
         ("alpha -5", "alpha 0"),
         ("alpha 5", "alpha 0"),
     ]
-    assert all(one.paper is None and one.ours is not None and one.ours.pairs == 2 for one in found.contrasts)
+    assert all(one.paper is None and one.ours is not None and one.ours.pairs == 2 for one in reproduction.contrasts)
     flat = run(tmp_path, "figure-3", "LAMB, 16384: top", seeds=2)  # the same runs
     assert all(value > 0 for one in flat.outcomes for value in one.values.values())
     assert len(list((tmp_path).glob("*/weights/*.pt"))) == 8
@@ -124,5 +127,5 @@ def test_figure_3_says_why_it_measured_nothing(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("valleys.lab.tasks.load", lambda *arguments: lab_fakes.points())
     monkeypatch.setitem(reproduce.__globals__, "landscape", refuses)
-    found = run(tmp_path, "figure-3", "AdamW, 128: drift", seeds=1)
-    assert {one.blank for one in found.outcomes} == {"flatness is measured in one process"}
+    reproduction = run(tmp_path, "figure-3", "AdamW, 128: drift", seeds=1)
+    assert {one.blank for one in reproduction.outcomes} == {"flatness is measured in one process"}

@@ -29,15 +29,15 @@ def test_ours_stands_beside_the_papers_with_its_interval(whole: Reproduction) ->
 
 
 def test_runs_that_diverge_are_counted_and_left_out(whole: Reproduction) -> None:
-    found = whole
-    adam = of(found, "Adam")
+    result = whole
+    adam = of(result, "Adam")
     assert (dict(adam.values), adam.runs) == ({1000: 89.0, 1002: 91.0}, 3)
-    assert "1 of 3 runs diverged" in found.paths["markdown"].read_text()
+    assert "1 of 3 runs diverged" in result.paths["markdown"].read_text()
 
 
 def test_orders_are_paired_and_have_a_sign(whole: Reproduction) -> None:
-    found = whole
-    orders = {c.second: c for c in found.contrasts}
+    result = whole
+    orders = {c.second: c for c in result.contrasts}
     assert list(orders) == ["SGD", "Adam", "AdamW", "LAMB", "AdaBelief"]
     sgd, lamb, adam = orders["SGD"], orders["LAMB"], orders["Adam"]
     assert [sgd.paper, lamb.paper] == pytest.approx([91.24 - 91.85, 0.35])
@@ -76,13 +76,13 @@ def place(measure: Any = "test", value: float | None = 1.0, **changes: Any) -> C
 
 
 def test_one_value_has_no_interval() -> None:
-    found = outcome(place(), ran(5.0))
-    assert (found.mean, found.half_width, found.difference, found.low, found.high) == (5.0, None, 4.0, None, None)
+    result = outcome(place(), ran(5.0))
+    assert (result.mean, result.half_width, result.difference, result.low, result.high) == (5.0, None, 4.0, None, None)
 
 
 def test_a_cell_of_which_all_runs_diverged_is_blank() -> None:
-    found = outcome(place(), ran(None, None))
-    assert (found.mean, found.runs, found.blank) == (None, 2, "all 2 runs diverged")
+    result = outcome(place(), ran(None, None))
+    assert (result.mean, result.runs, result.blank) == (None, 2, "all 2 runs diverged")
 
 
 def test_seconds_and_epochs_are_those_of_the_first_crossing() -> None:
@@ -93,8 +93,8 @@ def test_seconds_and_epochs_are_those_of_the_first_crossing() -> None:
 
 
 def test_a_run_that_misses_the_level_blanks_the_cell() -> None:
-    found = outcome(place("seconds", level=65.0), ran(60.0, 70.0))
-    assert (found.mean, found.blank) == (None, "1 of 2 runs of batch 16 never came to 65")
+    result = outcome(place("seconds", level=65.0), ran(60.0, 70.0))
+    assert (result.mean, result.blank) == (None, "1 of 2 runs of batch 16 never came to 65")
     ratio = place("time ratio", level=65.0, against=(SETTING, SECOND))
     assert "1 of 2 runs" in outcome(ratio, ran(70.0, 70.0, second=(60.0, 70.0))).blank
 
@@ -107,17 +107,17 @@ def test_a_metric_to_be_small_is_reached_from_above() -> None:
 
 def test_ratios_are_of_the_same_seed() -> None:
     ratio = place("time ratio", value=0.5, level=50.0, against=(SETTING, SECOND))
-    found = outcome(ratio, ran(60.0, 70.0, second=(5.0, 70.0)))
-    assert found.blank == "1 of 2 runs of batch 16 never came to 50"
-    found = outcome(ratio, ran(60.0, 70.0, second=(60.0, 70.0, 70.0)))
-    assert (dict(found.values), found.difference) == ({0: 1.0, 1: 1.0}, 0.5)
+    result = outcome(ratio, ran(60.0, 70.0, second=(5.0, 70.0)))
+    assert result.blank == "1 of 2 runs of batch 16 never came to 50"
+    result = outcome(ratio, ran(60.0, 70.0, second=(60.0, 70.0, 70.0)))
+    assert (dict(result.values), result.difference) == ({0: 1.0, 1: 1.0}, 0.5)
 
 
 def test_no_order_without_numbers() -> None:
     table = replace(find("table-3"), cells=(), contrasts=(("A", "B"),))
     a = outcome(replace(place(value=None), column="A"), ran(5.0, 6.0, second=(4.0, 9.0)))
     b = outcome(replace(place(value=None), column="B", method=SECOND), ran(5.0, 6.0, second=(4.0, 9.0)))
-    (found,) = contrasts(table, [a, b])
-    assert (found.paper, found.sign) == (None, "")
+    (result,) = contrasts(table, [a, b])
+    assert (result.paper, result.sign) == (None, "")
     paper = [replace(one, cell=replace(one.cell, value=value)) for one, value in ((a, 2.0), (b, 1.0))]
     assert contrasts(table, paper)[0].sign == "undecided"

@@ -16,7 +16,7 @@ LENGTH = 128  # tokens per example; the paper does not say how many it has
 
 _DEVICE = "cuda"
 _STEPS = 2  # the first makes the optimizer's state
-_SMALL: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
+_SMALL: Any = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
 
 
 def above(first: Method, second: Method, batch_size: int, preset: str) -> float:

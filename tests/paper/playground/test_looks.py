@@ -58,9 +58,9 @@ def test_colours_follow_the_reader_and_can_be_read(browser: Browser, page: Path)
         tab = Tab(browser, page, dark=dark)
         at_rest(tab)
         tab.evaluate("change({ alpha: 999 }); document.getElementById('more').open = true")
-        found = tab.evaluate(CONTRAST)
-        assert len(found) > 40
-        assert [entry for entry in found if entry[0] < 4.5] == []
+        result = tab.evaluate(CONTRAST)
+        assert len(result) > 40
+        assert [entry for entry in result if entry[0] < 4.5] == []
         seen[dark] = tab.evaluate(
             "[getComputedStyle(document.body).backgroundColor, colours().adapted, colours().low, "
             "[...document.getElementById('ground').getContext('2d').getImageData(9, 9, 1, 1).data].join()]"
@@ -87,11 +87,11 @@ def test_everything_has_a_name(shared: Tab) -> None:
     shared.call("Accessibility.enable")
     nodes = shared.call("Accessibility.getFullAXTree")["nodes"]
     roles = ("button", "slider", "textbox", "combobox", "spinbutton", "image", "status")
-    found = [node for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
-    named = [node.get("name", {}).get("value", "").strip() for node in found if node["role"]["value"] != "status"]
+    result = [node for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
+    named = [node.get("name", {}).get("value", "").strip() for node in result if node["role"]["value"] != "status"]
     assert len(named) > 30
-    assert all(named), [node for node in found if not node.get("name", {}).get("value")]
-    sliders = [node["name"]["value"] for node in found if node["role"]["value"] == "slider"]
+    assert all(named), [node for node in result if not node.get("name", {}).get("value")]
+    sliders = [node["name"]["value"] for node in result if node["role"]["value"] == "slider"]
     assert {
         "Learning rate \N{GREEK SMALL LETTER ETA}",
         "Adaptor's strength \N{GREEK SMALL LETTER ALPHA}",

@@ -74,9 +74,9 @@ def test_the_first_preset_shows_the_paper_s_point(shared: Tab) -> None:
 @needs_chromium
 def test_the_picture_without_scripts_is_of_the_first_preset(shared: Tab) -> None:
     at_rest(shared)
-    for found, alpha in zip(ends(shared), (0.0, shared.evaluate("page.settings.alpha")), strict=True):
-        wanted = still.walk(alpha)[-1]
-        torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), wanted, rtol=1e-9, atol=1e-9)
+    for result, alpha in zip(ends(shared), (0.0, shared.evaluate("page.settings.alpha")), strict=True):
+        exact = still.walk(alpha)[-1]
+        torch.testing.assert_close(torch.tensor(result, dtype=torch.float64), exact, rtol=1e-9, atol=1e-9)
 
 
 @needs_chromium
@@ -147,10 +147,10 @@ def test_presets_load(shared: Tab, number: int) -> None:
     at_rest(shared, 1)
     shared.evaluate(f"document.getElementById('presets').children[{number}].click(); pause()")
     assert shared.evaluate("page.k") < shared.evaluate("page.settings.steps")  # it begins at the start
-    wanted = shared.evaluate(f"PRESETS[{number}].settings")
-    found = shared.evaluate("page.settings")
-    assert {key: found[key] for key in wanted} == wanted
-    assert found["f"] == wanted.get("f", "rosenbrock")
+    exact = shared.evaluate(f"PRESETS[{number}].settings")
+    result = shared.evaluate("page.settings")
+    assert {key: result[key] for key in exact} == exact
+    assert result["f"] == exact.get("f", "rosenbrock")
     pressed = "[...document.querySelectorAll('#presets [aria-pressed=true]')].map(e => e.textContent)"
     assert shared.evaluate(pressed) == [shared.evaluate(f"PRESETS[{number}].name")]
     assert text(shared, "note") == shared.evaluate(f"PRESETS[{number}].note")
@@ -231,12 +231,12 @@ def test_an_address_without_sense_is_the_first_preset(shared: Tab, address: str)
 
 @needs_chromium
 def test_an_address_is_held_to_the_limits(shared: Tab) -> None:
-    found = shared.evaluate("decode('#steps=1e9&lr=-1&b1=1&b3=1&seed=2.6&alpha=1e99&f=f1&start=3')")
+    result = shared.evaluate("decode('#steps=1e9&lr=-1&b1=1&b3=1&seed=2.6&alpha=1e99&f=f1&start=3')")
     limits = shared.evaluate("LIMITS")
     for key, side in (("steps", 1), ("lr", 0), ("b1", 1), ("b3", 1), ("alpha", 1)):
-        assert found[key] == limits[key][side]
-    assert found["seed"] == 3
-    assert found["start"] == [3]
+        assert result[key] == limits[key][side]
+    assert result["seed"] == 3
+    assert result["start"] == [3]
 
 
 @needs_chromium
@@ -249,10 +249,10 @@ def test_the_start_can_be_dragged(browser: Browser, page: Path, kind: str, prese
     at_rest(tab, preset)
     before = ends(tab)
     x, y = tab.evaluate("page.frame.at(page.settings.start)")
-    wanted = tab.evaluate(f"page.frame.place({x + 40}, {y + 30})")
+    exact = tab.evaluate(f"page.frame.place({x + 40}, {y + 30})")
     drag(tab, kind, [(x, y), (x + 20, y + 15), (x + 40, y + 30)])
     start = tab.evaluate("page.settings.start")
-    assert start == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+    assert start == pytest.approx(exact, rel=1e-3, abs=1e-3)
     assert tab.evaluate("page.span") is None
     assert ends(tab) != before
     label = tab.evaluate("document.getElementById('start').getAttribute('aria-label')")
@@ -278,19 +278,19 @@ def test_the_start_moves_by_arrow_keys(shared: Tab) -> None:
     (x, y), size = shared.evaluate("[page.settings.start, page.frame.nudge]")
     for key, code in (("ArrowRight", 39), ("ArrowUp", 38), ("ArrowUp", 38)):
         shared.press(key, code)
-    found = shared.evaluate("page.settings.start")
-    assert found == pytest.approx([x + size, y + 2 * size], abs=2e-3)
+    result = shared.evaluate("page.settings.start")
+    assert result == pytest.approx([x + size, y + 2 * size], abs=2e-3)
 
 
 @needs_chromium
 def test_playback(shared: Tab) -> None:
     at_rest(shared)
     steps = shared.evaluate("page.settings.steps")
-    for button, wanted in (("rewind", 0), ("forward", 1), ("forward", 2), ("back", 1)):
+    for button, exact in (("rewind", 0), ("forward", 1), ("forward", 2), ("back", 1)):
         shared.evaluate(f"document.getElementById('{button}').click()")
-        assert shared.evaluate("page.k") == wanted
-        assert text(shared, "step") == f"{wanted} / {steps}"
-        value = shared.evaluate(f"page.both.adapted.lengths[{wanted}]")
+        assert shared.evaluate("page.k") == exact
+        assert text(shared, "step") == f"{exact} / {steps}"
+        value = shared.evaluate(f"page.both.adapted.lengths[{exact}]")
         assert float(text(shared, "adapted-length").replace(MINUS, "-")) == pytest.approx(value, rel=1e-3)
     shared.evaluate("document.getElementById('rewind').click(); document.getElementById('back').click()")
     assert shared.evaluate("page.k") == 0

@@ -127,12 +127,12 @@ def test_rules_equal_the_reference_on_random_gradients(tab: Tab, rule: str, case
     gs *= torch.logspace(1, -3, 210, dtype=torch.float64).unsqueeze(-1)
     gs[100:110] = 0.0
     symbols = {**SYMBOLS[case], **EPSILONS[rule]}
-    found = torch.tensor(
+    result = torch.tensor(
         ask(tab, FOLLOW, start=start.tolist(), gradients=gs.tolist(), rule=rule, symbols=symbols), dtype=torch.float64
     )
-    wanted = follow(rule, symbols, start, gs, one_buffer=bool(case % 2))
-    assert wanted.isfinite().all()
-    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9 * float(start.norm()))
+    exact = follow(rule, symbols, start, gs, one_buffer=bool(case % 2))
+    assert exact.isfinite().all()
+    torch.testing.assert_close(result, exact, rtol=1e-9, atol=1e-9 * float(start.norm()))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -144,9 +144,9 @@ def test_rules_equal_the_reference_where_norms_vanish(tab: Tab, rule: str) -> No
     for start in ([0.0, 0.0], [1.0, -2.0]):
         for lam in (0.0, 0.5):
             symbols = {**SYMBOLS[0], "lam": lam, **large}
-            found = ask(tab, FOLLOW, start=start, gradients=gs.tolist(), rule=rule, symbols=symbols)
-            wanted = follow(rule, symbols, torch.tensor(start, dtype=torch.float64), gs)
-            torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), wanted, rtol=1e-9, atol=1e-15)
+            result = ask(tab, FOLLOW, start=start, gradients=gs.tolist(), rule=rule, symbols=symbols)
+            exact = follow(rule, symbols, torch.tensor(start, dtype=torch.float64), gs)
+            torch.testing.assert_close(torch.tensor(result, dtype=torch.float64), exact, rtol=1e-9, atol=1e-15)
 
 
 def test_the_page_has_the_reference_s_epsilons(tab: Tab) -> None:
@@ -161,19 +161,19 @@ def test_functions_equal_the_library_s(tab: Tab, name: str) -> None:
     low, high = torch.tensor(function.bounds, dtype=torch.float64).unbind(-1)
     points = low + (high - low) * torch.rand(400, function.dimension, generator=generator, dtype=torch.float64)
     points = torch.cat([points, torch.tensor([function.start, *function.minima], dtype=torch.float64), 3 * points[:50]])
-    found = ask(
+    result = ask(
         tab,
         "points.map((p) => [String(FUNCTIONS[name].f(p)), FUNCTIONS[name].gradient(p)])",
         name=name,
         points=points.tolist(),
     )
-    values = torch.tensor([number(value) for value, _ in found], dtype=torch.float64)
-    gradients = torch.tensor([gradient for _, gradient in found], dtype=torch.float64)
+    values = torch.tensor([number(value) for value, _ in result], dtype=torch.float64)
+    gradients = torch.tensor([gradient for _, gradient in result], dtype=torch.float64)
     points.requires_grad_()
-    wanted = function.f(points)
-    (slopes,) = torch.autograd.grad(wanted.sum(), points)
+    exact = function.f(points)
+    (slopes,) = torch.autograd.grad(exact.sum(), points)
     # Near a minimum both are differences of larger numbers, of about the size of the function's own scale.
-    torch.testing.assert_close(values, wanted.detach(), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(values, exact.detach(), rtol=1e-12, atol=1e-13)
     for expected in (slopes, function.gradient(points.detach())):
         torch.testing.assert_close(gradients, expected, rtol=1e-12, atol=1e-12)
 
@@ -237,9 +237,13 @@ def compare(tab: Tab, settings: dict[str, Any]) -> list[int | None]:
         assert path["diverged"] == diverged
         assert len(path["points"]) == len(points)
         torch.testing.assert_close(torch.tensor(path["points"], dtype=torch.float64), points, rtol=1e-9, atol=1e-9)
-        wanted = torch.tensor(values, dtype=torch.float64)
+        exact = torch.tensor(values, dtype=torch.float64)
         lengths = torch.cat([torch.zeros(1), (points[1:] - points[:-1]).norm(dim=-1).cumsum(0)]).double()
-        for key, expected in (("values", wanted), ("lowest", wanted.cummin(0).values), ("lengths", lengths)):
+        for key, expected in (
+            ("values", exact),
+            ("lowest", exact.cummin(0).values),
+            ("lengths", lengths),
+        ):
             torch.testing.assert_close(torch.tensor(path[key], dtype=torch.float64), expected, rtol=1e-8, atol=1e-9)
     return [both["plain"]["diverged"], both["adapted"]["diverged"]]
 

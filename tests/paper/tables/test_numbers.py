@@ -108,8 +108,8 @@ COPIED = {
 
 
 def cell(number: str, row: str, column: str) -> Cell:
-    (found,) = [c for c in find(number).cells if (c.row, c.column) == (row, column)]
-    return found
+    (match,) = [c for c in find(number).cells if (c.row, c.column) == (row, column)]
+    return match
 
 
 def options(of: Method | None) -> dict[str, object]:
@@ -234,10 +234,10 @@ def test_lengths_and_schedules() -> None:
     assert imagenet.schedule is not None
     assert imagenet.schedule.drops == 3
     for label, batch_size, warm_up, lr in (("1K", 1024, 0.625, 4 / 2**2.5 / 100), ("32K", 32768, 20, 0.04)):
-        found = at("table-4", label, "LAMB")
-        assert found.batch_size == batch_size
-        assert found.schedule is not None
-        assert found.schedule.warm_up == pytest.approx(warm_up / 90)
+        setting = at("table-4", label, "LAMB")
+        assert setting.batch_size == batch_size
+        assert setting.schedule is not None
+        assert setting.schedule.warm_up == pytest.approx(warm_up / 90)
         assert options(cell("table-4", label, "ALTO").method)["lr"] == pytest.approx(lr)
     assert at("table-5c", "perplexity", "ALTO").clip == 1.0
 
@@ -284,17 +284,17 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         spec(method("Adan", 0.1))
 
 
-@pytest.mark.parametrize("wanted", ["table-3", "Table 3", "3", " TABLE_3 ", "table 3"])
-def test_a_table_is_found_by_its_number(wanted: str) -> None:
-    assert find(wanted).number == "table-3"
+@pytest.mark.parametrize("text", ["table-3", "Table 3", "3", " TABLE_3 ", "table 3"])
+def test_a_table_is_found_by_its_number(text: str) -> None:
+    assert find(text).number == "table-3"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "number"),
+    ("text", "number"),
     [("table-18", "table-5b"), ("35", "table-5c"), ("fig 8", "figure-8"), ("Appendix A", "appendix-a")],
 )
-def test_aliases_and_figures_are_found(wanted: str, number: str) -> None:
-    assert find(wanted).number == number
+def test_aliases_and_figures_are_found(text: str, number: str) -> None:
+    assert find(text).number == number
 
 
 def test_an_unknown_table_is_refused_with_the_choices() -> None:

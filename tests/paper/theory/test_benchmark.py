@@ -31,9 +31,9 @@ def test_every_table_is_written_with_the_numbers_that_were_found(small: Any, tmp
     numbers = json.loads((tmp_path / "analysis.json").read_text())
     assert numbers["batches"] == [1000, 100_000]
     for family in small.FAMILIES:
-        found = [f"{best['value']:.0f}" for best in numbers["constant"][family.name]]
+        steps = [f"{best['value']:.0f}" for best in numbers["constant"][family.name]]
         row = next(line for line in text.splitlines() if line.startswith(f"| {family.name} |"))
-        assert [cell.split()[0] for cell in row.strip("| ").split(" | ")[1:]] == found
+        assert [cell.split()[0] for cell in row.strip("| ").split(" | ")[1:]] == steps
     for schedule in small.DECAYS:
         assert set(numbers["decaying"][schedule]) == {family.name for family in small.DECAYED}
         section = text.split(f"### {schedule}\n")[1].split("###")[0]

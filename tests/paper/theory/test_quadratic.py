@@ -151,9 +151,9 @@ def test_steps_to_is_the_first_crossing_of_the_curve_even_where_the_loss_swings(
     curve = np.stack([loss_after(one, hyper, 1, steps) for steps in range(401)], axis=1)
     assert (np.diff(curve[1]) > 0).any()
     steps = steps_to(one, hyper, 1, 0.05, 400)
-    for row, found in zip(curve[:2], steps[:2], strict=True):
-        assert found == np.flatnonzero(row <= 0.05)[0]
-        assert (row[int(found) :] > 0.05).any()
+    for row, step in zip(curve[:2], steps[:2], strict=True):
+        assert step == np.flatnonzero(row <= 0.05)[0]
+        assert (row[int(step) :] > 0.05).any()
     assert steps[2] == math.inf
     part = steps_to(one, hyper, 1, 0.05, 400, fraction=True)
     assert (np.ceil(part[:2]) == steps[:2]).all()

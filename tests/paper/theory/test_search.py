@@ -19,9 +19,9 @@ MODEL = NoisyQuadratic()
     ("family", "batch", "known"),
     [(SGD, 1e5, 24), (SGD, 1000, 32), (SGD, 100, 104), (MOMENTUM, 100, 82), (SMALL, 100, 66), (FREE, 100, 51)],
 )
-def test_the_notes_steps_are_found_again(family: Family, batch: float, known: int) -> None:
+def test_the_notes_steps_are_found_again(family: Family, batch: float, published: int) -> None:
     best = fewest_steps(MODEL, family, batch, limit=300, budget=0.5)
-    assert known * 0.97 <= best.value <= known * 1.02
+    assert published * 0.97 <= best.value <= published * 1.02
     hyper = Hyper(best.lr, best.c, best.beta1, best.beta2)
     assert steps_to(MODEL, hyper, batch, 0.01, 300) == [best.value]
 

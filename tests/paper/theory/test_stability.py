@@ -25,7 +25,7 @@ def of_reference(
     theta, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     memory: reference.TwoBuffer | reference.OneBuffer = reference.OneBuffer(zero)
     m = zero
-    seen = []
+    states = []
     for _ in range(steps):
         g = h * theta
         if dampening == 0:
@@ -35,8 +35,8 @@ def of_reference(
             m = beta2 * m + (1 - dampening) * adapted
             theta = theta - lr * m
         assert isinstance(memory, reference.OneBuffer)
-        seen.append([theta.item(), m.item() / h, memory.s.item() / h])
-    return np.array(seen)
+        states.append([theta.item(), m.item() / h, memory.s.item() / h])
+    return np.array(states)
 
 
 @pytest.mark.parametrize("dampening", [0.0, 0.7])

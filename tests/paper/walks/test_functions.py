@@ -65,9 +65,9 @@ def test_the_closed_gradient_is_autograd_s_and_the_slope(name: str) -> None:
     points = torch.cat([torch.tensor(POINTS[name], dtype=torch.float64), window(name)]).requires_grad_()
     assert torch.autograd.gradcheck(function.f, [points[: len(points) - 500]], eps=1e-7, atol=1e-6)
     (expected,) = torch.autograd.grad(function.f(points).sum(), points)
-    found = function.gradient(points.detach())
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert torch.equal(function.gradient(points.detach().expand(2, *points.shape))[1], found)
+    result = function.gradient(points.detach())
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(function.gradient(points.detach().expand(2, *points.shape))[1], result)
     assert function.gradient(points.detach().float()).dtype == torch.float32
 
 
@@ -121,10 +121,10 @@ def test_no_minimum_of_one_variable_is_missing(name: str) -> None:
     x = torch.linspace(0.05 if name == "f1" else -2.0, 100.0 if name == "f1" else 2.0, 400_001, dtype=torch.float64)
     slope = FUNCTIONS[name].gradient(x.unsqueeze(-1)).squeeze(-1)
     turns = ((slope[:-1] < 0) & (slope[1:] >= 0)).nonzero().squeeze(-1)
-    found = torch.tensor(FUNCTIONS[name].minima, dtype=torch.float64).squeeze(-1)
-    assert len(found) == len(turns)
-    assert (x[turns] - 1e-9 <= found).all()
-    assert (found <= x[turns + 1] + 1e-9).all()
+    result = torch.tensor(FUNCTIONS[name].minima, dtype=torch.float64).squeeze(-1)
+    assert len(result) == len(turns)
+    assert (x[turns] - 1e-9 <= result).all()
+    assert (result <= x[turns + 1] + 1e-9).all()
 
 
 def test_minima_of_f1_are_lower_one_after_the_other() -> None:

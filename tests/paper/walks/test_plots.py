@@ -30,19 +30,19 @@ def share(path: Path, color: str) -> float:
 
 
 def row(name: str, walker: Any, steps: int = 50) -> TrajectoryRow:
-    found = walk(FUNCTIONS[name], walker.make, steps=steps)
-    return TrajectoryRow(name, walker, found, measure(found))
+    path = walk(FUNCTIONS[name], walker.make, steps=steps)
+    return TrajectoryRow(name, walker, path, measure(path))
 
 
 def test_draw_walks_and_makes_a_picture_for_each_function(tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
-    found = draw(["cardioid", "f2"], optimizers=["sgd", "lamb"], steps=150, out=out)
-    assert found.pictures == (out / "cardioid.png", out / "f2.png")
+    report = draw(["cardioid", "f2"], optimizers=["sgd", "lamb"], steps=150, out=out)
+    assert report.pictures == (out / "cardioid.png", out / "f2.png")
     names = ["SGD", "ESGD", "SGD, equal memory", "LAMB", "ALTO", "LAMB, equal memory"]
-    assert [(one.function, one.walker.name) for one in found.rows] == [
+    assert [(one.function, one.walker.name) for one in report.rows] == [
         (function, name) for function in ("cardioid", "f2") for name in names
     ]
-    for one in found.rows:
+    for one in report.rows:
         preset = PRESETS[one.function]
         assert len(one.walk.points) == 151
         assert one.measures == measure(one.walk)
@@ -52,8 +52,8 @@ def test_draw_walks_and_makes_a_picture_for_each_function(tmp_path: Path) -> Non
             assert one.walker.lr == rate
     expected = walkers("lamb", PRESETS["f2"].lr["lamb"], alpha=-90.0, beta1=0.99, momentum=0.9, beta2=0.99)[1]
     again = walk(FUNCTIONS["f2"], expected.make, steps=150)
-    assert torch.equal(found.rows[-2].walk.points, again.points)
-    for path in found.pictures:
+    assert torch.equal(report.rows[-2].walk.points, again.points)
+    for path in report.pictures:
         assert path.stat().st_size < 150_000
         with Image.open(path) as image:
             assert image.format == "PNG"
@@ -65,37 +65,37 @@ def test_draw_walks_and_makes_a_picture_for_each_function(tmp_path: Path) -> Non
 
 
 def test_what_is_asked_for_holds_for_all(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"lr": 0.002, "alpha": -7.0, "beta1": 0.9, "steps": 20, "noise": 0.1, "seed": 5}
-    found = draw(["rosenbrock"], optimizers=["adam"], control=False, out=tmp_path, **given)
-    assert [one.walker.name for one in found.rows] == ["Adam", "EAdam"]
-    assert [one.walker.lr for one in found.rows] == [0.002, 0.002]
+    options: dict[str, Any] = {"lr": 0.002, "alpha": -7.0, "beta1": 0.9, "steps": 20, "noise": 0.1, "seed": 5}
+    report = draw(["rosenbrock"], optimizers=["adam"], control=False, out=tmp_path, **options)
+    assert [one.walker.name for one in report.rows] == ["Adam", "EAdam"]
+    assert [one.walker.lr for one in report.rows] == [0.002, 0.002]
     expected = walkers("adam", 0.002, alpha=-7.0, beta1=0.9, momentum=0.9, beta2=0.999)[1]
     again = walk(FUNCTIONS["rosenbrock"], expected.make, steps=20, noise=0.1, seed=5)
-    assert torch.equal(found.rows[1].walk.points, again.points)
+    assert torch.equal(report.rows[1].walk.points, again.points)
 
 
 def test_all_functions_and_optimizers_are_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(plots, "picture", lambda function, rows, path: drawn.append((function.name, len(rows))))
-    found = draw(steps=2, out=tmp_path)
+    report = draw(steps=2, out=tmp_path)
     assert drawn == [(name, 9) for name in FUNCTIONS]
-    assert [path.stem for path in found.pictures] == list(FUNCTIONS)
-    assert len(found.rows) == 9 * len(FUNCTIONS)
-    assert {len(one.walk.points) for one in found.rows} == {3}
+    assert [path.stem for path in report.pictures] == list(FUNCTIONS)
+    assert len(report.rows) == 9 * len(FUNCTIONS)
+    assert {len(one.walk.points) for one in report.rows} == {3}
 
 
 def test_presets_say_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "picture", lambda function, rows, path: None)
-    found = draw(["himmelblau"], optimizers=["sgd"], out=tmp_path)
-    assert {len(one.walk.points) for one in found.rows} == {PRESETS["himmelblau"].steps + 1}
+    report = draw(["himmelblau"], optimizers=["sgd"], out=tmp_path)
+    assert {len(one.walk.points) for one in report.rows} == {PRESETS["himmelblau"].steps + 1}
 
 
 def test_a_walk_that_diverges_is_drawn_and_named(tmp_path: Path) -> None:
-    found = draw(["rosenbrock", "f1"], optimizers=["sgd"], lr=50.0, steps=60, out=tmp_path)
-    assert found.rows[0].measures.diverged
-    table = found.table()
+    report = draw(["rosenbrock", "f1"], optimizers=["sgd"], lr=50.0, steps=60, out=tmp_path)
+    assert report.rows[0].measures.diverged
+    table = report.table()
     assert table[1][-1] == "diverged"
-    assert all(path.exists() for path in found.pictures)
+    assert all(path.exists() for path in report.pictures)
 
 
 def test_the_table(tmp_path: Path) -> None:

@@ -56,12 +56,12 @@ def test_a_walk_takes_the_optimizer_s_steps(name: str) -> None:
         function.f(point).backward()
         optimizer.step()
         expected.append(point.detach().clone())
-    found = walk(function, MAKERS[name], steps=20)
-    assert found.points.dtype == torch.float64
-    torch.testing.assert_close(found.points, torch.stack(expected), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(found.values, function.f(found.points))
-    assert not found.diverged
-    assert found.finite == 21
+    result = walk(function, MAKERS[name], steps=20)
+    assert result.points.dtype == torch.float64
+    torch.testing.assert_close(result.points, torch.stack(expected), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(result.values, function.f(result.points))
+    assert not result.diverged
+    assert result.finite == 21
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -83,10 +83,10 @@ def test_walks_side_by_side_are_walks_alone(name: str) -> None:
 def test_noise_is_added_to_the_gradient_and_seeded() -> None:
     function, still = FUNCTIONS["rosenbrock"], [1.0, 1.0]
     maker = lambda p: SGD(p, lr=1e-6)  # noqa: E731
-    found = walk(function, maker, steps=4000, start=still, noise=3.0, seed=1)
-    assert torch.equal(walk(function, maker, steps=4000, start=still, noise=3.0, seed=1).points, found.points)
-    assert not torch.equal(walk(function, maker, steps=4000, start=still, noise=3.0, seed=2).points, found.points)
-    steps = found.points.diff(dim=0) / 1e-6
+    result = walk(function, maker, steps=4000, start=still, noise=3.0, seed=1)
+    assert torch.equal(walk(function, maker, steps=4000, start=still, noise=3.0, seed=1).points, result.points)
+    assert not torch.equal(walk(function, maker, steps=4000, start=still, noise=3.0, seed=2).points, result.points)
+    steps = result.points.diff(dim=0) / 1e-6
     assert steps.std(dim=0).tolist() == pytest.approx([3.0, 3.0], rel=0.05)
     assert abs(torch.corrcoef(steps.T)[0, 1].item()) < 0.06
     assert walk(function, maker, steps=5, start=still).points.unique(dim=0).shape == (1, 2)
@@ -110,17 +110,17 @@ def test_a_walk_that_leaves_the_domain_has_diverged_even_if_it_comes_back() -> N
             with torch.no_grad():
                 point.copy_(torch.tensor([-1.0 if float(point) == 3.0 else float(point) + 1]))
 
-    found = walk(FUNCTIONS["f1"], lambda p: Jumps(p, lr=1.0), steps=6, start=[1.0])
-    assert found.diverged
-    assert found.finite == 3
-    assert found.points[:3].flatten().tolist() == [1.0, 2.0, 3.0]
-    assert found.points[3:].isnan().all()
-    assert found.values[3:].isnan().all()
-    measures = measure(found)
+    result = walk(FUNCTIONS["f1"], lambda p: Jumps(p, lr=1.0), steps=6, start=[1.0])
+    assert result.diverged
+    assert result.finite == 3
+    assert result.points[:3].flatten().tolist() == [1.0, 2.0, 3.0]
+    assert result.points[3:].isnan().all()
+    assert result.values[3:].isnan().all()
+    measures = measure(result)
     assert measures.diverged
     assert measures.end == (3.0,)
     assert measures.value == FUNCTIONS["f1"].f(torch.tensor([3.0], dtype=torch.float64)).item()
-    assert where_it_ends(found) is None
+    assert where_it_ends(result) is None
 
 
 @pytest.mark.parametrize(
@@ -174,11 +174,11 @@ def test_covered_counts_no_zigzag_no_return_and_nothing_outside() -> None:
     straight, zigzag = (path("cardioid", *around(0.3, 600, wobble)) for wobble in (0.0, 0.004))
     assert arc_length(zigzag.points) > 3 * arc_length(straight.points)
     assert covered(zigzag) == pytest.approx(8 * 0.3, abs=0.02)
-    there = around(0.2, 100)
-    assert covered(path("cardioid", *there, *there[::-1])) == pytest.approx(8 * 0.2, abs=0.01)
+    way = around(0.2, 100)
+    assert covered(path("cardioid", *way, *way[::-1])) == pytest.approx(8 * 0.2, abs=0.01)
     outside = [(0.5, 1.0), (-3.0, 0.0), (0.0, -3.0)]
     assert covered(path("cardioid", *outside)) == 0.0
-    assert covered(path("cardioid", *outside, *there, (0.0, -3.0))) == pytest.approx(8 * 0.2, abs=0.01)
+    assert covered(path("cardioid", *outside, *way, (0.0, -3.0))) == pytest.approx(8 * 0.2, abs=0.01)
 
 
 def test_covered_on_rosenbrock_and_where_no_floor_is_known() -> None:
@@ -191,8 +191,8 @@ def test_covered_on_rosenbrock_and_where_no_floor_is_known() -> None:
 
 
 def test_lowest_is_the_first_of_the_lowest() -> None:
-    found = path("rosenbrock", (-1.2, 1.0), (0.9, 0.81), (1.0, 1.1), (0.9, 0.81))
-    value, point = lowest(found)
+    result = path("rosenbrock", (-1.2, 1.0), (0.9, 0.81), (1.0, 1.1), (0.9, 0.81))
+    value, point = lowest(result)
     assert value == pytest.approx(0.01)
     assert point == (0.9, 0.81)
 
@@ -219,13 +219,13 @@ def test_lowest_is_the_first_of_the_lowest() -> None:
     ],
 )
 def test_minima(name: str, points: list[Any], visited: int, passed: int | None, end: float | None) -> None:
-    found = path(name, *points)
-    assert len(minima_visited(found)) == visited
-    ends = where_it_ends(found)
+    result = path(name, *points)
+    assert len(minima_visited(result)) == visited
+    ends = where_it_ends(result)
     if passed is not None:
-        assert len(minima_passed(found)) == passed
+        assert len(minima_passed(result)) == passed
         assert (None if ends is None else ends[0]) == (None if end is None else pytest.approx(end, abs=1e-3))
-        assert ends not in minima_passed(found)
+        assert ends not in minima_passed(result)
 
 
 def test_before_the_first_and_after_the_last_minimum() -> None:
@@ -238,23 +238,23 @@ def test_before_the_first_and_after_the_last_minimum() -> None:
 
 
 def test_the_radius_is_the_caller_s() -> None:
-    found = path("himmelblau", (3.3, 2.0))
-    assert len(minima_visited(found, 0.4)) == 1
-    assert where_it_ends(found, 0.4) == (3.0, 2.0)
-    assert minima_passed(found, 0.4) == ()
-    assert measure(found, 0.4).visited == 1
-    assert measure(found).visited == 0
+    result = path("himmelblau", (3.3, 2.0))
+    assert len(minima_visited(result, 0.4)) == 1
+    assert where_it_ends(result, 0.4) == (3.0, 2.0)
+    assert minima_passed(result, 0.4) == ()
+    assert measure(result, 0.4).visited == 1
+    assert measure(result).visited == 0
     assert len(minima_visited(path("f2", (0.95,), (0.63,)), 0.4)) == 1
 
 
 def test_measure_is_its_parts() -> None:
-    found = walk(FUNCTIONS["cardioid"], lambda p: SGD(p, lr=1e-3, momentum=0.9), steps=300)
-    measures = measure(found)
-    assert measures.arc == arc_length(found.points, found.function.inside(found.points)) > 0
-    assert measures.floor == covered(found)
-    assert (measures.lowest, measures.value) == (lowest(found)[0], found.values[-1].item())
-    assert measures.end == tuple(found.points[-1].tolist())
-    assert (measures.visited, measures.passed) == (len(minima_visited(found)), len(minima_passed(found)))
+    result = walk(FUNCTIONS["cardioid"], lambda p: SGD(p, lr=1e-3, momentum=0.9), steps=300)
+    measures = measure(result)
+    assert measures.arc == arc_length(result.points, result.function.inside(result.points)) > 0
+    assert measures.floor == covered(result)
+    assert (measures.lowest, measures.value) == (lowest(result)[0], result.values[-1].item())
+    assert measures.end == tuple(result.points[-1].tolist())
+    assert (measures.visited, measures.passed) == (len(minima_visited(result)), len(minima_passed(result)))
     assert measure(path("f2", (0.95,))).arc is None
 
 
@@ -262,14 +262,14 @@ def test_measure_is_its_parts() -> None:
 def test_equal_memory_is_the_mean_age_of_the_weights(momentum: float, alpha: float, beta1: float) -> None:
     def weights(optimizer_momentum: float, strength: float, lr: float) -> Tensor:
         """Response of the updates to an impulse, a gradient at step 1 alone."""
-        zero, m, found = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), []
+        zero, m, result = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), []
         memory: reference.TwoBuffer | reference.OneBuffer = reference.TwoBuffer(zero, zero)
         for step in range(6000):
             g = torch.tensor(1.0 if step == 0 else 0.0, dtype=torch.float64)
             adapted, memory = reference.explore(g, memory, strength, beta1)
             m = optimizer_momentum * m + adapted
-            found.append(lr * m)
-        return torch.stack(found)
+            result.append(lr * m)
+        return torch.stack(result)
 
     longer = equal_memory(momentum, alpha)
     ours, control = weights(momentum, alpha, 1.0), weights(longer, 0.0, (1 - longer) / (1 - momentum))
@@ -291,22 +291,22 @@ def test_walkers_have_the_settings_asked_for(family: str, classes: Any, plain: A
     alpha = adapted.get("alpha", adapted.get("explore_alpha"))
     alpha = max(alpha, -19.0)  # |alpha| (1 - 0.95) < 1
     options = {"alpha": alpha, "beta1": 0.95, "momentum": 0.8, "beta2": 0.97}
-    found = walkers(family, 0.02, **options)
-    assert [walker.role for walker in found] == ["plain", "adapted", "control"]
-    assert [walker.name for walker in found[:2]] == [FAMILIES[family].plain, FAMILIES[family].adapted]
+    result = walkers(family, 0.02, **options)
+    assert [walker.role for walker in result] == ["plain", "adapted", "control"]
+    assert [walker.name for walker in result[:2]] == [FAMILIES[family].plain, FAMILIES[family].adapted]
     longer = (4 - alpha) / (5 - alpha)
-    assert [walker.momentum for walker in found] == [0.8, 0.8, pytest.approx(longer)]
-    built = [walker.make([torch.nn.Parameter(torch.ones(2))]) for walker in found]
+    assert [walker.momentum for walker in result] == [0.8, 0.8, pytest.approx(longer)]
+    built = [walker.make([torch.nn.Parameter(torch.ones(2))]) for walker in result]
     assert [type(optimizer) for optimizer in built] == [classes[0], classes[1], classes[0]]
     adapted = {name: alpha if name.endswith("alpha") else value for name, value in adapted.items()}
     groups = [optimizer.param_groups[0] for optimizer in built]
-    for group, walker, expected in zip(groups, found, (plain, adapted, {}), strict=True):
+    for group, walker, expected in zip(groups, result, (plain, adapted, {}), strict=True):
         assert {name: group[name] for name in expected} == expected
         assert group["lr"] == walker.lr
         assert group["weight_decay"] == 0
         assert group.get("layer_adaptation", True)
     lr = 0.02 * (1 - longer) / 0.2 if family == "sgd" else 0.02
-    assert [walker.lr for walker in found] == [0.02, 0.02, pytest.approx(lr)]
+    assert [walker.lr for walker in result] == [0.02, 0.02, pytest.approx(lr)]
     first = groups[2]["momentum"] if family == "sgd" else groups[2]["betas"][0]
     assert first == pytest.approx(longer)
 
