@@ -34,6 +34,7 @@ class ALTO(Layerwise):
 
     Every option may be set per parameter group. Parameters may be sharded (FSDP2, tensor parallelism, both): layers
     keep their norms, added up over the ranks in one all-reduce per mesh and step, two with ``max_grad_norm``.
+    :meth:`trust_ratios` returns the ratios of the last step.
 
     Args:
         params: parameters, named parameters or parameter groups; :func:`valleys.param_groups` makes good ones.

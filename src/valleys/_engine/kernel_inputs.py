@@ -10,10 +10,11 @@ from torch import Tensor
 
 from valleys._engine.block_memory import Part, Pattern, parts
 from valleys._engine.dtensor import aligned, first_index, is_sharded, local, random_place, wrapped_like
-from valleys._engine.layer_norms import Place, Pool
+from valleys._engine.layer_norms import Place, Pool, layer_sums
 from valleys._engine.state import ROUNDING_STEP
-from valleys.kernels import Needs, Rule, Tensors
+from valleys.kernels import Needs, Rule, Tensors, wide_dtype
 from valleys.kernels.choice import Backend, select
+from valleys.kernels.foreach import Piece, coefficients, direction
 from valleys.kernels.layout import Layout, is_lazy, is_plain, layout, materialized, ordered, put_back
 from valleys.kernels.rounding import keys
 
@@ -179,6 +180,28 @@ def buckets(rows: Sequence[Row], rule: Rule, group: dict[str, Any], explores: bo
 def real(tensor: Tensor) -> Tensor:
     """A complex tensor as pairs of real numbers, which is how torch.optim treats them."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def update_sums(param: Tensor, value: Tensor, state: dict[str, Any], rule: Rule, blocks: tuple[Pattern, ...]) -> Tensor:
+    """Sums of each layer of ``param``, or of this rank's shard, as ``ratio.step_lengths`` takes them.
+
+    Args:
+        param: a parameter after a step.
+        value: its value, from which the update is made again.
+        state: its states.
+        rule: the group's options.
+        blocks: the parameter's patterns.
+    """
+    theta, m, v = (real(materialized(local(x)).detach()) for x in (value, state["exp_avg"], state["exp_avg_sq"]))
+    theta = theta.to(m.device, wide_dtype(theta.dtype))
+    tensors = Tensors([theta], [], None, [m], [v], [state["step"]], [], [])
+    (r,) = direction(Piece(*tensors[:5], None), [theta], coefficients(tensors, rule, None, None, [0]))
+    first = first_index(param) if blocks else ()
+    sums = [layer_sums(theta, blocks, first), layer_sums(r, blocks, first)]
+    if param.grad is None:
+        return torch.stack([*sums, torch.ones_like(sums[0])])
+    grad = real(materialized(local(aligned(param.grad, param))))
+    return torch.stack([*sums, layer_sums((grad != 0).float(), blocks, first)])
 
 
 def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) -> Bucket:

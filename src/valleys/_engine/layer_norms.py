@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from valleys._engine.block_memory import layer_count, patterns
+from valleys._engine.block_memory import Pattern, layer_count, patterns
 from valleys._engine.dtensor import add_up, fail_unless, is_sharded, is_uninitialized, mesh_dims
 from valleys.kernels.constants import constant
 from valleys.kernels.ratio import sum_dtype
@@ -165,6 +165,40 @@ class Pools:
 
     def _all(self) -> list[Pool]:
         return [*self._meshes.values(), *self._devices.values()]
+
+
+def layer_sums(values: Tensor, blocks: tuple[Pattern, ...], first: Sequence[int]) -> Tensor:
+    """Add up the squares of a tensor, or of a shard that starts at ``first``, over each layer of its parameter.
+
+    Returns:
+        (layers,), numbered as by :func:`valleys._engine.block_memory.parts`.
+    """
+    dims = sorted(pattern.dim for pattern in blocks)
+    rest = [dim for dim in range(values.dim()) if dim not in dims]
+    dtype = sum_dtype(values.device)
+    norms = torch.linalg.vector_norm(values, dim=rest, dtype=dtype) if rest else values.to(dtype)
+    sums = norms.square()
+    for dim, sizes in blocks:
+        axis, device = dims.index(dim), values.device
+        layers = torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device))
+        index = layers[torch.arange(first[dim], first[dim] + values.shape[dim], device=device) % len(layers)]
+        shape = [*sums.shape[:axis], len(sizes), *sums.shape[axis + 1 :]]
+        sums = torch.zeros(shape, dtype=dtype, device=device).index_add_(axis, index, sums)
+    return sums.permute([dims.index(pattern.dim) for pattern in blocks]).reshape(-1)
+
+
+def over_ranks(sums: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+    """Add up over the ranks the sums (rows, layers) of each parameter that is sharded; one all-reduce per mesh."""
+    meshes: dict[Any, list[Tensor]] = {}
+    for param in sums:
+        if is_sharded(param):
+            meshes.setdefault((param.device_mesh, mesh_dims(param)), []).append(param)  # type: ignore[attr-defined]
+    totals = dict(sums)
+    for (mesh, dims), params in meshes.items():
+        counts = [sums[param].shape[1] for param in params]
+        total = add_up(torch.cat([sums[param] for param in params], dim=1), mesh, dims)
+        totals.update(zip(params, total.split(counts, dim=1), strict=True))
+    return totals
 
 
 def _total(values: list[Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 
 from valleys import reference
 from valleys._engine.amp import Gradients, Scale, advance, factors, square_sum
-from valleys._engine.block_memory import patterns
+from valleys._engine.block_memory import Pattern, patterns
 from valleys._engine.checkpoint.checks import Kind, check_saved
 from valleys._engine.checkpoint.dcp_probe import is_probe
 from valleys._engine.checkpoint.other_optimizers import is_without_e, moments_of
-from valleys._engine.dtensor import is_sharded, is_uninitialized, local, refuse_flat
+from valleys._engine.dtensor import is_sharded, is_uninitialized, local, placements, refuse_flat
 from valleys._engine.explore_buffer import BUFFER
-from valleys._engine.kernel_inputs import Bucket, Row, buckets
-from valleys._engine.layer_norms import Pools
+from valleys._engine.kernel_inputs import Bucket, Row, buckets, update_sums
+from valleys._engine.layer_norms import Pools, over_ranks
 from valleys._engine.options import check_group, check_parameters, check_sharded, rule_of
 from valleys._engine.state import (
     CPU,
@@ -184,6 +184,70 @@ class Layerwise(Optimizer):
             return incoming
 
         load_keeping_dtype(self, super().load_state_dict, state_dict, tuple(self._kinds), check)
+
+    @torch.no_grad()
+    def trust_ratios(self, parameters: Mapping[Tensor, Tensor] | None = None) -> dict[Tensor, Tensor]:
+        r"""Return the trust ratio of each layer, for the moments that the last step left and the present options.
+
+        .. math::
+            \frac{\phi(|\theta|)}{|r| + \epsilon_2 \phi(|\theta|)}, \qquad
+            r = \frac{m / (1-\beta_2^k)}{\sqrt{v / (1-\beta_3^k)} + \epsilon_1} + \lambda \theta
+
+        with ``trust_clip`` and the exceptions of the update. The one for gradients that are exactly zero needs the
+        gradients of the last step: ``.grad``. A parameter without one counts as one whose gradient was not zero.
+
+        Args:
+            parameters: values for theta, by parameter. Those from before the last step give exactly the ratios that
+                the step used. Default: None, the present values; also those of a parameter that is not in it.
+
+        Returns:
+            By parameter, float64 where the device has it: a 0-dimensional tensor, or with ``blocks`` one of shape
+            (layers,). Parameters that never made a step, or have no ratio, are left out. Of sharded parameters all
+            ranks must ask together, and get the same.
+
+        Raises:
+            ValueError: ``parameters`` has a key that is no parameter of the optimizer, or a value of another shape.
+
+        Example:
+            >>> import torch, valleys
+            >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
+            >>> optimizer = valleys.Lamb([weight], lr=0.1, weight_decay=0.0)
+            >>> before, weight.grad = weight.detach().clone(), torch.tensor([[1.0, -1.0]])
+            >>> optimizer.step()
+            >>> round(optimizer.trust_ratios({weight: before})[weight].item(), 4)  # |weight| / |r| = 5 / sqrt(2)
+            3.5355
+        """
+        values = parameters or {}
+        rules: dict[Tensor, tuple[Rule, tuple[Pattern, ...]]] = {}
+        sums: dict[Tensor, Tensor] = {}
+        self._check_values(values)
+        for group in self.param_groups:
+            for param in group["params"]:
+                state = self.state.get(param, {})
+                # A step that skip_nonfinite left out may have been the first: there are moments then, and no step.
+                if group["layer_adaptation"] and "exp_avg" in state and state["step"].item() > 0:
+                    rule, blocks = rules[param] = rule_of(group), patterns(group["blocks"], param.shape)
+                    sums[param] = update_sums(param, values.get(param, param), state, rule, blocks)
+        ratios = {p: step_lengths(total, rules[p][0]._replace(lr=1.0)) for p, total in over_ranks(sums).items()}
+        return {param: ratio if rules[param][1] else ratio.squeeze(0) for param, ratio in ratios.items()}
+
+    def _check_values(self, values: Mapping[Tensor, Tensor]) -> None:
+        own = {param for group in self.param_groups for param in group["params"]}
+        for param, value in values.items():
+            if param not in own:
+                raise ValueError(
+                    f"parameters: a tensor of shape {tuple(param.shape)} is not one of this optimizer; leave it out"
+                )
+            if value.shape != param.shape:
+                raise ValueError(
+                    f"parameters: the value of a parameter of shape {tuple(param.shape)} has the shape "
+                    f"{tuple(value.shape)}; give a copy that was made before the step"
+                )
+            if placements(value) != placements(param):
+                raise ValueError(
+                    f"parameters: the value of a parameter of shape {tuple(param.shape)} is placed as "
+                    f"{placements(value)} and the parameter as {placements(param)}; give a clone of the parameter"
+                )
 
     @property
     def _kinds(self) -> dict[str, Kind]:

@@ -135,7 +135,7 @@ def first_pass(piece: Piece, c: Coefficients) -> list[Tensor]:
     _store(piece.exp_avgs, m, piece.noise, "exp_avg", c.skip)
     _store(piece.exp_avg_sqs, v, piece.noise, "exp_avg_sq", c.skip)
 
-    return _update(piece, _wide(piece.params, dtype), c)
+    return direction(piece, _wide(piece.params, dtype), c)
 
 
 def measure(piece: Piece, update: list[Tensor]) -> Tensor:
@@ -150,7 +150,7 @@ def second_pass(piece: Piece, c: Coefficients, factors: Tensor | float, update: 
     """theta -= factor * r; ``update`` is r, or None to compute it again."""
     params = _changeable(piece.params, wide_dtype(piece.params[0].dtype), c.skip)
     if update is None:
-        update = _update(piece, params, c)
+        update = direction(piece, params, c)
     if isinstance(factors, Tensor):
         torch._foreach_mul_(update, list((-factors).to(update[0].dtype).expand(len(update)).unbind()))
     else:
@@ -259,7 +259,7 @@ def _first_passes(pieces: list[Piece], c: Coefficients, measured: bool) -> tuple
     return torch.stack(sums).sum(0) if measured else None, single
 
 
-def _update(piece: Piece, params: list[Tensor], c: Coefficients) -> list[Tensor]:
+def direction(piece: Piece, params: list[Tensor], c: Coefficients) -> list[Tensor]:
     """r from the moments as they are stored, so that both passes get the same."""
     dtype = params[0].dtype
     m, v = _wide(piece.exp_avgs, dtype), _wide(piece.exp_avg_sqs, dtype)
