@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from valleys.palette import COLORS, VERMILION
 from valleys.paper.theory.checks import Floats, decay
 from valleys.paper.theory.stability import largest_stable_lr, spectral_radius
 
@@ -14,8 +15,6 @@ __all__ = ["limit_figure", "region_figure", "steps_figure"]
 
 # (beta1, beta2): the paper's for large batches; no momentum; a short memory.
 _PAIRS = ((0.99, 0.9), (0.99, 0.0), (0.5, 0.9))
-# Okabe and Ito's, which colour-blind readers can tell apart.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def region_figure(pairs: Sequence[tuple[float, float]] = _PAIRS, *, points: int = 160) -> Any:
@@ -35,7 +34,7 @@ def region_figure(pairs: Sequence[tuple[float, float]] = _PAIRS, *, points: int 
         fine = np.linspace(-1.4, 1.4, 2001)
         axes.plot(largest_stable_lr(fine / (1 - beta1), beta1, beta2), fine, color="black", linewidth=1.5)
         for bound in (-1, 1):
-            axes.axhline(bound, color="#D55E00", linestyle="--", linewidth=1)
+            axes.axhline(bound, color=VERMILION, linestyle="--", linewidth=1)
         axes.set_xscale("log")
         axes.set_xlim(x[0], x[-1])
         axes.set_title(f"beta1 = {beta1:g}, beta2 = {beta2:g}", fontsize=10)
@@ -56,7 +55,7 @@ def limit_figure(pairs: Sequence[tuple[float, float]] = (*_PAIRS, (0.9, 0.9))) -
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes: Any = figure.subplots()
     c = np.linspace(-1.4, 1.4, 4001)
-    for color, (beta1, beta2) in zip(_COLORS, pairs, strict=False):
+    for color, (beta1, beta2) in zip(COLORS, pairs, strict=False):
         decay("beta1", beta1)
         decay("beta2", beta2)
         limit = largest_stable_lr(c / (1 - beta1), beta1, beta2)
@@ -93,7 +92,7 @@ def steps_figure(batches: Sequence[float], panels: Mapping[str, Mapping[str, Seq
     names: dict[str, Any] = {}
     for axes, (title, lines) in zip(grid, panels.items(), strict=True):
         for name, steps in lines.items():
-            color = _COLORS[list(names).index(name) % len(_COLORS) if name in names else len(names) % len(_COLORS)]
+            color = COLORS[(list(names).index(name) if name in names else len(names)) % len(COLORS)]
             values: Floats = np.asarray(steps, dtype=np.float64)
             (names[name],) = axes.plot(
                 batches, values, marker="o", markersize=4, linewidth=1.3, color=color, label=name

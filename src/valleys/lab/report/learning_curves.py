@@ -11,13 +11,9 @@ from typing import Any
 
 from valleys.lab.atomic_write import write_whole
 from valleys.lab.record import Record
+from valleys.palette import COLORS, DASHES
 
 __all__ = ["band", "draw"]
-
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; the lightest yellow left out."""
-
-DASHES = ("-", "--", "-.", ":")
 
 
 def draw(

@@ -12,19 +12,17 @@ from torch import Tensor
 
 from valleys.landscape.slices.interpolation import Path1D
 from valleys.landscape.slices.slices import Slice
+from valleys.palette import COLORS, DASHES, MARKERS, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["contour", "plot_1d", "surface"]
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart; the lightest yellow left out."""
-
 _MAP = "viridis"
 _MISSING = "#d9d9d9"
-_DECADES = 6
-"""Below the largest value that a logarithmic scale shows; the rest has the colour of its lower end."""
+_DECADES = 6  # of a logarithmic scale below the largest value; the rest has the colour of its lower end
+_ENDS = (("o", "#ffffff", 7, 0, "start"), ("*", VERMILION, 13, -1, "end"))  # marker, colour, size, index, name
 
 
 def plot_1d(
@@ -76,18 +74,27 @@ def plot_1d(
     seen: list[float] = []
     for number, (name, curve) in enumerate(named.items()):
         color = COLORS[number % len(COLORS)]
+        look: dict[str, Any] = {
+            "color": color,
+            "linestyle": DASHES[number % len(DASHES)],
+            "linewidth": 2,
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 3,
+        }
         if isinstance(curve, Slice):
             x, losses, label = curve.x, curve.values, name
         else:
             x, losses = curve.t, curve.losses
             label = f"{name} (barrier {curve.barrier:.3g})" if name else f"barrier {curve.barrier:.3g}"
-        panels[0].plot(x, losses, color=color, linewidth=2, marker="o", markersize=3, label=_text(label) or None)
+        panels[0].plot(x, losses, label=_text(label) or None, **look)
         if isinstance(curve, Path1D):
-            panels[0].plot(x, losses - curve.excess, color=color, linestyle=":", label="_line between the ends")
+            panels[0].plot(
+                x, losses - curve.excess, color=color, linestyle=":", linewidth=1, label="_line between the ends"
+            )
         _mark_missing(panels[0], x, losses, color)
         seen += losses[losses.isfinite()].tolist()
         if metric is not None:
-            panels[1].plot(x, curve.metric, color=color, linewidth=2, marker="o", markersize=3)
+            panels[1].plot(x, curve.metric, **look)
     if _logarithmic(seen):
         panels[0].set_yscale("log")
     panels[0].set_ylabel("loss")
@@ -250,10 +257,6 @@ def surface(
     axes.set_zlabel(_text(metric or "loss"))
     _frame(axes, plane, xlabel, ylabel, title)
     return _written(figure, path)
-
-
-_ENDS = (("o", "#ffffff", 7, 0, "start"), ("*", "#D55E00", 13, -1, "end"))
-"""Marker, colour, size, index, name of both ends of a trajectory."""
 
 
 def _figure(size: tuple[float, float]) -> Figure:

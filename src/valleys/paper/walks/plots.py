@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from valleys import palette
 from valleys.paper.walks.functions import FUNCTIONS, Function
 from valleys.paper.walks.measures import Measures, measure
 from valleys.paper.walks.walk import Walk, walk
@@ -18,16 +19,16 @@ from valleys.paper.walks.walkers import FAMILIES, PRESETS, Walker, walkers
 __all__ = ["TrajectoryReport", "TrajectoryRow", "draw"]
 
 COLORS = {
-    "SGD": "#56B4E9",
-    "ESGD": "#0072B2",
-    "Adam": "#E69F00",
-    "EAdam": "#D55E00",
-    "LAMB": "#CC79A7",
-    "ALTO": "#009E73",
+    "SGD": palette.SKY,
+    "ESGD": palette.BLUE,
+    "Adam": palette.ORANGE,
+    "EAdam": palette.VERMILION,
+    "LAMB": palette.PURPLE,
+    "ALTO": palette.GREEN,
 }
-"""Each optimizer's colour in every picture: Okabe and Ito's palette, which colour-blind readers can tell apart."""
+"""Each optimizer's colour in every picture."""
 
-_CONTROL = "#000000"
+_CONTROL = palette.BLACK
 _VALLEY = ("#FFF3B0", "#B59B00")  # fill and edge
 
 _STYLES: Mapping[str, Any] = {
@@ -326,10 +327,10 @@ def _shrink(path: Path) -> None:
         parts = [round(255 * part) for part in to_rgb(color)]
         shades += [(*[round(part + (255 - part) * k / 9) for part in parts],) for k in range(9)]  # type: ignore[misc]
         shades += [(*[round(part * k / 9) for part in parts],) for k in range(1, 9)]  # type: ignore[misc]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([part for shade in shades[:256] for part in shade])
+    colors = Image.new("P", (1, 1))
+    colors.putpalette([part for shade in shades[:256] for part in shade])
     with Image.open(path) as image:
-        small = image.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
+        small = image.convert("RGB").quantize(palette=colors, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
+from valleys import palette
 from valleys.lab.report.html.scales import Scale, words
 
 __all__ = [
@@ -36,7 +37,7 @@ __all__ = [
 TOP, BOTTOM, RIGHT = 28.0, 46.0, 14.0
 """Margins of a chart: for the upper title, for the labels below, and a little."""
 
-COLORS, DASHES, MARKERS = 7, 4, 6
+COLORS, DASHES, MARKERS = len(palette.COLORS), len(palette.DASHES), len(palette.MARKERS)
 """How many of each the style sheet has; each pair of the first two is met before one comes again."""
 
 
