@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -171,6 +172,32 @@ def test_there_is_no_trust_ratio_where_no_parameter_has_one() -> None:
     recorder = record(plain, every=1)
     plain.step()
     assert {line["trust_ratio"] for line in recorder.layers} == {None}
+
+
+def test_a_ratio_per_block_is_none_of_the_parameter() -> None:
+    model = nn.Linear(6, 4)
+    optimizer = valleys.ALTO(
+        [{"params": [model.weight], "blocks": valleys.blocks.stacked(2)}, {"params": [model.bias]}]
+    )
+    recorder = record(optimizer, model, every=1)
+    model(torch.ones(2, 6)).sum().backward()
+    optimizer.step()
+    assert optimizer.trust_ratios()[model.weight].shape == (2,)
+    assert [line["trust_ratio"] is None for line in recorder.layers] == [True, False]
+
+
+def test_the_ratio_of_any_optimizer_that_has_some_is_recorded() -> None:
+    class Ratios(torch.optim.SGD):
+        def trust_ratios(self, parameters: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+            return {p: before.norm() for p, before in parameters.items() if p.dim() > 1}
+
+    model = nn.Linear(2, 3, dtype=torch.complex64)
+    lengths = [model.weight.detach().norm().item(), None]
+    optimizer = Ratios(model.parameters(), lr=0.1)
+    recorder = record(optimizer, every=1)
+    model(torch.ones(2, 2, dtype=torch.complex64)).abs().sum().backward()
+    optimizer.step()
+    assert [line["trust_ratio"] for line in recorder.layers] == pytest.approx(lengths)
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW fused", "ALTO", "adapt(AdamW)", "adapt in place"])

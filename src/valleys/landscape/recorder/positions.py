@@ -1,7 +1,8 @@
-"""Where the parameters were: at the start, some steps ago, along the path; whole, or projected to a few numbers."""
+"""Positions of the parameters: at the start, some steps ago, along the path; whole, or projected to a few numbers."""
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 from valleys.landscape.recorder.projection import Projection
 from valleys.landscape.recorder.sums import square_sums, wide
 
-__all__ = ["Path", "Positions"]
+__all__ = ["Path"]
 
 Position = list[Tensor]
 
@@ -61,14 +62,7 @@ class Path(NamedTuple):
 
 
 class Positions:
-    """The positions a recorder compares with, and the distances to them.
-
-    Args:
-        every: steps from one record to the next.
-        window: steps from the position that a record looks back to.
-        projection: None keeps positions whole.
-        limit: at most so many positions of the path; None keeps none.
-    """
+    """The positions a recorder compares with, whole or projected, and a path of ``limit`` of them at most."""
 
     def __init__(self, every: int, window: int, projection: Projection | None, limit: int | None) -> None:
         self.every, self.window, self.projection, self.limit = every, window, projection, limit
@@ -79,7 +73,7 @@ class Positions:
         self._stride, self._offered = 1, 0
 
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Begins with parameters, or goes on with more: those count as having been here from the start."""
+        """Begin with parameters, or go on with more: those count as having been here from the start."""
         here = self._snapshot(tensors, self._count)
         if self._count == 0:
             self.start = here
@@ -98,10 +92,9 @@ class Positions:
         self._count += len(tensors)
 
     def record(self, step: int, tensors: Sequence[Tensor]) -> tuple[list[str], Tensor]:
-        """Distances of the parameters to the start and, if the window is full, to where they were a window ago.
+        """Return names and rows of square distances to the start and, if the window is full, to a window ago.
 
-        Returns:
-            Names, and square distances in a row for each: one column per tensor, or one in all if projected.
+        A row has one column per tensor, or one in all if projected.
         """
         here = list(tensors) if self.projection is None else self._snapshot(tensors, 0)
         names, rows = ["drift"], [square_sums(here, self.start)]
@@ -112,24 +105,24 @@ class Positions:
         return names, torch.stack(rows)
 
     def due(self, step: int) -> bool:
-        """Whether a record will look back to this step."""
+        """Return True if a record will look back to this step."""
         return (step + self.window) % self.every == 0
 
     def keep(self, step: int, tensors: Sequence[Tensor]) -> None:
-        """Keeps the position, which is due, until then."""
+        """Keep the position, which is due, until then."""
         self._recent.append((step, self._snapshot(tensors, 0)))
 
     def path(self) -> Path:
-        """The positions kept along the path."""
+        """Return the positions kept along the path."""
         return Path([step for step, _ in self._path], torch.stack([point for _, point in self._path]))
 
     def tensors(self) -> list[Tensor]:
-        """All that is held, each once."""
-        held = [*self.start, *(x for _, position in self._recent for x in position), *(x for _, x in self._path)]
-        return list({id(x): x for x in held}.values())
+        """Return all tensors kept, each once."""
+        tensors = [*self.start, *(x for _, position in self._recent for x in position), *(x for _, x in self._path)]
+        return list({id(x): x for x in tensors}.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """For :meth:`load_state_dict`; the tensors are never written to again."""
+        """Return plain data and tensors, which are never written to again."""
         return {
             "start": list(self.start),
             "recent": [[step, list(position)] for step, position in self._recent],
@@ -139,11 +132,7 @@ class Positions:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state, on the devices of the present one.
-
-        Raises:
-            ValueError: other shapes.
-        """
+        """Go on from a saved state, on the devices of the present one."""
         shapes, saved = [x.shape for x in self.start], [x.shape for x in state["start"]]
         if shapes != saved:
             raise ValueError(
@@ -180,9 +169,7 @@ class Positions:
 
 
 def _flat(position: Position) -> Tensor:
-    """All in one new vector."""
+    """Return all tensors in one new vector."""
     parts = [wide(x).reshape(-1) for x in position]
-    dtype = parts[0].dtype
-    for part in parts:
-        dtype = torch.promote_types(dtype, part.dtype)
+    dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts))
     return torch.cat([part.to(parts[0].device, dtype) for part in parts])

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from valleys.kernels.ratio import sum_dtype
 from valleys.kernels.rounding import mix, mix_tensor, salt, signed
+from valleys.landscape.recorder.sums import sum_dtype
 
 __all__ = ["Projection"]
 
-RUN = 32
-"""Neighbouring elements that share a hash: a word of 32 bits has a sign for each."""
-
+_RUN = 32  # neighbouring elements that share a hash: a word of 32 bits has a sign for each
 _CHUNK = 2**12  # runs that are worked on at a time: 1 MiB in float64; smaller ones pay more for calls than for sums
 
 
@@ -55,8 +53,8 @@ class Projection:
     """
 
     def __init__(self, dimension: int = 4096, seed: int = 0) -> None:
-        if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < RUN:
-            raise ValueError(f"dimension {dimension!r}: choose an integer of at least {RUN}; 4096 errs by 1 %")
+        if isinstance(dimension, bool) or not isinstance(dimension, int) or dimension < _RUN:
+            raise ValueError(f"dimension {dimension!r}: choose an integer of at least {_RUN}; 4096 errs by 1 %")
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise ValueError(f"seed {seed!r}: choose an integer from 0 to 2^32 - 1")
         self.dimension = dimension
@@ -83,33 +81,33 @@ class Projection:
         grids: dict[torch.device, Tensor] = {}
         for number, tensor in enumerate(tensors, first):
             if tensor.device not in grids:
-                shape, dtype = (self.dimension, RUN), sum_dtype(tensor.device)
+                shape, dtype = (self.dimension, _RUN), sum_dtype(tensor.device)
                 grids[tensor.device] = torch.zeros(shape, dtype=dtype, device=tensor.device)
             self._add(grids[tensor.device], tensor.detach().reshape(-1), number)
         for grid in grids.values():
             # A run that begins at b has its element p at b + p.
             begins = torch.arange(self.dimension, device=grid.device)[:, None]
-            places = (begins - torch.arange(RUN, device=grid.device)) % self.dimension
+            places = (begins - torch.arange(_RUN, device=grid.device)) % self.dimension
             total += grid.gather(0, places).sum(1).to(home, total.dtype)
         return total
 
     def _add(self, grid: Tensor, flat: Tensor, number: int) -> None:
         """Adds a tensor's runs, signed, to the rows of ``grid`` in which they begin."""
         own = salt(self.seed, number)
-        runs = -(-flat.numel() // RUN)
+        runs = -(-flat.numel() // _RUN)
         for begin in range(0, runs, _CHUNK):
             end = min(begin + _CHUNK, runs)
-            values = flat[begin * RUN : end * RUN]
-            if values.numel() < (end - begin) * RUN:
-                values = torch.nn.functional.pad(values, (0, (end - begin) * RUN - values.numel()))
+            values = flat[begin * _RUN : end * _RUN]
+            if values.numel() < (end - begin) * _RUN:
+                values = torch.nn.functional.pad(values, (0, (end - begin) * _RUN - values.numel()))
             counter = torch.arange(begin, end, dtype=torch.int64, device=flat.device).to(torch.int32)
             # Two rounds with two keys: the streams of two tensors must not be the same one shifted.
             words = mix_tensor(mix_tensor(counter ^ signed(own)) + signed(mix(own + 1)))
             starts = mix_tensor(mix_tensor(counter ^ signed(mix(own + 2))) + signed(mix(own + 3)))
-            signs = _signs(flat.device, flat.dtype).index_select(0, _bytes(words)).view(-1, RUN)
+            signs = _signs(flat.device, flat.dtype).index_select(0, _bytes(words)).view(-1, _RUN)
             rows = (starts.to(torch.int64) & 0xFFFFFFFF) % self.dimension
             # A sign is exact in every type, so only the sum needs the wide one.
-            grid.index_add_(0, rows, signs.mul_(values.view(-1, RUN)).to(grid.dtype))
+            grid.index_add_(0, rows, signs.mul_(values.view(-1, _RUN)).to(grid.dtype))
 
 
 def _bytes(words: Tensor) -> Tensor:

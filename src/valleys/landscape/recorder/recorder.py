@@ -19,16 +19,11 @@ from valleys.landscape.recorder.projection import Projection
 from valleys.landscape.recorder.rows import COLUMNS, LAYER_COLUMNS, layer_rows, total_row
 from valleys.landscape.recorder.steps import Steps, refuse_shards
 
-__all__ = ["EXACT_LIMIT", "Path", "Recorder", "record"]
+__all__ = ["Recorder", "record"]
 
-EXACT_LIMIT = 10_000_000
-"""Parameters up to which positions are kept whole unless the user says otherwise."""
-
-DIMENSION = 4096
-"""Of the projection beyond it."""
-
-EVERY, PROJECTED_EVERY = 50, 100
-"""Steps from one row to the next unless the user says otherwise; projecting costs more than keeping."""
+EXACT_LIMIT = 10_000_000  # parameters up to which positions are kept whole by default
+_DIMENSION = 4096  # of the projection beyond it
+_EVERY, _PROJECTED_EVERY = 50, 100  # default steps from one row to the next; projecting costs more than keeping
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +109,7 @@ def record(
 
 
 class Recorder:
-    """What :func:`record` returns; its arguments are that function's."""
+    """Recorder of an optimizer's steps; its arguments are those of :func:`record`."""
 
     def __init__(
         self,
@@ -132,17 +127,14 @@ class Recorder:
         self.per_layer = per_layer
         count = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
         if projection is None:
-            projection = 0 if count <= EXACT_LIMIT else DIMENSION
+            projection = 0 if count <= EXACT_LIMIT else _DIMENSION
             if projection:
                 _log.warning(
-                    "%s parameters: positions are projected to %d numbers, so drift and window drift have a standard "
-                    "error of %.1f %%; projection=0 keeps them whole",
-                    f"{count:,}",
-                    projection,
-                    100 / math.sqrt(2 * projection),
+                    f"{count:,} parameters: positions are projected to {projection} numbers, so drift and window drift "
+                    f"have a standard error of {100 / math.sqrt(2 * projection):.1f} %; projection=0 keeps them whole"
                 )
         self.projection = Projection(projection, seed) if projection else None
-        self.every = (PROJECTED_EVERY if projection else EVERY) if every is None else every
+        self.every = (_PROJECTED_EVERY if projection else _EVERY) if every is None else every
         self._positions = Positions(self.every, window, self.projection, path)
         self._steps = Steps(optimizer, model, self.every, per_layer, self._positions)
 
@@ -153,7 +145,7 @@ class Recorder:
 
     @property
     def exact(self) -> bool:
-        """Whether positions are kept whole."""
+        """True if positions are kept whole."""
         return self.projection is None
 
     @property
@@ -281,12 +273,7 @@ def _check(optimizer: object, every: int, window: int, projection: int | None, p
     for name, value, least, remedy in (
         ("every", every, 1, "1 records every step"),
         ("window", window, 1, "10 is the paper's"),
-        (
-            "projection",
-            32 if projection is None or projection == 0 else projection,
-            32,
-            "or 0, to keep positions whole",
-        ),
+        ("projection", 32 if projection is None or projection == 0 else projection, 32, "0 keeps positions whole"),
         ("path", 2 if path is None else path, 2, "None keeps no positions"),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -1,4 +1,4 @@
-"""What a recorder has written down: sums on the device until they are asked for, then numbers."""
+"""Rows of a recorder: sums on the device until they are read, then numbers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from valleys.landscape.recorder.stages import stage
-
-__all__ = ["COLUMNS", "LAYER_COLUMNS", "Row", "layer_rows", "total_row"]
 
 COLUMNS = (
     "step",
@@ -44,19 +42,7 @@ LAYER_COLUMNS = (
     "cosine",
 )
 
-_NORMS = (
-    "drift",
-    "window_drift",
-    "parameter_norm",
-    "parameter_norm_before",
-    "update_norm",
-    "gradient_norm_before",
-    "gradient_norm",
-    "gradient_difference_norm",
-)
-"""Kept as squares, which add up over the layers."""
-
-Value = float | int | str | None
+_SQUARES = ("drift", "_norm", "_norm_before")  # endings of what is kept as squares, which add up over the layers
 
 
 class Row:
@@ -75,19 +61,13 @@ class Row:
         self._waiting: list[tuple[list[str], Tensor, bool]] = []
 
     def put(self, names: Sequence[str], sums: Tensor, layered: bool = True) -> None:
-        """Takes sums without reading them.
-
-        Args:
-            names: of the rows of ``sums``.
-            sums: a column per parameter, or one for all.
-            layered: whether a column is a parameter's.
-        """
+        """Take sums without reading them: named rows, with a column per parameter or, not ``layered``, one for all."""
         if not self.keep_layers:
             sums = sums.sum(1, keepdim=True)
         self._waiting.append((list(names), sums, layered and self.keep_layers))
 
     def fetch(self) -> None:
-        """Reads them, for which a device must catch up."""
+        """Read the sums, for which a device must catch up."""
         for names, sums, layered in self._waiting:
             here = sums.cpu().double()
             for name, values in zip(names, here, strict=True):
@@ -98,20 +78,20 @@ class Row:
         self._waiting.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """For :meth:`from_state`."""
+        """Return the row as plain data, for :meth:`from_state`."""
         self.fetch()
         return {"step": self.step, "lrs": self.lrs, "totals": dict(self.totals), "layers": dict(self.layers)}
 
     @classmethod
     def from_state(cls, state: dict[str, Any], keep_layers: bool) -> Row:
-        """A saved row again."""
+        """Return a saved row."""
         row = cls(state["step"], state["lrs"], keep_layers)
         row.totals, row.layers = dict(state["totals"]), dict(state["layers"])
         return row
 
 
 def total_row(row: Row) -> dict[str, Any]:
-    """A row's columns, over all parameters; None for what is not known (yet)."""
+    """Return a row's columns over all parameters; None for what is not known (yet)."""
     row.fetch()
     values = _values(row.totals)
     slope, inner = values.get("slope"), values.get("inner")
@@ -120,7 +100,7 @@ def total_row(row: Row) -> dict[str, Any]:
 
 
 def layer_rows(row: Row, names: Sequence[str]) -> list[dict[str, Any]]:
-    """A row's columns for each parameter."""
+    """Return a row's columns for each parameter."""
     row.fetch()
     result = []
     count = max((len(values) for values in row.layers.values()), default=0)
@@ -134,7 +114,7 @@ def layer_rows(row: Row, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _values(sums: dict[str, float]) -> dict[str, Any]:
     """From sums of squares to norms, and what follows from several of them."""
-    values: dict[str, Any] = {name: math.sqrt(x) if name in _NORMS else x for name, x in sums.items()}
+    values: dict[str, Any] = {name: math.sqrt(x) if name.endswith(_SQUARES) else x for name, x in sums.items()}
     if "inner" in values:
         # Of the three the only one that two others make without cancellation.
         values["slope"] = values["slope_before"] + values["inner"]

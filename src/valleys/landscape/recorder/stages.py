@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["PAPER", "QUANTITIES", "STAGES", "signs", "stage", "table_1", "well"]
+__all__ = ["PAPER", "STAGES", "signs", "stage", "table_1"]
 
 STAGES = ("1-2", "2-3", "3-4", "4-5")
 """Descending on the concave slope, descending in the convex bowl, ascending in it, ascending on the concave slope."""
@@ -97,20 +97,7 @@ def signs(row: Mapping[str, float | None]) -> Signs | None:
 
 
 def well(x: Tensor) -> Tensor:
-    """A minimum between two concave slopes, 1 - exp(-x^2), whose inflexions are at -0.71 and 0.71.
-
-    Args:
-        x: any shape.
-
-    Returns:
-        The same shape.
-
-    Example:
-        >>> well(torch.zeros(1))
-        tensor([0.])
-
-    Source: ours.
-    """
+    """Minimum between two concave slopes, 1 - exp(-x^2), with inflexions at -0.71 and 0.71."""
     return 1 - torch.exp(-x.square())
 
 

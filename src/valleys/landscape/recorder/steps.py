@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,28 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from valleys._engine.checkpoint.dcp_probe import is_probe
-from valleys._engine.dtensor import is_sharded
 from valleys.landscape.recorder.positions import Positions
-from valleys.landscape.recorder.ratios import trust_ratios
 from valleys.landscape.recorder.rows import Row
 from valleys.landscape.recorder.sums import plain, products, square_sums, wide
-
-__all__ = ["Steps", "refuse_shards"]
 
 _MOST_WAITING = 64  # rows that are left on the device
 
 
 class Steps:
-    """Measures every n-th step: attached by its hooks to the optimizer.
-
-    Args:
-        optimizer: whose steps.
-        model: for the parameters' names, or None.
-        every: n.
-        keep_layers: whether the rows keep each parameter's sums.
-        positions: take part in every row.
-    """
+    """Measures every n-th step, by hooks on the optimizer; a model gives the parameters' names."""
 
     def __init__(
         self, optimizer: Optimizer, model: nn.Module | None, every: int, keep_layers: bool, positions: Positions
@@ -43,7 +32,7 @@ class Steps:
         self.names: list[str] = []
         self.rows: list[Row] = []
         self.pair: tuple[Row, list[Tensor], list[Tensor]] | None = None
-        """A step whose next gradient has not come: its row, the negative update, the gradient that made it."""
+        # A step whose next gradient has not come: its row, the negative update, the gradient that made it.
         self._waiting: list[Row] = []
         self._before: tuple[list[Tensor], list[Tensor], list[bool], dict[Tensor, float]] | None = None
         self._counts = self._begun = False
@@ -54,19 +43,19 @@ class Steps:
         ]
 
     def remove(self) -> None:
-        """Takes the hooks away, and forgets a step that is not complete."""
+        """Take the hooks away, and forget a step that is not complete."""
         for handle in self._handles:
             handle.remove()
         self.pair = self._before = None
 
     def tensors(self) -> list[Tensor]:
-        """All that is held."""
+        """Return all tensors kept."""
         pair = [] if self.pair is None else [*self.pair[1], *self.pair[2]]
         before = [] if self._before is None else [*self._before[0], *self._before[1]]
         return [*pair, *before, *(values for row in self.rows for values in row.layers.values())]
 
     def state_dict(self) -> dict[str, Any]:
-        """For :meth:`load_state_dict`."""
+        """Return plain data and tensors, for :meth:`load_state_dict`."""
         pair = None if self.pair is None else [[x.clone() for x in column] for column in self.pair[1:]]
         return {
             "count": self.count,
@@ -76,7 +65,7 @@ class Steps:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state."""
+        """Go on from a saved state."""
         self.count = state["count"]
         self.rows = [Row.from_state(row, self._keep_layers) for row in state["rows"]]
         self._waiting, self._before, self.pair = [], None, None
@@ -88,7 +77,7 @@ class Steps:
             self.pair = self.rows[-1], back, gradients
 
     def _meet(self) -> None:
-        """Takes in parameters that the optimizer has got since."""
+        """Take in parameters that the optimizer has got since."""
         groups = self._optimizer.param_groups
         if sum(len(group["params"]) for group in groups) == len(self.parameters):
             return
@@ -107,9 +96,8 @@ class Steps:
 
     def _pre(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         found_inf = getattr(optimizer, "found_inf", None)
-        # The step that torch.distributed.checkpoint makes to learn a fresh optimizer's states is none either.
         skipped = found_inf is not None and float(found_inf) != 0
-        self._counts = not skipped and not (not optimizer.state and is_probe())
+        self._counts = not skipped and not _is_probe(optimizer, kwargs)
         self._begun = False
         if not self._counts:
             return None
@@ -126,7 +114,7 @@ class Steps:
         return args, {**kwargs, "closure": self._around(closure)}
 
     def _around(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The same closure, whose first evaluation is looked at: the gradient it leaves is that at theta."""
+        """Return the closure with its first evaluation recorded: the gradient it leaves is that at theta."""
         versions = [parameter._version for parameter in self.parameters]
 
         @functools.wraps(closure)
@@ -148,7 +136,7 @@ class Steps:
 
     @torch.no_grad()
     def _begin(self) -> None:
-        """Theta and its gradient are there, the step is still to come."""
+        """Record theta and its gradient, before the step."""
         self._begun = True
         gradients = self._gradients()
         if self.pair is not None:
@@ -184,13 +172,13 @@ class Steps:
 
     @torch.no_grad()
     def _end(self, old: list[Tensor], gradients: list[Tensor], present: list[bool], lrs: dict[Tensor, float]) -> None:
-        """The step is made: what is known without the next gradient."""
+        """Record, after the step, all that needs no next gradient."""
         theta = [plain(p) for p in self.parameters]
         row = Row(self.count, [lrs[p] for p in self.parameters], self._keep_layers)
         before, of_gradients = square_sums(old), square_sums(gradients)
         ratios = None
         if self._keep_layers:
-            ratios = trust_ratios(self._optimizer, self.parameters, old, before, of_gradients, present)
+            ratios = self._trust_ratios(old, present, before)
         # Old minus new, which overwrites what is not needed any more.
         back = _minus([x.to(now.device) for x, now in zip(old, theta, strict=True)], theta)
         names = ["parameter_norm", "parameter_norm_before", "update_norm", "gradient_norm_before", "slope_before"]
@@ -208,33 +196,57 @@ class Steps:
                 waiting.fetch()
             self._waiting = [row]
 
+    def _trust_ratios(self, old: list[Tensor], present: list[bool], like: Tensor) -> Tensor | None:
+        """One per parameter, in a row as ``like``; NaN for one that was not stepped or has no single ratio."""
+        if not hasattr(self._optimizer, "trust_ratios"):
+            return None
+        stepped = [(p, x) for p, x, steps in zip(self.parameters, old, present, strict=True) if steps]
+        ratios = self._optimizer.trust_ratios(
+            {p: torch.view_as_complex(x) if p.is_complex() else x for p, x in stepped}
+        )
+        single = {p: ratios[p].reshape(()).to(like) for p, _ in stepped if p in ratios and ratios[p].numel() == 1}
+        missing = like.new_full((), math.nan)
+        return torch.stack([single.get(p, missing) for p in self.parameters])
+
     def _gradients(self) -> list[Tensor]:
-        """Of the loss that is minimised, real, dense, unscaled; zeros where there is none."""
+        """Return the gradients of the minimized loss: real, dense, unscaled; zeros where there is none."""
         ascending = {p for group in self._optimizer.param_groups if group.get("maximize") for p in group["params"]}
         scale = getattr(self._optimizer, "grad_scale", None)
-        found = []
+        gradients = []
         for parameter in self.parameters:
             if parameter.grad is None:
-                found.append(torch.zeros_like(plain(parameter)))
+                gradients.append(torch.zeros_like(plain(parameter)))
                 continue
             gradient = plain(parameter.grad)
             if scale is not None:
                 gradient = wide(gradient) / scale.to(gradient.device)
-            found.append(-gradient if parameter in ascending else gradient)
-        return found
+            gradients.append(-gradient if parameter in ascending else gradient)
+        return gradients
 
 
 def _minus(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
-    """x - y, in the place of x unless half precision has no room for it."""
+    """Return x - y, in the place of x unless half precision has no room for it."""
     if all(wide(x) is x for x in xs):
         torch._foreach_sub_(xs, ys)
         return xs
     return list(torch._foreach_sub([wide(x) for x in xs], [wide(y) for y in ys]))
 
 
+def _is_probe(optimizer: Optimizer, kwargs: dict[str, Any]) -> bool:
+    """Recognize the step by which torch.distributed.checkpoint makes a fresh optimizer's states.
+
+    It passes ``closure=None`` by name, with learning rates of 0 and gradients of zeros; parameters are whole here.
+    """
+    if optimizer.state or kwargs != {"closure": None} or any(float(g.get("lr", 0)) for g in optimizer.param_groups):
+        return False
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    return all(p.grad is not None and not p.grad.any() for p in parameters)
+
+
 def refuse_shards(parameter: Tensor) -> None:
-    """Raises ValueError for a parameter of which this process holds a part."""
-    if is_sharded(parameter) or getattr(parameter, "_fsdp_flattened", False):
+    """Raise ValueError for a parameter of which this process holds a part."""
+    tensors = sys.modules.get("torch.distributed.tensor")  # whoever has a DTensor has imported it
+    if (tensors and isinstance(parameter, tensors.DTensor)) or getattr(parameter, "_fsdp_flattened", False):
         raise ValueError(
             f"optimizer: a parameter of shape {tuple(parameter.shape)} is sharded over ranks, and the norms of a shard "
             "are not those of the parameter; record a run whose parameters are whole (one process, or DDP)"

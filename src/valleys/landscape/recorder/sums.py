@@ -8,20 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from valleys.kernels.ratio import sum_dtype
-
-__all__ = ["plain", "products", "reduced", "square_sums", "wide"]
-
 # Elements per piece and per multi-tensor call. A piece is summed in its own precision, which 2^16 elements do not hurt;
 # an accelerator sums in a tree, and wants few launches.
 _CPU_SIZES, _DEVICE_SIZES = (2**16, 2**18), (2**22, 2**23)
 
-Pieces = list[Tensor]
-Owners = list[int]
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return the type in which sums are added up: float64, wherever the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """Without history, dense, and a complex tensor as pairs of real numbers; shares memory where it can."""
+    """Return a tensor without history, dense, complex numbers as pairs of real ones; shares memory where it can."""
     tensor = tensor.detach()
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
@@ -29,43 +27,30 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In float32 where it is float16 or bfloat16, else itself."""
+    """Return float16 and bfloat16 in float32, all else as it is."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def square_sums(tensors: Sequence[Tensor], minus: Sequence[Tensor] | None = None) -> Tensor:
-    """The square norm of each tensor, or of each difference.
-
-    Args:
-        tensors: real, of any floating types and devices.
-        minus: what to subtract first, of the same shapes.
-
-    Returns:
-        (number of tensors,) in float64 where the device has it, on the first tensor's device.
-    """
+    """Return the square norm of each real tensor, or of each difference, as :func:`_reduced` does."""
     if minus is None:
-        return reduced(lambda _, x: _squares(x), tensors)
-    return reduced(lambda _, x, y: _squares(torch._foreach_sub(x, y)), tensors, minus)
+        return _reduced(_squares, tensors)
+    return _reduced(lambda x, y: _squares(torch._foreach_sub(x, y)), tensors, minus)
 
 
 def products(xs: Sequence[Tensor], ys: Sequence[Tensor]) -> Tensor:
-    """The inner product of each x with its y, in the form of :func:`square_sums`."""
+    """Return the inner product of each x with its y, as :func:`_reduced` does."""
 
-    def dots(_: Owners, x: Pieces, y: Pieces) -> Tensor:
+    def dots(x: list[Tensor], y: list[Tensor]) -> Tensor:
         return torch.stack([torch.dot(a, b.to(a.dtype)) for a, b in zip(x, y, strict=True)])
 
-    return reduced(dots, xs, ys)
+    return _reduced(dots, xs, ys)
 
 
-def reduced(function: Callable[..., Tensor], *columns: Sequence[Tensor]) -> Tensor:
-    """Adds up, tensor by tensor, what a function makes of pieces of them.
+def _reduced(function: Callable[..., Tensor], *columns: Sequence[Tensor]) -> Tensor:
+    """Add up, tensor by tensor, the values that a function gives for pieces of each column's tensors.
 
-    Args:
-        function: of the pieces' tensors (by number) and a list of pieces from each column; one value per piece.
-        columns: tensors, of the same shapes in each.
-
-    Returns:
-        (number of tensors,), as :func:`square_sums`.
+    The sums are (number of tensors,), in float64 where the device has it, on the first tensor's device.
     """
     first = columns[0]
     home = first[0].device
@@ -79,14 +64,13 @@ def reduced(function: Callable[..., Tensor], *columns: Sequence[Tensor]) -> Tens
         owners: list[int] = []
         values: list[Tensor] = []
         for batch in _batches({i: first[i].numel() for i in numbers}, device):
-            of = [i for i, _, _, _ in batch]
             # A view for nothing would cost as much as a small sum.
             pieces = [
                 [wide(tensors[i] if whole else tensors[i][start:stop]) for i, start, stop, whole in batch]
                 for tensors in flat
             ]
-            values.append(function(of, *pieces).to(home, total.dtype))
-            owners += of
+            values.append(function(*pieces).to(home, total.dtype))
+            owners += [i for i, _, _, _ in batch]
         if values:
             total.index_add_(0, _index(tuple(owners), home), torch.cat(values))
     return total
@@ -98,18 +82,18 @@ def _squares(pieces: Sequence[Tensor]) -> Tensor:
 
 
 def _batches(sizes: dict[int, int], device: torch.device) -> Iterator[list[tuple[int, int, int, bool]]]:
-    """Pieces, as many together as one call should take: (tensor's number, first element, end, whether it is whole)."""
+    """Yield pieces, as many as one call should take: (tensor's number, first element, end, whether it is whole)."""
     longest, most = _CPU_SIZES if device.type == "cpu" else _DEVICE_SIZES
     batch: list[tuple[int, int, int, bool]] = []
-    held = 0
+    elements = 0
     for number, size in sizes.items():
         for start in range(0, size, longest):
             stop = min(start + longest, size)
-            if held + stop - start > most:
+            if elements + stop - start > most:
                 yield batch
-                batch, held = [], 0
+                batch, elements = [], 0
             batch.append((number, start, stop, stop - start == size))
-            held += stop - start
+            elements += stop - start
     if batch:
         yield batch
 
