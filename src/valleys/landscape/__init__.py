@@ -3,8 +3,8 @@
 ``Objective`` is the common input: a loss as a function of a model's parameters, on fixed batches. Curvature:
 ``eigenvalues``, ``trace``, ``density``, ``Curvature``. Sharpness: ``sharpness``, ``average_sharpness``, ``gap``.
 Slices: ``slice_1d``, ``slice_2d`` along ``random_direction``, ``pca_directions`` or eigenvectors, ``interpolate``
-between two solutions, and their pictures. Training: ``record`` attaches a recorder to any loop. Test functions:
-``FUNCTIONS``, ``walk``. SciPy and matplotlib (the extra ``landscape``) are imported where they are needed.
+between two solutions, and their pictures. Training: ``record`` attaches a recorder to any loop. SciPy and matplotlib
+(the extra ``landscape``) are imported where they are needed.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ from valleys.landscape.objective import Objective
 from valleys.landscape.recorder.projection import Projection
 from valleys.landscape.recorder.recorder import Recorder, record
 from valleys.landscape.recorder.stages import stage, table_1
-from valleys.landscape.sharpness.sharpness import Averaged, Gap, Sharpness, average_sharpness, gap, sharpness
+from valleys.landscape.sharpness.average import Averaged, average_sharpness
+from valleys.landscape.sharpness.generalization import Gap, gap
+from valleys.landscape.sharpness.worst_case import Sharpness, sharpness
 from valleys.landscape.slices.directions import between, normalize, pca_directions, random_direction
 from valleys.landscape.slices.interpolation import Path1D, interpolate
 from valleys.landscape.slices.plots import contour, plot_1d, surface
 from valleys.landscape.slices.slices import Slice, project, slice_1d, slice_2d
-from valleys.paper.walks.functions import FUNCTIONS, Function
-from valleys.paper.walks.walk import Walk, walk, walks
 
 __all__ = [
-    "FUNCTIONS",
     "Averaged",
     "Curvature",
     "Density",
     "Eigen",
     "Estimate",
-    "Function",
     "Gap",
     "Objective",
     "Path1D",
@@ -40,7 +38,6 @@ __all__ = [
     "Recorder",
     "Sharpness",
     "Slice",
-    "Walk",
     "average_sharpness",
     "between",
     "contour",
@@ -61,6 +58,4 @@ __all__ = [
     "surface",
     "table_1",
     "trace",
-    "walk",
-    "walks",
 ]

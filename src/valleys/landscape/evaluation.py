@@ -1,4 +1,4 @@
-"""What slices and interpolations share: loss and metric at a point, and normalisation statistics that fit it."""
+"""Loss and metric at the points of a slice or an interpolation, and normalisation statistics that fit them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,19 @@ from torch import Tensor, nn
 
 from valleys.landscape.objective import Objective, count, on_device
 
-__all__ = ["Metric", "Progress", "Recalibrate", "evaluate", "grid", "placed", "statistics"]
-
 Metric = Callable[[Any, Any], Any]
 """``(outputs, targets) -> number``, reduced over a batch's examples as the objective's loss is."""
-
-Progress = Callable[[int, int], None]
-"""Told how many evaluations are made and how many there will be."""
 
 Recalibrate = Iterable[tuple[Any, Any]] | Literal[False] | None
 """Batches to estimate running statistics from; False: keep those stored; None: keep them and warn."""
 
 
-def evaluate(objective: Objective, metric: Metric | None = None) -> tuple[float, float | None]:
-    """The loss and a metric, from one pass over the batches.
+Evaluation = tuple[float, float | None]
+"""The loss, and the metric; None without one."""
 
-    Args:
-        objective: at the parameters where to measure.
-        metric: weighted over the batches as the loss is.
 
-    Returns:
-        The loss, and the metric; None without one.
-    """
+def evaluate(objective: Objective, metric: Metric | None = None) -> Evaluation:
+    """Evaluate the loss and a metric, weighted as the loss is, in one pass over the batches."""
     if metric is None:
         return objective.value(), None
     loss = measured = 0.0
@@ -46,40 +37,11 @@ def evaluate(objective: Objective, metric: Metric | None = None) -> tuple[float,
 
 
 @contextmanager
-def placed(objective: Objective, point: Sequence[Tensor]) -> Iterator[None]:
-    """Within the context the parameters are exactly at a point; afterwards exactly where they were.
-
-    Args:
-        objective: whose parameters.
-        point: one tensor per parameter, of its shape.
-
-    Yields:
-        Nothing.
-    """
-    before = [parameter.detach().clone() for parameter in objective.parameters]
-    try:
-        with torch.no_grad():
-            for parameter, value in zip(objective.parameters, point, strict=True):
-                parameter.copy_(value)
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, old in zip(objective.parameters, before, strict=True):
-                parameter.copy_(old)
-
-
-@contextmanager
 def statistics(objective: Objective, recalibrate: Recalibrate) -> Iterator[Callable[[], None]]:
-    """Give what fits the running statistics to the present parameters; afterwards they are exactly as before.
+    """Yield a function that fits BatchNorm's running statistics to the parameters; afterwards they are as before.
 
-    Each batch counts by its examples. A batch's variance is around its own mean, so one large batch is best.
-
-    Args:
-        objective: whose model's modules with running statistics (BatchNorm) are meant.
-        recalibrate: see ``Recalibrate``.
-
-    Yields:
-        A function to call at every point; it does nothing without batches or without such modules.
+    It does nothing without batches or without such modules. Each batch counts by its examples. A batch's variance is
+    around its own mean, so one large batch is best.
     """
     modules = [
         module
@@ -133,15 +95,13 @@ def statistics(objective: Objective, recalibrate: Recalibrate) -> Iterator[Calla
 
 
 def grid(low: float, high: float, points: int) -> Tensor:
-    """Equally spaced numbers, float64, with both ends and the middle exact.
-
-    Args:
-        low: the first.
-        high: the last.
-        points: how many, at least 2.
-
-    Returns:
-        (points,).
-    """
+    """Return equally spaced numbers, float64, with both ends and the middle exact."""
     inner = [low + (high - low) * index / (points - 1) for index in range(points - 1)]
     return torch.tensor([*inner, high], dtype=torch.float64)
+
+
+def columns(evaluations: Sequence[Evaluation], shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    """Return the losses and the metrics, float64; None for metrics that were not measured."""
+    losses = torch.tensor([loss for loss, _ in evaluations], dtype=torch.float64).reshape(shape)
+    metrics = [metric for _, metric in evaluations if metric is not None]
+    return losses, torch.tensor(metrics, dtype=torch.float64).reshape(shape) if metrics else None

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Objective", "count", "on_device"]
+__all__ = ["Objective"]
 
-REDUCTIONS = ("mean", "sum")
+_REDUCTIONS = ("mean", "sum")
 
-_TOLERANCE = 1e-5
-"""Relative difference of two evaluations that is rounding: some CUDA kernels add in no fixed order."""
+_TOLERANCE = 1e-5  # relative difference of two evaluations by rounding: some CUDA kernels add in no fixed order
 
 
 class Objective:
@@ -61,8 +60,8 @@ class Objective:
         parameters: Sequence[Tensor] | None = None,
         check: bool = True,
     ) -> None:
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction {reduction!r}: choose one of {', '.join(REDUCTIONS)}, as the loss does it")
+        if reduction not in _REDUCTIONS:
+            raise ValueError(f"reduction {reduction!r}: choose one of {', '.join(_REDUCTIONS)}, as the loss does it")
         chosen = [p for p in model.parameters() if p.requires_grad] if parameters is None else list(parameters)
         if not chosen:
             raise ValueError("parameters: there is none that requires a gradient; name them, or unfreeze the model")
@@ -120,16 +119,25 @@ class Objective:
         Yields:
             Nothing.
         """
-        before = [parameter.detach().clone() for parameter in self.parameters]
-        try:
+        with self._restored():
             with torch.no_grad():
                 for parameter, part in zip(self.parameters, direction, strict=True):
                     parameter.add_(part, alpha=distance)
             yield
-        finally:
-            with torch.no_grad():
-                for parameter, old in zip(self.parameters, before, strict=True):
-                    parameter.copy_(old)
+
+    @contextmanager
+    def placed(self, point: Sequence[Tensor]) -> Iterator[None]:
+        """Within the context the parameters are exactly at a point; afterwards exactly where they were.
+
+        Args:
+            point: one tensor per parameter, of its shape.
+
+        Yields:
+            Nothing.
+        """
+        with self._restored():
+            self._write(point)
+            yield
 
     def flatten(self, tensors: Sequence[Tensor]) -> Tensor:
         """One vector of (numel,) from tensors of the parameters' shapes."""
@@ -141,6 +149,19 @@ class Objective:
         return tuple(
             part.reshape(parameter.shape).to(parameter) for part, parameter in zip(parts, self.parameters, strict=True)
         )
+
+    @contextmanager
+    def _restored(self) -> Iterator[None]:
+        before = [parameter.detach().clone() for parameter in self.parameters]
+        try:
+            yield
+        finally:
+            self._write(before)
+
+    @torch.no_grad()
+    def _write(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
 
     def _check(self) -> None:
         for name, module in self.model.named_modules():
@@ -166,7 +187,7 @@ class Objective:
 
 
 def count(targets: Any) -> int:
-    """How many examples a batch holds."""
+    """Return the number of examples in a batch."""
     if isinstance(targets, Mapping):
         return count(next(iter(targets.values())))
     if isinstance(targets, (tuple, list)):
@@ -175,7 +196,7 @@ def count(targets: Any) -> int:
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
-    """A batch's tensors on a device, in whatever tuples, lists and mappings they are."""
+    """Move a batch's tensors to a device, in any tuples, lists and mappings."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, Mapping):

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from landscape import curvature_cases as cases
 from valleys.landscape.curvature import hvp
-from valleys.landscape.curvature.hvp import Curvature, reporter
+from valleys.landscape.curvature.hvp import Curvature
 from valleys.landscape.objective import Objective
+from valleys.landscape.progress import reporter
 
 
 def close(found: Tensor, true: Tensor, tolerance: float = 1e-12) -> None:

@@ -142,20 +142,20 @@ def _trace(setup: _Setup) -> dict[str, float]:
 
 
 def _sharpness(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.sharpness.sharpness import sharpness
+    from valleys.landscape.sharpness.worst_case import sharpness
 
     return {"sharpness": sharpness(setup.objective, RHO, steps=_STEPS, seed=setup.seed).value}
 
 
 def _adaptive_sharpness(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.sharpness.sharpness import sharpness
+    from valleys.landscape.sharpness.worst_case import sharpness
 
     found = sharpness(setup.objective, ADAPTIVE_RHO, adaptive=True, steps=_STEPS, seed=setup.seed)
     return {"adaptive_sharpness": found.value}
 
 
 def _average_sharpness(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.sharpness.sharpness import average_sharpness
+    from valleys.landscape.sharpness.average import average_sharpness
 
     found = average_sharpness(setup.objective, SIGMA, adaptive=True, samples=_PAIRS, seed=setup.seed)
     return {"average_sharpness": found.value, "average_sharpness_error": found.standard_error}
@@ -166,7 +166,7 @@ def _train_loss(setup: _Setup) -> dict[str, float]:
 
 
 def _gap(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.sharpness.sharpness import gap
+    from valleys.landscape.sharpness.generalization import gap
 
     test = setup.task.test
     there = Objective(setup.model, setup.task.loss, _Spaced(test, len(test), setup.device), check=False)

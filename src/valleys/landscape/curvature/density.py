@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from valleys.landscape.curvature.hvp import Curvature, Progress, dot, reporter, require_memory
+from valleys.landscape.curvature.hvp import Curvature, dot, require_memory
 from valleys.landscape.curvature.trace import rademacher
 from valleys.landscape.objective import Objective
+from valleys.landscape.progress import Progress, reporter
 
-__all__ = ["Density", "density", "lanczos"]
+__all__ = ["Density", "density"]
 
-_MARGIN = 6.0
-"""Widths of the kernel that the grid goes beyond the outermost nodes: 1e-9 of a kernel lies farther out."""
+_MARGIN = 6.0  # widths of the kernel from the outermost nodes to the grid's ends: 1e-9 of a kernel lies farther out
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +138,11 @@ def density(
     for number in range(samples):
         total = done + (samples - number) * steps  # a run that ends early leaves less to do
         diagonal, beside = lanczos(product, rademacher(curvature, generator), steps, reorthogonalize=reorthogonalize)
-        found, vectors = torch.linalg.eigh(torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1))
-        nodes.append(found)
+        values, vectors = torch.linalg.eigh(tridiagonal(diagonal, beside))
+        nodes.append(values)
         weights.append(vectors[0].square())
     report(done, done)
-    low, high = min(float(found[0]) for found in nodes), max(float(found[-1]) for found in nodes)
+    low, high = min(float(values[0]) for values in nodes), max(float(values[-1]) for values in nodes)
     if sigma is None:
         spread = high - low
         sigma = 0.01 * (spread if spread > 1e-6 * max(abs(low), abs(high)) else max(abs(low), abs(high)) or 1.0)
@@ -161,23 +161,12 @@ def density(
 def lanczos(
     product: Callable[[Tensor], Tensor], start: Tensor, steps: int, *, reorthogonalize: bool = True
 ) -> tuple[Tensor, Tensor]:
-    r"""The tridiagonal matrix of a symmetric operator in the Krylov space of a vector.
+    r"""Return the tridiagonal matrix of a symmetric operator in the Krylov space of a vector.
 
     .. math:: \beta_j q_{j+1} = H q_j - \alpha_j q_j - \beta_{j-1} q_{j-1}, \qquad \alpha_j = q_j^\top H q_j
 
-    Args:
-        product: H, from (n,) to (n,).
-        start: (n,), not zero.
-        steps: at most so many; fewer where the space is exhausted.
-        reorthogonalize: against all earlier vectors, twice; else the recurrence alone, in three vectors.
-
-    Returns:
-        The diagonal alpha, (j,), and the entries beta beside it, (j - 1,), in float64 on the CPU.
-
-    Example:
-        >>> diagonal, beside = lanczos(lambda v: v * torch.tensor([1.0, 3.0]), torch.ones(2), 2)
-        >>> [round(value, 4) for value in (*diagonal.tolist(), *beside.tolist())]
-        [2.0, 2.0, 1.0]
+    Gives the diagonal alpha, (j,), and the entries beta beside it, (j - 1,), in float64 on the CPU; j < steps where the
+    space is exhausted. Reorthogonalizes against all earlier vectors, twice, or runs the recurrence in three vectors.
 
     Source: Lanczos 1950; twice is enough: Giraud, Langou, Rozloznik 2005.
     """
@@ -204,6 +193,11 @@ def lanczos(
         beside.append(norm)
         last, current = current, new / norm
     return torch.tensor(diagonal, dtype=torch.float64), torch.tensor(beside, dtype=torch.float64)
+
+
+def tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:
+    """Return the symmetric matrix of a diagonal and the entries beside it."""
+    return torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1)
 
 
 def _smooth(grid: Tensor, nodes: Tensor, weights: Tensor, sigma: float) -> Tensor:

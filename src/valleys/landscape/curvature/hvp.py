@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,14 +15,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from valleys.landscape.objective import Objective, count
 
-__all__ = ["KINDS", "Curvature", "Progress", "dot", "reporter", "require_memory"]
+__all__ = ["Curvature"]
 
-KINDS = ("hessian", "ggn")
-"""The matrices whose products are there: the Hessian, and the generalised Gauss-Newton matrix."""
-
-Progress = Callable[[int, int], None]
-"""Told the products made and the products to make."""
-
+KINDS = ("hessian", "ggn")  # the generalised Gauss-Newton matrix
 _TYPES = (torch.float32, torch.float64)
 
 
@@ -129,14 +124,7 @@ class Curvature:
         return self.objective.flatten(self.matvec(self.objective.unflatten(vector))).to(self.dtype)
 
     def parts(self, vector: Sequence[Tensor]) -> Iterator[tuple[float, tuple[Tensor, ...]]]:
-        """Each batch's part of the product; they add up to the whole.
-
-        Args:
-            vector: one tensor per parameter, of its shape.
-
-        Yields:
-            The batch's share of the examples, and its part in the parameters' shapes.
-        """
+        """Yield each batch's share of the examples and its part of the product; the parts add up to the whole."""
         parameters = self.objective.parameters
         if [part.shape for part in vector] != [parameter.shape for parameter in parameters]:
             raise ValueError(
@@ -212,7 +200,7 @@ class Curvature:
 
 
 def _pull(values: Sequence[Tensor], at: Sequence[Tensor], vector: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient of the scalar product of values and vector; zeros where nothing depends on ``at``."""
+    """Return the gradient of the scalar product of values and vector; zeros where nothing depends on ``at``."""
     pairs = [(value, part) for value, part in zip(values, vector, strict=True) if value.requires_grad]
     if not pairs:
         return [torch.zeros_like(tensor) for tensor in at]
@@ -224,46 +212,18 @@ def _vanish(tensors: Sequence[Tensor]) -> bool:
     return not any(bool(tensor.any()) for tensor in tensors)
 
 
+def norm(parts: Sequence[Tensor]) -> float:
+    """Return the length of a vector in parts, summed in float64."""
+    return math.sqrt(sum(dot(part, part) for part in parts))
+
+
 def dot(left: Tensor, right: Tensor) -> float:
-    """The scalar product of two vectors, summed in float64."""
+    """Return the scalar product of two vectors, summed in float64."""
     return (left * right).sum(dtype=torch.float64).item()
 
 
-def reporter(progress: Progress | bool | None, title: str) -> Progress:
-    """What to call after each product.
-
-    Args:
-        progress: a function of the products made and to make; True: a counter on stderr where that is a terminal;
-            None or False: nothing.
-        title: of the counter.
-
-    Returns:
-        A function of the products made and to make.
-    """
-    if callable(progress):
-        return progress
-    if not progress or not sys.stderr.isatty():
-        return lambda done, total: None
-
-    def write(done: int, total: int) -> None:
-        sys.stderr.write(f"\r{title}: {done} of {total} products" + ("\n" if done == total else ""))
-        sys.stderr.flush()
-
-    return write
-
-
 def require_memory(curvature: Curvature, vectors: int, remedy: str, *, on_cpu: bool = False) -> None:
-    """Refuse what cannot fit, before it is computed.
-
-    Args:
-        curvature: whose vectors are to be kept.
-        vectors: how many.
-        remedy: what to do instead.
-        on_cpu: they are kept in the main memory, whatever the parameters' device.
-
-    Raises:
-        ValueError: they need more memory than there is in all.
-    """
+    """Raise ValueError where so many vectors of (numel,) need more memory than the device, or the CPU, has."""
     need = vectors * curvature.numel * curvature.dtype.itemsize
     device = torch.device("cpu") if on_cpu else curvature.objective.device
     have = _memory(device)
@@ -275,7 +235,7 @@ def require_memory(curvature: Curvature, vectors: int, remedy: str, *, on_cpu: b
 
 
 def _memory(device: torch.device) -> float:
-    """Bytes of memory in all; infinite where that cannot be asked."""
+    """Return the bytes of memory in all; infinite where they are unknown."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     try:

@@ -12,21 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from valleys.landscape.curvature.density import lanczos
-from valleys.landscape.curvature.hvp import Curvature, Progress, dot, reporter, require_memory
+from valleys.landscape.curvature.density import lanczos, tridiagonal
+from valleys.landscape.curvature.hvp import Curvature, dot, norm, require_memory
 from valleys.landscape.objective import Objective
+from valleys.landscape.progress import Progress, reporter
 
-__all__ = ["WHICH", "Eigen", "eigenvalues"]
+__all__ = ["Eigen", "eigenvalues"]
 
 WHICH = ("largest", "magnitude", "smallest")
-"""Which end of the spectrum is looked for."""
-
 _RESTARTS = 300
-_PROBE = 5
-"""Lanczos steps from which the size of the largest eigenvalue is guessed, within a factor of 2."""
-
-_COARSE = 1e-2
-"""Tolerance at which it is asked whether there are eigenvalues of the other sign that count."""
+_PROBE = 5  # Lanczos steps from which the size of the largest eigenvalue is guessed, within a factor of 2
+_COARSE = 1e-2  # tolerance of the search for eigenvalues of the other sign
 
 Array = NDArray[Any]
 Product = Callable[[Array], Array]
@@ -121,8 +117,8 @@ def eigenvalues(
     if not 1 <= k <= curvature.numel:
         raise ValueError(f"k {k}: choose 1 to {curvature.numel}, the number of parameters")
     solver = _Solver(curvature, k, which, tolerance, max_iterations or _RESTARTS, seed, progress)
-    found = solver.dense() if curvature.numel <= solver.basis else solver.krylov()
-    return solver.measured(found, vectors)
+    basis = solver.dense() if curvature.numel <= solver.basis else solver.krylov()
+    return solver.measured(basis, vectors)
 
 
 class _Solver:
@@ -157,9 +153,8 @@ class _Solver:
         remedy = "ask for fewer eigenvalues, or name fewer parameters"
         require_memory(self.curvature, 3 * self.k + 12, remedy, on_cpu=True)
         start = self.start()
-        diagonal, beside = lanczos(lambda v: torch.from_numpy(self.product(v.numpy())), torch.from_numpy(start), _PROBE)
-        tridiagonal = torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1)
-        scale = float(torch.linalg.eigvalsh(tridiagonal).abs().max()) or 1.0
+        probe = lanczos(lambda v: torch.from_numpy(self.product(v.numpy())), torch.from_numpy(start), _PROBE)
+        scale = float(torch.linalg.eigvalsh(tridiagonal(*probe)).abs().max()) or 1.0
         if self.which != "magnitude":
             return self.end(self.product, 1 if self.which == "largest" else -1, scale, start)[1]
         values, vectors = self.end(self.product, 1, scale, start)
@@ -194,8 +189,8 @@ class _Solver:
         rows = []
         for column in range(self.k):
             vector = objective.unflatten(torch.from_numpy(np.ascontiguousarray(vectors[:, column])))
-            norm = math.sqrt(sum(dot(part, part) for part in vector))
-            vector = tuple(part / norm for part in vector)
+            length = norm(vector)
+            vector = tuple(part / length for part in vector)
             shares, quotients = [], []
             product = [torch.zeros_like(part) for part in vector]
             for share, parts in self.curvature.parts(vector):
@@ -205,21 +200,14 @@ class _Solver:
             self.count()
             value = sum(quotients)
             left = [one - value * part for one, part in zip(product, vector, strict=True)]
-            residual = math.sqrt(sum(dot(part, part) for part in left))
-            rows.append((value, residual, shares, quotients, vector if keep else None))
+            rows.append((value, norm(left), shares, quotients, vector if keep else None))
         self.report(self.made, self.made)
         rows.sort(key=lambda row: -row[0])
-        values = torch.tensor([row[0] for row in rows], dtype=torch.float64)
-        weights = torch.tensor(rows[0][2], dtype=torch.float64)
-        batch_values = torch.tensor([row[3] for row in rows], dtype=torch.float64) / weights
-        return Eigen(
-            values,
-            torch.tensor([row[1] for row in rows], dtype=torch.float64),
-            batch_values,
-            _standard_error(batch_values, weights, values),
-            self.made,
-            tuple(row[4] for row in rows if row[4] is not None) if keep else None,
-        )
+        *numbers, kept = zip(*rows, strict=True)
+        values, residuals, shares, sums = (torch.tensor(column, dtype=torch.float64) for column in numbers)
+        batch_values = sums / shares[0]
+        error = _standard_error(batch_values, shares[0], values)
+        return Eigen(values, residuals, batch_values, error, self.made, kept if keep else None)
 
     def arpack(
         self, product: Product, k: int, sign: int, scale: float, start: Array, tolerance: float | None = None

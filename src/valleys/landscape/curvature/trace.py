@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from valleys.landscape.curvature.hvp import Curvature, Progress, dot, reporter, require_memory
+from valleys.landscape.curvature.hvp import Curvature, dot, require_memory
 from valleys.landscape.objective import Objective
+from valleys.landscape.progress import Progress, reporter
 
-__all__ = ["METHODS", "Estimate", "rademacher", "trace"]
+__all__ = ["Estimate", "trace"]
 
 METHODS = ("hutchinson", "hutch++")
-"""Estimators of the trace."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +93,8 @@ def trace(
     samples = matvecs
     if method == "hutch++":
         width = matvecs // 3
-        require_memory(
-            curvature,
-            min(width, curvature.numel),
-            f"fewer matvecs than {matvecs}, or method='hutchinson', which keeps none",
-        )
+        remedy = f"fewer matvecs than {matvecs}, or method='hutchinson', which keeps none"
+        require_memory(curvature, min(width, curvature.numel), remedy)
         basis, done = _range(curvature, width, generator, lambda made: report(made, matvecs))
         for row in basis:
             exact += dot(row, curvature.matvec_flat(row))
@@ -113,12 +110,12 @@ def trace(
         values.append(exact + dot(vector, curvature.matvec_flat(vector)))
         done += 1
         report(done, total)
-    found = torch.tensor(values, dtype=torch.float64)
-    return Estimate(found.mean().item(), found.std().item() / math.sqrt(samples), done, found)
+    each = torch.tensor(values, dtype=torch.float64)
+    return Estimate(each.mean().item(), each.std().item() / math.sqrt(samples), done, each)
 
 
 def rademacher(curvature: Curvature, generator: torch.Generator) -> Tensor:
-    """A vector of (numel,) of random signs, the same on every device."""
+    """Return a vector of (numel,) of random signs, the same on every device."""
     signs = torch.empty(curvature.numel, dtype=curvature.dtype).bernoulli_(0.5, generator=generator)
     return signs.mul_(2).sub_(1).to(curvature.objective.device)
 
@@ -127,9 +124,8 @@ def _range(
     curvature: Curvature, width: int, generator: torch.Generator, report: Callable[[int], None]
 ) -> tuple[Tensor, int]:
     """Orthonormal rows that span H times random vectors, fewer where its rank is smaller; the products made."""
-    basis = torch.empty(
-        min(width, curvature.numel), curvature.numel, dtype=curvature.dtype, device=curvature.objective.device
-    )
+    shape, device = (min(width, curvature.numel), curvature.numel), curvature.objective.device
+    basis = torch.empty(shape, dtype=curvature.dtype, device=device)
     smallest = 100 * torch.finfo(curvature.dtype).eps
     kept = made = 0
     while made < width and kept < curvature.numel:

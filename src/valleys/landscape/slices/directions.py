@@ -11,10 +11,8 @@ from valleys.landscape.objective import Objective
 
 __all__ = ["between", "normalize", "pca_directions", "random_direction"]
 
-NORMALIZATIONS = ("filter", "layer", "none")
-
-_NUMBERS = 1 << 22
-"""Of a trajectory that are in float64 at one time: 32 MiB."""
+_NORMALIZATIONS = ("filter", "layer", "none")
+_NUMBERS = 1 << 22  # of a trajectory that are in float64 at one time: 32 MiB
 
 
 def random_direction(
@@ -169,13 +167,13 @@ def pca_directions(
         raise ValueError(f"path: it spans {reached} dimensions and not k = {k}; give a longer path or a smaller k")
     chosen = vectors[:, :k]
     chosen = chosen * chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()
-    found = torch.cat([chosen.T.to(block) @ block for block in _differences(objective, path)], dim=1)
-    for index, row in enumerate(found):  # Gram-Schmidt: the small matrix leaves the weaker ones slightly oblique
-        for earlier in found[:index]:
+    rows = torch.cat([chosen.T.to(block) @ block for block in _differences(objective, path)], dim=1)
+    for index, row in enumerate(rows):  # Gram-Schmidt: the small matrix leaves the weaker ones slightly oblique
+        for earlier in rows[:index]:
             row -= (earlier @ row) * earlier
         row /= torch.linalg.vector_norm(row)
     total = float(squares.sum())
-    return tuple(objective.unflatten(row) for row in found), tuple(float(x) / total for x in squares[:k])
+    return tuple(objective.unflatten(row) for row in rows), tuple(float(x) / total for x in squares[:k])
 
 
 def between(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -204,7 +202,7 @@ def between(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, 
 
 
 def normal(objective: Objective, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Standard normal numbers in the parameters' shapes and types; the same numbers for every type and device."""
+    """Draw normal numbers in the parameters' shapes and types; the same numbers for every type and device."""
     return tuple(
         torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
         for parameter in objective.parameters
@@ -212,7 +210,7 @@ def normal(objective: Objective, generator: torch.Generator) -> tuple[Tensor, ..
 
 
 def flat(tensors: Tensor | Sequence[Tensor]) -> Tensor:
-    """A flat vector, or tensors, as a flat vector."""
+    """Return a flat vector, or tensors, as a flat vector."""
     if isinstance(tensors, Tensor):
         return tensors.detach().reshape(-1)
     return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
@@ -221,20 +219,7 @@ def flat(tensors: Tensor | Sequence[Tensor]) -> Tensor:
 def checked(
     objective: Objective, value: Tensor | Sequence[Tensor], name: str, *, zero: bool = False
 ) -> tuple[Tensor, ...]:
-    """Tensors of the parameters' shapes, types and device, or a ValueError.
-
-    Args:
-        objective: whose parameters.
-        value: a flat vector of (numel,), or one tensor per parameter.
-        name: of the argument.
-        zero: whether it may be zero everywhere.
-
-    Returns:
-        One tensor per parameter.
-
-    Raises:
-        ValueError: other shapes; not finite; zero where it must not be.
-    """
+    """Return tensors of the parameters' shapes, types and device; refuse all else, and unless ``zero`` all zeros."""
     _refuse(objective, value, name)
     if not zero and not any(tensor.any() for tensor in value):
         raise ValueError(f"{name}: it is zero everywhere; give a direction that moves something")
@@ -244,17 +229,17 @@ def checked(
 
 
 def _refuse(objective: Objective, value: Tensor | Sequence[Tensor], name: str) -> None:
-    wanted = [tuple(parameter.shape) for parameter in objective.parameters]
+    expected = [tuple(parameter.shape) for parameter in objective.parameters]
     if isinstance(value, Tensor):
         if tuple(value.shape) != (objective.numel,):
             raise ValueError(
                 f"{name}: a vector of shape {tuple(value.shape)}; give ({objective.numel},), as objective.flatten "
-                f"does, or one tensor per parameter, of shapes {wanted}"
+                f"does, or one tensor per parameter, of shapes {expected}"
             )
     else:
         shapes = [tuple(tensor.shape) for tensor in value]
-        if shapes != wanted:
-            raise ValueError(f"{name}: tensors of shapes {shapes}; give one per parameter, of shapes {wanted}")
+        if shapes != expected:
+            raise ValueError(f"{name}: tensors of shapes {shapes}; give one per parameter, of shapes {expected}")
     if not all(tensor.isfinite().all() for tensor in ([value] if isinstance(value, Tensor) else value)):
         raise ValueError(f"{name}: it holds infinities or NaN; give finite numbers")
 
@@ -275,8 +260,8 @@ def _differences(objective: Objective, path: Sequence[Tensor | Sequence[Tensor]]
 
 
 def _known(normalization: str) -> None:
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(f"normalization {normalization!r}: choose one of {', '.join(NORMALIZATIONS)}")
+    if normalization not in _NORMALIZATIONS:
+        raise ValueError(f"normalization {normalization!r}: choose one of {', '.join(_NORMALIZATIONS)}")
 
 
 def _rows(tensor: Tensor, normalization: str) -> Tensor:
@@ -287,11 +272,8 @@ def _rows(tensor: Tensor, normalization: str) -> Tensor:
 def _orthogonal(direction: Sequence[Tensor], other: Sequence[Tensor], normalization: str) -> tuple[Tensor, ...]:
     if normalization == "none":
         a, b = flat(direction), flat(other)
-        a = a - (a @ b) / (b @ b) * b
-        return tuple(
-            part.reshape(old.shape)
-            for part, old in zip(a.split([old.numel() for old in direction]), direction, strict=True)
-        )
+        share = (a @ b) / (b @ b)
+        return tuple(part - share * against for part, against in zip(direction, other, strict=True))
     result = []
     for part, against in zip(direction, other, strict=True):
         rows, others = _rows(part, normalization), _rows(against, normalization)
@@ -299,8 +281,6 @@ def _orthogonal(direction: Sequence[Tensor], other: Sequence[Tensor], normalizat
         share = torch.where(squares > 0, (rows * others).sum(1, keepdim=True) / squares, torch.zeros_like(squares))
         left = rows - share * others
         # What rounding leaves of a single number is no direction.
-        kept = torch.linalg.vector_norm(left, dim=1, keepdim=True) > 1e-3 * torch.linalg.vector_norm(
-            rows, dim=1, keepdim=True
-        )
-        result.append(torch.where(kept, left, torch.zeros_like(left)).reshape(part.shape))
+        after, before = (torch.linalg.vector_norm(x, dim=1, keepdim=True) for x in (left, rows))
+        result.append(torch.where(after > 1e-3 * before, left, torch.zeros_like(left)).reshape(part.shape))
     return tuple(result)

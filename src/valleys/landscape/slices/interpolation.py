@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from valleys.landscape.evaluation import Metric, Progress, Recalibrate, evaluate, grid, placed, statistics
+from valleys.landscape.evaluation import Evaluation, Metric, Recalibrate, columns, evaluate, grid, statistics
 from valleys.landscape.objective import Objective
+from valleys.landscape.progress import Progress, reporter
 from valleys.landscape.slices.directions import checked
 
 __all__ = ["Path1D", "interpolate"]
@@ -58,7 +59,7 @@ def interpolate(
     *,
     metric: Metric | None = None,
     recalibrate: Recalibrate = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Path1D:
     r"""The loss on the straight line between two solutions.
 
@@ -78,7 +79,7 @@ def interpolate(
             estimated anew at each point, the ends too. They cannot be interpolated: the mean of two variances is not
             the variance of the mean network. None: those the model holds now serve at every point, with a warning if
             there are any; False: without.
-        progress: told the evaluations made and to make.
+        progress: a function of the evaluations made and to make, or True for a counter on a terminal.
 
     Returns:
         The losses, with the barrier.
@@ -106,14 +107,12 @@ def interpolate(
     if points < 2:
         raise ValueError(f"points {points}: choose 2 or more; 21 is usual")
     ts = grid(0.0, 1.0, points)
-    found: list[tuple[float, float | None]] = []
+    evaluations: list[Evaluation] = []
+    report = reporter(progress, "interpolation", "evaluations")
     with statistics(objective, recalibrate) as estimate:
         for t in ts.tolist():
-            with placed(objective, [torch.lerp(a, b, t) for a, b in zip(start, end, strict=True)]):
+            with objective.placed([torch.lerp(a, b, t) for a, b in zip(start, end, strict=True)]):
                 estimate()
-                found.append(evaluate(objective, metric))
-            if progress is not None:
-                progress(len(found), points)
-    losses = torch.tensor([loss for loss, _ in found], dtype=torch.float64)
-    measured = [value for _, value in found if value is not None]
-    return Path1D(ts, losses, torch.tensor(measured, dtype=torch.float64) if measured else None)
+                evaluations.append(evaluate(objective, metric))
+            report(len(evaluations), points)
+    return Path1D(ts, *columns(evaluations, ts.shape))

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from valleys.landscape.evaluation import Metric, Progress, Recalibrate, evaluate, grid, statistics
+from valleys.landscape.evaluation import Evaluation, Metric, Recalibrate, columns, evaluate, grid, statistics
 from valleys.landscape.objective import Objective
+from valleys.landscape.progress import Progress, reporter
 from valleys.landscape.slices.directions import checked, flat
 
 __all__ = ["Slice", "project", "slice_1d", "slice_2d"]
@@ -48,7 +49,7 @@ def slice_1d(
     *,
     metric: Metric | None = None,
     recalibrate: Recalibrate = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Slice:
     r"""The loss on a line through the parameters.
 
@@ -62,7 +63,7 @@ def slice_1d(
         metric: ``(outputs, targets) -> number`` to measure as well; reduced over a batch as the loss is.
         recalibrate: ``(inputs, targets)`` batches from which running statistics (BatchNorm) are estimated anew at each
             point. None: the stored statistics serve at every point, with a warning if there are any; False: without.
-        progress: told the evaluations made and to make.
+        progress: a function of the evaluations made and to make, or True for a counter on a terminal.
 
     Returns:
         The slice.
@@ -82,15 +83,15 @@ def slice_1d(
     parts = checked(objective, direction, "direction")
     xs = grid(*_span(span), _points(points))
     total = len(xs) + 1
-    found: list[tuple[float, float | None]] = []
+    report = reporter(progress, "slice", "evaluations")
+    evaluations: list[Evaluation] = []
     with statistics(objective, recalibrate) as estimate:
         for position in (0.0, *xs.tolist()):
             with objective.moved(parts, position):
                 estimate()
-                found.append(evaluate(objective, metric))
-            if progress is not None:
-                progress(len(found), total)
-    return _slice(xs, None, found)
+                evaluations.append(evaluate(objective, metric))
+            report(len(evaluations), total)
+    return Slice(xs, None, *_values(evaluations, xs.shape))
 
 
 def slice_2d(
@@ -102,7 +103,7 @@ def slice_2d(
     *,
     metric: Metric | None = None,
     recalibrate: Recalibrate = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Slice:
     r"""The loss on a plane through the parameters.
 
@@ -118,7 +119,7 @@ def slice_2d(
         points: of each coordinate, or a pair: x's and y's.
         metric: as in ``slice_1d``.
         recalibrate: as in ``slice_1d``.
-        progress: told the evaluations made and to make.
+        progress: a function of the evaluations made and to make, or True for a counter on a terminal.
 
     Returns:
         The slice, with values of shape (ny, nx).
@@ -143,18 +144,18 @@ def slice_2d(
     both = points if isinstance(points, tuple) else (points, points)
     xs, ys = (grid(*_span(one), _points(number)) for one, number in zip(pair, both, strict=True))
     total = len(xs) * len(ys) + 1
+    report = reporter(progress, "slice", "evaluations")
     with statistics(objective, recalibrate) as estimate:
         estimate()
-        found = [evaluate(objective, metric)]
+        evaluations = [evaluate(objective, metric)]
         for vertical in ys.tolist():
             with objective.moved(along, vertical):
                 for horizontal in xs.tolist():
                     with objective.moved(across, horizontal):
                         estimate()
-                        found.append(evaluate(objective, metric))
-                    if progress is not None:
-                        progress(len(found), total)
-    return _slice(xs, ys, found)
+                        evaluations.append(evaluate(objective, metric))
+                    report(len(evaluations), total)
+    return Slice(xs, ys, *_values(evaluations, (len(ys), len(xs))))
 
 
 def project(
@@ -200,22 +201,16 @@ def project(
     gram = _products([[axis] for axis in axes])
     _solvable(gram, "directions")
     steps = (flat(point).double() - start for point in path)
-    seen = torch.tensor([[float(axis @ step) for axis in axes] for step in steps], dtype=torch.float64)
-    found: Tensor = torch.linalg.solve(gram, seen.T)
-    return found.T.contiguous()
+    along = torch.tensor([[float(axis @ step) for axis in axes] for step in steps], dtype=torch.float64)
+    coordinates: Tensor = torch.linalg.solve(gram, along.T)
+    return coordinates.T.contiguous()
 
 
 def _products(directions: Sequence[Sequence[Tensor]]) -> Tensor:
-    return torch.tensor(
-        [
-            [
-                sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
-                for other in directions
-            ]
-            for one in directions
-        ],
-        dtype=torch.float64,
-    )
+    def product(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+        return sum(float((a.double() * b.double()).sum()) for a, b in zip(left, right, strict=True))
+
+    return torch.tensor([[product(one, other) for other in directions] for one in directions], dtype=torch.float64)
 
 
 def _solvable(gram: Tensor, name: str) -> None:
@@ -247,10 +242,7 @@ def _points(points: int) -> int:
     return points
 
 
-def _slice(xs: Tensor, ys: Tensor | None, found: Sequence[tuple[float, float | None]]) -> Slice:
-    """Of the evaluations at the centre and then at every point, row by row."""
-    shape = (len(xs),) if ys is None else (len(ys), len(xs))
-    losses = torch.tensor([loss for loss, _ in found[1:]], dtype=torch.float64).reshape(shape)
-    measured = [value for _, value in found[1:] if value is not None]
-    metric = torch.tensor(measured, dtype=torch.float64).reshape(shape) if measured else None
-    return Slice(xs, ys, losses, found[0][0], metric)
+def _values(evaluations: Sequence[Evaluation], shape: tuple[int, ...]) -> tuple[Tensor, float, Tensor | None]:
+    """Return values, centre and metric from the evaluations at the centre and then at every point, row by row."""
+    losses, metric = columns(evaluations[1:], shape)
+    return losses, evaluations[0][0], metric
