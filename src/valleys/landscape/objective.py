@@ -127,14 +127,7 @@ class Objective:
 
     @contextmanager
     def placed(self, point: Sequence[Tensor]) -> Iterator[None]:
-        """Within the context the parameters are exactly at a point; afterwards exactly where they were.
-
-        Args:
-            point: one tensor per parameter, of its shape.
-
-        Yields:
-            Nothing.
-        """
+        """Within the context the parameters are exactly at a point; afterwards exactly where they were."""
         with self._restored():
             self._write(point)
             yield

@@ -204,9 +204,9 @@ class _Solver:
         self.report(self.made, self.made)
         rows.sort(key=lambda row: -row[0])
         *numbers, kept = zip(*rows, strict=True)
-        values, residuals, shares, sums = (torch.tensor(column, dtype=torch.float64) for column in numbers)
-        batch_values = sums / shares[0]
-        error = _standard_error(batch_values, shares[0], values)
+        values, residuals, weights, sums = (torch.tensor(column, dtype=torch.float64) for column in numbers)
+        batch_values = sums / weights[0]
+        error = _standard_error(batch_values, weights[0], values)
         return Eigen(values, residuals, batch_values, error, self.made, kept if keep else None)
 
     def arpack(

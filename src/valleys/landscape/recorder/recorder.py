@@ -105,38 +105,30 @@ def record(
 
     Source: Zhao et al. 2025 (arXiv 2510.27153), Table 1 and Fig. 3; the measurement: ours.
     """
-    return Recorder(optimizer, model, every, window, projection, per_layer, path, seed)
+    _check(optimizer, 1 if every is None else every, window, projection, path)
+    if projection is None:
+        count = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+        projection = 0 if count <= EXACT_LIMIT else _DIMENSION
+        if projection:
+            _log.warning(
+                f"{count:,} parameters: positions are projected to {projection} numbers, so drift and window drift "
+                f"have a standard error of {100 / math.sqrt(2 * projection):.1f} %; projection=0 keeps them whole"
+            )
+    if every is None:
+        every = _PROJECTED_EVERY if projection else _EVERY
+    settings = {"every": every, "window": window, "projection": projection, "seed": seed if projection else None}
+    return Recorder(optimizer, model, {**settings, "per_layer": per_layer, "path": path})
 
 
 class Recorder:
-    """Recorder of an optimizer's steps; its arguments are those of :func:`record`."""
+    """Recorder of an optimizer's steps, attached by :func:`record`."""
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        model: nn.Module | None = None,
-        every: int | None = None,
-        window: int = 10,
-        projection: int | None = None,
-        per_layer: bool = True,
-        path: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        _check(optimizer, 1 if every is None else every, window, projection, path)
-        self.window = window
-        self.per_layer = per_layer
-        count = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-        if projection is None:
-            projection = 0 if count <= EXACT_LIMIT else _DIMENSION
-            if projection:
-                _log.warning(
-                    f"{count:,} parameters: positions are projected to {projection} numbers, so drift and window drift "
-                    f"have a standard error of {100 / math.sqrt(2 * projection):.1f} %; projection=0 keeps them whole"
-                )
-        self.projection = Projection(projection, seed) if projection else None
-        self.every = (_PROJECTED_EVERY if projection else _EVERY) if every is None else every
-        self._positions = Positions(self.every, window, self.projection, path)
-        self._steps = Steps(optimizer, model, self.every, per_layer, self._positions)
+    def __init__(self, optimizer: Optimizer, model: nn.Module | None, settings: dict[str, Any]) -> None:
+        self.every, self.window, self.per_layer = settings["every"], settings["window"], settings["per_layer"]
+        self.projection = Projection(settings["projection"], settings["seed"]) if settings["projection"] else None
+        self._settings = settings
+        self._positions = Positions(self.every, self.window, self.projection, settings["path"])
+        self._steps = Steps(optimizer, model, self.every, self.per_layer, self._positions)
 
     @property
     def step(self) -> int:
@@ -189,7 +181,7 @@ class Recorder:
         Args:
             path: the file.
         """
-        document = {"settings": self._settings(), "rows": self.rows, "layers": self.layers}
+        document = {"settings": dict(self._settings), "rows": self.rows, "layers": self.layers}
         FilePath(path).write_text(json.dumps(_finite(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def path(self) -> Path:
@@ -209,7 +201,7 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: plain data, and tensors that are not written to again."""
         return {
-            "settings": self._settings(),
+            "settings": dict(self._settings),
             "steps": self._steps.state_dict(),
             "positions": self._positions.state_dict(),
         }
@@ -223,11 +215,11 @@ class Recorder:
         Raises:
             ValueError: it was recorded in another way, or for other parameters.
         """
-        mine = self._settings()
         for name, value in state["settings"].items():
-            if mine[name] != value:
+            present = self._settings[name]
+            if present != value:
                 raise ValueError(
-                    f"{name}={mine[name]!r}: the state was recorded with {value!r}; attach with that to go on with it"
+                    f"{name}={present!r}: the state was recorded with {value!r}; attach with that to go on with it"
                 )
         self._positions.load_state_dict(state["positions"])
         self._steps.load_state_dict(state["steps"])
@@ -245,21 +237,10 @@ class Recorder:
         self.remove()
 
     def __repr__(self) -> str:
-        how = "exact" if self.exact else f"projected to {self._settings()['projection']} numbers"
+        how = "exact" if self.exact else f"projected to {self._settings['projection']} numbers"
         return (
             f"Recorder(step={self.step}, rows={len(self._steps.rows)}, every={self.every}, window={self.window}, {how})"
         )
-
-    def _settings(self) -> dict[str, Any]:
-        projection = self.projection
-        return {
-            "every": self.every,
-            "window": self.window,
-            "projection": 0 if projection is None else projection.dimension,
-            "seed": None if projection is None else projection.seed,
-            "per_layer": self.per_layer,
-            "path": self._positions.limit,
-        }
 
 
 def _check(optimizer: object, every: int, window: int, projection: int | None, path: int | None) -> None:

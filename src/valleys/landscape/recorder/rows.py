@@ -10,38 +10,12 @@ from torch import Tensor
 
 from valleys.landscape.recorder.stages import stage
 
-COLUMNS = (
-    "step",
-    "lr",
-    "drift",
-    "window_drift",
-    "parameter_norm",
-    "update_norm",
-    "gradient_norm_before",
-    "gradient_norm",
-    "gradient_difference_norm",
-    "slope_before",
-    "slope",
-    "inner",
-    "cosine",
-    "stage",
-)
-LAYER_COLUMNS = (
-    "step",
-    "layer",
-    "lr",
-    "parameter_norm",
-    "update_norm",
-    "relative_update",
-    "trust_ratio",
-    "drift",
-    "window_drift",
-    "gradient_norm",
-    "gradient_difference_norm",
-    "inner",
-    "cosine",
-)
-
+_DRIFTS = ("drift", "window_drift")
+_GRADIENTS = ("gradient_norm", "gradient_difference_norm")
+_NORMS = (*_DRIFTS, "parameter_norm", "update_norm", "gradient_norm_before", *_GRADIENTS)
+_STEPS = ("parameter_norm", "update_norm", "relative_update", "trust_ratio")
+COLUMNS = ("step", "lr", *_NORMS, "slope_before", "slope", "inner", "cosine", "stage")
+LAYER_COLUMNS = ("step", "layer", "lr", *_STEPS, *_DRIFTS, *_GRADIENTS, "inner", "cosine")
 _SQUARES = ("drift", "_norm", "_norm_before")  # endings of what is kept as squares, which add up over the layers
 
 

@@ -56,7 +56,6 @@ def random_direction(
     Source: Li et al. 2018 (arXiv 1712.09913), Sec. 4; layers and orthogonality within filters are ours.
     """
     drawn = normal(objective, torch.Generator().manual_seed(seed))
-    _known(normalization)
     if orthogonal_to is not None:
         other = checked(objective, orthogonal_to, "orthogonal_to")
         drawn = _orthogonal(drawn, other, normalization)
@@ -98,7 +97,8 @@ def normalize(
 
     Source: Li et al. 2018 (arXiv 1712.09913), Sec. 4.
     """
-    _known(normalization)
+    if normalization not in _NORMALIZATIONS:
+        raise ValueError(f"normalization {normalization!r}: choose one of {', '.join(_NORMALIZATIONS)}")
     result = []
     for part, parameter in zip(checked(objective, direction, "direction"), objective.parameters, strict=True):
         if parameter.dim() < 2 and not include_biases:
@@ -257,11 +257,6 @@ def _differences(objective: Objective, path: Sequence[Tensor | Sequence[Tensor]]
         for start in range(0, count, width):
             *block, last = (row[start : start + width].double() for row in rows)
             yield torch.stack(block) - last
-
-
-def _known(normalization: str) -> None:
-    if normalization not in _NORMALIZATIONS:
-        raise ValueError(f"normalization {normalization!r}: choose one of {', '.join(_NORMALIZATIONS)}")
 
 
 def _rows(tensor: Tensor, normalization: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from valleys.landscape.slices.interpolation import Path1D
+from valleys.landscape.slices.scales import color_range, is_wide, levels_between, norm, round_ticks
 from valleys.landscape.slices.slices import Slice
 from valleys.palette import COLORS, DASHES, MARKERS, VERMILION
 
@@ -21,7 +22,6 @@ __all__ = ["contour", "plot_1d", "surface"]
 
 _MAP = "viridis"
 _MISSING = "#d9d9d9"
-_DECADES = 6  # of a logarithmic scale below the largest value; the rest has the colour of its lower end
 _ENDS = (("o", "#ffffff", 7, 0, "start"), ("*", VERMILION, 13, -1, "end"))  # marker, colour, size, index, name
 
 
@@ -74,13 +74,8 @@ def plot_1d(
     seen: list[float] = []
     for number, (name, curve) in enumerate(named.items()):
         color = COLORS[number % len(COLORS)]
-        look: dict[str, Any] = {
-            "color": color,
-            "linestyle": DASHES[number % len(DASHES)],
-            "linewidth": 2,
-            "marker": MARKERS[number % len(MARKERS)],
-            "markersize": 3,
-        }
+        look: dict[str, Any] = {"color": color, "linewidth": 2, "markersize": 3}
+        look.update(linestyle=DASHES[number % len(DASHES)], marker=MARKERS[number % len(MARKERS)])
         if isinstance(curve, Slice):
             x, losses, label = curve.x, curve.values, name
         else:
@@ -88,14 +83,12 @@ def plot_1d(
             label = f"{name} (barrier {curve.barrier:.3g})" if name else f"barrier {curve.barrier:.3g}"
         panels[0].plot(x, losses, label=_text(label) or None, **look)
         if isinstance(curve, Path1D):
-            panels[0].plot(
-                x, losses - curve.excess, color=color, linestyle=":", linewidth=1, label="_line between the ends"
-            )
+            panels[0].plot(x, losses - curve.excess, ":", color=color, linewidth=1, label="_line between the ends")
         _mark_missing(panels[0], x, losses, color)
         seen += losses[losses.isfinite()].tolist()
         if metric is not None:
             panels[1].plot(x, curve.metric, **look)
-    if _logarithmic(seen):
+    if is_wide(seen):
         panels[0].set_yscale("log")
     panels[0].set_ylabel("loss")
     if metric is not None:
@@ -163,19 +156,21 @@ def contour(
     values, points = _plane(plane, metric), _trajectory(trajectory)
     if levels < 2:
         raise ValueError(f"levels {levels}: choose 2 or more")
-    low, high, logarithmic = _range(values, metric is None)
-    steps, norm = _steps(low, high, levels, logarithmic), _norm(low, high, logarithmic)
+    low, high, logarithmic = color_range(values, metric is None)
+    steps = levels_between(low, high, levels, logarithmic)
     extend = "min" if float(values[values.isfinite()].min()) < low else "neither"
     figure = _figure((7.5, 6))
     axes = figure.add_subplot()
     axes.set_facecolor(_MISSING)
     # A logarithm takes no zero: what is below the scale goes just below it.
     shown = np.ma.masked_invalid((values.clamp(min=low / 2) if logarithmic else values).numpy())
-    filled = axes.contourf(plane.x, plane.y, shown, levels=steps, norm=norm, cmap=_MAP, extend=extend)
+    filled = axes.contourf(
+        plane.x, plane.y, shown, levels=steps, norm=norm(low, high, logarithmic), cmap=_MAP, extend=extend
+    )
     axes.contour(plane.x, plane.y, shown, levels=steps, colors="white", linewidths=0.4, alpha=0.5)
     bar = figure.colorbar(filled, ax=axes, label=_text(metric or "loss"))
     if logarithmic:
-        bar.set_ticks(_nice(low, high), labels=[f"{tick:g}" for tick in _nice(low, high)])
+        bar.set_ticks(round_ticks(low, high), labels=[f"{tick:g}" for tick in round_ticks(low, high)])
         bar.ax.minorticks_off()
     else:
         bar.set_ticks([tick for tick in MaxNLocator(7).tick_values(low, high) if low <= tick <= high])
@@ -235,18 +230,18 @@ def surface(
     import numpy as np
 
     values, points = _plane(plane, metric), _trajectory(trajectory)
-    low, high, logarithmic = _range(values, metric is None)
+    low, high, logarithmic = color_range(values, metric is None)
     heights = torch.where(values.isfinite(), values.clamp(min=low), math.nan)
     heights = heights.log10() if logarithmic else heights
     ends = (math.log10(low), math.log10(high)) if logarithmic else (low, high)
     figure = _figure((8, 6.5))
     axes = figure.add_subplot(projection="3d", computed_zorder=False)
     xs, ys = np.meshgrid(plane.x.numpy(), _y(plane).numpy())
-    look: dict[str, Any] = {"cmap": _MAP, "norm": _norm(*ends, False), "linewidth": 0.15, "edgecolor": (1, 1, 1, 0.35)}
+    look: dict[str, Any] = {"cmap": _MAP, "norm": norm(*ends, False), "linewidth": 0.15, "edgecolor": (1, 1, 1, 0.35)}
     drawn = axes.plot_surface(xs, ys, heights.numpy(), rcount=len(ys), ccount=len(xs[0]), zorder=1, **look)
     bar = figure.colorbar(drawn, ax=axes, label=_text(metric or "loss"), shrink=0.65, pad=0.1)
     if logarithmic:
-        ticks = _nice(low, high)
+        ticks = round_ticks(low, high)
         for axis in (bar, axes.zaxis):
             axis.set_ticks([math.log10(tick) for tick in ticks], labels=[f"{tick:g}" for tick in ticks])
     if points is not None:
@@ -287,7 +282,7 @@ def _y(plane: Slice) -> Tensor:
 
 
 def _plane(plane: Slice, metric: str | None) -> Tensor:
-    """The values to draw."""
+    """Return the values to draw."""
     _y(plane)
     if metric is not None and plane.metric is None:
         raise ValueError(f"metric {metric!r}: the slice has none; pass metric= to slice_2d")
@@ -303,51 +298,8 @@ def _trajectory(trajectory: Tensor | None) -> Tensor | None:
     return trajectory
 
 
-def _logarithmic(values: Sequence[float]) -> bool:
-    return bool(values) and min(values) > 0 and max(values) > 10 * min(values)
-
-
-def _range(values: Tensor, loss: bool) -> tuple[float, float, bool]:
-    """Of the colours: lowest, highest, whether logarithmic, as only a loss may be."""
-    finite = values[values.isfinite()]
-    low, high = float(finite.min()), float(finite.max())
-    if loss and low >= 0 and high > 10 * low:
-        positive = float(finite[finite > 0].min())
-        low = max(positive, high * 10.0**-_DECADES)
-        if high > 10 * low:
-            return low, high, True
-        low = float(finite.min())
-    if not high - low > 1e-9 * max(abs(low), abs(high)):  # flat: a band around the only value
-        margin = 0.01 * abs(high) or 0.01
-        return low - margin, high + margin, False
-    return low, high, False
-
-
-def _steps(low: float, high: float, count: int, logarithmic: bool) -> list[float]:
-    shares = [index / count for index in range(1, count)]
-    inner = [low * (high / low) ** share if logarithmic else low + (high - low) * share for share in shares]
-    return [low, *inner, high]
-
-
-def _norm(low: float, high: float, logarithmic: bool) -> Any:
-    from matplotlib.colors import LogNorm, Normalize
-
-    return (LogNorm if logarithmic else Normalize)(low, high)
-
-
-def _nice(low: float, high: float) -> list[float]:
-    """Round numbers for a logarithmic scale, as many as can be read."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
-        ticks = [tick for tick in ticks if low <= tick <= high]
-        if len(ticks) <= 9:
-            break
-    return ticks
-
-
 def _draw_trajectory(axes: Any, points: Tensor, plane: Slice, heights: Tensor | None = None) -> list[Any]:
-    """On the plane, or at heights above it. Gives what the legend names: no end that is not seen."""
+    """Draw on the plane, or at heights above it; return what the legend names: no end that is not seen."""
     from matplotlib.patheffects import withStroke
 
     columns = [*points.T.tolist(), *([] if heights is None else [heights.tolist()])]
@@ -372,7 +324,7 @@ def _inside(plane: Slice, points: Tensor) -> Tensor:
 
 
 def _heights(plane: Slice, heights: Tensor, points: Tensor) -> Tensor:
-    """Bilinear in each cell; NaN outside, where nothing is drawn."""
+    """Interpolate bilinearly in each cell; NaN outside, where nothing is drawn."""
     cells, shares = [], []
     for axis, position in zip((plane.x, _y(plane)), points.T, strict=True):
         cell = torch.searchsorted(axis, position.to(axis).contiguous(), right=True).clamp(1, len(axis) - 1) - 1
@@ -391,5 +343,5 @@ def _mark_missing(axes: Any, x: Tensor, losses: Tensor, color: str) -> None:
 
 
 def _text(text: str) -> str:
-    """Text that matplotlib shows as it is: dollar signs would start a formula."""
+    """Return text that matplotlib shows as it is: dollar signs would start a formula."""
     return text.replace("$", r"\$")

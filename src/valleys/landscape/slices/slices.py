@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,9 +141,10 @@ def slice_2d(
     """
     across, along = checked(objective, x, "x"), checked(objective, y, "y")
     _solvable(_products([across, along]), "x and y")
-    pair = _pair_of_spans(span)
-    both = points if isinstance(points, tuple) else (points, points)
-    xs, ys = (grid(*_span(one), _points(number)) for one, number in zip(pair, both, strict=True))
+    nested = isinstance(span, (tuple, list)) and isinstance(span[0], (tuple, list))
+    spans: Any = span if nested else (span, span)
+    counts = points if isinstance(points, tuple) else (points, points)
+    xs, ys = (grid(*_span(one), _points(number)) for one, number in zip(spans, counts, strict=True))
     total = len(xs) * len(ys) + 1
     report = reporter(progress, "slice", "evaluations")
     with statistics(objective, recalibrate) as estimate:
@@ -226,14 +228,6 @@ def _span(span: float | tuple[float, float]) -> tuple[float, float]:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"span {span}: give a positive number, or a pair of finite numbers, the smaller one first")
     return low, high
-
-
-def _pair_of_spans(
-    span: float | tuple[float, float] | tuple[tuple[float, float], tuple[float, float]],
-) -> tuple[float | tuple[float, float], float | tuple[float, float]]:
-    if isinstance(span, (tuple, list)) and isinstance(span[0], (tuple, list)):
-        return span[0], span[1]  # type: ignore[return-value]
-    return span, span  # type: ignore[return-value]
 
 
 def _points(points: int) -> int:
