@@ -226,7 +226,7 @@ class _Run:
 
     def measured(self, examples: int, measures: Sequence[str], follow: Follow) -> tuple[dict[str, Any], bool]:
         """Return the measurements, and whether the run had to be trained again for them."""
-        file = weights.path(self.folder, self.job)
+        file = weights.path(self.folder, self.job.stem)
         state, note = weights.load(file, self.device), ""
         trained = state is None
         if trained:

@@ -8,14 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from valleys.lab.store.job import Job
-
 __all__ = ["load", "path", "save"]
 
 
-def path(folder: Path, job: Job) -> Path:
+def path(folder: Path, stem: str) -> Path:
     """Return the file of a run's weights, which need not exist."""
-    return folder / "weights" / f"{job.stem}.pt"
+    return folder / "weights" / f"{stem}.pt"
 
 
 def save(model: nn.Module, path: Path) -> None:
