@@ -58,8 +58,8 @@ def test_a_walk_that_diverges_says_so(tmp_path: Path, short: None) -> None:
 def test_the_sine_is_shorter_in_smoke_and_its_ratio_is_of_epochs(
     tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def early(task: Task, spec: Any, hyperparameters: Mapping[str, float], **options: Any) -> Record:
-        step = 5 if options["batch_size"] == 256 else 400
+    def early(task: Task, spec: Any, hyperparameters: Mapping[str, float], config: Any, **options: Any) -> Record:
+        step = 5 if config.batch_size == 256 else 400
         curve = [Evaluation(step, 1.0, 0.1, 0.01), Evaluation(1000, 2.0, 0.1, 0.01)]
         return lab_fakes.record(
             optimizer=spec.name, hyperparameters={}, seed=options["seed"], steps=1000, curve=curve, test=0.01

@@ -6,8 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["write_whole"]
-
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file. A reader sees the old file or the new one, never half of it."""

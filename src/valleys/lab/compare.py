@@ -161,7 +161,9 @@ class _Setup:
         checkpoint = None if isinstance(self.problem, Loop) else Checkpoint(path)
         final = job.phase == "final"
         keep = (
-            partial(weights.save, path=weights.path(self.folder, job.stem)) if final and self.config.keep_weights else None
+            partial(weights.save, path=weights.path(self.folder, job.stem))
+            if final and self.config.keep_weights
+            else None
         )
         names = self.config.log if self.ranks.main else ()
         label = trackers.run_name(job.optimizer, job.phase, job.key.point, job.key.seed)

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Follow", "Watch", "watch"]
-
 Follow = Callable[[int, int], None]
 """Told the steps made and the steps to make."""
 

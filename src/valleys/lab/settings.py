@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import field, fields
 from typing import Any, TypeVar
 
-__all__ = ["documented", "option"]
-
 Config = TypeVar("Config", bound=type)
 
 

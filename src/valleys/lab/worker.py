@@ -13,8 +13,6 @@ from valleys.lab.search import candidates
 from valleys.lab.store.job import Job, Key
 from valleys.lab.store.rank_store import RankStore
 
-__all__ = ["Work", "work"]
-
 _PATIENCE = 5.0
 """Seconds between two looks at what other workers have finished."""
 

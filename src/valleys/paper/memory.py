@@ -10,8 +10,6 @@ from valleys.lab.errors import LabError
 from valleys.paper.tables.methods import MAKERS
 from valleys.paper.tables.model import Method
 
-__all__ = ["above", "peak"]
-
 LENGTH = 128  # tokens per example; the paper does not say how many it has
 
 _DEVICE = "cuda"

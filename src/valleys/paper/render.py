@@ -17,8 +17,6 @@ from valleys.paper.tables.numbers import TABLES
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["parts", "write"]
-
 _TITLES = ("row", "column", "paper", "ours", "ours - paper [95 %]", "remark")
 _ORDER_TITLES = ("row", "order", "paper", "ours [95 %]", "sign")
 _LIST_TITLES = ("number", "what it is", "rows", "needs")

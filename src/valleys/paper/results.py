@@ -12,8 +12,6 @@ from valleys.lab.statistics import Difference, mean_interval, paired_difference
 from valleys.paper.tables.model import COMPARABLE, FLAT, Cell, Setting, Table
 from valleys.paper.walks.endpoints import Walk
 
-__all__ = ["Contrast", "Outcome", "Ran", "Reproduction", "beside", "blank", "contrasts", "outcome"]
-
 
 @dataclass(frozen=True)
 class Ran:

@@ -18,8 +18,6 @@ from valleys.lab.statistics import format_mean
 from valleys.lab.statistics.planned_pairs import LEVEL
 from valleys.lab.store.job import Key, Results
 
-__all__ = ["escape", "plain", "to_json", "to_markdown", "write"]
-
 
 def write(results: Results, summary: Summary, folder: Path, command: str) -> dict[str, Path]:
     """Write ``report.md``, ``report.json``, ``report.html`` and ``curves.png``."""

@@ -13,8 +13,6 @@ from valleys.lab.atomic_write import write_whole
 from valleys.lab.record import Record
 from valleys.palette import COLORS, DASHES
 
-__all__ = ["band", "draw"]
-
 
 def draw(
     configuration: Mapping[str, Any],

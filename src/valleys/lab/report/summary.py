@@ -17,8 +17,6 @@ from valleys.lab.statistics.planned_pairs import Question, questions
 from valleys.lab.statistics.step_times import step_times
 from valleys.lab.store.job import Key, Results
 
-__all__ = ["Row", "Summary", "cells", "layouts", "summarize"]
-
 
 @dataclass(frozen=True)
 class Row:

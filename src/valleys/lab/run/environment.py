@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["environment"]
-
 
 def environment(device: str, ranks: int = 1) -> dict[str, Any]:
     """Versions and hardware, for the report and for a warning when they change between two sittings.

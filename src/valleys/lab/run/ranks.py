@@ -23,8 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from valleys.lab.errors import LabError
 
-__all__ = ["Layout", "Ranks", "check_averaged", "held_back", "joined"]
-
 T = TypeVar("T")
 
 

@@ -21,8 +21,6 @@ from urllib.parse import quote
 from valleys.lab.errors import LabError, unknown
 from valleys.lab.record import Evaluation, Record
 
-__all__ = ["NAMES", "PROJECT", "Observe", "check", "run_name", "tracker"]
-
 PROJECT = "valleys"
 """MLflow's experiment and W&B's project, unless MLFLOW_EXPERIMENT_NAME or WANDB_PROJECT says otherwise."""
 

@@ -22,8 +22,6 @@ from valleys.lab.run.checkpoint import Checkpoint
 from valleys.lab.run.noise_scale import MicroGradients, NoiseScale
 from valleys.lab.run.ranks import Ranks, check_averaged, held_back
 
-__all__ = ["EVALUATIONS", "Fitting"]
-
 EVALUATIONS = 20
 """How often a run is evaluated, evenly; a shorter run at every step."""
 

@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-__all__ = ["load", "path", "save"]
-
 
 def path(folder: Path, stem: str) -> Path:
     """Return the file of a run's weights, which need not exist."""

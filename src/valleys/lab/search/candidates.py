@@ -11,8 +11,6 @@ from valleys.lab.record import Record
 if TYPE_CHECKING:
     from valleys.lab.optimizers.spec import Range
 
-__all__ = ["FIRST_SEED", "FIXED", "TUNING_SEED", "at_edge", "points", "select"]
-
 TUNING_SEED = 0
 """Seed of every tuning run: all optimizers start from the same weights and see the same order of the data."""
 

@@ -19,8 +19,6 @@ from valleys.lab.errors import LabError
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["GRACE", "HEARTBEAT", "alive", "beating", "exclusive", "open_storage", "worker"]
-
 HEARTBEAT = 30
 """Seconds between two signs of life of a worker."""
 

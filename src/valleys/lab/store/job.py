@@ -11,8 +11,6 @@ from valleys.lab.record import Record
 if TYPE_CHECKING:
     from valleys.lab.optimizers.spec import Range
 
-__all__ = ["Job", "Key", "Phase", "Results"]
-
 Phase = Literal["tuning", "final"]
 """What a run is for: choosing hyperparameters, or the result."""
 

@@ -16,8 +16,6 @@ from valleys.lab.store.store import Store
 if TYPE_CHECKING:
     from valleys.lab.optimizers.spec import Range
 
-__all__ = ["RankStore"]
-
 
 class RankStore:
     """A store that rank 0 holds and all ranks use: every method is called by all, and tells all the same.

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from valleys.lab.optimizers.spec import Range
 
-__all__ = ["Store"]
-
 _FLATNESS = "flatness:"
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from valleys.landscape.recorder.projection import Projection
 from valleys.landscape.recorder.sums import square_sums, wide
 
-__all__ = ["Path"]
-
 Position = list[Tensor]
 
 

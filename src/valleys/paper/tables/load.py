@@ -22,8 +22,6 @@ from valleys.lab.problem.schedules import Schedule
 from valleys.paper.tables.methods import method
 from valleys.paper.tables.model import Cell, Measure, Method, Setting, Table
 
-__all__ = ["load_tables", "parse_table"]
-
 T = TypeVar("T")
 Entries = dict[str, Any]
 Settings = Mapping[str, Setting]

@@ -21,8 +21,6 @@ from valleys.lab.errors import LabError
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 from valleys.paper.tables.model import Method
 
-__all__ = ["MAKERS", "method", "spec"]
-
 
 def _of_package(package: str, name: str, **fixed: Any) -> Callable[..., Optimizer]:
     def make(params: list[nn.Parameter], **options: Any) -> Optimizer:

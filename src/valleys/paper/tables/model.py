@@ -7,8 +7,6 @@ from typing import Literal
 
 from valleys.lab.problem.schedules import Schedule
 
-__all__ = ["COMPARABLE", "FLAT", "Cell", "Measure", "Method", "Setting", "Table"]
-
 Measure = Literal[
     "test", "seconds", "step ms", "epochs", "time ratio", "step ratio", "epoch ratio", "memory", "walk", "sign",
     "top_eigenvalue", "drift",

@@ -8,8 +8,6 @@ from valleys.lab.errors import LabError, unknown
 from valleys.paper.tables.load import load_tables
 from valleys.paper.tables.model import Table
 
-__all__ = ["TABLES", "find", "row"]
-
 
 def _key(table: Table) -> tuple[bool, str, int, str]:
     kind, _, number = table.number.partition("-")

@@ -16,8 +16,6 @@ from valleys.lab.problem.loop import Loop
 from valleys.lab.run import trainer
 from valleys.lab.run.config import RunConfig
 
-__all__ = ["Walk", "walk"]
-
 
 @dataclass(frozen=True)
 class Walk:

@@ -13,8 +13,6 @@ from valleys.lab.tasks.entry import Entry
 from valleys.paper.walks.functions import FUNCTIONS, Function
 from valleys.paper.walks.walk import SPREAD
 
-__all__ = ["ENTRIES", "load"]
-
 _EVALUATIONS = 20
 
 # task -> function, target, steps, figure
