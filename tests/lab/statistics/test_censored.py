@@ -9,86 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from valleys.lab.statistics import Interval, TimeComparison, compare_times, median_interval, reached_share
+from valleys.lab.statistics import TimeComparison, compare_times
 
 NEVER = math.inf
 times = st.dictionaries(st.integers(0, 9), st.sampled_from([1.0, 2.0, 5.0, 7.0, 100.0, NEVER]), min_size=1)
-
-
-@pytest.mark.parametrize(
-    ("size", "place", "guaranteed"),
-    [
-        # Conover, Practical Nonparametric Statistics: k = 1 for 6 to 8 values, 2 for 9 to 11, 6 for 20 at 95 %.
-        (6, 1, 1 - 2 / 64),
-        (8, 1, 1 - 2 / 256),
-        (9, 2, 1 - 2 * 10 / 512),
-        (11, 2, 1 - 2 * 12 / 2048),
-        (20, 6, 0.9586105346679688),
-        # Too few for 95 %: the extremes, with what they do guarantee.
-        (5, 1, 0.9375),
-        (3, 1, 0.75),
-        (2, 1, 0.5),
-    ],
-)
-def test_the_median_lies_between_the_order_statistics_of_the_tables(size: int, place: int, guaranteed: float) -> None:
-    found = median_interval([float(value) for value in reversed(range(1, size + 1))])
-    assert (found.low, found.high) == (place, size + 1 - place)
-    assert found.estimate == (size + 1) / 2
-    assert found.confidence == pytest.approx(guaranteed)
-
-
-def test_the_median_may_be_infinite_and_so_may_its_limits() -> None:
-    assert median_interval([1.0, 2.0, 3.0, NEVER, NEVER, NEVER]) == Interval(
-        NEVER, 1.0, NEVER, 0.96875, "order statistics"
-    )
-    assert median_interval([NEVER] * 6).low == NEVER
-    assert median_interval([3.0]) == Interval(3.0, None, None, 0.95, "none")
-    with pytest.raises(ValueError, match="at least one value"):
-        median_interval([])
-
-
-@pytest.mark.parametrize("size", [5, 6, 12])
-@pytest.mark.parametrize("missed", [0.0, 0.3, 0.49, 0.7])
-def test_the_interval_of_the_median_covers_it_with_missed_targets(size: int, missed: float) -> None:
-    generator = np.random.default_rng(size)
-    runs = 1500
-    drawn = generator.exponential(1.0, (runs, size))
-    # Those above the quantile never arrive; the median itself is finite below half, infinite above.
-    drawn[drawn > -math.log(missed or 1e-300)] = NEVER
-    truth = math.log(2) if missed < 0.5 else NEVER
-    hits, guaranteed = 0, 0.0
-    for values in drawn.tolist():
-        found = median_interval(values)
-        assert found.low is not None
-        assert found.high is not None
-        hits += found.low <= truth <= found.high
-        guaranteed = found.confidence
-    error = 3 * math.sqrt(guaranteed * (1 - guaranteed) / runs)
-    assert hits / runs >= guaranteed - error
-    if missed < 0.5:  # of a continuous distribution the guarantee is exact
-        assert hits / runs <= guaranteed + error
-
-
-@pytest.mark.parametrize("size", [1, 3, 5, 10])
-@pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_the_interval_of_the_share_never_undercuts_its_confidence(size: int, confidence: float) -> None:
-    """Exactly, over a grid of true shares."""
-    limits = [reached_share([1.0] * reached + [NEVER] * (size - reached), confidence) for reached in range(size + 1)]
-    for share in np.linspace(0, 1, 201):
-        holds = [(found.low or 0.0) <= share <= (found.high or 0.0) for found in limits]
-        assert stats.binom.pmf(np.arange(size + 1), size, share)[holds].sum() >= confidence - 1e-9
-
-
-def test_the_share_of_runs_that_arrived() -> None:
-    found = reached_share([3.0, NEVER, 4.0, NEVER, 9.0])
-    assert found.estimate == 0.6
-    assert (found.low, found.high) == pytest.approx((0.14663, 0.94726), abs=1e-4)  # Clopper and Pearson's tables
-    assert reached_share([1.0, 1.0]).high == 1.0
-    assert reached_share([NEVER, NEVER]).low == 0.0
-    with pytest.raises(ValueError, match="at least one run"):
-        reached_share([])
-    with pytest.raises(ValueError, match="positive"):
-        reached_share([1.0, math.nan])
 
 
 def test_times_compared_by_hand() -> None:

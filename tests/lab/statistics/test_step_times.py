@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lab_fakes import record
 from valleys.lab.record import Record
-from valleys.lab.statistics.step_times import SLACK, step_times
+from valleys.lab.statistics.step_times import _SLACK, step_times
 
 
 def runs(*ended: float | None) -> list[Record]:
@@ -27,8 +27,8 @@ def test_a_long_run_joins_what_it_spans() -> None:
 
 
 def test_one_seed_each_one_after_the_other_is_one_sitting() -> None:
-    assert list(step_times({name: runs(number * SLACK) for number, name in enumerate("abc")})) == ["a", "b", "c"]
-    assert list(step_times({"a": runs(0.0), "b": runs(2.1 * SLACK)})) == ["a"]
+    assert list(step_times({name: runs(number * _SLACK) for number, name in enumerate("abc")})) == ["a", "b", "c"]
+    assert list(step_times({"a": runs(0.0), "b": runs(2.1 * _SLACK)})) == ["a"]
 
 
 def test_times_from_before_ends_were_recorded_and_optimizers_without_runs() -> None:

@@ -1,19 +1,39 @@
-"""How large a difference is, in units of what seeds do."""
+"""Effect sizes of paired differences: Hedges' g, and the smallest difference that a number of seeds detects."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
 from valleys.lab.statistics.intervals import Interval, standard_error
-from valleys.lab.statistics.noncentral import noncentrality
 from valleys.lab.statistics.paired import differences
 
-__all__ = ["hedges_g"]
+__all__ = ["Detectable", "detectable_difference", "hedges_g"]
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """The minimum detectable difference.
+
+    Args:
+        difference: its size, in the metric's unit.
+        seeds: paired seeds.
+        level: of the test. Among m pairs it is the level over m, the strictest of Holm's thresholds: conservative,
+            since Holm's others are larger.
+        power: the chance to find it.
+    """
+
+    difference: float
+    seeds: int
+    level: float
+    power: float
 
 
 def hedges_g(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Interval | None:
-    r"""Hedges' g of paired data: the mean difference over the standard deviation *of the differences*.
+    r"""Return Hedges' g of paired data: the mean difference over the standard deviation *of the differences*.
 
     .. math::
         g = J_{n-1}\, \bar d / s_d,\quad
@@ -33,11 +53,12 @@ def hedges_g(a: Mapping[int, float], b: Mapping[int, float], confidence: float =
 
     Returns:
         g and its interval; None below three shared seeds. Equal differences have no spread: g is zero or infinite,
-        without limits.
+        without limits. Without limits also where the mean is so far from zero, in units of its standard error, that
+        SciPy's noncentral t is not a number.
 
     Example:
-        >>> found = hedges_g({0: 1.0, 1: 2.5, 2: 3.7, 3: 3.9}, {0: 0.7, 1: 2.6, 2: 2.9, 3: 3.0})
-        >>> print(f"{found.estimate:.2f} in [{found.low:.2f}, {found.high:.2f}]")
+        >>> g = hedges_g({0: 1.0, 1: 2.5, 2: 3.7, 3: 3.9}, {0: 0.7, 1: 2.6, 2: 2.9, 3: 3.0})
+        >>> print(f"{g.estimate:.2f} in [{g.low:.2f}, {g.high:.2f}]")
         0.74 in [-0.27, 2.23]
 
     Source:
@@ -52,9 +73,104 @@ def hedges_g(a: Mapping[int, float], b: Mapping[int, float], confidence: float =
     if error == 0:
         return Interval(math.copysign(math.inf, mean) if mean else 0.0, None, None, confidence, "none")
     t = mean / error
-    low, high = (noncentrality(t, n - 1, (1 + side * confidence) / 2) / math.sqrt(n) for side in (1, -1))
-    return Interval(_unbiasing(n - 1) * t / math.sqrt(n), low, high, confidence, "noncentral t")
+    low, high = (_noncentrality(t, n - 1, (1 + side * confidence) / 2) for side in (1, -1))
+    estimate = _unbiasing(n - 1) * t / math.sqrt(n)
+    if low is None or high is None:
+        return Interval(estimate, None, None, confidence, "none")
+    return Interval(estimate, low / math.sqrt(n), high / math.sqrt(n), confidence, "noncentral t")
+
+
+def detectable_difference(
+    deviation: float, seeds: int, *, level: float = 0.05, power: float = 0.8
+) -> Detectable | None:
+    r"""Return the smallest difference that a two-sided paired t test finds with a given chance.
+
+    .. math:: \Delta:\ P(|T_{n-1,\,\sqrt n \Delta / \sigma_d}| > t_{n-1,\,1-\alpha/2}) = 1 - \beta
+
+    It depends on the spread of the differences, not on their mean, so it is not "observed power", which only says the
+    p value again. But a spread seen in few seeds is itself uncertain: that of 5 seeds may be 0.35 to 1.67 times the
+    true one (95 %), of 10 seeds 0.55 to 1.45 times.
+
+    Args:
+        deviation: standard deviation of the paired differences, positive.
+        seeds: number of pairs, at least two.
+        level: of the test, in (0, 1). Among m pairs under Holm's correction pass ``level / m``: conservative.
+        power: the chance, above the level and below 1.
+
+    Returns:
+        The difference with what it rests on; None where SciPy's noncentral t is not a number, as it may be for two
+        seeds and a level near zero.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Example:
+        >>> print(f"{detectable_difference(1.0, 10).difference:.3f}")
+        0.996
+
+    Source:
+        Bloom, Minimum detectable effects, Evaluation Review 19, 1995, in its exact form.
+    """
+    if not deviation > 0 or not math.isfinite(deviation):
+        raise ValueError(f"the deviation must be positive and finite, not {deviation}")
+    if not 0 < level < 1:
+        raise ValueError(f"the level must be in (0, 1), not {level}")
+    if not level < power < 1:
+        raise ValueError(f"the power must be above the level and below 1, not {power}")
+    if seeds < 2:
+        raise ValueError(f"a paired test needs at least two seeds, not {seeds}")
+    shift = _shift(seeds - 1, level, power)
+    return None if shift is None else Detectable(shift * deviation / math.sqrt(seeds), seeds, level, power)
 
 
 def _unbiasing(freedom: int) -> float:
     return math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)) / math.sqrt(freedom / 2)
+
+
+def _noncentrality(t: float, freedom: int, probability: float) -> float | None:
+    """Return the shift under which a t at or below this one has this probability."""
+    if t < 0:  # where SciPy's CDF is less often a number
+        mirrored = _noncentrality(-t, freedom, 1 - probability)
+        return None if mirrored is None else -mirrored
+    return _root(lambda shift: probability - _cdf(t, freedom, shift), t, 1 + abs(t))
+
+
+@lru_cache(maxsize=1024)
+def _shift(freedom: int, level: float, power: float) -> float | None:
+    from scipy.stats import t
+
+    critical = float(t.isf(level / 2, freedom))
+
+    def excess(shift: float) -> float:
+        # Power is even in the shift; the rising branch alone has one root.
+        shift = max(shift, 0.0)
+        return 1 - _cdf(critical, freedom, shift) + _cdf(-critical, freedom, shift) - power
+
+    return _root(excess, 1.0, 1.0)
+
+
+def _cdf(t: float, freedom: int, shift: float) -> float:
+    """Return the CDF of the noncentral t distribution, NaN where SciPy's series does not converge."""
+    from scipy.stats import nct
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        # SciPy's CDF of a negative t is NaN near most shifts of the other sign, its mirror image is a number.
+        return float(nct.cdf(t, freedom, shift) if t >= 0 else nct.sf(-t, freedom, -shift))
+
+
+def _root(rising: Callable[[float], float], start: float, step: float) -> float | None:
+    """Return the root of a rising function, searched for in steps that double; None where the function is NaN."""
+    from scipy.optimize import brentq
+
+    if math.isnan(rising(start)):
+        return None
+    low, high = start - step, start + step
+    while rising(low) > 0:
+        low, step = low - 2 * step, 2 * step
+    while rising(high) < 0:
+        high, step = high + 2 * step, 2 * step
+    try:
+        return float(brentq(rising, low, high, xtol=1e-12, rtol=1e-12))
+    except ValueError:  # a value on the way is NaN
+        return None

@@ -1,19 +1,19 @@
-"""What a verdict consists of."""
+"""The verdict of a comparison and its parts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from valleys.lab.statistics.effect import Detectable
 from valleys.lab.statistics.intervals import Interval
 from valleys.lab.statistics.paired import Difference
-from valleys.lab.statistics.power import Detectable
 
 __all__ = ["Rival", "Verdict"]
 
 
 @dataclass(frozen=True)
 class Rival:
-    """How the leader stands against one other optimizer.
+    """The leader's standing against one other optimizer.
 
     Args:
         name: the other optimizer.
@@ -22,8 +22,7 @@ class Rival:
         p: p value of the paired t test after Holm's correction over all pairs of optimizers; None below two pairs.
         beaten: whether the leader is better and ``p`` is below the level.
         effect: Hedges' g of the paired differences, positive where the leader is better; None below three pairs.
-        wilcoxon_p: p value of Wilcoxon's signed rank test, corrected likewise; it decides nothing. None below two
-            pairs.
+        wilcoxon_p: the same as ``p`` of Wilcoxon's signed rank test; it decides nothing. None below two pairs.
         detectable: the smallest difference that so many seeds would have found with 80 % power at the strictest of
             Holm's thresholds; None below two pairs and where the differences are all alike.
     """
@@ -39,7 +38,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who won, and by how much.
+    """The best optimizer, and its lead.
 
     Args:
         leader: the best optimizer; None if no run finished.

@@ -1,4 +1,4 @@
-"""Two optimizers over the same seeds."""
+"""Differences of two optimizers over the same seeds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from valleys.lab.statistics.intervals import mean_interval, standard_error
-from valleys.lab.statistics.ranks import signed_rank_p
+from valleys.lab.statistics.p_values import signed_rank_p
 
-__all__ = ["Difference", "differences", "paired_difference"]
+__all__ = ["Difference", "paired_difference"]
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,7 @@ class Difference:
 
 
 def differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
-    """The differences ``a - b`` over the seeds that both have, in the order of the seeds.
-
-    Args:
-        a: metric by seed.
-        b: metric by seed.
-
-    Returns:
-        One difference per shared seed.
+    """Return the differences ``a - b`` over the seeds that both have, in the order of the seeds.
 
     Example:
         >>> differences({1: 5.0, 0: 3.0}, {0: 1.0, 1: 1.0, 2: 9.0})
@@ -51,7 +44,7 @@ def differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Difference | None:
-    r"""Mean of ``a - b``, its interval and p values, over the seeds that both have.
+    r"""Return the mean of ``a - b``, its interval and p values, over the seeds that both have.
 
     .. math:: d_i = a_i - b_i,\quad t = \bar d \sqrt n / s_d,\quad p = 2 P(T_{n-1} > |t|)
 

@@ -1,4 +1,4 @@
-"""The questions that the lab is for, fixed before any run: does E help the optimizer that it adapts?"""
+"""The comparisons planned before any run: does E help the optimizer that it adapts?"""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Question:
-    """Whether an adapted optimizer beats its base, or is beaten by it.
+    """An adapted optimizer against its base.
 
     Args:
-        adapted: the optimizer with E.
-        base: the same without it.
+        adapted, base: the optimizer with E and without it.
         verdict: the answer by the test metric.
         steps: the answer by the steps to the target; None if no seed is shared.
         sentence: both in words.
@@ -43,7 +42,7 @@ def questions(
     batch_size: int,
     step_seconds: Mapping[str, Mapping[int, float]],
 ) -> tuple[Question, ...]:
-    """Ask for each adapted optimizer whose base takes part.
+    """Test each adapted optimizer whose base takes part, in the order of ``records`` (runs on fresh seeds).
 
     These pairs do not depend on the results, so they pay for one another alone and not, as the leader's do, for every
     pair there is: with ten optimizers of which four are adapted, each is tested at 0.05 / 4 instead of 0.05 / 45.
@@ -51,7 +50,7 @@ def questions(
     bases = {name: next((base for base in BASES.get(name, ()) if base in records), None) for name in records}
     pairs = [(name, base) for name, base in bases.items() if base is not None]
     results = {name: {record.seed: record.test for record in runs} for name, runs in records.items()}
-    asked = []
+    tested = []
     for adapted, base in pairs:
         answer = judge(
             adapted,
@@ -65,8 +64,10 @@ def questions(
         )
         steps = _steps(records[adapted], records[base])
         shared = f"; tested at level {LEVEL:g}/{len(pairs)}" * (len(pairs) > 1)
-        asked.append(Question(adapted, base, answer, steps, f"{answer.sentence}{_words(adapted, base, steps)}{shared}"))
-    return tuple(asked)
+        tested.append(
+            Question(adapted, base, answer, steps, f"{answer.sentence}{_words(adapted, base, steps)}{shared}")
+        )
+    return tuple(tested)
 
 
 def _steps(adapted: Sequence[Record], base: Sequence[Record]) -> TimeComparison | None:

@@ -1,4 +1,4 @@
-"""Several tasks at once."""
+"""Performance profiles over several tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Profile", "performance_profiles"]
 
 @dataclass(frozen=True)
 class Profile:
-    """On what share of the tasks an optimizer is within a factor of the fastest: a step function.
+    """The share of tasks on which an optimizer is within a factor of the fastest: a step function.
 
     Args:
         taus: where it steps, rising from 1.
@@ -27,20 +27,13 @@ class Profile:
     tau_max: float
 
     def at(self, tau: float) -> float:
-        """Its value.
-
-        Args:
-            tau: the factor; below 1 no optimizer is within it.
-
-        Returns:
-            The share of tasks.
-        """
+        """Return the share of tasks within the factor ``tau``: 0 below 1."""
         step = bisect.bisect_right(self.taus, tau)
         return self.shares[step - 1] if step else 0.0
 
 
 def performance_profiles(times: Mapping[str, Mapping[str, float]], *, tau_max: float = 4.0) -> dict[str, Profile]:
-    r"""Performance profiles of optimizers over tasks.
+    r"""Compute the performance profiles of optimizers over tasks.
 
     .. math::
         r_{p,s} = t_{p,s} / \min_{s'} t_{p,s'},\quad
@@ -49,7 +42,7 @@ def performance_profiles(times: Mapping[str, Mapping[str, float]], *, tau_max: f
 
     Optimizers that tie for the fastest all count at factor 1. A missed target is within no factor. A task that
     everyone missed still counts among the n, so it lowers every profile alike and moves none past another. The area
-    is linear in the factor and exact, up to 4 unless told otherwise, as in AlgoPerf; times between 1 and 4 of the
+    is linear in the factor and exact, up to 4 by default, as in AlgoPerf; times between 1 and 4 of the
     fastest decide it. A profile depends on who else takes part: adding a fast optimizer may change the order of two
     others (Gould and Scott 2016), so read profiles as a picture, and pairs by :func:`~.compare_times`.
 
@@ -65,10 +58,10 @@ def performance_profiles(times: Mapping[str, Mapping[str, float]], *, tau_max: f
         ValueError: without tasks or optimizers, if an optimizer lacks a task, or if a number is out of its range.
 
     Example:
-        >>> found = performance_profiles({"x": {"a": 1.0, "b": 2.0}, "y": {"a": float("inf"), "b": 5.0}})
-        >>> found["a"].at(1), found["a"].area
+        >>> profiles = performance_profiles({"x": {"a": 1.0, "b": 2.0}, "y": {"a": float("inf"), "b": 5.0}})
+        >>> profiles["a"].at(1), profiles["a"].area
         (0.5, 0.5)
-        >>> found["b"].taus, found["b"].shares
+        >>> profiles["b"].taus, profiles["b"].shares
         ((1.0, 2.0), (0.5, 1.0))
 
     Source:

@@ -1,4 +1,4 @@
-"""Numbers in words."""
+"""Verdicts in words."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from valleys.lab.statistics.effect import Detectable
 from valleys.lab.statistics.intervals import mean_interval
 from valleys.lab.statistics.outcome import Rival
-from valleys.lab.statistics.power import Detectable
 
 __all__ = ["Wording", "format_mean", "sentence"]
 
-
+# A step costs about the same where its excess is at most the first, or may be 0, and is surely below the second.
 _EQUAL, _SAME = 0.01, 0.05
-"""A step costs about the same where its excess is at most the first, or may be 0, and is surely below the second."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Wording:
 
 
 def format_mean(mean: float, half_width: float | None) -> str:
-    """A mean and its interval with the digits that the interval leaves meaningful.
+    """Format a mean and its interval with the digits that the interval leaves meaningful.
 
     Args:
         mean: the mean.
@@ -69,7 +68,7 @@ def sentence(
     wording: Wording,
     step_seconds: Mapping[str, Mapping[int, float]] | None,
 ) -> str:
-    """How the leader stands against all others, in words.
+    """Describe, without a full stop, the leader's standing against the others.
 
     Args:
         leader: the best optimizer.
@@ -78,9 +77,6 @@ def sentence(
         lost: diverged runs by optimizer.
         wording: what the sentence says besides.
         step_seconds: seconds per step by optimizer and seed, if known.
-
-    Returns:
-        The sentence, without a full stop.
     """
     if rivals:
         cost = _cost(leader, rivals[0].name, not rivals[0].beaten, step_seconds or {})
@@ -105,8 +101,8 @@ def _against_all(
         return [first, *costs, *beaten, *([f"no difference found from {', '.join(open_)}"] if open_ else [])]
     # "nor" must follow the sentence on the second, which found no difference either
     nor = [f"nor from {', '.join(open_)}"] if open_ else []
-    seen = [] if _by_divergence(leader, second, lost) else _seen(leader, second, wording, named=bool(nor))
-    return [first, *nor, *seen, *costs, *beaten]
+    power = [] if _by_divergence(leader, second, lost) else _detectable(leader, second, wording, named=bool(nor))
+    return [first, *nor, *power, *costs, *beaten]
 
 
 def _against(leader: str, rival: Rival, lost: Mapping[str, int], wording: Wording) -> str:
@@ -131,19 +127,20 @@ def _by_divergence(leader: str, rival: Rival, lost: Mapping[str, int]) -> bool:
     return lost[rival.name] > lost[leader] and rival.difference is not None and rival.difference.mean < 0
 
 
-def _seen(leader: str, rival: Rival, wording: Wording, named: bool) -> list[str]:
-    found: Detectable | None = rival.detectable
-    if found is None:
+def _detectable(leader: str, rival: Rival, wording: Wording, named: bool) -> list[str]:
+    detectable: Detectable | None = rival.detectable
+    if detectable is None:
         return []
     between = f" between {leader} and {rival.name}" if named else ""
     level = f", level {wording.level:g}/{wording.pairs}" if wording.pairs > 1 else ""
     return [
-        f"{found.seeds} seeds could have seen {_amount(found.difference)}{between} (power {found.power:.0%}{level})"
+        f"{detectable.seeds} seeds could have seen {_amount(detectable.difference)}{between} "
+        f"(power {detectable.power:.0%}{level})"
     ]
 
 
 def _cost(leader: str, second: str, named: bool, step_seconds: Mapping[str, Mapping[int, float]]) -> list[str]:
-    """What the leader's step costs, such as ``costs 3% more time per step``; nothing where no seed has both times.
+    """Return the cost of the leader's step, such as ``costs 3% more time per step``; empty if no seed has both times.
 
     The ratio of a seed's two times is what both runs, made one after the other on the same machine, have in common; its
     logarithms are averaged. A busy machine makes an interval of any width, and then there is nothing to claim.

@@ -1,4 +1,4 @@
-"""Which runs' times can be compared: those that took turns on the same machine in the same state."""
+"""Step times that can be compared: those of runs that took turns on the same machine in the same state."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 
 from valleys.lab.record import Record
 
-__all__ = ["SLACK", "step_times"]
+__all__ = ["step_times"]
 
-SLACK = 600.0
-"""Seconds by which runs that take turns may lie apart."""
+_SLACK = 600.0  # seconds by which runs that take turns may lie apart
 
 
 def step_times(records: Mapping[str, Sequence[Record]]) -> dict[str, dict[int, float]]:
-    """Seconds per step by optimizer and seed, of the optimizers whose runs were made in the same sitting.
+    """Return seconds per step by optimizer and seed, of the optimizers whose runs were made in the same sitting.
 
     An optimizer that joins a comparison days later finds the machine in another state: its times say nothing beside the
     others', whatever their intervals. The largest group of optimizers whose runs lie in one stretch of time is kept.
+    A run without an end may have been made at any time.
 
     Example:
         >>> run = dict(optimizer="a", hyperparameters={}, batch_size=1, steps=1, diverged=False, step_seconds=0.1)
@@ -33,9 +33,9 @@ def step_times(records: Mapping[str, Sequence[Record]]) -> dict[str, dict[int, f
             groups.append([])
         groups[-1].append(name)
         end = max(end, last)
-    kept = max(groups, key=len, default=[])
+    largest = max(groups, key=len, default=[])
     return {
-        name: {record.seed: record.step_seconds for record in runs} for name, runs in records.items() if name in kept
+        name: {record.seed: record.step_seconds for record in runs} for name, runs in records.items() if name in largest
     }
 
 
@@ -43,4 +43,4 @@ def _span(runs: Sequence[Record]) -> tuple[float, float]:
     ends = [record.ended for record in runs if record.ended is not None]
     if len(ends) < len(runs):
         return -math.inf, math.inf
-    return min(ends) - SLACK, max(ends) + SLACK
+    return min(ends) - _SLACK, max(ends) + _SLACK

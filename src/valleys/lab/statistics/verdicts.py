@@ -1,4 +1,4 @@
-"""Who won."""
+"""Verdicts on comparisons: of the best optimizer, and of a pair fixed beforehand."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from valleys.lab.statistics.effect import hedges_g
+from valleys.lab.statistics.effect import Detectable, detectable_difference, hedges_g
 from valleys.lab.statistics.intervals import mean_interval
-from valleys.lab.statistics.multiple import holm
 from valleys.lab.statistics.outcome import Rival, Verdict
+from valleys.lab.statistics.p_values import holm
 from valleys.lab.statistics.paired import Difference, paired_difference
-from valleys.lab.statistics.power import Detectable, detectable_difference
 from valleys.lab.statistics.sentences import Wording, sentence
 
 __all__ = ["judge", "verdict"]
@@ -28,14 +27,14 @@ def verdict(
     level: float = 0.05,
     step_seconds: Mapping[str, Mapping[int, float]] | None = None,
 ) -> Verdict:
-    """Who won and by how much, in one sentence.
+    """Name the best optimizer and its lead, in one sentence.
 
     The leader is the optimizer with the fewest diverged runs, the best mean among equals. Choosing it by
     its result makes every other optimizer a possible leader, so p values are corrected over *all* pairs:
-    over the leader's pairs alone, equal optimizers would be told apart in 6 to 9 % of comparisons, not 5 %.
+    over the leader's pairs alone, equal optimizers would differ significantly in 6 to 9 % of comparisons, not 5 %.
 
-    Where no difference from the second is found, the sentence says which difference so many seeds would have found
-    with 80 % power, at the level over the number of pairs: the strictest of Holm's thresholds.
+    Where no difference from the second is significant, the sentence says which difference so many seeds would have
+    found with 80 % power, at the level over the number of pairs: the strictest of Holm's thresholds.
 
     Args:
         results: the metric by optimizer and seed; None for a run that diverged. An optimizer without runs is
@@ -74,7 +73,7 @@ def judge(
     level: float = 0.05,
     step_seconds: Mapping[str, Mapping[int, float]] | None = None,
 ) -> Verdict:
-    """Whether one optimizer beats another, or is beaten by it, where the pair was fixed before looking.
+    """Test two optimizers, both ways, where the pair was fixed before looking.
 
     The question is one test, two-sided, so nothing is corrected, however many others took part. A pair picked after
     looking belongs to :func:`verdict`. Otherwise the rules are the same: who diverges more often beats nobody.
@@ -154,7 +153,7 @@ def _verdict(
 
 
 def _pairs(order: Sequence[str], finished: _Runs) -> dict[tuple[str, str], Difference]:
-    """Every pair that shares a seed, keyed in the order of ``order``."""
+    """Return every pair that shares a seed, keyed in the order of ``order``."""
     every = {(a, b): paired_difference(finished[a], finished[b]) for a, b in itertools.combinations(order, 2)}
     return {key: difference for key, difference in every.items() if difference is not None}
 

@@ -1,17 +1,17 @@
-"""Tests that use the order of differences, not their size: any distribution, infinite values included."""
+"""P values: of tests that use the order of differences, not their size, and Holm's correction for several tests."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-__all__ = ["sign_p", "signed_rank_p"]
+__all__ = ["holm", "sign_p", "signed_rank_p"]
 
 _EXACT = 50
 
 
 def signed_rank_p(differences: Sequence[float]) -> float:
-    r"""Two-sided p value of Wilcoxon's signed rank test.
+    r"""Return the two-sided p value of Wilcoxon's signed rank test.
 
     .. math:: W = \sum_{d_i > 0} r_i,\quad p = P(|W' - E W'| \ge |W - E W|)
 
@@ -61,7 +61,7 @@ def signed_rank_p(differences: Sequence[float]) -> float:
 
 
 def sign_p(differences: Sequence[float]) -> float:
-    r"""Two-sided p value of the sign test.
+    r"""Return the two-sided p value of the sign test.
 
     .. math:: p = \min(1,\ 2 P(B \le \min(n_+, n_-))),\quad B \sim \mathrm{Bin}(n_+ + n_-, 1/2)
 
@@ -87,3 +87,29 @@ def sign_p(differences: Sequence[float]) -> float:
         raise ValueError("a difference that is not a number has no sign")
     positive, negative = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     return min(1.0, 2 * float(binom.cdf(min(positive, negative), positive + negative, 0.5)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    r"""Correct p values by Holm's method: the chance of any false discovery among all tests stays below the level.
+
+    .. math:: \tilde p_{(k)} = \max_{j \le k} \min(1, (m - j + 1)\, p_{(j)})
+
+    Args:
+        p_values: uncorrected, in any order.
+
+    Returns:
+        Corrected values in the same order.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+
+    Source:
+        Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
+    """
+    corrected = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = running
+    return corrected
