@@ -11,7 +11,7 @@ from lab.report.pages import HOSTILE
 from valleys.lab.report.html import charts, scales, strips, svg
 from valleys.lab.report.html.charts import Dots, Line
 from valleys.lab.report.html.scales import Scale, decades, nice, number, scale, words
-from valleys.lab.report.html.strips import Row, Trial
+from valleys.lab.report.html.strips import Axis, Row, Trial
 
 TITLES: dict[str, Any] = {"title": "t", "x_title": "x", "y_title": "y"}
 
@@ -158,7 +158,7 @@ def test_a_thinned_line_keeps_ends_spikes_and_the_widest_band() -> None:
     lows, highs = [y - 1 for y in ys], [y + 1 for y in ys]
     lows[777], highs[888] = -20.0, 20.0
     thinned = charts.thin(Line("a", 0, range(n), ys, lows, highs))
-    assert len(thinned.xs) <= 3 * charts.POINTS + 1
+    assert len(thinned.xs) <= 3 * charts._POINTS + 1
     assert list(thinned.xs) == sorted(set(thinned.xs))
     assert (thinned.xs[0], thinned.xs[-1]) == (0, n - 1)
     assert (max(thinned.ys), min(thinned.ys)) == (9.0, -9.0)
@@ -198,12 +198,9 @@ def test_diverged_trials_lie_at_the_worse_edge(maximize: bool) -> None:
             "a",
             0,
             tried,
-            [80.0, 90.0],
-            x_title="lr",
-            y_title="y",
+            Axis("lr", log=True),
+            Axis("y", [80.0, 90.0]),
             maximize=maximize,
-            log_x=True,
-            log_y=False,
             target=85.0,
         )
     )
@@ -219,10 +216,10 @@ def test_diverged_trials_lie_at_the_worse_edge(maximize: bool) -> None:
 
 
 def test_a_panel_without_a_finished_trial_or_a_range() -> None:
-    common: dict[str, Any] = {"x_title": "trial", "y_title": "y", "maximize": True, "log_x": False, "log_y": False}
-    root = read(strips.panel("a", 0, [Trial(1, None)], [], **common))
+    axes = Axis("trial"), Axis("y")
+    root = read(strips.panel("a", 0, [Trial(1, None)], *axes, maximize=True))
     assert len(of_class(root, "cross")) == 1
-    assert read(strips.panel("a", 0, [], [], **common)).tag == "svg"
+    assert read(strips.panel("a", 0, [], *axes, maximize=True)).tag == "svg"
 
 
 def test_optimizers_are_told_apart_by_more_than_colour() -> None:

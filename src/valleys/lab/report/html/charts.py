@@ -12,12 +12,10 @@ from valleys.lab.report.html import svg
 from valleys.lab.report.html.scales import Scale, number, scale
 from valleys.lab.report.html.svg import BOTTOM, RIGHT, TOP
 
-__all__ = ["Dots", "Line", "lines", "slots", "thin"]
+__all__ = ["Dots", "Line", "lines", "slots"]
 
-WIDTH, HEIGHT, WIDE = 460.0, 300.0, 720.0
-
-POINTS = 240
-"""Places along a line beyond which the eye sees no more of them."""
+_WIDTH, _HEIGHT, _WIDE = 460.0, 300.0, 720.0
+_POINTS = 240  # places along a line beyond which the eye sees no more of them
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,7 @@ class Line:
     """One optimizer's line.
 
     Args:
-        name: the optimizer.
-        index: its number, which chooses colour and dashes.
+        name, index: the optimizer, and its number, which chooses colour and dashes.
         xs, ys: finite numbers, xs rising.
         lows, highs: of the band around it; empty without one.
     """
@@ -41,13 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Dots:
-    """One optimizer's estimates, at most one per slot.
-
-    Args:
-        name: the optimizer.
-        index: its number.
-        estimates: mean and half width (None without an interval) by the slot's number.
-    """
+    """One optimizer's estimates: mean and half width (None without an interval) by the slot's number."""
 
     name: str
     index: int
@@ -55,7 +46,7 @@ class Dots:
 
 
 def lines(
-    held: Sequence[Line],
+    series: Sequence[Line],
     *,
     title: str,
     x_title: str,
@@ -65,29 +56,19 @@ def lines(
     log_y: bool = False,
     stairs: bool = False,
 ) -> Markup:
-    """Lines with bands.
+    """Draw lines with bands; those without points are left out.
 
-    Args:
-        held: the lines; those without points are left out.
-        title: what the picture shows, for readers who do not see it.
-        x_title: of the axis across.
-        y_title: of the axis upwards.
-        target: where a line across is drawn.
-        log_x: whether the axis across is logarithmic; all numbers on it are positive then.
-        log_y: the same of the axis upwards.
-        stairs: whether a value holds until the next.
-
-    Returns:
-        The picture.
+    All numbers on a logarithmic axis are positive. ``title`` is for readers who do not see the picture; ``target`` is
+    where a line across is drawn; with ``stairs`` a value holds until the next.
     """
-    drawn = [thin(entry) for entry in held if entry.xs]
+    drawn = [thin(entry) for entry in series if entry.xs]
     ends = "; ".join(f"{e.name}: {number(e.ys[-1])} at {number(e.xs[-1])}" for e in drawn)
-    root = svg.image(WIDTH, HEIGHT, title, f"{x_title} across, {y_title} upwards. {ends or 'nothing to show'}.")
+    root = svg.image(_WIDTH, _HEIGHT, title, f"{x_title} across, {y_title} upwards. {ends or 'nothing to show'}.")
     if not drawn:
-        svg.message(root, WIDTH, HEIGHT, "no run to show")
+        svg.message(root, _WIDTH, _HEIGHT, "no run to show")
         return svg.element(root)
     heights = [y for e in drawn for y in (*e.ys, *e.lows, *e.highs)] + ([] if target is None else [target])
-    y = scale(heights, HEIGHT - BOTTOM, TOP, log=log_y)
+    y = scale(heights, _HEIGHT - BOTTOM, TOP, log=log_y)
     x = _across([v for e in drawn for v in e.xs], y, log_x)
     svg.axes(root, x, y, x_title, y_title)
     if target is not None:
@@ -106,46 +87,41 @@ def lines(
     return svg.element(root)
 
 
-def slots(held: Sequence[Dots], labels: Sequence[str], *, title: str, x_title: str, y_title: str) -> Markup:
-    """Estimates with intervals, the optimizers side by side in each slot.
+def slots(series: Sequence[Dots], labels: Sequence[str], *, title: str, x_title: str, y_title: str) -> Markup:
+    """Draw estimates with intervals, the optimizers side by side in each slot.
 
-    Args:
-        held: the optimizers.
-        labels: of the slots, from left to right; what follows a comma stands on a second line.
-        title: what the picture shows, for readers who do not see it.
-        x_title: of the axis across.
-        y_title: of the axis upwards.
-
-    Returns:
-        The picture.
+    Slots have labels from left to right; what follows a comma stands on a second line. ``title`` is for readers who do
+    not see the picture.
     """
-    said = "; ".join(
+    description = "; ".join(
         f"{entry.name}: "
         + ", ".join(f"{number(mean)} at {labels[slot]}" for slot, (mean, _) in entry.estimates.items())
-        for entry in held
+        for entry in series
     )
     parts = [label.split(", ", 1) for label in labels]
-    room = max(14.0 * len(held) + 24, svg.text_width(part for both in parts for part in both))
-    width, bottom = max(WIDE, 60 + len(labels) * room), HEIGHT - BOTTOM - 16
-    root = svg.image(width, HEIGHT, title, f"{x_title} across, {y_title} upwards. {said}.", "chart wide")
+    room = max(14.0 * len(series) + 24, svg.text_width(part for both in parts for part in both))
+    width, bottom = max(_WIDE, 60 + len(labels) * room), _HEIGHT - BOTTOM - 16
+    root = svg.image(width, _HEIGHT, title, f"{x_title} across, {y_title} upwards. {description}.", "chart wide")
     root.set("width", svg.place(width))
-    heights = [v for e in held for mean, half in e.estimates.values() for v in (mean - (half or 0), mean + (half or 0))]
+    heights = [
+        v for e in series for mean, half in e.estimates.values() for v in (mean - (half or 0), mean + (half or 0))
+    ]
     if not heights:
-        svg.message(root, width, HEIGHT, "no run to show")
+        svg.message(root, width, _HEIGHT, "no run to show")
         return svg.element(root)
     y = scale(heights, bottom, TOP)
     left = svg.left(y)
     x = Scale(0, len(labels), left, width - RIGHT, False, ())
     svg.axes(root, x, y, "", y_title)
-    svg.text(root, x.end, HEIGHT - 8, x_title, "title", "end")
+    svg.text(root, x.end, _HEIGHT - 8, x_title, "title", "end")
     for slot, both in enumerate(parts):
         for below, part in enumerate(both):
             svg.text(root, x(slot + 0.5), bottom + 18 + 15 * below, part, anchor="middle")
         if slot:
             svg.line(root, x(slot), y.start, x(slot), y.start + 6, "axis")
-    step = min(16.0, 0.8 * (x(1) - x(0)) / len(held))
-    for number_, entry in enumerate(held):
-        shift = step * (number_ - (len(held) - 1) / 2)
+    step = min(16.0, 0.8 * (x(1) - x(0)) / len(series))
+    for number_, entry in enumerate(series):
+        shift = step * (number_ - (len(series) - 1) / 2)
         group = svg.series(root, entry.name, entry.index)
         for slot, (mean, half) in sorted(entry.estimates.items()):
             middle = x(slot + 0.5) + shift
@@ -155,17 +131,10 @@ def slots(held: Sequence[Dots], labels: Sequence[str], *, title: str, x_title: s
     return svg.element(root)
 
 
-def thin(entry: Line, limit: int = POINTS) -> Line:
-    """A line with fewer points that looks the same.
+def thin(entry: Line, limit: int = _POINTS) -> Line:
+    """Return a line with at most three points to each of ``limit`` stretches that looks the same.
 
     Of each stretch the last point is kept, and the lowest and the highest; the band keeps its outermost limits.
-
-    Args:
-        entry: the line.
-        limit: stretches; a line with no more points than this stays as it is.
-
-    Returns:
-        The line, of at most three points per stretch.
 
     Example:
         >>> spiky = Line("a", 0, list(range(1000)), [float(x == 501) for x in range(1000)])
@@ -199,7 +168,7 @@ def thin(entry: Line, limit: int = POINTS) -> Line:
 
 
 def _across(values: Sequence[float], y: Scale, log: bool) -> Scale:
-    return scale(values, svg.left(y), WIDTH - RIGHT, log=log)
+    return scale(values, svg.left(y), _WIDTH - RIGHT, log=log)
 
 
 def _stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""The charts of a comparison, and those over several."""
+"""The charts of a comparison, and those over several; ``index`` is a number by optimizer."""
 
 from __future__ import annotations
 
@@ -23,29 +23,12 @@ from valleys.lab.report.html.reading import (
 )
 from valleys.lab.statistics import median, performance_profiles
 
-__all__ = [
-    "Panel",
-    "across",
-    "curves",
-    "flatness",
-    "profile",
-    "progress",
-    "results",
-    "sensitivity",
-    "step_times",
-    "times",
-]
+__all__ = ["Panel"]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart of one optimizer.
-
-    Args:
-        name: the optimizer.
-        index: its number.
-        picture: the chart.
-    """
+    """The chart of one optimizer and its number."""
 
     name: str
     index: int
@@ -53,15 +36,7 @@ class Panel:
 
 
 def results(document: Document, index: dict[str, int]) -> Markup:
-    """The test metric of each run, with mean and interval.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The chart, best optimizer first.
-    """
+    """Draw the test metric of each run, with mean and interval, best optimizer first."""
     rows = []
     for row in document["table"]:
         runs = finals(document, row["optimizer"])
@@ -76,49 +51,33 @@ def results(document: Document, index: dict[str, int]) -> Markup:
 
 
 def flatness(document: Document, index: dict[str, int]) -> Markup | None:
-    """The top eigenvalue of each run, with the mean.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The chart; None if nothing was measured.
-    """
-    found = document.get("flatness")
-    if not found or "top_eigenvalue" not in found["measures"]:
+    """Draw the top eigenvalue of each run, with the mean; None if nothing was measured."""
+    flat = document.get("flatness")
+    if not flat or "top_eigenvalue" not in flat["measures"]:
         return None
     rows = []
-    for row in found["rows"]:
-        values = [run["top_eigenvalue"] for run in found["runs"][row["optimizer"]]]
+    for row in flat["rows"]:
+        values = [run["top_eigenvalue"] for run in flat["runs"][row["optimizer"]]]
         center, half = row["means"]["top_eigenvalue"]
         rows.append(strips.Row(row["optimizer"], index[row["optimizer"]], values, center, half))
     places = [value for row in rows for value in strips.extent(row)]
-    name = found["measures"]["top_eigenvalue"]
+    name = flat["measures"]["top_eigenvalue"]
     log = min(places) > 0 and max(places) > 10 * min(places)
     return strips.strip(rows, title=f"{name} by optimizer", x_title=name, lost="diverged", log=log)
 
 
 def curves(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:
-    """The validation metric against steps and against seconds.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The two charts.
-    """
+    """Draw the validation metric against steps and against seconds."""
     configuration = document["configuration"]
     bands = {name: band(sound(finals(document, name))) for name in optimizers(document)}
     metric, target = f"validation {configuration['metric']}", configuration["target"]
-    values = [target, *(value for held in bands.values() for value in (*held.lows, *held.highs))]
+    values = [target, *(value for curve in bands.values() for value in (*curve.lows, *curve.highs))]
 
     def chart(x_title: str, xs: Callable[[Any], Sequence[float]]) -> Markup:
         return charts.lines(
             [
-                charts.Line(name, index[name], xs(held), held.means, held.lows, held.highs)
-                for name, held in bands.items()
+                charts.Line(name, index[name], xs(curve), curve.means, curve.lows, curve.highs)
+                for name, curve in bands.items()
             ],
             title=f"{metric} against {x_title}",
             x_title=x_title,
@@ -127,33 +86,25 @@ def curves(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:
             log_y=logarithmic(document, values),
         )
 
-    return chart("optimizer steps", lambda held: held.steps), chart("training seconds", lambda held: held.seconds)
+    return chart("optimizer steps", lambda curve: curve.steps), chart("training seconds", lambda curve: curve.seconds)
 
 
 def times(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:
-    """Steps and seconds to the target, run by run; what missed it is counted at infinity.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The two charts.
-    """
+    """Draw steps and seconds to the target, run by run; what missed it is counted at infinity."""
 
     def chart(key: str, x_title: str) -> Markup:
         rows = []
         for row in document["table"]:
-            held = reached(finals(document, row["optimizer"]), key)
-            finite = [value for value in held if math.isfinite(value)]
-            center = median(held) if held else None
+            reached_at = reached(finals(document, row["optimizer"]), key)
+            finite = [value for value in reached_at if math.isfinite(value)]
+            center = median(reached_at) if reached_at else None
             rows.append(
                 strips.Row(
                     row["optimizer"],
                     index[row["optimizer"]],
                     finite,
                     center if center is not None and math.isfinite(center) else None,
-                    lost=len(held) - len(finite),
+                    lost=len(reached_at) - len(finite),
                 )
             )
         return strips.strip(rows, title=f"{x_title} by optimizer", x_title=x_title, lost="missed ∞")
@@ -162,15 +113,7 @@ def times(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:
 
 
 def step_times(document: Document, index: dict[str, int]) -> Markup:
-    """Milliseconds of a training step, run by run.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The chart.
-    """
+    """Draw the milliseconds of a training step, run by run."""
     rows = []
     for row in document["table"]:
         values = [1e3 * run["step_seconds"] for run in finals(document, row["optimizer"])]
@@ -181,21 +124,13 @@ def step_times(document: Document, index: dict[str, int]) -> Markup:
 
 
 def sensitivity(document: Document, index: dict[str, int]) -> list[Panel]:
-    """What came of every trial, an optimizer to a panel.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The panels, all with the same axis upwards.
-    """
+    """Draw every trial, an optimizer to a panel, all with the same axis upwards."""
     configuration = document["configuration"]
-    held = {name: trials(document, name) for name in optimizers(document)}
-    ends = [run["validation"] for runs in held.values() for run in runs if run["validation"] is not None]
+    by_name = {name: trials(document, name) for name in optimizers(document)}
+    ends = [run["validation"] for runs in by_name.values() for run in runs if run["validation"] is not None]
     extent = [*ends, configuration["target"]]
     panels = []
-    for name, runs in held.items():
+    for name, runs in by_name.items():
         space = document["spaces"].get(name, {})
         key = next((key for key in ("lr", *space) if key in space), None)
         panels.append(
@@ -213,13 +148,11 @@ def sensitivity(document: Document, index: dict[str, int]) -> list[Panel]:
                         )
                         for run in runs
                     ],
-                    extent,
-                    x_title=key or "trial",
-                    y_title=f"validation {configuration['metric']}",
+                    strips.Axis(key, (space[key]["low"], space[key]["high"]), bool(space[key]["log"]))
+                    if key
+                    else strips.Axis("trial"),
+                    strips.Axis(f"validation {configuration['metric']}", extent, logarithmic(document, extent)),
                     maximize=configuration["maximize"],
-                    log_x=key is not None and bool(space[key]["log"]),
-                    log_y=logarithmic(document, extent),
-                    x_range=(space[key]["low"], space[key]["high"]) if key else None,
                     target=configuration["target"],
                 ),
             )
@@ -228,18 +161,10 @@ def sensitivity(document: Document, index: dict[str, int]) -> list[Panel]:
 
 
 def progress(document: Document, index: dict[str, int]) -> Markup:
-    """The best validation metric after each trial.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The chart.
-    """
+    """Draw the best validation metric after each trial."""
     configuration = document["configuration"]
     better = max if configuration["maximize"] else min
-    held = []
+    lines = []
     for name in optimizers(document):
         xs: list[float] = []
         ys: list[float] = []
@@ -248,40 +173,31 @@ def progress(document: Document, index: dict[str, int]) -> Markup:
             if value is not None or ys:
                 xs.append(number)
                 ys.append(better(entry for entry in (value, ys[-1] if ys else None) if entry is not None))
-        held.append(charts.Line(name, index[name], xs, ys))
+        lines.append(charts.Line(name, index[name], xs, ys))
     return charts.lines(
-        held,
+        lines,
         title="best validation metric against number of trials",
         x_title="trials",
         y_title=f"best validation {configuration['metric']} so far",
         target=configuration["target"],
-        log_y=logarithmic(document, [configuration["target"], *(y for line in held for y in line.ys)]),
+        log_y=logarithmic(document, [configuration["target"], *(y for line in lines for y in line.ys)]),
         stairs=True,
     )
 
 
 def across(documents: Sequence[Document], group: Sequence[int], index: dict[str, int]) -> Markup:
-    """The test metric against the batch size, over comparisons of one task.
-
-    Args:
-        documents: all comparisons.
-        group: which of them, by rising batch size.
-        index: numbers of the optimizers.
-
-    Returns:
-        The chart.
-    """
-    held = [documents[number] for number in group]
-    task = held[0]["configuration"]["task"]
-    metric = f"test {held[0]['configuration']['metric']}"
+    """Draw the test metric against the batch size, over the comparisons in ``group``, which are of one task."""
+    chosen = [documents[number] for number in group]
+    task = chosen[0]["configuration"]["task"]
+    metric = f"test {chosen[0]['configuration']['metric']}"
     dots: dict[str, dict[int, tuple[float, float | None]]] = {}
-    for slot, document in enumerate(held):
+    for slot, document in enumerate(chosen):
         for row in document["table"]:
             if row["test"] is not None:
                 dots.setdefault(row["optimizer"], {})[slot] = (row["test"][0], row["test"][1])
     return charts.slots(
         [charts.Dots(name, index[name], dots[name]) for name in sorted(dots, key=index.__getitem__)],
-        [label.removeprefix(f"{task} at batch ") for label in labels(held)],
+        [label.removeprefix(f"{task} at batch ") for label in labels(chosen)],
         title=f"{task}: {metric} against batch size",
         x_title="batch size",
         y_title=metric,
@@ -289,15 +205,9 @@ def across(documents: Sequence[Document], group: Sequence[int], index: dict[str,
 
 
 def profile(documents: Sequence[Document], index: dict[str, int]) -> tuple[Markup, dict[str, float]] | None:
-    """On what share of the comparisons an optimizer is within a factor of the fastest, in steps to the target.
+    """Draw performance profiles of the steps to the target, and return the area under each optimizer's.
 
-    Args:
-        documents: the comparisons.
-        index: numbers of the optimizers.
-
-    Returns:
-        The chart and the area under each optimizer's profile; None unless two or more comparisons share two or
-        more optimizers.
+    None unless two or more comparisons share two or more optimizers.
     """
     shared = [name for name in index if all(name in optimizers(document) for document in documents)]
     if len(documents) < 2 or len(shared) < 2:
@@ -307,18 +217,18 @@ def profile(documents: Sequence[Document], index: dict[str, int]) -> tuple[Marku
         for label, document in zip(labels(documents), documents, strict=True)
     }
     # In one order everywhere: the profiles come in that of the first.
-    found = performance_profiles({label: {name: row[name] for name in shared} for label, row in steps.items()})
-    end = max([2.0, *(tau for held in found.values() for tau in held.taus)]) * 1.1
-    held = [
+    profiles = performance_profiles({label: {name: row[name] for name in shared} for label, row in steps.items()})
+    end = max([2.0, *(tau for curve in profiles.values() for tau in curve.taus)]) * 1.1
+    lines = [
         charts.Line(name, index[name], [*curve.taus, end], [*curve.shares, curve.shares[-1]])
-        for name, curve in found.items()
+        for name, curve in profiles.items()
     ]
     picture = charts.lines(
-        held,
+        lines,
         title="performance profiles of steps to the target",
         x_title="steps, as a multiple of the fewest",
         y_title="share of comparisons",
         log_x=True,
         stairs=True,
     )
-    return picture, {name: curve.area for name, curve in found.items()}
+    return picture, {name: curve.area for name, curve in profiles.items()}

@@ -1,4 +1,4 @@
-"""From documents to the page."""
+"""The page of one comparison or several."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Section:
 
 
 def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> str:
-    """The page as text.
+    """Render the page as text.
 
     Args:
         documents: what ``report.to_json`` made, of one comparison or several.
@@ -197,5 +197,5 @@ def _text(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """The policy's name for a text: a browser runs what has this hash, and nothing else."""
+    """Return the policy's name for a text: a browser runs what has this hash, and nothing else."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,4 +1,4 @@
-"""What a page needs from the documents that ``report.to_json`` makes; older ones may lack a field."""
+"""Values that a page needs from the documents that ``report.to_json`` makes; older ones may lack a field."""
 
 from __future__ import annotations
 
@@ -8,37 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "Band",
-    "Document",
-    "band",
-    "finals",
-    "indices",
-    "labels",
-    "logarithmic",
-    "optimizers",
-    "reached",
-    "same_task",
-    "sound",
-    "trials",
-]
+__all__ = ["Band", "Document"]
 
 Document = Mapping[str, Any]
 """A comparison's ``report.json``."""
 
-TELLING = ("variant", "epochs", "schedule", "precision", "micro_batch", "device", "trials", "seeds")
-"""What tells two comparisons of one task at one batch size apart, the most telling first."""
+# Settings in which two comparisons of one task at one batch size may differ, the most important first.
+_SETTINGS = ("variant", "epochs", "schedule", "precision", "micro_batch", "device", "trials", "seeds")
 
 
 @dataclass(frozen=True)
 class Band:
-    """Mean and range of the validation metric over runs.
-
-    Args:
-        steps: at which all runs were evaluated.
-        seconds: mean training seconds at them.
-        means, lows, highs: of the metric.
-    """
+    """Mean and range of the validation metric, and mean training seconds, at the steps where all runs have it."""
 
     steps: list[int]
     seconds: list[float]
@@ -48,25 +29,12 @@ class Band:
 
 
 def optimizers(document: Document) -> list[str]:
-    """The optimizers in the order they were named, which is that of the picture's colours.
-
-    Args:
-        document: a comparison.
-
-    Returns:
-        Their names.
-    """
+    """Return the optimizers in the order they were named, which is that of the picture's colours."""
     return list(document["trials"])
 
 
 def indices(documents: Sequence[Document]) -> dict[str, int]:
-    """A number for each optimizer, the same on the whole page.
-
-    Args:
-        documents: the comparisons.
-
-    Returns:
-        Numbers by name, from 0, in the order of appearance.
+    """Number the optimizers in the order of appearance, the same on the whole page.
 
     Example:
         >>> indices([{"trials": {"sgd": [], "lamb": []}}, {"trials": {"lamb": [], "alto": []}}])
@@ -77,13 +45,7 @@ def indices(documents: Sequence[Document]) -> dict[str, int]:
 
 
 def labels(documents: Sequence[Document]) -> list[str]:
-    """A heading for each comparison, no two alike.
-
-    Args:
-        documents: the comparisons.
-
-    Returns:
-        Task and batch size, then whatever tells equal ones apart, then a number if nothing does.
+    """Return a heading for each comparison, no two alike: task and batch size, then what differs, then a number.
 
     Example:
         >>> a = {"configuration": {"task": "t", "batch_size": 8, "epochs": 1}}
@@ -94,25 +56,21 @@ def labels(documents: Sequence[Document]) -> list[str]:
         ['t at batch 8', 't at batch 8 (2)']
     """
     plain = [f"{d['configuration']['task']} at batch {d['configuration']['batch_size']}" for d in documents]
-    found: list[str] = []
+    headings: list[str] = []
     for document, label in zip(documents, plain, strict=True):
         alike = [other["configuration"] for other, text in zip(documents, plain, strict=True) if text == label]
-        differing = [key for key in TELLING if any(one.get(key) != alike[0].get(key) for one in alike)]
-        said = [f"{key.replace('_', ' ')} {document['configuration'].get(key)}" for key in differing[:2]]
-        full = ", ".join([label, *said])
-        before = sum(other == full or other.startswith(f"{full} (") for other in found)
-        found.append(f"{full} ({before + 1})" if before else full)
-    return found
+        differing = [key for key in _SETTINGS if any(one.get(key) != alike[0].get(key) for one in alike)]
+        settings = [f"{key.replace('_', ' ')} {document['configuration'].get(key)}" for key in differing[:2]]
+        full = ", ".join([label, *settings])
+        before = sum(other == full or other.startswith(f"{full} (") for other in headings)
+        headings.append(f"{full} ({before + 1})" if before else full)
+    return headings
 
 
 def same_task(documents: Sequence[Document]) -> list[list[int]]:
-    """Which comparisons can stand side by side in one chart: same task, variant and metric.
+    """Group comparisons that can stand in one chart: same task, variant and metric, each group by rising batch size.
 
-    Args:
-        documents: the comparisons.
-
-    Returns:
-        Groups of two or more, each by rising batch size, as positions among the documents.
+    Groups have two comparisons or more, as positions among the documents.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, document in enumerate(documents):
@@ -127,52 +85,22 @@ def same_task(documents: Sequence[Document]) -> list[list[int]]:
 
 
 def trials(document: Document, name: str) -> list[Mapping[str, Any]]:
-    """The tuning runs of an optimizer, by number.
-
-    Args:
-        document: a comparison.
-        name: the optimizer.
-
-    Returns:
-        Its records.
-    """
+    """Return the tuning runs of an optimizer, by number."""
     return sorted(document["trials"][name], key=lambda run: run["point"])
 
 
 def finals(document: Document, name: str) -> list[Mapping[str, Any]]:
-    """The runs on fresh seeds that count: those of the chosen trial.
-
-    Args:
-        document: a comparison.
-        name: the optimizer.
-
-    Returns:
-        Its records.
-    """
+    """Return the runs on fresh seeds that count: those of the chosen trial."""
     return [run for run in document["final"].get(name, []) if not run.get("superseded", False)]
 
 
 def sound(runs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The runs that did not diverge.
-
-    Args:
-        runs: records.
-
-    Returns:
-        Those of them.
-    """
+    """Return the runs that did not diverge."""
     return [run for run in runs if not run["diverged"]]
 
 
 def reached(runs: Iterable[Mapping[str, Any]], key: str) -> list[float]:
-    """Times to the target; a run that missed it, diverged ones included, counts as infinite.
-
-    Args:
-        runs: records.
-        key: ``steps_to_target`` or ``seconds_to_target``.
-
-    Returns:
-        One time per run.
+    """Return times to the target (``steps_to_target`` or ``seconds_to_target``), infinite where a run missed it.
 
     Example:
         >>> reached([{"steps_to_target": 3}, {"steps_to_target": None}], "steps_to_target")
@@ -182,14 +110,7 @@ def reached(runs: Iterable[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def band(runs: Sequence[Mapping[str, Any]]) -> Band:
-    """Mean and range over the runs, wherever all of them have a finite metric.
-
-    Args:
-        runs: records of runs that did not diverge.
-
-    Returns:
-        The band; empty without runs.
-    """
+    """Return mean and range over the runs, wherever all of them have a finite metric; empty without runs."""
     by_step: dict[int, list[tuple[float, float]]] = {}
     for run in runs:
         for entry in run["curve"]:
@@ -207,13 +128,5 @@ def band(runs: Sequence[Mapping[str, Any]]) -> Band:
 
 
 def logarithmic(document: Document, values: Sequence[float]) -> bool:
-    """Whether a metric is better read on a logarithmic axis: one to be minimized over more than a decade.
-
-    Args:
-        document: the comparison.
-        values: what the axis has to hold.
-
-    Returns:
-        The answer, as in the report's picture.
-    """
+    """Return true for a metric to be minimized over more than a decade, which is better read on a logarithmic axis."""
     return bool(values) and not document["configuration"]["maximize"] and 0 < min(values) < max(values) / 10

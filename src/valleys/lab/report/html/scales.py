@@ -1,4 +1,4 @@
-"""From numbers to places on an axis, and back to words."""
+"""Axes: from numbers to places, and back to words."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Scale", "decades", "nice", "number", "scale", "words"]
+__all__ = ["Scale", "number", "scale", "words"]
 
-LARGEST = sys.float_info.max
-
-PADDING = 0.04
-"""Share of the range left free at either end, so that no mark sits on the frame."""
+_LARGEST = sys.float_info.max
+_PADDING = 0.04  # share of the range left free at either end, so that no mark sits on the frame
 
 
 @dataclass(frozen=True)
@@ -34,29 +32,12 @@ class Scale:
     ticks: tuple[float, ...]
 
     def __call__(self, value: float) -> float:
-        """The place of a number.
-
-        Args:
-            value: finite, and positive on a logarithmic axis.
-
-        Returns:
-            Its place.
-        """
+        """Return the place of a finite number, positive on a logarithmic axis."""
         return self.start + (self.end - self.start) * _share(self.low, self.high, value, self.log)
 
 
 def scale(values: Iterable[float], start: float, end: float, *, log: bool = False, count: int = 5) -> Scale:
-    """An axis on which all values have a place.
-
-    Args:
-        values: finite numbers, at least one; all positive if ``log``.
-        start: the place of its low end.
-        end: that of its high one.
-        log: whether it is logarithmic.
-        count: about how many ticks are wanted.
-
-    Returns:
-        The axis, a little longer than the values need.
+    """Make an axis from ``start`` to ``end``, a little longer than the values (finite, at least one) need.
 
     Example:
         >>> axis = scale([0.0, 100.0], 0, 10)
@@ -65,32 +46,24 @@ def scale(values: Iterable[float], start: float, end: float, *, log: bool = Fals
         >>> axis(50.0)
         5.0
     """
-    held = list(values)
-    low, high = min(held), max(held)
+    numbers = list(values)
+    low, high = min(numbers), max(numbers)
     if log:
         a, b = math.log10(low), math.log10(high)
-        pad = (b - a) * PADDING or 0.3
+        pad = (b - a) * _PADDING or 0.3
         a, b = max(a - pad, -307.0), min(b + pad, 308.0)  # the powers must stay numbers
         return Scale(10**a, 10**b, start, end, True, decades(10**a, 10**b, count))
     # Halves first: the difference of the largest floats is no number.
-    pad = (high / 2 - low / 2) * 2 * PADDING
+    pad = (high / 2 - low / 2) * 2 * _PADDING
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         pad = abs(high) * 0.05 or 1.0
         return Scale(low - pad, high + pad, start, end, False, (high,))
-    low, high = max(low - pad, -LARGEST), min(high + pad, LARGEST)
+    low, high = max(low - pad, -_LARGEST), min(high + pad, _LARGEST)
     return Scale(low, high, start, end, False, nice(low, high, count))
 
 
 def nice(low: float, high: float, count: int = 5) -> tuple[float, ...]:
-    """Round numbers between two: multiples of 1, 2 or 5 times a power of ten.
-
-    Args:
-        low: one end.
-        high: the other, larger.
-        count: about how many are wanted.
-
-    Returns:
-        The numbers, rising.
+    """Return about ``count`` round numbers between two: multiples of 1, 2 or 5 times a power of ten.
 
     Example:
         >>> nice(0.0, 1.0)
@@ -107,15 +80,7 @@ def nice(low: float, high: float, count: int = 5) -> tuple[float, ...]:
 
 
 def decades(low: float, high: float, count: int = 5) -> tuple[float, ...]:
-    """Round numbers between two on a logarithmic axis.
-
-    Args:
-        low: one end, positive.
-        high: the other, larger.
-        count: about how many are wanted.
-
-    Returns:
-        Powers of ten; with multiples between them, or else what ``nice`` gives, where they are few.
+    """Return round numbers on a logarithmic axis: powers of ten; multiples, or what ``nice`` gives, where they are few.
 
     Example:
         >>> decades(1e-4, 1.0)
@@ -139,13 +104,7 @@ def decades(low: float, high: float, count: int = 5) -> tuple[float, ...]:
 
 
 def words(ticks: Sequence[float]) -> list[str]:
-    """The numbers of an axis with as many digits as tell them apart.
-
-    Args:
-        ticks: the numbers.
-
-    Returns:
-        A label for each.
+    """Return a label for each number of an axis.
 
     Example:
         >>> words([0.0, 0.5, 1.0])
@@ -159,14 +118,7 @@ def words(ticks: Sequence[float]) -> list[str]:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number as a table shows it.
-
-    Args:
-        value: any number; None where there is none.
-        digits: significant ones.
-
-    Returns:
-        The text: a dash for None, the sign for infinity.
+    """Format a number as a table shows it: a dash for None, the sign for infinity.
 
     Example:
         >>> number(0.123456), number(None), number(math.inf), number(3.2e-7), number(16384.0, 3)
@@ -189,6 +141,6 @@ def _share(low: float, high: float, value: float, log: bool) -> float:
 
 
 def _short(text: str) -> str:
-    """``1e-07`` as ``1e-7``, ``1e+06`` as ``1e6``."""
+    """Shorten ``1e-07`` to ``1e-7``, ``1e+06`` to ``1e6``."""
     mantissa, e, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if e else text

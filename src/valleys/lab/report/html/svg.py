@@ -10,50 +10,16 @@ from markupsafe import Markup
 from valleys import palette
 from valleys.lab.report.html.scales import Scale, words
 
-__all__ = [
-    "BOTTOM",
-    "COLORS",
-    "DASHES",
-    "MARKERS",
-    "RIGHT",
-    "TOP",
-    "axes",
-    "clipped",
-    "element",
-    "image",
-    "left",
-    "line",
-    "marker",
-    "message",
-    "path",
-    "place",
-    "polyline",
-    "series",
-    "swatch",
-    "text",
-    "text_width",
-]
+__all__ = ["swatch"]
 
+# Margins of a chart: for the upper title, for the labels below, and a little.
 TOP, BOTTOM, RIGHT = 28.0, 46.0, 14.0
-"""Margins of a chart: for the upper title, for the labels below, and a little."""
-
+# How many of each the style sheet has; each pair of the first two is met before one comes again.
 COLORS, DASHES, MARKERS = len(palette.COLORS), len(palette.DASHES), len(palette.MARKERS)
-"""How many of each the style sheet has; each pair of the first two is met before one comes again."""
 
 
 def image(width: float, height: float, title: str, description: str, kind: str = "chart") -> ET.Element:
-    """An empty picture.
-
-    Args:
-        width: in the picture's own units.
-        height: likewise.
-        title: what it shows, for readers who do not see it.
-        description: the same at length.
-        kind: its class.
-
-    Returns:
-        The element to draw in.
-    """
+    """Make an empty picture; title and description are for readers who do not see it."""
     root = ET.Element("svg", {"class": kind, "viewBox": f"0 0 {place(width)} {place(height)}", "role": "img"})
     ET.SubElement(root, "title").text = title
     ET.SubElement(root, "desc").text = description
@@ -61,28 +27,12 @@ def image(width: float, height: float, title: str, description: str, kind: str =
 
 
 def element(root: ET.Element) -> Markup:
-    """A finished picture.
-
-    Args:
-        root: what ``image`` gave.
-
-    Returns:
-        Text that may stand in HTML as it is.
-    """
+    """Return a finished picture as text that may stand in HTML as it is."""
     return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 - ElementTree has escaped it
 
 
 def text(parent: ET.Element, x: float, y: float, words: str, kind: str = "label", anchor: str = "start") -> None:
-    """Write a label.
-
-    Args:
-        parent: where.
-        x: its place.
-        y: that of its base line.
-        words: what it says; without any there is no label.
-        kind: its class.
-        anchor: which part of it is at x: start, middle or end.
-    """
+    """Write a label, if there are words, with its start, middle or end (``anchor``) at x on the base line y."""
     if not words:
         return
     attributes = {"class": kind, "x": place(x), "y": place(y), "text-anchor": anchor}
@@ -90,38 +40,17 @@ def text(parent: ET.Element, x: float, y: float, words: str, kind: str = "label"
 
 
 def line(parent: ET.Element, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
-    """Draw a straight line.
-
-    Args:
-        parent: where.
-        x1: one end.
-        y1: likewise.
-        x2: the other end.
-        y2: likewise.
-        kind: its class.
-    """
+    """Draw a straight line."""
     path(parent, polyline([(x1, y1), (x2, y2)]), kind)
 
 
 def path(parent: ET.Element, d: str, kind: str) -> None:
-    """Draw a path.
-
-    Args:
-        parent: where.
-        d: the path.
-        kind: its class.
-    """
+    """Draw a path."""
     ET.SubElement(parent, "path", {"class": kind, "d": d})
 
 
 def polyline(points: Iterable[tuple[float, float]]) -> str:
-    """A path through points.
-
-    Args:
-        points: their places.
-
-    Returns:
-        The path.
+    """Return a path through points.
 
     Example:
         >>> polyline([(0, 1), (2.04, 3.06)])
@@ -131,16 +60,7 @@ def polyline(points: Iterable[tuple[float, float]]) -> str:
 
 
 def marker(parent: ET.Element, x: float, y: float, index: int, size: float = 4.0, kind: str = "mark") -> None:
-    """Draw an optimizer's mark: a shape of its own besides its colour.
-
-    Args:
-        parent: where; its class says the colour.
-        x: the middle.
-        y: likewise.
-        index: the optimizer's number.
-        size: half the width.
-        kind: its class.
-    """
+    """Draw an optimizer's mark, of half width ``size``: a shape of its own besides its colour."""
     if index % MARKERS == 0:
         ET.SubElement(parent, "circle", {"class": kind, "cx": place(x), "cy": place(y), "r": place(size)})
         return
@@ -155,30 +75,14 @@ def marker(parent: ET.Element, x: float, y: float, index: int, size: float = 4.0
 
 
 def series(parent: ET.Element, name: str, index: int) -> ET.Element:
-    """A group of marks in one optimizer's colour, which says its name under the pointer.
-
-    Args:
-        parent: where.
-        name: the optimizer.
-        index: its number.
-
-    Returns:
-        The group.
-    """
+    """Make a group of marks in one optimizer's colour, which says its name under the pointer."""
     group = ET.SubElement(parent, "g", {"class": f"c{index % COLORS}"})
     ET.SubElement(group, "title").text = name
     return group
 
 
 def swatch(index: int) -> Markup:
-    """The sample of an optimizer's line and mark, for legends and tables.
-
-    Args:
-        index: the optimizer's number.
-
-    Returns:
-        A small picture, hidden from readers who do not see it: the name stands beside it.
-    """
+    """Draw the sample of an optimizer's line and mark, hidden from screen readers: its name stands beside it."""
     root = ET.Element("svg", {"class": f"swatch c{index % COLORS}", "viewBox": "0 0 30 12", "aria-hidden": "true"})
     line(root, 0, 6, 30, 6, f"line d{index % DASHES}")
     marker(root, 15, 6, index)
@@ -186,15 +90,7 @@ def swatch(index: int) -> Markup:
 
 
 def axes(root: ET.Element, x: Scale, y: Scale, x_title: str, y_title: str) -> None:
-    """Draw the frame of a chart: light lines across, labels at both axes.
-
-    Args:
-        root: the picture.
-        x: the axis across.
-        y: the axis upwards, which starts at the bottom.
-        x_title: what the first counts.
-        y_title: what the second counts.
-    """
+    """Draw the frame of a chart: light lines across, labels at both axes; y starts at the bottom."""
     for tick, label in zip(y.ticks, words(y.ticks), strict=True):
         line(root, x.start, y(tick), x.end, y(tick), "grid")
         text(root, x.start - 7, y(tick) + 4, label, anchor="end")
@@ -207,26 +103,12 @@ def axes(root: ET.Element, x: Scale, y: Scale, x_title: str, y_title: str) -> No
 
 
 def message(root: ET.Element, width: float, height: float, words: str) -> None:
-    """Say in a picture why it is empty.
-
-    Args:
-        root: the picture.
-        width: its size.
-        height: likewise.
-        words: the reason.
-    """
+    """Write the reason why a picture is empty."""
     text(root, width / 2, height / 2, words, "label", "middle")
 
 
 def clipped(name: str, letters: int) -> str:
-    """A name that fits into a chart; the whole of it is in the tables.
-
-    Args:
-        name: any text.
-        letters: how many are allowed.
-
-    Returns:
-        The beginning of it.
+    """Cut a name to so many letters; the whole of it is in the tables.
 
     Example:
         >>> clipped("my_module:MyOptimizer", 12)
@@ -236,37 +118,17 @@ def clipped(name: str, letters: int) -> str:
 
 
 def text_width(labels: Iterable[str]) -> float:
-    """Room for labels, also at the larger size they have on a phone and in a wide font.
-
-    Args:
-        labels: the texts.
-
-    Returns:
-        The width of the longest, rather too large than too small.
-    """
+    """Return the room for labels, also at the larger size they have on a phone and in a wide font."""
     return 10.0 * max(map(len, labels), default=0)
 
 
 def left(y: Scale) -> float:
-    """The left margin of a chart.
-
-    Args:
-        y: the axis whose labels stand in it.
-
-    Returns:
-        Its width.
-    """
+    """Return the left margin of a chart, for the labels of its axis upwards."""
     return text_width(words(y.ticks)) + 12
 
 
 def place(value: float) -> str:
-    """A coordinate to a tenth of a unit, which is less than a pixel.
-
-    Args:
-        value: the coordinate.
-
-    Returns:
-        The text.
+    """Format a coordinate to a tenth of a unit, which is less than a pixel.
 
     Example:
         >>> place(2.0), place(3.14159), place(-0.01)

@@ -1,8 +1,9 @@
-"""The tables of a page."""
+"""The tables of a page; ``index`` is a number by optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from valleys.lab.report.html.cells import (
     Cell,
@@ -19,31 +20,11 @@ from valleys.lab.report.html.reading import Document, finals, labels, optimizers
 from valleys.lab.report.html.scales import number
 from valleys.lab.statistics import median
 
-__all__ = [
-    "across",
-    "areas",
-    "cost",
-    "environments",
-    "flatness",
-    "results",
-    "rivals",
-    "settings",
-    "spaces",
-    "times",
-    "tuning",
-]
+__all__ = ["areas", "results"]
 
 
 def results(document: Document, index: dict[str, int]) -> Table:
-    """The main table, best optimizer first.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The table.
-    """
+    """Make the main table, best optimizer first."""
     metric = document["configuration"]["metric"]
     titles = [f"test {metric}", f"validation {metric}", "target reached", "median steps to it", "median seconds to it"]
     titles = ["optimizer", *titles, "diverged trials", "diverged runs", "hyperparameters"]
@@ -67,15 +48,7 @@ def results(document: Document, index: dict[str, int]) -> Table:
 
 
 def rivals(document: Document, index: dict[str, int]) -> Table | None:
-    """The leader against each other optimizer.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The table; None if there is no pair to compare.
-    """
+    """Make the table of the leader against each other optimizer; None if there is no pair to compare."""
     verdict = document["verdict"]
     measured = [rival for rival in verdict["rivals"] if rival["difference"] is not None]
     if not measured:
@@ -107,25 +80,17 @@ def rivals(document: Document, index: dict[str, int]) -> Table | None:
 
 
 def flatness(document: Document, index: dict[str, int]) -> tuple[Table, Table | None] | None:
-    """How flat the minima are, and what E changes about it.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The means and the ratios, the latter None without a pair; None if nothing was measured.
-    """
-    found = document.get("flatness")
-    if not found:
+    """Make the tables of flatness and of what E changes (None without a pair); None if nothing was measured."""
+    flat = document.get("flatness")
+    if not flat:
         return None
-    measures = found["measures"]
+    measures = flat["measures"]
     rows = [
         [Cell(row["optimizer"]), numeral(row["runs"]), *(mean(row["means"][measure]) for measure in measures)]
-        for row in found["rows"]
+        for row in flat["rows"]
     ]
     means = about_optimizers("The finished runs on fresh seeds", ["optimizer", "runs", *measures.values()], rows, index)
-    if not found["contrasts"]:
+    if not flat["contrasts"]:
         return means, None
     ratios = [
         [
@@ -135,22 +100,14 @@ def flatness(document: Document, index: dict[str, int]) -> tuple[Table, Table | 
             Cell("-" if entry["low"] is None else f"{entry['low']:.3g} to {entry['high']:.3g}", entry["low"]),
             numeral(entry["pairs"]),
         ]
-        for entry in found["contrasts"]
+        for entry in flat["contrasts"]
     ]
     titles = ["E against its base", "measure", "ratio", "95 % interval", "seeds"]
     return means, Table("E against its base, seed by seed", titles, [False, False, True, True, True], ratios)
 
 
 def times(document: Document, index: dict[str, int]) -> Table:
-    """Steps and seconds to the target, run by run.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The table.
-    """
+    """Make the table of steps and seconds to the target, run by run."""
     rows = []
     for row in document["table"]:
         runs = finals(document, row["optimizer"])
@@ -159,11 +116,11 @@ def times(document: Document, index: dict[str, int]) -> Table:
             Cell(f"{row['reached']} of {row['runs']}", row["reached"] / max(row["runs"], 1)),
         ]
         for key, digits in (("steps_to_target", 6), ("seconds_to_target", 3)):
-            held = reached(runs, key)
-            middle = median(held) if held else None
+            reached_at = reached(runs, key)
+            middle = median(reached_at) if reached_at else None
             cells += [
                 Cell(number(middle, digits), middle),
-                Cell(", ".join(number(v, digits) for v in held) or "-", middle),
+                Cell(", ".join(number(v, digits) for v in reached_at) or "-", middle),
             ]
         rows.append(cells)
     titles = [
@@ -178,15 +135,7 @@ def times(document: Document, index: dict[str, int]) -> Table:
 
 
 def cost(document: Document, index: dict[str, int]) -> Table:
-    """Time and memory.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The table.
-    """
+    """Make the table of time and memory."""
     rows = []
     for row in document["table"]:
         state, parameters = row["state_bytes"], row["parameter_bytes"]
@@ -204,15 +153,7 @@ def cost(document: Document, index: dict[str, int]) -> Table:
 
 
 def tuning(document: Document, index: dict[str, int]) -> Table:
-    """Every trial, also the bad ones.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The table.
-    """
+    """Make the table of every trial, also the bad ones."""
     metric = document["configuration"]["metric"]
     rows = []
     for name in optimizers(document):
@@ -238,20 +179,12 @@ def tuning(document: Document, index: dict[str, int]) -> Table:
         "steps to the target",
         "what became of it",
     ]
-    found = about_optimizers("Every tuning trial", titles, rows, index)
-    return Table(found.caption, titles, [False, True, False, True, True, False], rows, found.index)
+    table = about_optimizers("Every tuning trial", titles, rows, index)
+    return replace(table, numeric=[False, True, False, True, True, False])
 
 
 def spaces(document: Document, index: dict[str, int]) -> Table:
-    """What was searched, and what was chosen.
-
-    Args:
-        document: a comparison.
-        index: numbers of the optimizers.
-
-    Returns:
-        The table.
-    """
+    """Make the table of the search spaces and the chosen values."""
     chosen = {row["optimizer"]: row["hyperparameters"] for row in document["table"]}
     rows = [
         [
@@ -266,19 +199,12 @@ def spaces(document: Document, index: dict[str, int]) -> Table:
         for key, ranges in space.items()
     ]
     titles = ["optimizer", "hyperparameter", "low", "high", "scale", "chosen"]
-    found = about_optimizers("Search space", titles, rows, index)
-    return Table(found.caption, titles, [False, False, True, True, False, True], rows, found.index)
+    table = about_optimizers("Search space", titles, rows, index)
+    return replace(table, numeric=[False, False, True, True, False, True])
 
 
 def settings(document: Document) -> Table:
-    """How the comparison was set up.
-
-    Args:
-        document: a comparison.
-
-    Returns:
-        The table.
-    """
+    """Make the table of the configuration."""
     configuration = dict(document["configuration"])
     better = "larger" if configuration.pop("maximize") else "smaller"
     sizes = configuration.pop("data", None)
@@ -294,53 +220,29 @@ def settings(document: Document) -> Table:
 
 
 def environments(document: Document) -> Table:
-    """Where it ran.
-
-    Args:
-        document: a comparison.
-
-    Returns:
-        The table, a column per sitting.
-    """
-    held = document["environments"]
-    names = dict.fromkeys(name for environment in held for name in environment)
-    rows = [[Cell(name.replace("_", " ")), *(Cell(str(one.get(name, "-"))) for one in held)] for name in names]
-    titles = ["", *([f"sitting {k}" for k in range(1, len(held) + 1)] if len(held) > 1 else ["value"])]
+    """Make the table of the environments, a column per sitting."""
+    sittings = document["environments"]
+    names = dict.fromkeys(name for environment in sittings for name in environment)
+    rows = [[Cell(name.replace("_", " ")), *(Cell(str(one.get(name, "-"))) for one in sittings)] for name in names]
+    titles = ["", *([f"sitting {k}" for k in range(1, len(sittings) + 1)] if len(sittings) > 1 else ["value"])]
     return Table("Environment", titles, [False] * len(titles), rows, sortable=False)
 
 
 def across(documents: Sequence[Document], group: Sequence[int], index: dict[str, int]) -> Table:
-    """The test metric by batch size, over comparisons of one task.
-
-    Args:
-        documents: all comparisons.
-        group: which of them, by rising batch size.
-        index: numbers of the optimizers.
-
-    Returns:
-        The table, a column per comparison.
-    """
-    held = [documents[number] for number in group]
-    found = [{row["optimizer"]: row["test"] for row in document["table"]} for document in held]
-    names = [name for name in index if any(name in column for column in found)]
-    configuration = held[0]["configuration"]
-    titles = ["optimizer", *(label.removeprefix(f"{configuration['task']} at ") for label in labels(held))]
-    rows = [[Cell(name), *(mean(column.get(name)) for column in found)] for name in names]
+    """Make the table of the test metric by batch size, over the comparisons in ``group``, a column each."""
+    chosen = [documents[number] for number in group]
+    columns = [{row["optimizer"]: row["test"] for row in document["table"]} for document in chosen]
+    names = [name for name in index if any(name in column for column in columns)]
+    configuration = chosen[0]["configuration"]
+    titles = ["optimizer", *(label.removeprefix(f"{configuration['task']} at ") for label in labels(chosen))]
+    rows = [[Cell(name), *(mean(column.get(name)) for column in columns)] for name in names]
     return about_optimizers(f"{configuration['task']}: test {configuration['metric']}", titles, rows, index)
 
 
-def areas(found: Mapping[str, float], index: dict[str, int]) -> Table:
-    """The areas under performance profiles.
-
-    Args:
-        found: area by optimizer.
-        index: numbers of the optimizers.
-
-    Returns:
-        The table, best first.
-    """
-    order = sorted(found, key=lambda name: -found[name])
-    rows = [[Cell(name), numeral(found[name], 3)] for name in order]
+def areas(area: Mapping[str, float], index: dict[str, int]) -> Table:
+    """Make the table of the areas under performance profiles, best first."""
+    order = sorted(area, key=lambda name: -area[name])
+    rows = [[Cell(name), numeral(area[name], 3)] for name in order]
     return about_optimizers(
         "Area under the profile, up to a factor of 4", ["optimizer", "area (1 is best)"], rows, index
     )
