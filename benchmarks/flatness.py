@@ -38,7 +38,7 @@ from valleys.lab.run.config import RunConfig
 from valleys.lab.statistics import format_mean, mean_interval
 from valleys.lab.store.job import Key
 from valleys.lab.tasks.fashion_mnist import load
-from valleys.lab.tasks.networks.thin_resnet import cifar_resnet
+from valleys.lab.tasks.networks import cifar_resnet
 from valleys.landscape.curvature.spectrum import eigenvalues
 from valleys.landscape.objective import Objective
 from valleys.landscape.recorder.recorder import Recorder, record

@@ -14,7 +14,7 @@ from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks import bert
 from valleys.lab.tasks.data import pretrained
 from valleys.lab.tasks.data.texts import Example, imdb, mrpc
-from valleys.lab.tasks.shared.tagging import IGNORED
+from valleys.lab.tasks.shared.metrics import IGNORED
 
 transformers = pytest.importorskip("transformers")
 

@@ -11,7 +11,7 @@ from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.bilstm_ner import ENTRIES, load
 from valleys.lab.tasks.networks.bilstm import PADDING, BiLSTM
-from valleys.lab.tasks.shared.tagging import IGNORED
+from valleys.lab.tasks.shared.metrics import IGNORED
 
 PEOPLE, PLACES = ("Ann", "Bob", "Cem"), ("Rome", "Oslo", "Bonn")
 

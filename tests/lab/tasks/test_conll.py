@@ -9,7 +9,7 @@ import torch
 
 from valleys.lab.errors import LabError
 from valleys.lab.tasks.data.conll import Sentence, corpus, read, to_iob2
-from valleys.lab.tasks.shared.tagging import IGNORED, entity_counts, f1, tag_loss
+from valleys.lab.tasks.shared.metrics import IGNORED, entity_counts, f1, tag_loss
 
 TYPES = ("LOC", "PER")
 NUMBERS = {"O": 0, "B-LOC": 1, "I-LOC": 2, "B-PER": 3, "I-PER": 4}

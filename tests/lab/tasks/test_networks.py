@@ -12,7 +12,7 @@ from torch import nn
 
 from valleys.lab.errors import LabError
 from valleys.lab.tasks.networks import cifar_resnet, cifar_resnet18, densenet, resnet34, resnet50, vgg16
-from valleys.lab.tasks.networks.residual import Padded, Residual, basic, projection
+from valleys.lab.tasks.networks.resnets import Padded, Residual, basic, projection
 
 SIZES = [
     # network, classes, parameters, what the paper says in units of 10 ** digits

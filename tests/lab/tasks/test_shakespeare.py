@@ -12,10 +12,11 @@ from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks import shakespeare
 from valleys.lab.tasks.networks.gpt import GPT
-from valleys.lab.tasks.shakespeare import CONTEXT, ENTRIES, load
-from valleys.lab.tasks.shared.language import spread, token_loss
+from valleys.lab.tasks.shakespeare import _CONTEXT, ENTRIES, load
+from valleys.lab.tasks.shared.metrics import token_loss
+from valleys.lab.tasks.shared.splits import spread
 
-LENGTH = 20 * (CONTEXT + 2)
+LENGTH = 20 * (_CONTEXT + 2)
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -45,9 +46,9 @@ def test_each_text_is_cut_at_90_and_95_percent_into_windows_without_overlap(tmp_
     whole = counting(3000)
     task = load(write(tmp_path, "a.txt", whole))
     begin, middle = 2700, 2850
-    assert text(task, "train") == whole[1 : 1 + 42 * CONTEXT]
-    assert text(task, "validation") == whole[begin + 1 : begin + 1 + 2 * CONTEXT]
-    assert text(task, "test") == whole[middle + 1 : middle + 1 + 2 * CONTEXT]
+    assert text(task, "train") == whole[1 : 1 + 42 * _CONTEXT]
+    assert text(task, "validation") == whole[begin + 1 : begin + 1 + 2 * _CONTEXT]
+    assert text(task, "test") == whole[middle + 1 : middle + 1 + 2 * _CONTEXT]
     inputs, targets = tensors(task.train)
     assert inputs.dtype == targets.dtype == torch.uint8
     assert torch.equal(inputs[:, 1:], targets[:, :-1])
@@ -59,11 +60,11 @@ def test_every_text_has_its_part_in_every_split(tmp_path: Path) -> None:
     for part in ("train", "validation", "test"):
         targets = tensors(getattr(task, part))[1]
         kinds = {len(row.unique()) for row in targets}
-        assert kinds == {CONTEXT, 3}
+        assert kinds == {_CONTEXT, 3}
 
 
 def test_validation_and_test_are_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write(tmp_path, "a.txt", counting(20 * 10 * CONTEXT + 20))
+    folder = write(tmp_path, "a.txt", counting(20 * 10 * _CONTEXT + 20))
     everything = load(folder)
     monkeypatch.setattr(shakespeare, "_HELD_OUT", 4)
     few = load(folder)
@@ -134,7 +135,7 @@ def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("preset", "parameters"), [("standard", 349_920), ("large", 812_288)])
 def test_the_models_are_as_large_as_said(preset: str, parameters: int) -> None:
     layers, width, heads = shakespeare._SIZES[preset]
-    network = GPT(vocabulary=84, context=CONTEXT, layers=layers, width=width, heads=heads)
+    network = GPT(vocabulary=84, context=_CONTEXT, layers=layers, width=width, heads=heads)
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 

@@ -21,7 +21,8 @@ from valleys.lab import tasks
 from valleys.lab.errors import LabError
 from valleys.lab.tasks import fashion_mnist, sine
 from valleys.lab.tasks.data.idx import read_idx
-from valleys.lab.tasks.shared.classification import accuracy, deal
+from valleys.lab.tasks.shared.metrics import accuracy
+from valleys.lab.tasks.shared.splits import deal
 
 TRAIN, TEST = 40, 10
 
@@ -56,7 +57,7 @@ def numbers(images: torch.Tensor) -> list[int]:
 
 @pytest.fixture
 def no_debian(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "no such package")
+    monkeypatch.setattr(fashion_mnist, "_DEBIAN_FOLDER", tmp_path / "no such package")
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_sine_is_a_sine_with_the_stated_noise_and_a_reachable_target() -> None:
     for split in (task.train, task.validation, task.test):
         assert split.inputs.abs().max() <= 10
         floor = task.metric(split.inputs.sin(), split.targets).item()
-        assert floor == pytest.approx(sine.NOISE**2, rel=0.1)
+        assert floor == pytest.approx(sine._NOISE**2, rel=0.1)
         assert task.reached(floor)
     assert not task.reached(task.metric(torch.zeros(4096, 1), task.validation.targets).item())
     points = torch.cat([task.train.inputs, task.validation.inputs, task.test.inputs])
@@ -172,13 +173,13 @@ def test_fashion_mnist_from_a_folder(tmp_path: Path, compressed: bool) -> None:
 def test_fashion_mnist_from_debians_package_when_no_folder_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", write_fashion(tmp_path / "package"))
+    monkeypatch.setattr(fashion_mnist, "_DEBIAN_FOLDER", write_fashion(tmp_path / "package"))
     assert len(load("fashion-mnist").test) == TEST
 
 
 @pytest.mark.usefixtures("no_openml")
 def test_a_named_folder_without_the_files_never_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", write_fashion(tmp_path / "package"))
+    monkeypatch.setattr(fashion_mnist, "_DEBIAN_FOLDER", write_fashion(tmp_path / "package"))
     folder = write_fashion(tmp_path / "mine")
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(LabError, match=r"mine' lacks t10k-labels-idx1-ubyte \("):

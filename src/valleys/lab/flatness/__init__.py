@@ -1,4 +1,4 @@
-"""How flat the minima are that a comparison's optimizers found: measured of the finished runs, shown in its report."""
+"""Flatness of the minima at which a comparison's finished runs ended."""
 
 from __future__ import annotations
 

@@ -13,25 +13,26 @@ from valleys.lab.problem.data import Batch, Split, Stream
 from valleys.lab.problem.task import Task
 from valleys.landscape.objective import Objective
 
-__all__ = ["ADAPTIVE_RHO", "CHUNK", "EXAMPLES", "MEASURES", "RHO", "SIGMA", "chosen", "measure"]
+__all__ = ["EXAMPLES", "MEASURES", "measure"]
 
-EXAMPLES, CHUNK = 1024, 256
-"""Training examples whose loss is measured, and how many a pass takes at a time."""
-RHO, ADAPTIVE_RHO, SIGMA = 0.05, 0.5, 0.05
-"""Radius of the l2 ball, of the adaptive one, and the standard deviation of the average."""
+EXAMPLES = 1024
+"""Training examples whose loss is measured."""
+_CHUNK = 256  # examples that a pass takes at a time
+# Radius of the l2 ball, of the adaptive one, and the standard deviation of the average.
+_RHO, _ADAPTIVE_RHO, _SIGMA = 0.05, 0.5, 0.05
 _MATVECS, _PAIRS, _STEPS = 50, 20, 20
 
 MEASURES = {
     "top_eigenvalue": "top Hessian eigenvalue",
     "trace": "Hessian trace",
-    "sharpness": f"sharpness (l2, {RHO:g})",
-    "adaptive_sharpness": f"adaptive sharpness ({ADAPTIVE_RHO:g})",
-    "average_sharpness": f"average adaptive sharpness ({SIGMA:g})",
+    "sharpness": f"sharpness (l2, {_RHO:g})",
+    "adaptive_sharpness": f"adaptive sharpness ({_ADAPTIVE_RHO:g})",
+    "average_sharpness": f"average adaptive sharpness ({_SIGMA:g})",
     "train_loss": "train loss",
     "gap": "test minus train loss",
     "drift": "distance from the start",
 }
-"""What is measured, with its name in tables. Of all but the last three, smaller is flatter."""
+"""The measures, with their names in tables. Of all but the last three, smaller is flatter."""
 
 
 def measure(
@@ -45,14 +46,14 @@ def measure(
     measures: Collection[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
-    r"""Measure where a trained model lies.
+    r"""Measure flatness where a trained model lies.
 
     .. math:: \lambda_{\max}(H),\; \operatorname{tr} H,\; \max_{|\delta| \le \rho} L(\theta + \delta) - L(\theta),\;
         \operatorname{E}_\delta L(\theta + \delta) - L(\theta),\; L_\text{test} - L_\text{train},\; |\theta - \theta_0|
 
     L is the task's own loss over evenly spaced training examples, without augmentation, the model in evaluation mode
     (no dropout, running statistics) and in its own precision; so all models of a task are measured on the same function
-    of their parameters. The sharpness found by ascent is a lower bound. Adaptive measures do not change when a ReLU
+    of their parameters. The sharpness reached by ascent is a lower bound. Adaptive measures do not change when a ReLU
     network is rescaled without computing anything else; the others do.
 
     Args:
@@ -73,7 +74,7 @@ def measure(
         LabError: an unknown measure.
 
     Source: Hochreiter & Schmidhuber 1997 and Keskar et al. 2017 (flatness); Foret et al. 2021, Kwon et al. 2021,
-    Andriushchenko et al. 2023 (sharpness); the choice of sizes is ours.
+    Andriushchenko et al. 2023 (sharpness).
     """
     device = torch.device(device)
     training = model.training
@@ -81,27 +82,18 @@ def measure(
     try:
         objective = Objective(model, task.loss, _Spaced(task.train, examples, device))
         setup = _Setup(task, objective, model, start, device, seed)
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for done, name in enumerate(chosen(measures), 1):
-            found |= _HOW[name](setup)
+            values |= _FUNCTIONS[name](setup)
             if progress is not None:
                 progress(done, len(chosen(measures)))
     finally:
         model.train(training)
-    return found
+    return values
 
 
 def chosen(measures: Collection[str] | None) -> list[str]:
-    """The measures that were asked for, in the order of the tables.
-
-    Args:
-        measures: names; None: all.
-
-    Returns:
-        Names.
-
-    Raises:
-        LabError: there is no such measure, or none was asked for.
+    """Return the measures to make (None: all), in the order of the tables.
 
     Example:
         >>> chosen(["drift", "trace"])
@@ -130,35 +122,35 @@ class _Setup:
 def _top_eigenvalue(setup: _Setup) -> dict[str, float]:
     from valleys.landscape.curvature.spectrum import eigenvalues
 
-    found = eigenvalues(setup.objective, 1, seed=setup.seed)
-    return {"top_eigenvalue": float(found.values[0]), "top_eigenvalue_error": float(found.residuals[0])}
+    result = eigenvalues(setup.objective, 1, seed=setup.seed)
+    return {"top_eigenvalue": float(result.values[0]), "top_eigenvalue_error": float(result.residuals[0])}
 
 
 def _trace(setup: _Setup) -> dict[str, float]:
     from valleys.landscape.curvature.trace import trace
 
-    found = trace(setup.objective, matvecs=_MATVECS, seed=setup.seed)
-    return {"trace": found.value, "trace_error": found.standard_error}
+    result = trace(setup.objective, matvecs=_MATVECS, seed=setup.seed)
+    return {"trace": result.value, "trace_error": result.standard_error}
 
 
 def _sharpness(setup: _Setup) -> dict[str, float]:
     from valleys.landscape.sharpness.worst_case import sharpness
 
-    return {"sharpness": sharpness(setup.objective, RHO, steps=_STEPS, seed=setup.seed).value}
+    return {"sharpness": sharpness(setup.objective, _RHO, steps=_STEPS, seed=setup.seed).value}
 
 
 def _adaptive_sharpness(setup: _Setup) -> dict[str, float]:
     from valleys.landscape.sharpness.worst_case import sharpness
 
-    found = sharpness(setup.objective, ADAPTIVE_RHO, adaptive=True, steps=_STEPS, seed=setup.seed)
-    return {"adaptive_sharpness": found.value}
+    result = sharpness(setup.objective, _ADAPTIVE_RHO, adaptive=True, steps=_STEPS, seed=setup.seed)
+    return {"adaptive_sharpness": result.value}
 
 
 def _average_sharpness(setup: _Setup) -> dict[str, float]:
     from valleys.landscape.sharpness.average import average_sharpness
 
-    found = average_sharpness(setup.objective, SIGMA, adaptive=True, samples=_PAIRS, seed=setup.seed)
-    return {"average_sharpness": found.value, "average_sharpness_error": found.standard_error}
+    result = average_sharpness(setup.objective, _SIGMA, adaptive=True, samples=_PAIRS, seed=setup.seed)
+    return {"average_sharpness": result.value, "average_sharpness_error": result.standard_error}
 
 
 def _train_loss(setup: _Setup) -> dict[str, float]:
@@ -169,9 +161,9 @@ def _gap(setup: _Setup) -> dict[str, float]:
     from valleys.landscape.sharpness.generalization import gap
 
     test = setup.task.test
-    there = Objective(setup.model, setup.task.loss, _Spaced(test, len(test), setup.device), check=False)
-    found = gap(setup.objective, there)
-    return {"test_loss": found.test, "gap": found.value}
+    held_out = Objective(setup.model, setup.task.loss, _Spaced(test, len(test), setup.device), check=False)
+    result = gap(setup.objective, held_out)
+    return {"test_loss": result.test, "gap": result.value}
 
 
 def _drift(setup: _Setup) -> dict[str, float]:
@@ -183,7 +175,7 @@ def _drift(setup: _Setup) -> dict[str, float]:
     return {"drift": float(total.sqrt())}
 
 
-_HOW: dict[str, Callable[[_Setup], dict[str, float]]] = {
+_FUNCTIONS: dict[str, Callable[[_Setup], dict[str, float]]] = {
     "top_eigenvalue": _top_eigenvalue,
     "trace": _trace,
     "sharpness": _sharpness,
@@ -206,4 +198,4 @@ class _Spaced:
     def __iter__(self) -> Iterator[tuple[Batch, Batch]]:
         size = min(self.examples, len(self.split))
         spaced = (torch.arange(size) * len(self.split)) // size
-        return self.split.reader(self.device).read(spaced.split(CHUNK))
+        return self.split.reader(self.device).read(spaced.split(_CHUNK))

@@ -1,4 +1,4 @@
-"""From the measurements of single runs to means, intervals, and what E changes."""
+"""Flatness of single runs as means, intervals, and ratios of an adapted optimizer to its base."""
 
 from __future__ import annotations
 
@@ -13,18 +13,12 @@ from valleys.lab.store.job import Key
 
 __all__ = ["Contrast", "FlatRow", "Flatness", "tabulate"]
 
-Found = Mapping[str, Any]
+_Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class FlatRow:
-    """An optimizer's flatness.
-
-    Args:
-        optimizer: its name.
-        runs: how many of its runs were measured.
-        means: mean and half width of the 95 % interval over the seeds, by measure.
-    """
+    """An optimizer's flatness: mean and half width of the 95 % interval over its measured runs, by measure."""
 
     optimizer: str
     runs: int
@@ -33,14 +27,9 @@ class FlatRow:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A measure of an adapted optimizer as a multiple of its base's, seed by seed.
+    """A measure of an adapted optimizer as a multiple of its base's: the geometric mean over the seeds that both have.
 
-    Args:
-        adapted, base: the optimizers.
-        measure: which measure.
-        ratio: the geometric mean of the ratios over the seeds.
-        low, high: its 95 % interval; None with one seed.
-        pairs: seeds that both have.
+    ``low`` and ``high`` are its 95 % interval, None with one seed.
     """
 
     adapted: str
@@ -54,7 +43,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Flatness:
-    """What the finished runs of a comparison are like.
+    """The flatness of a comparison's finished runs.
 
     Args:
         measures: what was measured of every run, with its name in tables.
@@ -72,41 +61,41 @@ class Flatness:
 
 
 def tabulate(
-    found: Mapping[str, Mapping[Key, Found]],
+    measured: Mapping[str, Mapping[Key, _Values]],
     chosen: Mapping[str, int | None],
     pairs: Sequence[tuple[str, str]],
     measures: Mapping[str, str] = MEASURES,
 ) -> Flatness | None:
-    r"""Average over the seeds, and compare pairs seed by seed.
+    r"""Average over the seeds, and compare pairs seed by seed; None if nothing was measured.
 
     .. math:: \exp\left( \overline{\log a_s - \log b_s} \pm t \, s / \sqrt n \right)
 
     Args:
-        found: the measurements, by optimizer and run.
+        measured: the measurements, by optimizer and run.
         chosen: the point whose runs count, by optimizer.
         pairs: adapted optimizer and base.
         measures: which of the values, with their names in tables; default: all that ``measure`` gives. Those that some
             run lacks are left out.
 
     Returns:
-        The table; None if nothing was measured.
+        The table.
     """
     runs = {
-        name: {key.seed: values for key, values in held.items() if key.point == chosen.get(name)}
-        for name, held in found.items()
+        name: {key.seed: values for key, values in seeds.items() if key.point == chosen.get(name)}
+        for name, seeds in measured.items()
     }
-    runs = {name: held for name, held in runs.items() if held}
+    runs = {name: seeds for name, seeds in runs.items() if seeds}
     if not runs:
         return None
-    every = [values for held in runs.values() for values in held.values()]
+    every = [values for seeds in runs.values() for values in seeds.values()]
     shared = {name: title for name, title in measures.items() if all(name in values for values in every)}
     rows = tuple(
         FlatRow(
             name,
-            len(held),
-            {measure: mean_interval([values[measure] for values in held.values()]) for measure in shared},
+            len(seeds),
+            {measure: mean_interval([values[measure] for values in seeds.values()]) for measure in shared},
         )
-        for name, held in runs.items()
+        for name, seeds in runs.items()
     )
     contrasts = tuple(
         contrast
@@ -115,11 +104,11 @@ def tabulate(
         for measure in shared
         if (contrast := _contrast(adapted, base, measure, runs)) is not None
     )
-    told = tuple(dict.fromkeys(values["note"] for values in every if values.get("note")))
-    return Flatness(shared, rows, contrasts, tuple(sorted({values["examples"] for values in every})), told)
+    notes = tuple(dict.fromkeys(values["note"] for values in every if values.get("note")))
+    return Flatness(shared, rows, contrasts, tuple(sorted({values["examples"] for values in every})), notes)
 
 
-def _contrast(adapted: str, base: str, measure: str, runs: Mapping[str, Mapping[int, Found]]) -> Contrast | None:
+def _contrast(adapted: str, base: str, measure: str, runs: Mapping[str, Mapping[int, _Values]]) -> Contrast | None:
     seeds = [seed for seed in runs[adapted] if seed in runs[base]]
     sides = [(runs[adapted][seed][measure], runs[base][seed][measure]) for seed in seeds]
     if not sides or not all(0 < value < math.inf for side in sides for value in side):

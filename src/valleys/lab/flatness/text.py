@@ -10,7 +10,7 @@ from valleys.lab.flatness.table import Flatness
 from valleys.lab.statistics import format_mean
 from valleys.lab.store.job import Results
 
-__all__ = ["METHOD", "RATIOS", "document", "main", "ratios"]
+__all__ = ["document", "main", "ratios"]
 
 METHOD = (
     "Of the finished runs on fresh seeds: means with 95 % intervals of Student's t. The loss is the task's own over "
@@ -19,23 +19,14 @@ METHOD = (
     "sharpness is what 20 steps of ascent found, a lower bound; adaptive measures do not change when a ReLU network is "
     "rescaled without computing anything else, the others do."
 )
-"""How the measures were made."""
 RATIOS = (
     "Geometric mean over the seeds of the adapted optimizer's value divided by its base's, with its 95 % interval, not "
     "corrected for the number of measures: an interval that holds 1 shows no difference."
 )
-"""How the ratios were made."""
 
 
 def main(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
-    """The table of means.
-
-    Args:
-        flatness: what was measured.
-
-    Returns:
-        Titles and rows.
-    """
+    """Return titles and rows of the table of means."""
     titles = ["optimizer", "runs", *flatness.measures.values()]
     return titles, [
         [row.optimizer, str(row.runs), *(format_mean(*row.means[measure]) for measure in flatness.measures)]
@@ -44,14 +35,7 @@ def main(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
 
 
 def ratios(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
-    """The table of what E changes.
-
-    Args:
-        flatness: what was measured.
-
-    Returns:
-        Titles and rows.
-    """
+    """Return titles and rows of the table of what E changes."""
     titles = ["E against its base", "measure", "ratio", "95 % interval", "seeds"]
     return titles, [
         [
@@ -66,16 +50,7 @@ def ratios(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
 
 
 def document(flatness: Flatness | None, results: Results, chosen: Mapping[str, int | None]) -> dict[str, Any] | None:
-    """The same for programs, with every run.
-
-    Args:
-        flatness: what was measured.
-        results: everything the store holds.
-        chosen: the point whose runs count, by optimizer.
-
-    Returns:
-        The entry of the report; None if nothing was measured.
-    """
+    """Return the report's entry for programs, with every run; None if nothing was measured."""
     if flatness is None:
         return None
     return {

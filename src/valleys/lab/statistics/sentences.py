@@ -18,7 +18,7 @@ _EQUAL, _SAME = 0.01, 0.05
 
 @dataclass(frozen=True)
 class Wording:
-    """What a sentence says besides the numbers.
+    """Words of a sentence besides the numbers.
 
     Args:
         metric: the metric's name with its unit.

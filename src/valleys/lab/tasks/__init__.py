@@ -13,6 +13,7 @@ from valleys.lab.tasks.entry import Entry
 
 __all__ = ["Entry", "entries", "load", "names"]
 
+# Modules with ENTRIES: entries by task name. What a task needs is imported when it is loaded.
 _FAMILIES = (
     "bert",
     "bilstm_ner",
@@ -25,16 +26,13 @@ _FAMILIES = (
     "shakespeare",
     "sine",
 )
-"""Modules with ``ENTRIES``: entries by task name. What a task needs is imported when it is loaded."""
-
-
-GROUP = "valleys.tasks"
-"""The group of entry points by which a package adds tasks: each is a dictionary like ``ENTRIES`` of the families."""
+# The group of entry points by which a package adds tasks: each is a dictionary like ENTRIES of the families.
+_GROUP = "valleys.tasks"
 
 
 @cache
 def entries() -> dict[str, Entry]:
-    """All tasks, sorted by name: the lab's own, and those of installed packages with entry points ``valleys.tasks``.
+    """Return all tasks, sorted by name: the lab's own, and those of packages with entry points ``valleys.tasks``.
 
     Raises:
         LabError: the tasks of a package cannot be imported.
@@ -46,7 +44,7 @@ def entries() -> dict[str, Entry]:
     table: dict[str, Entry] = {}
     for family in _FAMILIES:
         table |= import_module(f"valleys.lab.tasks.{family}").ENTRIES
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group=_GROUP):
         try:
             table |= point.load()
         except Exception as error:
@@ -58,7 +56,7 @@ def entries() -> dict[str, Entry]:
 
 
 def names() -> list[str]:
-    """The tasks' names, sorted."""
+    """Return the tasks' names, sorted."""
     return list(entries())
 
 
@@ -67,14 +65,14 @@ def load(name: str, data_dir: Path | None = None, preset: str | None = None) -> 
 
     Args:
         name: one of ``names()``.
-        data_dir: folder of the data, for a task that reads files; default: where the task finds them by itself.
+        data_dir: folder of the data, for a task that reads files; default: where the task looks by itself.
         preset: ``paper``, ``smoke`` or what else the task has; default: its first.
 
     Returns:
         The task. Its splits are the same on every call.
 
     Raises:
-        LabError: there is no such task or preset, its data is missing or damaged, something is not installed, or the
+        LabError: the task or preset does not exist, its data is missing or damaged, something is not installed, or the
             task reads no folder and one was named.
 
     Example:

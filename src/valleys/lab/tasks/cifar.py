@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from valleys.lab.errors import LabError
 from valleys.lab.problem.schedules import Schedule
@@ -18,11 +18,11 @@ from valleys.lab.tasks.data.augmentation import Normalized, crop_and_flip
 from valleys.lab.tasks.data.cifar_files import CIFAR10, CIFAR100, Cifar, read_cifar
 from valleys.lab.tasks.entry import STANDARD, Entry
 from valleys.lab.tasks.networks import cifar_resnet, cifar_resnet18, densenet, vgg16
-from valleys.lab.tasks.shared.classification import accuracy, deal
+from valleys.lab.tasks.shared.metrics import classification
+from valleys.lab.tasks.shared.splits import hold_out, spread_by_class
 
-__all__ = ["ENTRIES", "load"]
+__all__ = ["load"]
 
-_SEED = 20251027
 _TRAIN = 50_000  # of the original; another number is another problem, and its variant says so
 _SMOKE_TRAIN, _SMOKE_HELD_OUT = 4_000, 1_000
 
@@ -79,7 +79,7 @@ _NETWORKS = {
 
 
 def load(kind: Cifar, network: str, data_dir: Path | None, preset: str) -> Task:
-    """Classify CIFAR-10 or CIFAR-100.
+    """Classify CIFAR-10 or CIFAR-100 by ``resnet8``, ``resnet20``, ``resnet18``, ``vgg16`` or ``densenet169``.
 
     Every tenth training image, class by class, validates (5,000 of 50,000); the test images are the official ones.
     Training images are cropped after padding by 4 pixels and flipped, at random, by every preset.
@@ -97,18 +97,6 @@ def load(kind: Cifar, network: str, data_dir: Path | None, preset: str) -> Task:
     - ``half``, of ``cifar10-resnet8`` only: half of the training images, 1,000 + 2,000 to validate and test, and half
       of the channels: a run costs an eighth. Target: 50 %.
 
-    Args:
-        kind: the data set.
-        network: ``resnet8``, ``resnet20``, ``resnet18``, ``vgg16`` or ``densenet169``.
-        data_dir: folder of the data set, or the folder that this is in.
-        preset: ``paper`` or ``smoke``; for ``resnet8`` ``standard`` or ``half``.
-
-    Returns:
-        The task.
-
-    Raises:
-        LabError: no folder is named, or its data is incomplete or damaged.
-
     Source: Krizhevsky 2009, Learning multiple layers of features from tiny images.
     """
     if data_dir is None:
@@ -119,28 +107,24 @@ def load(kind: Cifar, network: str, data_dir: Path | None, preset: str) -> Task:
     images, labels, test_images, test_labels = read_cifar(kind, data_dir)
     if len(images) < 2:
         raise LabError(f"{data_dir} has 1 training image of {kind.name}; it needs at least 2, one of them to validate")
-    validation, *rest = deal(labels, 10, _SEED)
-    train, test = torch.cat(rest).sort().values, torch.arange(len(test_labels))
+    train, validation = hold_out(labels)
+    train, test = train.sort().values, torch.arange(len(test_labels))
     if preset == "smoke":
-        train = train[_spread(labels[train], _SMOKE_TRAIN)]
-        validation = validation[_spread(labels[validation], _SMOKE_HELD_OUT)]
-        test = test[_spread(test_labels, _SMOKE_HELD_OUT)]
+        train = train[spread_by_class(labels[train], _SMOKE_TRAIN)]
+        validation = validation[spread_by_class(labels[validation], _SMOKE_HELD_OUT)]
+        test = test[spread_by_class(test_labels, _SMOKE_HELD_OUT)]
     if preset == "half":
-        train = train[_spread(labels[train], len(train) // 2)]
-        validation = validation[_spread(labels[validation], _SMOKE_HELD_OUT)]
-        test = test[_spread(test_labels, 2 * _SMOKE_HELD_OUT)]
+        train = train[spread_by_class(labels[train], len(train) // 2)]
+        validation = validation[spread_by_class(labels[validation], _SMOKE_HELD_OUT)]
+        test = test[spread_by_class(test_labels, 2 * _SMOKE_HELD_OUT)]
     recipe = _recipe(kind, network, preset)
     unusual = "" if len(images) == _TRAIN else f"{len(images)} + {len(test_images)} images"
-    return Task(
+    return classification(
         name=f"{kind.name.lower().replace('-', '')}-{network}",
         train=Split(images[train], labels[train]),
         validation=Split(images[validation], labels[validation]),
         test=Split(test_images[test], test_labels[test]),
         build_model=partial(_model, kind, recipe.build),
-        loss=nn.functional.cross_entropy,
-        metric=accuracy,
-        metric_name="accuracy %",
-        maximize=True,
         target=recipe.target,
         epochs=recipe.epochs,
         batch_size=128,
@@ -176,13 +160,6 @@ def _model(kind: Cifar, build: Callable[[int], nn.Module]) -> nn.Module:
     return nn.Sequential(Normalized(*_PIXELS[kind]), build(kind.classes))
 
 
-def _spread(labels: Tensor, count: int) -> Tensor:
-    """So many examples, sorted, as evenly from all classes as they are there: every n-th, class by class."""
-    by_class = labels.argsort(stable=True)
-    count = min(count, len(labels))
-    return by_class[torch.arange(count) * len(labels) // count].sort().values
-
-
 def _entries(kind: Cifar, name: str) -> dict[str, Entry]:
     return {
         f"{name}-{network}": Entry(
@@ -209,4 +186,3 @@ ENTRIES = {
         reads_folder=True,
     ),
 }
-"""The tasks of this module by name."""

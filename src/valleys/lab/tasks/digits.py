@@ -8,11 +8,10 @@ from torch import nn
 from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.entry import Entry
-from valleys.lab.tasks.shared.classification import accuracy, deal
+from valleys.lab.tasks.shared.metrics import classification
+from valleys.lab.tasks.shared.splits import deal
 
-__all__ = ["ENTRIES", "load"]
-
-_SEED = 20251027
+__all__ = ["load"]
 
 
 def load() -> Task:
@@ -20,12 +19,6 @@ def load() -> Task:
 
     1,797 images dealt 3 : 1 : 1, so that 1,077 train (a batch of 1,024 is possible), 360 validate and 360 test; a CNN
     of two convolutions. The target, 97 %, is above what a linear model of the pixels reaches (about 96 %).
-
-    Returns:
-        The task.
-
-    Raises:
-        LabError: scikit-learn is not installed.
 
     Source: Alpaydin and Kaynak 1998, UCI's optical recognition of handwritten digits (test part).
     """
@@ -36,18 +29,14 @@ def load() -> Task:
     pixels, classes = load_digits(return_X_y=True)
     inputs = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
     targets = torch.tensor(classes, dtype=torch.int64)
-    validation, test, *train = deal(targets, 5, _SEED)
-    splits = [Split(inputs[chosen], targets[chosen]) for chosen in (torch.cat(train), validation, test)]
-    return Task(
+    validation, test, *train = deal(targets, 5)
+    splits = [Split(inputs[part], targets[part]) for part in (torch.cat(train), validation, test)]
+    return classification(
         name="digits",
         train=splits[0],
         validation=splits[1],
         test=splits[2],
         build_model=_model,
-        loss=nn.functional.cross_entropy,
-        metric=accuracy,
-        metric_name="accuracy %",
-        maximize=True,
         target=97.0,
         epochs=100,
     )
@@ -71,4 +60,3 @@ ENTRIES = {
         load=lambda data_dir, preset: load(),
     )
 }
-"""The tasks of this module by name."""

@@ -1,4 +1,4 @@
-"""What the lab says of a task before it loads it."""
+"""The lab's description of a task that is not loaded yet."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Entry:
     Args:
         what: the problem, the model and the metric.
         data: where the data comes from.
-        load: ``(data_dir, preset) -> problem``; everything heavy is imported there.
-        presets: the presets there are, the default first: ``paper`` has the paper's model, data and schedule, ``smoke``
+        load: ``(data_dir, preset) -> problem``, which imports everything heavy.
+        presets: the presets, the default first: ``paper`` has the paper's model, data and schedule, ``smoke``
             a smaller problem of the same kind, minutes on two cores.
         needs: what must be installed or at hand beside the extra ``lab``; empty: nothing.
         reads_folder: whether it reads data from a folder that the user names.

@@ -1,4 +1,4 @@
-"""A user's own task, from a Python file; its mistakes are told with the file and the line."""
+"""A user's own task, from a Python file; mistakes are reported with file and line."""
 
 from __future__ import annotations
 
@@ -27,13 +27,7 @@ _EXAMPLES = 6
 
 
 def file_of(text: str) -> Path | None:
-    """The file of a task of the user's own.
-
-    Args:
-        text: a task's name, or ``FILE.py:NAME``.
-
-    Returns:
-        The file; None for a name.
+    """Return the file of ``FILE.py:NAME``; None for a task's name.
 
     Example:
         >>> file_of("my_task.py:task").name, file_of("digits")
@@ -44,15 +38,7 @@ def file_of(text: str) -> Path | None:
 
 
 def resolve(task: str | Problem, data_dir: Path | str | None = None, preset: str | None = None) -> Problem:
-    """Find a task of the lab or of the user's own.
-
-    Args:
-        task: a task's name, ``FILE.py:NAME``, or a task.
-        data_dir: folder of the data of a task of the lab.
-        preset: of a task of the lab.
-
-    Returns:
-        The task.
+    """Return a task of the lab by its name, a task from ``FILE.py:NAME``, or the task itself.
 
     Raises:
         LabError: what ``tasks.load`` or ``load`` raise, or a data folder or preset for a task of the user's own.
@@ -71,18 +57,14 @@ def resolve(task: str | Problem, data_dir: Path | str | None = None, preset: str
 
 
 def load(text: str) -> Problem:
-    """Load a task from a file and try it on a few examples.
+    """Load a task from ``FILE.py:NAME`` and try it on a few examples.
 
-    Args:
-        text: ``FILE.py:NAME``, where NAME is a ``Task`` or a ``Loop``, or a function without arguments that returns
-            one. The file's folder is on the import path, as when the file is run.
-
-    Returns:
-        The task; its variant names the file and a hash of its text, so that a task that was changed is not mixed up
-        with what it was.
+    NAME is a ``Task`` or a ``Loop``, or a function without arguments that returns one. The file's folder is on the
+    import path, as when the file is run. The task's variant names the file and a hash of its text, so that a task that
+    was changed is not mixed up with what it was.
 
     Raises:
-        LabError: with file and line where there is one: no such file or name, an error in the file, something that is
+        LabError: with file and line where the file has an error; also no such file or name, something that is
             no task, or a task that does not do what ``check`` asks of it.
     """
     path = file_of(text)
@@ -92,15 +74,15 @@ def load(text: str) -> Problem:
     if not path.is_file():
         raise LabError(f"task {text!r}: there is no file {path}; name it as seen from this folder")
     with pointing(path):
-        found = _attribute(path, name)
-        if callable(found):
-            found = found()
-        if not isinstance(found, Problem):
-            raise LabError(f"{path}: {name} is a {type(found).__name__}; it must be a valleys.lab.Task or a Loop")
-        if isinstance(found, Task):
-            check(found)
+        task = _attribute(path, name)
+        if callable(task):
+            task = task()
+        if not isinstance(task, Problem):
+            raise LabError(f"{path}: {name} is a {type(task).__name__}; it must be a valleys.lab.Task or a Loop")
+        if isinstance(task, Task):
+            check(task)
     mark = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    return replace(found, variant=f"{found.variant} {path.name}@{mark}".strip())
+    return replace(task, variant=f"{task.variant} {path.name}@{mark}".strip())
 
 
 def check(task: Task) -> None:
@@ -108,9 +90,8 @@ def check(task: Task) -> None:
 
     .. math:: L(x_1, \dots, x_n) = \tfrac1n \sum_i L(x_i)
 
-    Args:
-        task: what is tried: its model is built, called, and differentiated; loss and metric are compared between the
-            whole of the examples and their parts.
+    Its model is built, called, and differentiated; loss and metric are compared between all the examples and their
+    parts.
 
     Raises:
         LabError: a loss that is no scalar, not finite, without a gradient, or no mean over the examples; a metric that
@@ -159,17 +140,7 @@ def _check_mean(task: Task, what: str, function: Any, model: Any, inputs: Batch,
 
 @contextmanager
 def pointing(path: Path | None) -> Iterator[None]:
-    """Turn what goes wrong in a user's file into one line that names file and line.
-
-    Args:
-        path: the file; None: everything is raised as it is.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        LabError: in place of an exception that came through the file.
-    """
+    """Turn an exception that came through a user's file (None: no file) into a LabError that names file and line."""
     try:
         yield
     except LabError:
@@ -178,17 +149,17 @@ def pointing(path: Path | None) -> Iterator[None]:
         line = None if path is None else _line(path, error)
         if line is None:
             raise
-        said = " ".join(str(error).split())
-        raise LabError(f"{path}, line {line}: {type(error).__name__}: {said}") from error
+        message = " ".join(str(error).split())
+        raise LabError(f"{path}, line {line}: {type(error).__name__}: {message}") from error
 
 
 def _line(path: Path, error: BaseException) -> int | None:
-    """The last line of the file that the exception came through."""
-    wanted = path.resolve()
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == wanted:
+    """Return the last line of the file that the exception came through."""
+    file = path.resolve()
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == file:
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
-    return next((frame.lineno for frame in reversed(frames) if Path(frame.filename).resolve() == wanted), None)
+    return next((frame.lineno for frame in reversed(frames) if Path(frame.filename).resolve() == file), None)
 
 
 def _attribute(path: Path, name: str) -> Any:

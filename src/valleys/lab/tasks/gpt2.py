@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from valleys.lab.errors import LabError
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Stream, Task
+from valleys.lab.tasks.data.files import check_folder
 from valleys.lab.tasks.data.packed import Windows, packed
 from valleys.lab.tasks.entry import Entry
 from valleys.lab.tasks.networks.hugging_face import Logits
-from valleys.lab.tasks.shared.language import token_loss
+from valleys.lab.tasks.shared.metrics import token_loss
 
-__all__ = ["ENTRIES", "build", "load"]
+__all__ = ["load"]
 
 _PARTS = {"train": "train", "validation": "valid", "test": "test"}
 _VOCABULARIES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -55,20 +56,12 @@ def load(data_dir: Path | None = None, preset: str = "paper") -> Task:
     are clipped to a norm of 1, as in the paper. The target is a perplexity of 100 (``smoke``: 1,000): the paper's reach
     from 78 to 183.
 
-    Args:
-        data_dir: folder of the GPT-2 Output Dataset: all its ``*.train.jsonl`` files train, ``*.valid.jsonl`` validate
-            and ``*.test.jsonl`` test, so that the files there are decide which of its parts count (webtext and the
-            samples of the four models make the paper's million documents; it does not say which it took). GPT-2's
-            vocabulary is in vocab.json and merges.txt, or encoder.json and vocab.bpe, there, otherwise from the hub.
-        preset: ``paper`` or ``smoke``.
+    The data folder is that of the GPT-2 Output Dataset: all its ``*.train.jsonl`` files train, ``*.valid.jsonl``
+    validate and ``*.test.jsonl`` test, so that the files in it decide which of its parts count (webtext and the samples
+    of the four models make the paper's million documents; it does not say which it took). GPT-2's vocabulary is in
+    vocab.json and merges.txt, or encoder.json and vocab.bpe, in that folder, otherwise from the hub.
 
-    Returns:
-        The task.
-
-    Raises:
-        LabError: tokenizers or transformers is not installed, the folder is missing or incomplete, or a file damaged.
-
-    Source: Zhao et al. 2025 (arXiv 2510.27153), Tables 5c and 11; Radford et al. 2019. The schedule is ours.
+    Source: Zhao et al. 2025 (arXiv 2510.27153), Tables 5c and 11, without a schedule; Radford et al. 2019.
     """
     size = _SIZES[preset]
     if data_dir is None:
@@ -106,21 +99,7 @@ def load(data_dir: Path | None = None, preset: str = "paper") -> Task:
 
 
 def build(vocabulary: int, context: int, layers: int, width: int, heads: int) -> nn.Module:
-    """A freshly initialised GPT-2.
-
-    Args:
-        vocabulary: number of tokens.
-        context: longest sequence.
-        layers: number of blocks.
-        width: size of the residual stream.
-        heads: attention heads per block.
-
-    Returns:
-        transformers' model, called as ``model(tokens) -> logits``.
-
-    Raises:
-        LabError: transformers is not installed.
-    """
+    """Build a freshly initialised GPT-2 of transformers, called as ``model(tokens) -> logits``."""
     try:
         from transformers import GPT2Config, GPT2LMHeadModel
     except ImportError as error:
@@ -139,12 +118,11 @@ def build(vocabulary: int, context: int, layers: int, width: int, heads: int) ->
 
 
 def _files(folder: Path, end: str) -> list[Path]:
-    if not folder.is_dir():
-        raise LabError(f"the data folder {str(folder)!r} does not exist; {_REMEDY}")
-    found = sorted(folder.glob(f"*.{end}.jsonl"))
-    if not found:
+    check_folder(folder, _REMEDY)
+    files = sorted(folder.glob(f"*.{end}.jsonl"))
+    if not files:
         raise LabError(f"the data folder {str(folder)!r} holds no *.{end}.jsonl; {_REMEDY}")
-    return found
+    return files
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -182,4 +160,3 @@ ENTRIES = {
         reads_folder=True,
     )
 }
-"""The tasks of this module by name."""

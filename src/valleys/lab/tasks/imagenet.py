@@ -17,11 +17,11 @@ from valleys.lab.tasks.data.augmentation import CentreCrop, Normalized, resized_
 from valleys.lab.tasks.data.image_folder import held_out, list_images
 from valleys.lab.tasks.entry import Entry
 from valleys.lab.tasks.networks import resnet34, resnet50
-from valleys.lab.tasks.shared.classification import accuracy
+from valleys.lab.tasks.shared.metrics import classification
+from valleys.lab.tasks.shared.splits import SEED
 
-__all__ = ["ENTRIES", "load"]
+__all__ = ["load"]
 
-_SEED = 20251027
 _CLASSES = 1000  # of the original; another number is another problem, and its variant says so
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels scaled to [0, 1], by channel
 _READERS = 16  # more processes than this decode faster than a GPU trains
@@ -29,7 +29,7 @@ _READERS = 16  # more processes than this decode faster than a GPU trains
 
 @dataclass(frozen=True)
 class _Recipe:
-    """What tells one preset of one network from another.
+    """A preset of a network.
 
     Args:
         build: ``classes -> network``.
@@ -59,7 +59,7 @@ _RECIPES = {
 
 
 def load(network: str, data_dir: Path | None, preset: str) -> Task:
-    """Classify ImageNet, or other images in folders by class.
+    """Classify ImageNet, or other images in folders by class, by ``resnet34`` or ``resnet50``.
 
     Images are decoded while training, scaled to a shorter side of 256 pixels, and the middle 256x256 kept. For
     training, a random rectangle of it is scaled to 224x224 and flipped at random (elsewhere the rectangle is one of the
@@ -74,18 +74,6 @@ def load(network: str, data_dir: Path | None, preset: str) -> Task:
     - ``smoke``: images of 64x64 pixels, of which the network sees 56x56; an eighth of the channels; batch 32; 5 epochs;
       cosine schedule with a warm-up; target 50 %, whatever the classes are.
 
-    Args:
-        network: ``resnet34`` or ``resnet50``.
-        data_dir: folder with ``train/CLASS/IMAGE`` and ``val/CLASS/IMAGE``.
-        preset: ``paper`` or ``smoke``.
-
-    Returns:
-        The task. Its network has as many outputs as there are classes.
-
-    Raises:
-        LabError: no folder is named, it is not laid out so, has no images, or other classes in ``val`` than in
-            ``train``; while training: an image cannot be decoded.
-
     Source: Russakovsky et al. 2015 (arXiv 1409.0575); evaluation as Krizhevsky et al. 2012, its middle crop alone.
     """
     if data_dir is None:
@@ -97,18 +85,14 @@ def load(network: str, data_dir: Path | None, preset: str) -> Task:
     names, images = list_images(data_dir / "train", recipe.stored)
     test_names, test = list_images(data_dir / "val", recipe.stored)
     _same_classes(data_dir, names, test_names)
-    train, validation = held_out(images, _SEED)
+    train, validation = held_out(images, SEED)
     workers = _readers() if preset == "paper" else 0
-    return Task(
+    return classification(
         name=f"imagenet-{network}",
         train=Stream(train, workers),
         validation=Stream(validation, workers),
         test=Stream(test, workers),
         build_model=partial(_model, recipe, len(names)),
-        loss=nn.functional.cross_entropy,
-        metric=accuracy,
-        metric_name="accuracy %",
-        maximize=True,
         target=recipe.target,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
@@ -139,7 +123,7 @@ def _model(recipe: _Recipe, classes: int) -> nn.Module:
 
 
 def _readers() -> int:
-    """Processes that decode images: those that this process may use, but for one."""
+    """Return the number of processes that decode images: those that this process may use, but for one."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(_READERS, max(1, usable - 1))
 
@@ -159,4 +143,3 @@ ENTRIES = {
     "imagenet-resnet34": _entry("resnet34", "ResNet-34"),
     "imagenet-resnet50": _entry("resnet50", "ResNet-50"),
 }
-"""The tasks of this module by name."""

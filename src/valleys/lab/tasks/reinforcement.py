@@ -18,14 +18,12 @@ from valleys.lab.problem.loop import Diverged, Loop, Running
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.tasks.entry import Entry
 
-__all__ = ["COLLECT", "ENTRIES", "REPEAT", "Setting", "load"]
+__all__ = ["COLLECT", "load"]
 
 COLLECT = 2048
 """Steps in the environments, all together, before each update of the policy."""
 
-REPEAT = 10
-"""Passes over these steps per update."""
-
+_REPEAT = 10  # passes over these steps per update
 _GAMMA = 0.99
 _VALUE = 0.25
 _TESTS = 10
@@ -34,7 +32,7 @@ _TRAIN, _TEST = 0, 1  # what a run's seeds are for
 
 @dataclass(frozen=True)
 class Setting:
-    """How long and how wide a preset is.
+    """The length and width of a preset.
 
     Args:
         environments: copies that are stepped side by side; they divide ``COLLECT``.
@@ -48,17 +46,7 @@ class Setting:
     epochs: int
 
     def steps(self, batch_size: int, epochs: int) -> int:
-        """Optimizer steps of a run.
-
-        Args:
-            batch_size: a minibatch of PPO.
-            epochs: its length.
-
-        Returns:
-            Their number.
-
-        Raises:
-            LabError: minibatches do not go into ``COLLECT`` evenly.
+        """Return the optimizer steps of a run; ``batch_size`` is a minibatch of PPO.
 
         Example:
             >>> Setting(environments=8, rounds=15, epochs=200).steps(64, 200)
@@ -69,7 +57,7 @@ class Setting:
                 f"batch size {batch_size}: {COLLECT} steps are collected between updates and must divide into whole "
                 f"minibatches; choose a power of 2 from 1 to {COLLECT}"
             )
-        return epochs * self.rounds * REPEAT * (COLLECT // batch_size)
+        return epochs * self.rounds * _REPEAT * (COLLECT // batch_size)
 
 
 _SETTINGS = {"paper": Setting(environments=8, rounds=15, epochs=200), "smoke": Setting(2, 1, 16)}
@@ -158,7 +146,7 @@ def _run(environment: str, setting: Setting, running: Running) -> None:
 
 
 def _bodies(environment: str, count: int, seed: int) -> Any:
-    """Copies of an environment whose observations and rewards are normalised, with their own returns on record."""
+    """Make copies of an environment with normalised observations and rewards, their own returns on record."""
     import gymnasium
     import numpy as np
     from stable_baselines3.common.monitor import Monitor
@@ -175,7 +163,7 @@ def _bodies(environment: str, count: int, seed: int) -> Any:
 
 
 def _agent(bodies: Any, setting: Setting, running: Running) -> Any:
-    """PPO that steps the lab's optimizer and reports to the lab."""
+    """Make a PPO that steps the lab's optimizer and reports to the lab."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.logger import Logger
 
@@ -207,7 +195,7 @@ def _agent(bodies: Any, setting: Setting, running: Running) -> Any:
         learning_rate=0.0,  # of an optimizer that is never stepped: were it ever written into the lab's, nothing moves
         n_steps=COLLECT // setting.environments,
         batch_size=running.batch_size,
-        n_epochs=REPEAT,
+        n_epochs=_REPEAT,
         gamma=_GAMMA,
         gae_lambda=0.95,
         clip_range=0.2,
@@ -230,7 +218,7 @@ def _agent(bodies: Any, setting: Setting, running: Running) -> Any:
 
 
 def _refuse(policy: Any) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-    """A hook that ends the run before an action that is no number reaches torch's distribution or MuJoCo."""
+    """Make a hook that ends the run before an action that is no number reaches torch's distribution or MuJoCo."""
 
     def hook(module: nn.Module, inputs: Any, means: torch.Tensor) -> None:
         deviation = policy.log_std.detach().exp()
@@ -241,7 +229,7 @@ def _refuse(policy: Any) -> Callable[[nn.Module, Any, torch.Tensor], None]:
 
 
 def _tested(model: Any, environment: str, trained: Any, seed: int) -> float:
-    """The mean return of episodes without exploration, with the statistics of the training's observations."""
+    """Return the mean return of episodes without exploration, with the statistics of the training's observations."""
     from stable_baselines3.common.evaluation import evaluate_policy
 
     bodies = _bodies(environment, _TESTS, seed)
@@ -256,7 +244,7 @@ def _tested(model: Any, environment: str, trained: Any, seed: int) -> float:
 
 
 def _seed(seed: int, purpose: int) -> int:
-    """The first of consecutive seeds, one per copy: far from those of the next run and of another purpose."""
+    """Return the first of consecutive seeds, one per copy: far from those of the next run and of another purpose."""
     import numpy as np
 
     return int(np.random.SeedSequence((seed, purpose)).generate_state(1)[0])
@@ -289,4 +277,3 @@ def _entry(name: str) -> Entry:
 
 
 ENTRIES = {name: _entry(name) for name in _TASKS}
-"""The tasks of this module by name."""

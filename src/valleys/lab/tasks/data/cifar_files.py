@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from valleys.lab.errors import LabError
+from valleys.lab.tasks.data.files import check_folder
 
-__all__ = ["CIFAR10", "CIFAR100", "Cifar", "read_cifar"]
+__all__ = ["Cifar", "read_cifar"]
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE**2
@@ -50,7 +51,6 @@ CIFAR10 = Cifar(
     label_bytes=1,
     key="labels",
 )
-"""What CIFAR-10 is called, and its files."""
 
 CIFAR100 = Cifar(
     name="CIFAR-100",
@@ -61,34 +61,19 @@ CIFAR100 = Cifar(
     label_bytes=2,
     key="fine_labels",
 )
-"""What CIFAR-100 is called, and its files."""
 
 
 def read_cifar(kind: Cifar, folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Read a data set from its folder, or from the folder that this folder is in.
+    """Read training images and labels, test images and labels from a folder, or from the folder that this folder is in.
 
     A binary record is the label (for CIFAR-100 the coarse one, then the fine one), then 1,024 bytes each of red, green
     and blue. A pickle holds the same bytes as an array of shape (N, 3072), and a list of labels. Pickles may hold
-    nothing but arrays and plain values: anything else in them is refused before it can run.
-
-    Args:
-        kind: which data set.
-        folder: the user's. Where it has both forms, the binary one is read.
-
-    Returns:
-        Training images, training labels, test images and test labels: uint8 of shape (N, 3, 32, 32) and int64 of
-        shape (N,).
-
-    Raises:
-        LabError: files are missing, cut off or damaged.
+    nothing but arrays and plain values: anything else in them is refused before it can run. Where the folder has both
+    forms, the binary one is read. Images are uint8 of shape (N, 3, 32, 32), labels int64.
 
     Source: Krizhevsky 2009, Learning multiple layers of features from tiny images, and its data sets' web page.
     """
-    if not folder.is_dir():
-        raise LabError(
-            f"the data folder {str(folder)!r} does not exist; name the folder that holds {kind.folders[0]} or "
-            f"{kind.folders[1]}"
-        )
+    check_folder(folder, f"name the folder that holds {kind.folders[0]} or {kind.folders[1]}")
     train, test = _paths(kind, folder)
     return *_joined(kind, train), *_joined(kind, test)
 
@@ -103,10 +88,10 @@ def _paths(kind: Cifar, folder: Path) -> tuple[list[Path], list[Path]]:
                 return train, test
             if len(missing) < len(train) + len(test):
                 lacking.append(f"{place} lacks {', '.join(missing)}")
-    wanted = f"{kind.folders[0]} (binary) or {kind.folders[1]} (Python)"
+    archives = f"{kind.folders[0]} (binary) or {kind.folders[1]} (Python)"
     if lacking:
-        raise LabError(f"{kind.name} is incomplete: {'; '.join(lacking)}; unpack the archive of {wanted} again")
-    raise LabError(f"the data folder {str(folder)!r} has no {kind.name}; name the folder that holds {wanted}")
+        raise LabError(f"{kind.name} is incomplete: {'; '.join(lacking)}; unpack the archive of {archives} again")
+    raise LabError(f"the data folder {str(folder)!r} has no {kind.name}; name the folder that holds {archives}")
 
 
 def _joined(kind: Cifar, paths: list[Path]) -> tuple[Tensor, Tensor]:
@@ -139,11 +124,11 @@ def _pickled(kind: Cifar, path: Path, content: bytes) -> tuple[Tensor, list[int]
         loaded = _Arrays(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly everything there is
         raise _damaged(kind, path, f"it cannot be unpickled ({error or type(error).__name__})") from error
-    held = {_text(key): value for key, value in loaded.items()} if isinstance(loaded, dict) else {}
-    missing = [key for key in ("data", kind.key) if key not in held]
+    entries = {_text(key): value for key, value in loaded.items()} if isinstance(loaded, dict) else {}
+    missing = [key for key in ("data", kind.key) if key not in entries]
     if missing:
         raise _damaged(kind, path, f"it has no entry {' and no '.join(map(repr, missing))}")
-    pixels, labels = held["data"], held[kind.key]
+    pixels, labels = entries["data"], entries[kind.key]
     if getattr(pixels, "dtype", None) != "uint8" or pixels.shape[1:] != (_PIXELS,) or not len(pixels):
         shape, dtype = getattr(pixels, "shape", ()), getattr(pixels, "dtype", type(pixels).__name__)
         raise _damaged(kind, path, f"its images are {dtype} of shape {shape} instead of uint8 of shape (N, {_PIXELS})")
@@ -158,7 +143,7 @@ class _Arrays(pickle.Unpickler):
     """An unpickler that knows nothing but numpy's arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Numpy's own functions under all the names that they have had; never an import of what the file names."""
+        """Return numpy's own functions under all the names that they have had; never import what the file names."""
         import numpy as np
 
         package, _, inner = module.partition(".")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from valleys.lab.errors import LabError
-from valleys.lab.tasks.data.hub import from_hub, is_saved, saved, split_of
+from valleys.lab.tasks.data.files import read_text
+from valleys.lab.tasks.data.hub import dataset, is_saved
 
-__all__ = ["Corpus", "Sentence", "corpus", "read", "to_iob2"]
+__all__ = ["Corpus", "Sentence", "corpus"]
 
 _FILES = {
     "train": ("eng.train", "train.txt"),
@@ -31,12 +32,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Sentences of the three splits, and the entity types that they name.
-
-    Args:
-        train, validation, test: the sentences.
-        types: the types of the training sentences, sorted.
-    """
+    """Sentences of the three splits, and the entity types that the training sentences name, sorted."""
 
     train: list[Sentence]
     validation: list[Sentence]
@@ -44,38 +40,29 @@ class Corpus:
     types: tuple[str, ...]
 
     def numbers(self, sentence: Sentence) -> list[int]:
-        """The tags as ``tagging`` numbers them: O is 0, B and I of the k-th type are 2 k + 1 and 2 k + 2."""
+        """Return the tags as numbers: O is 0, B and I of the k-th type are 2 k + 1 and 2 k + 2."""
         return [
             0 if tag == "O" else 2 * self.types.index(tag[2:]) + (1 if tag[0] == "B" else 2) for tag in sentence.tags
         ]
 
 
 def corpus(folder: Path | None, limit: int | None = None) -> Corpus:
-    """CoNLL-2003 or another corpus of its shape.
+    """Read CoNLL-2003 or another corpus of its shape, at most ``limit`` sentences of each split, the first ones.
 
     The lines ``-DOCSTART-`` are left out, so that eng.train has 14,041 sentences: the usual number, 14,987, counts its
-    946 document starts as sentences.
+    946 document starts as sentences. The sentences are in IOB2, whichever of IOB1 and IOB2 the data is in.
 
     Args:
         folder: eng.train, eng.testa and eng.testb, or train.txt, valid.txt (dev.txt) and test.txt; or what
             ``datasets.save_to_disk`` wrote, with the columns ``tokens`` and ``ner_tags``. None: from the Hugging Face
             hub.
-        limit: at most so many sentences of each split, the first ones.
-
-    Returns:
-        The sentences, in IOB2 whichever of IOB1 and IOB2 the data is in.
-
-    Raises:
-        LabError: data that is missing, damaged or empty, or a held-out entity type that training does not have.
+        limit: default: all.
 
     Source: Tjong Kim Sang and De Meulder 2003, Introduction to the CoNLL-2003 shared task.
     """
-    if folder is None:
-        data = from_hub(_HUB, None, revision=_REVISION)
-        where, parts = f"the hub's {_HUB}", {part: _rows(split_of(data, part, _HUB)) for part in _FILES}
-    elif is_saved(folder):
-        data = saved(folder)
-        where, parts = str(folder), {part: _rows(split_of(data, part, str(folder))) for part in _FILES}
+    if folder is None or is_saved(folder):
+        where, splits = dataset(folder, _HUB, tuple(_FILES), revision=_REVISION)
+        parts = {part: _rows(split) for part, split in splits.items()}
     else:
         where, parts = str(folder), {part: read(path) for part, path in _paths(folder).items()}
     parts = {part: sentences[:limit] for part, sentences in parts.items()}
@@ -95,21 +82,8 @@ def corpus(folder: Path | None, limit: int | None = None) -> Corpus:
 
 
 def read(path: Path) -> list[Sentence]:
-    """The sentences of one file: a word per line, its tag in the last column, a blank line after each sentence.
-
-    Args:
-        path: the file, in UTF-8.
-
-    Returns:
-        The sentences without document starts, in IOB2.
-
-    Raises:
-        LabError: the file cannot be read, or a line has one column, or a tag that is neither O nor B-TYPE nor I-TYPE.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"{path} cannot be read as UTF-8 text ({error}); name another folder or convert it") from error
+    """Read one file in IOB2: a word per line, its tag in the last column, a blank line after each sentence."""
+    lines = read_text(path, "name another folder or convert it", "utf-8").splitlines()
     sentences: list[Sentence] = []
     words: list[str] = []
     tags: list[str] = []
@@ -129,15 +103,9 @@ def read(path: Path) -> list[Sentence]:
 
 
 def to_iob2(tags: Sequence[str]) -> tuple[str, ...]:
-    """Tags of IOB1 or IOB2 in IOB2, where every entity begins with B.
+    """Convert tags of IOB1 or IOB2 to IOB2, where every entity begins with B.
 
     IOB1, which the original files are in, has B only between two neighbouring entities of one type.
-
-    Args:
-        tags: a sentence's.
-
-    Returns:
-        The same entities; IOB2 comes back as it is.
 
     Example:
         >>> to_iob2(["I-ORG", "I-ORG", "B-ORG", "O", "I-LOC", "I-PER"])
@@ -156,20 +124,20 @@ def _checked(tag: str, where: str) -> str:
 
 
 def _paths(folder: Path) -> dict[str, Path]:
-    found = {}
+    paths = {}
     for part, names in _FILES.items():
-        there = [folder / name for name in names if (folder / name).is_file()]
-        if not there:
+        path = next((folder / name for name in names if (folder / name).is_file()), None)
+        if path is None:
             raise LabError(
                 f"the data folder {str(folder)!r} lacks {' or '.join(names)}; put CoNLL-2003's three files there, or "
                 "what datasets.save_to_disk wrote"
             )
-        found[part] = there[0]
-    return found
+        paths[part] = path
+    return paths
 
 
 def _rows(split: object) -> list[Sentence]:
-    """Sentences of a split of ``datasets``; its tags are numbers whose names the column's features know."""
+    """Return sentences of a split of ``datasets``; its tags are numbers whose names the column's features know."""
     names = split.features["ner_tags"].feature  # type: ignore[attr-defined]
     return [
         Sentence(tuple(row["tokens"]), to_iob2([_checked(_name(names, tag), "ner_tags") for tag in row["ner_tags"]]))

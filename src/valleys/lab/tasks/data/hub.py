@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from valleys.lab.errors import LabError
 
-__all__ = ["from_hub", "is_saved", "saved", "split_of"]
+__all__ = ["dataset", "is_saved"]
 
 _INSTALL = "pip install 'valleys[text]'"
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether ``datasets.DatasetDict.save_to_disk`` wrote this folder."""
+    """Return true for a folder that ``datasets.DatasetDict.save_to_disk`` wrote."""
     return (folder / "dataset_dict.json").is_file()
 
 
-def saved(folder: Path) -> Mapping[str, Any]:
-    """The splits that ``datasets.DatasetDict.save_to_disk`` wrote.
+def dataset(
+    folder: Path | None, hub: str, parts: Sequence[str], configuration: str | None = None, revision: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Load splits of a dataset.
 
     Args:
-        folder: where.
+        folder: what ``save_to_disk`` wrote; None: from the hub, or from the local cache of ``datasets``.
+        hub: the name on the hub.
+        parts: names of the splits.
+        configuration: which of the hub's datasets of that name.
+        revision: branch or commit of the hub's. Default: the main branch.
 
     Returns:
-        Datasets by the splits' names.
+        The place for messages, and the splits by name.
 
     Raises:
-        LabError: ``datasets`` is not installed, or the folder is damaged.
+        LabError: ``datasets`` is not installed, the folder is damaged, the dataset cannot be had, or it lacks a split.
     """
+    where = f"the hub's {hub}" if folder is None else str(folder)
+    splits = _from_hub(hub, configuration, revision) if folder is None else _saved(folder)
+    for part in parts:
+        if part not in splits:
+            raise LabError(
+                f"{where} has the splits {', '.join(splits)} and lacks {part}; save the dataset with all of them"
+            )
+    return where, {part: splits[part] for part in parts}
+
+
+def _saved(folder: Path) -> Mapping[str, Any]:
     try:
         from datasets import load_from_disk
     except ImportError as error:
@@ -43,20 +60,7 @@ def saved(folder: Path) -> Mapping[str, Any]:
     return splits
 
 
-def from_hub(name: str, configuration: str | None, revision: str | None = None) -> Mapping[str, Any]:
-    """A dataset from the hub, or from the local cache of ``datasets``.
-
-    Args:
-        name: its name on the hub.
-        configuration: which of the datasets of that name.
-        revision: branch or commit. Default: the main branch.
-
-    Returns:
-        Datasets by the splits' names.
-
-    Raises:
-        LabError: ``datasets`` is not installed, or the dataset cannot be had.
-    """
+def _from_hub(name: str, configuration: str | None, revision: str | None) -> Mapping[str, Any]:
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -68,24 +72,3 @@ def from_hub(name: str, configuration: str | None, revision: str | None = None) 
             f"no data folder was named and the hub's {name} cannot be had ({error}); name a folder of the data"
         ) from error
     return splits
-
-
-def split_of(splits: Mapping[str, Any], part: str, where: str) -> Any:
-    """One split.
-
-    Args:
-        splits: datasets by name.
-        part: which.
-        where: where they come from, for the message.
-
-    Returns:
-        The dataset.
-
-    Raises:
-        LabError: there is no such split.
-    """
-    if part not in splits:
-        raise LabError(
-            f"{where} has the splits {', '.join(splits)} and lacks {part}; save the dataset with all of them"
-        )
-    return splits[part]

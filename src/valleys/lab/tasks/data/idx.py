@@ -19,20 +19,10 @@ _BYTES = 0x08  # IDX's code for unsigned bytes, the only type in use for images 
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """Read an IDX file of unsigned bytes, plain or compressed by gzip.
+    """Read an IDX file of unsigned bytes, plain or compressed by gzip (by its content, not its name).
 
-    The file: two zero bytes, the type's code (8), the number of dimensions, each dimension as four bytes (most
-    significant first), the elements.
-
-    Args:
-        path: the file; its content, not its name, says whether it is compressed.
-        dimensions: how many dimensions it must have, 1 to 255: 1 for labels, 3 for images.
-
-    Returns:
-        The elements, uint8, in the shape that the file gives.
-
-    Raises:
-        LabError: the file cannot be read, is damaged, truncated or something else.
+    The file: two zero bytes, the type's code (8), the number of dimensions (1 for labels, 3 for images), each dimension
+    as four bytes (most significant first), the elements.
 
     Example:
         >>> import tempfile

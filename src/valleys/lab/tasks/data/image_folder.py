@@ -25,12 +25,6 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     An image is scaled bilinearly, with a filter against aliasing, so that its shorter side has ``size`` pixels, and the
     square in its middle is kept. The same file always gives the same item.
-
-    Args:
-        folder: where the files are.
-        files: their paths in the folder.
-        targets: class of each.
-        size: height and width of an item.
     """
 
     folder: str
@@ -42,42 +36,17 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        """The image, uint8 of shape (3, size, size), and its class.
-
-        Args:
-            number: which, from 0.
-
-        Raises:
-            LabError: the file cannot be decoded.
-        """
+        """Return the image, uint8 of shape (3, size, size), and its class."""
         return _decoded(Path(self.folder) / self.files[number], self.size), self.targets[number]
 
     def some(self, chosen: Sequence[int]) -> Images:
-        """The data set of some of these images.
-
-        Args:
-            chosen: their numbers.
-
-        Returns:
-            The data set, in this order.
-        """
+        """Return the data set of some of these images."""
         files, targets = [self.files[i] for i in chosen], [self.targets[i] for i in chosen]
         return Images(self.folder, files, targets, self.size)
 
 
 def list_images(folder: Path, size: int) -> tuple[list[str], Images]:
-    """Find ``folder/CLASS/IMAGE`` for all classes and images.
-
-    Args:
-        folder: one sub-folder per class; images end in .JPEG, .jpg or .png.
-        size: height and width to which images are decoded.
-
-    Returns:
-        The classes' names, sorted, and the images in the order of their paths.
-
-    Raises:
-        LabError: there is no such folder, or it has no class, or a class has no image.
-    """
+    """Return the sorted classes' names and the images of ``folder/CLASS/IMAGE``, in the order of their paths."""
     if not folder.is_dir():
         raise LabError(f"there is no folder {folder}; the data folder must hold train/CLASS/IMAGE and val/CLASS/IMAGE")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
@@ -85,32 +54,24 @@ def list_images(folder: Path, size: int) -> tuple[list[str], Images]:
         raise LabError(f"{folder} is empty: it must have one folder per class, with the images of that class")
     files, targets = [], []
     for target, name in enumerate(names):
-        found = sorted(
+        paths = sorted(
             f"{name}/{entry.name}"
             for entry in os.scandir(folder / name)
             if entry.name.lower().endswith(_ENDINGS) and not entry.name.startswith(".")
         )
-        if not found:
+        if not paths:
             raise LabError(
                 f"the class folder {folder / name} has no image ({', '.join(_ENDINGS)}); add some or remove the folder"
             )
-        files += found
-        targets += [target] * len(found)
+        files += paths
+        targets += [target] * len(paths)
     return names, Images(str(folder), files, targets, size)
 
 
 def held_out(images: Images, seed: int) -> tuple[Images, Images]:
-    """Take images out of every class: 10, but no more than a fifth and no less than one.
+    """Take images out of every class (they are sorted by it): 10, but no more than a fifth and no less than one.
 
-    Args:
-        images: sorted by class.
-        seed: of the choice.
-
-    Returns:
-        What remains, and what was taken.
-
-    Raises:
-        LabError: a class has a single image.
+    Returns what remains, and what was taken.
     """
     targets = torch.tensor(images.targets)
     generator = torch.Generator().manual_seed(seed)

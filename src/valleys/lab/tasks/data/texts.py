@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from valleys.lab.errors import LabError
-from valleys.lab.tasks.data.hub import from_hub, is_saved, saved, split_of
-from valleys.lab.tasks.shared.classification import deal
-from valleys.lab.tasks.shared.language import spread
+from valleys.lab.tasks.data.files import read_text
+from valleys.lab.tasks.data.hub import dataset, is_saved
+from valleys.lab.tasks.shared.splits import hold_out, spread
 
 __all__ = ["Example", "Texts", "imdb", "mrpc"]
 
-_SEED = 20251027
+_REMEDY = "take a complete copy"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Texts:
     test: list[Example]
 
     def few(self, limit: int | None) -> Texts:
-        """At most ``limit`` examples of each split, evenly spread: IMDB's are sorted by class."""
+        """Return at most ``limit`` examples of each split, evenly spread: IMDB's are sorted by class."""
         if limit is None:
             return self
         splits = (self.train, self.validation, self.test)
@@ -44,23 +44,17 @@ class Texts:
 
 
 def imdb(folder: Path | None) -> Texts:
-    """IMDB's film reviews: 25,000 for training, of which every tenth validates, class by class, and 25,000 for test.
+    """Read IMDB's film reviews: 25,000 to train, of which every tenth validates, and 25,000 to test; 1 is positive.
 
     Args:
         folder: aclImdb, with train/pos/*.txt, train/neg, test/pos and test/neg; or what ``datasets.save_to_disk``
             wrote, with the columns ``text`` and ``label``. None: from the hub.
 
-    Returns:
-        The reviews; 1 is positive.
-
-    Raises:
-        LabError: data that is missing or damaged.
-
     Source: Maas et al. 2011, Learning word vectors for sentiment analysis.
     """
     if folder is None or is_saved(folder):
-        where, data = _dataset(folder, "stanfordnlp/imdb", None)
-        train, test = (_rows(split_of(data, part, where), ("text",), where) for part in ("train", "test"))
+        where, splits = dataset(folder, "stanfordnlp/imdb", ("train", "test"))
+        train, test = (_rows(split, ("text",), where) for split in splits.values())
     else:
         train, test = _reviews(folder / "train"), _reviews(folder / "test")
         where = str(folder)
@@ -68,7 +62,7 @@ def imdb(folder: Path | None) -> Texts:
 
 
 def mrpc(folder: Path | None) -> Texts:
-    """Microsoft's paraphrase pairs.
+    """Read Microsoft's paraphrase pairs; 1 is a paraphrase.
 
     Args:
         folder: msr_paraphrase_train.txt and msr_paraphrase_test.txt, with every tenth of the 4,076 training pairs for
@@ -77,19 +71,11 @@ def mrpc(folder: Path | None) -> Texts:
             ``datasets.save_to_disk`` wrote, with the columns ``sentence1``, ``sentence2`` and ``label`` and its own
             splits. None: from the hub, with its own splits.
 
-    Returns:
-        The pairs; 1 is a paraphrase.
-
-    Raises:
-        LabError: data that is missing or damaged.
-
     Source: Dolan and Brockett 2005, Automatically constructing a corpus of sentential paraphrases.
     """
     if folder is None or is_saved(folder):
-        where, data = _dataset(folder, "nyu-mll/glue", "mrpc")
-        parts = ("train", "validation", "test")
-        splits = [_rows(split_of(data, part, where), ("sentence1", "sentence2"), where) for part in parts]
-        return _complete(where, *splits)
+        where, splits = dataset(folder, "nyu-mll/glue", ("train", "validation", "test"), "mrpc")
+        return _complete(where, *(_rows(split, ("sentence1", "sentence2"), where) for split in splits.values()))
     for names in (("msr_paraphrase_train.txt", "msr_paraphrase_test.txt"), ("train.tsv", "dev.tsv")):
         train, test = (folder / name for name in names)
         if train.is_file() and test.is_file():
@@ -100,14 +86,9 @@ def mrpc(folder: Path | None) -> Texts:
     )
 
 
-def _dataset(folder: Path | None, hub: str, configuration: str | None) -> tuple[str, Mapping[str, Any]]:
-    return (f"the hub's {hub}", from_hub(hub, configuration)) if folder is None else (str(folder), saved(folder))
-
-
 def _held_out(examples: list[Example]) -> tuple[list[Example], list[Example]]:
-    """The examples that train, and every tenth, class by class, that validates."""
-    validation, *rest = deal(torch.tensor([example.label for example in examples], dtype=torch.int64), 10, _SEED)
-    return [examples[i] for i in torch.cat(rest).tolist()], [examples[i] for i in validation.tolist()]
+    train, validation = hold_out(torch.tensor([example.label for example in examples], dtype=torch.int64))
+    return [examples[i] for i in train.tolist()], [examples[i] for i in validation.tolist()]
 
 
 def _complete(where: str, train: list[Example], validation: list[Example], test: list[Example]) -> Texts:
@@ -118,13 +99,15 @@ def _complete(where: str, train: list[Example], validation: list[Example], test:
 
 
 def _reviews(folder: Path) -> list[Example]:
-    found = {name: sorted((folder / name).glob("*.txt")) for name in ("neg", "pos")}
-    if not all(found.values()):
+    reviews = {name: sorted((folder / name).glob("*.txt")) for name in ("neg", "pos")}
+    if not all(reviews.values()):
         raise LabError(
             f"the folder {str(folder)!r} lacks neg/*.txt or pos/*.txt; name the folder aclImdb, or what "
             "datasets.save_to_disk wrote"
         )
-    return [Example((_read(path),), int(name == "pos")) for name, paths in found.items() for path in paths]
+    return [
+        Example((read_text(path, _REMEDY),), int(name == "pos")) for name, paths in reviews.items() for path in paths
+    ]
 
 
 def _rows(split: Iterable[Mapping[str, Any]], columns: tuple[str, ...], where: str) -> list[Example]:
@@ -143,8 +126,8 @@ def _rows(split: Iterable[Mapping[str, Any]], columns: tuple[str, ...], where: s
 
 
 def _pairs(path: Path) -> list[Example]:
-    """Quality, two ids and two sentences, separated by tabs; quotation marks are only characters."""
-    lines = _read(path).split("\n")
+    """Read quality, two ids and two sentences, separated by tabs; quotation marks are only characters."""
+    lines = read_text(path, _REMEDY).split("\n")
     pairs = []
     for number, line in enumerate(lines[1:], start=2):
         if not line:
@@ -157,10 +140,3 @@ def _pairs(path: Path) -> list[Example]:
             )
         pairs.append(Example((columns[3].strip(), columns[4].strip()), int(columns[0])))
     return pairs
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"{path} cannot be read as UTF-8 text ({error}); take a complete copy") from error

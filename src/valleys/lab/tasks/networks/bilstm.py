@@ -12,17 +12,10 @@ PADDING = 0
 
 
 class BiLSTM(nn.Module):
-    """Word embeddings, bidirectional LSTM layers and a linear layer; dropout before each of the last two parts.
+    """Word embeddings, bidirectional LSTM layers and a linear layer that gives every word a tag.
 
-    Sentences are packed first, so that neither outputs nor dropout see how far they are padded.
-
-    Args:
-        vocabulary: number of words, with ``PADDING``.
-        tags: number of outputs per word.
-        embedding: size of the embeddings.
-        hidden: size of the state, per direction.
-        layers: number of LSTM layers.
-        dropout: share of the embeddings and states that are dropped in training, between layers too.
+    Dropout precedes the last two parts and stands between the LSTM layers. Sentences are packed first, so that neither
+    outputs nor dropout depend on how far they are padded.
 
     Example:
         >>> import torch
@@ -41,14 +34,7 @@ class BiLSTM(nn.Module):
         self.out = nn.Linear(2 * hidden, tags)
 
     def forward(self, words: Tensor) -> Tensor:
-        """Score the tags of every word.
-
-        Args:
-            words: shape (N, T), ``PADDING`` behind each sentence, which has at least one word.
-
-        Returns:
-            Scores, shape (N, T, tags); zeros behind a sentence.
-        """
+        """Score the tags of every word, shape (N, T) -> (N, T, tags); zeros at the ``PADDING`` behind a sentence."""
         lengths = (words != PADDING).sum(1).cpu()
         packed = pack_padded_sequence(words, lengths, batch_first=True, enforce_sorted=False)
         states, _ = self.lstm(_mapped(packed, self.dropout(self.embedding(packed.data))))

@@ -13,7 +13,7 @@ _BLOCKS = (6, 12, 32, 32)
 
 
 class _Dense(nn.Module):
-    """Appends ``growth`` new channels to its input."""
+    """A layer that appends ``growth`` new channels to its input."""
 
     def __init__(self, inputs: int, inner: int, growth: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ def densenet(
     hidden: tuple[int, ...] = (256, 128),
     dropout: float = 0.4,
 ) -> nn.Module:
-    """DenseNet behind a 3x3 convolution; by default the DenseNet-169 of the ALTO paper.
+    """Build a DenseNet behind a 3x3 convolution; by default the DenseNet-169 of the ALTO paper.
 
     Between stages a 1x1 convolution halves the channels and pooling the image. The paper gives 7.27M parameters. With
     DenseNet's own bottlenecks, 4 times the growth, there would be 12.94M, so it must have narrower ones: with twice the
@@ -72,5 +72,5 @@ def densenet(
 
 
 def _before(inputs: int, outputs: int, size: int) -> list[nn.Module]:
-    """A convolution with normalisation and activation before it, as DenseNet has them."""
+    """Build a convolution with normalisation and activation before it, as DenseNet has them."""
     return [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), convolution(inputs, outputs, size)]

@@ -21,17 +21,7 @@ class GPT(nn.Module):
         x_l = y_l + \mathrm{mlp}(\mathrm{norm}(y_l)), \quad \text{logits} = \mathrm{norm}(x_L) E^\top
 
     Weights start as in GPT-2: normal with standard deviation 0.02, the two layers that write into the residual stream
-    smaller by :math:`\sqrt{2 L}`, biases at zero.
-
-    Args:
-        vocabulary: number of tokens.
-        context: longest sequence.
-        layers: number of blocks L.
-        width: size of the residual stream, a multiple of ``heads``.
-        heads: attention heads per block.
-
-    Raises:
-        LabError: a width that the heads do not divide.
+    smaller by :math:`\sqrt{2 L}`, biases at zero. The heads must divide the width of the residual stream.
 
     Example:
         >>> import torch
@@ -57,14 +47,7 @@ class GPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Score every next token.
-
-        Args:
-            tokens: shape (N, T), any integers, T at most ``context``.
-
-        Returns:
-            Logits, shape (N, T, vocabulary); those at t depend on the tokens up to t.
-        """
+        """Return the logits of every next token, (N, T) -> (N, T, vocabulary), from the tokens up to it."""
         stream = self.tokens(tokens.long()) + self.positions.weight[: tokens.shape[1]]
         return functional.linear(self.norm(self.blocks(stream)), self.tokens.weight)
 

@@ -11,25 +11,14 @@ __all__ = ["Logits"]
 
 
 class Logits(nn.Module):
-    """A network of transformers of which only the logits come back.
-
-    Args:
-        network: takes what is in the inputs by name, or ``input_ids``; returns an object with ``logits``.
-    """
+    """A network of transformers of which only the logits come back."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, inputs: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """Score the inputs.
-
-        Args:
-            inputs: ``input_ids``, shape (N, T), or a dictionary of such tensors.
-
-        Returns:
-            The network's logits.
-        """
+        """Return the logits of ``input_ids``, shape (N, T), or of a dictionary of inputs by name."""
         result: Any = self.network(input_ids=inputs) if isinstance(inputs, Tensor) else self.network(**inputs)
         logits: Tensor = result.logits
         return logits

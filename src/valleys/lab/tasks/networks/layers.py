@@ -8,32 +8,12 @@ __all__ = ["convolution", "initialised", "normalized"]
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the image's size at stride 1. It has no bias: a batch normalisation follows.
-
-    Args:
-        inputs: channels before.
-        outputs: channels after.
-        size: width of the square kernel, odd.
-        stride: step between outputs.
-
-    Returns:
-        The layer.
-    """
+    """Build a convolution that keeps the image's size at stride 1; no bias, as a batch normalisation follows."""
     return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
 
 
 def normalized(inputs: int, outputs: int, size: int, stride: int = 1) -> list[nn.Module]:
-    """A convolution and its batch normalisation.
-
-    Args:
-        inputs: channels before.
-        outputs: channels after.
-        size: width of the square kernel, odd.
-        stride: step between outputs.
-
-    Returns:
-        The two layers.
-    """
+    """Build a convolution and its batch normalisation."""
     return [convolution(inputs, outputs, size, stride), nn.BatchNorm2d(outputs)]
 
 
@@ -43,12 +23,6 @@ def initialised(network: nn.Module) -> nn.Module:
     .. math:: w \sim N(0, 2 / n), \quad b = 0
 
     where n is a convolution's fan-out (kernel size times output channels) and a linear layer's fan-in.
-
-    Args:
-        network: a network of convolutions, batch normalisations and linear layers; it is changed.
-
-    Returns:
-        The network.
 
     Source: He et al. 2015 (arXiv 1502.01852).
     """

@@ -13,7 +13,7 @@ _DEPTHS = (2, 2, 3, 3, 3)
 
 
 def vgg16(classes: int, widths: tuple[int, ...] = _WIDTHS, hidden: int = 4096, dropout: float = 0.3) -> nn.Module:
-    """Thirteen 3x3 convolutions in five stages, each halved by max pooling, and three linear layers.
+    """Build thirteen 3x3 convolutions in five stages, each halved by max pooling, and three linear layers.
 
     It has 33,726,378 parameters with 10 classes, the paper's 33.73M, and 34,095,108 with 100, for which the paper uses
     it as well. The convolutions have no bias, which the normalisation would remove; with the biases there would be

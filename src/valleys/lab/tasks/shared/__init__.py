@@ -1,1 +1,1 @@
-"""Metrics, losses and splits that several tasks use."""
+"""Metrics, losses and splits that several tasks share."""
