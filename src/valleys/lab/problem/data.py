@@ -19,30 +19,14 @@ Batch: TypeAlias = Tensor | Mapping[str, Tensor]
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
-    """A batch on a device.
-
-    Args:
-        batch: tensors.
-        device: where to.
-
-    Returns:
-        The batch there; what is there already is not copied.
-    """
+    """Move a batch to a device; what is there already is not copied."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def taken(batch: Batch, chosen: Tensor) -> Batch:
-    """Some examples of a batch.
-
-    Args:
-        batch: tensors.
-        chosen: the examples' numbers.
-
-    Returns:
-        These examples, in this order.
-    """
+    """Return the chosen examples of a batch, in this order."""
     if isinstance(batch, Tensor):
         return batch[chosen]
     return {name: tensor[chosen] for name, tensor in batch.items()}
@@ -50,12 +34,6 @@ def taken(batch: Batch, chosen: Tensor) -> Batch:
 
 def count(batch: Batch) -> int:
     """How many examples a batch holds.
-
-    Args:
-        batch: tensors.
-
-    Returns:
-        Their number.
 
     Example:
         >>> count({"tokens": torch.zeros(3, 8), "mask": torch.zeros(3, 8)})

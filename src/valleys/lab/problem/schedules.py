@@ -81,14 +81,7 @@ class Schedule:
             raise LabError(f"decay {self.decay}: the share of the steps must be above 0 and at most 1")
 
     def warm_up_steps(self, total: int) -> int:
-        """Steps of the warm-up in a run.
-
-        Args:
-            total: the run's steps.
-
-        Returns:
-            Their number, at least 1 where there is a warm-up at all, and less than ``total``.
-        """
+        """Return the steps of the warm-up: at least 1 where there is one, and fewer than ``total``."""
         share = _WARM_UP[self.kind] if self.warm_up is None else self.warm_up
         return min(max(1, round(share * total)), total - 1) if share else 0
 

@@ -50,12 +50,6 @@ class RunConfig:
     def resolved(self: Self, problem: Problem) -> Self:
         """Return these settings with the problem's values where there were none.
 
-        Args:
-            problem: what is trained.
-
-        Returns:
-            Settings with a batch size and a number of epochs; with a micro batch, too, for a ``Task``.
-
         Raises:
             LabError: no batch size, one below 1 or larger than the training data, or a setting that a problem with its
                 own training loop does not have.

@@ -98,14 +98,7 @@ class Curvature:
         return torch.float64 if wide else torch.float32
 
     def matvec(self, vector: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The product with a vector.
-
-        Args:
-            vector: one tensor per parameter, of its shape.
-
-        Returns:
-            The product, in the parameters' shapes and types.
-        """
+        """Return the product with a vector: one tensor per parameter, of its shape and type."""
         total: list[Tensor] = []
         for _, part in self.parts(vector):
             if total:

@@ -46,12 +46,6 @@ def render() -> str:
 def write(path: str | Path) -> Path:
     """Write the page.
 
-    Args:
-        path: the file; its folder exists.
-
-    Returns:
-        The file.
-
     Raises:
         OSError: if it cannot be written.
         ModuleNotFoundError: without jinja2, which ``valleys[lab]`` brings.

@@ -22,10 +22,6 @@ TABLES: tuple[Table, ...] = tuple(sorted(load_tables(), key=_key))
 def find(number: str) -> Table:
     """Return a table or figure by its number.
 
-    Args:
-        number: such as ``table-3``, ``Table 3``, ``3``, ``figure-8``, ``fig. 8`` or ``appendix-a``; or that of another
-            table with the same content.
-
     Raises:
         LabError: there is none; the message lists those there are.
 
