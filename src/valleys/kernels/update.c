@@ -39,8 +39,7 @@ static inline bfloat16 narrow_bfloat16(float value, uint32_t noise) {
   memcpy(&pattern, &value, 4);
   uint32_t rounded = (pattern + noise) >> 16;
   uint32_t special = pattern >> 16 | ((pattern & 0x7FFFFFFFu) > 0x7F800000u ? 0x40u : 0u);
-  bfloat16 result = {(uint16_t)((pattern & 0x7F800000u) == 0x7F800000u ? special : rounded)};
-  return result;
+  return (bfloat16){(uint16_t)((pattern & 0x7F800000u) == 0x7F800000u ? special : rounded)};
 }
 
 static inline uint32_t to_nearest(float value) {
@@ -57,9 +56,7 @@ static inline WIDE load_float(float x) { return (WIDE)x; }
 static inline WIDE load_bfloat16(bfloat16 x) { return (WIDE)widen_bfloat16(x); }
 static inline void store_double(double *x, WIDE value, uint32_t noise) { (void)noise; *x = (double)value; }
 static inline void store_float(float *x, WIDE value, uint32_t noise) { (void)noise; *x = (float)value; }
-static inline void store_bfloat16(bfloat16 *x, WIDE value, uint32_t noise) {
-  *x = narrow_bfloat16((float)value, noise);
-}
+static inline void store_bfloat16(bfloat16 *x, WIDE value, uint32_t noise) { *x = narrow_bfloat16((float)value, noise); }
 #ifdef HALF
 typedef _Float16 float16;
 static inline WIDE load_float16(float16 x) { return (WIDE)x; }
@@ -95,13 +92,9 @@ typedef struct { WIDE correct2, root_correct3; uint32_t key; double factor; } Sc
 
 static Scalars scalars(const Tensor *t, const Options *o) {
   double k = o->wide_steps ? *(const double *)t->step : *(const float *)t->step;
-  int corrected = o->bias_correction;
-  Scalars s = {
-    (WIDE)(corrected ? 1 / (1 - pow(o->beta2, k)) : 1),
-    (WIDE)(corrected ? 1 / sqrt(1 - pow(o->beta3, k)) : 1),
-    (uint32_t)t->key + (uint32_t)t->start,
-    o->lr};
-  return s;
+  WIDE correct2 = (WIDE)(o->bias_correction ? 1 / (1 - pow(o->beta2, k)) : 1);
+  WIDE root_correct3 = (WIDE)(o->bias_correction ? 1 / sqrt(1 - pow(o->beta3, k)) : 1);
+  return (Scalars){correct2, root_correct3, (uint32_t)t->key + (uint32_t)t->start, o->lr};
 }
 
 /* The update from the moments as they are stored, so that both passes get the same. */
@@ -234,12 +227,7 @@ static void share(int64_t blocks, int64_t *begin, int64_t *end) {
 }
 
 /* What a call works with, for all tensors: blocks and their sums, where each tensor's blocks start, scalars. */
-typedef struct {
-  Block *blocks;
-  int64_t *starts;
-  Sums *sums;
-  Scalars *k;
-} Work;
+typedef struct { Block *blocks; int64_t *starts; Sums *sums; Scalars *k; } Work;
 
 static void release(Work *w) {
   free(w->sums);
