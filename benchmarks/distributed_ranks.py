@@ -34,13 +34,14 @@ __all__ = ["CLIPPED", "CONTENDERS", "NAIVE", "Collectives", "Found", "Plan", "me
 T = TypeVar("T")
 
 COMMON: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.01}
+ALL: dict[str, Any] = {**COMMON, "layer_adaptation": True}  # a ratio for every tensor, as the naive way has
 
 NAIVE, CLIPPED = "naive LAMB", "ALTO, max_grad_norm"
 
 CONTENDERS: dict[str, Callable[[list[Tensor]], Optimizer]] = {
-    "ALTO": lambda params: valleys.ALTO(params, **COMMON),
-    CLIPPED: lambda params: valleys.ALTO(params, max_grad_norm=1.0, **COMMON),
-    "Lamb": lambda params: valleys.Lamb(params, **COMMON),
+    "ALTO": lambda params: valleys.ALTO(params, **ALL),
+    CLIPPED: lambda params: valleys.ALTO(params, max_grad_norm=1.0, **ALL),
+    "Lamb": lambda params: valleys.Lamb(params, **ALL),
     NAIVE: lambda params: NaiveLamb(params, **COMMON),
     "AdamW fused": lambda params: AdamW(params, fused=True, **COMMON),
     "AdamW foreach": lambda params: AdamW(params, foreach=True, **COMMON),
@@ -193,7 +194,8 @@ def _difference(shapes: Sequence[Shape], mesh: DeviceMesh, seed: int) -> float:
     """How far the naive way's three steps are from Lamb's, relative to their length; the worst parameter's."""
     options = {**COMMON, "lr": 0.1}  # long enough for float32 parameters to show it
     naive, ours, start = (_sharded(shapes, mesh, seed) for _ in range(3))
-    optimizers = [NaiveLamb(naive, **options), valleys.Lamb(ours, trust_eps=0.0, norm_eps=0.0, **options)]
+    ratio: dict[str, Any] = {"layer_adaptation": True, "trust_eps": 0.0, "norm_eps": 0.0}
+    optimizers = [NaiveLamb(naive, **options), valleys.Lamb(ours, **ratio, **options)]
     for optimizer in optimizers * 3:
         optimizer.step()
     worst = 0.0

@@ -110,7 +110,7 @@ class Run:
     bytes_held: int = 0
 
     def __post_init__(self) -> None:
-        self._optimizer = valleys.ALTO(self.model.parameters(), lr=1e-3)
+        self._optimizer = valleys.ALTO(self.model.parameters(), lr=1e-3, layer_adaptation=True)
         self._entered = self._inside = 0.0
         self.recorder: Recorder | None = None
         self._optimizer.register_step_pre_hook(self._enter)

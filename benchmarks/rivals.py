@@ -56,13 +56,13 @@ def contenders(device: str = "cpu") -> list[Contender]:
     """
     fused = FUSED[device]
     return [
-        Contender(f"ALTO {fused}", "valleys", ALTO, _torch(valleys.ALTO, fused=True)),
-        Contender("ALTO compiled", "valleys", ALTO, _torch(valleys.ALTO, fused="compiled")),
-        Contender("ALTO foreach", "valleys", ALTO, _torch(valleys.ALTO, foreach=True, fused=False)),
-        Contender("ALTO loop", "valleys", ALTO, _torch(valleys.ALTO, foreach=False, fused=False)),
-        Contender(f"Lamb {fused}", "valleys", LAMB, _torch(valleys.Lamb, fused=True)),
-        Contender("Lamb compiled", "valleys", LAMB, _torch(valleys.Lamb, fused="compiled")),
-        Contender("Lamb foreach", "valleys", LAMB, _torch(valleys.Lamb, foreach=True, fused=False)),
+        Contender(f"ALTO {fused}", "valleys", ALTO, _layerwise(valleys.ALTO, fused=True)),
+        Contender("ALTO compiled", "valleys", ALTO, _layerwise(valleys.ALTO, fused="compiled")),
+        Contender("ALTO foreach", "valleys", ALTO, _layerwise(valleys.ALTO, foreach=True, fused=False)),
+        Contender("ALTO loop", "valleys", ALTO, _layerwise(valleys.ALTO, foreach=False, fused=False)),
+        Contender(f"Lamb {fused}", "valleys", LAMB, _layerwise(valleys.Lamb, fused=True)),
+        Contender("Lamb compiled", "valleys", LAMB, _layerwise(valleys.Lamb, fused="compiled")),
+        Contender("Lamb foreach", "valleys", LAMB, _layerwise(valleys.Lamb, foreach=True, fused=False)),
         Contender("adapt(AdamW fused)", "valleys", ADAMW + EXPLORE, _adapted(AdamW, fused=True)),
         Contender(
             "adapt(AdamW fused, inplace)",
@@ -104,10 +104,10 @@ def half_states(device: str = "cpu") -> list[Contender]:
     """
     fused, half = FUSED[device], torch.bfloat16
     rows = [
-        (f"ALTO {fused}", ALTO - 12, _torch(valleys.ALTO, fused=True, state_dtype=half)),
-        ("ALTO foreach", ALTO - 12, _torch(valleys.ALTO, foreach=True, fused=False, state_dtype=half)),
-        (f"Lamb {fused}", LAMB - 8, _torch(valleys.Lamb, fused=True, state_dtype=half)),
-        ("Lamb foreach", LAMB - 8, _torch(valleys.Lamb, foreach=True, fused=False, state_dtype=half)),
+        (f"ALTO {fused}", ALTO - 12, _layerwise(valleys.ALTO, fused=True, state_dtype=half)),
+        ("ALTO foreach", ALTO - 12, _layerwise(valleys.ALTO, foreach=True, fused=False, state_dtype=half)),
+        (f"Lamb {fused}", LAMB - 8, _layerwise(valleys.Lamb, fused=True, state_dtype=half)),
+        ("Lamb foreach", LAMB - 8, _layerwise(valleys.Lamb, foreach=True, fused=False, state_dtype=half)),
         ("adapt(AdamW fused)", ADAMW + EXPLORE // 2, _adapted(AdamW, {"state_dtype": half}, fused=True)),
     ]
     return [Contender(f"{name}, bfloat16 states", "valleys", traffic, build) for name, traffic, build in rows]
@@ -122,6 +122,11 @@ def reason(error: BaseException) -> str:
 
 def _torch(cls: Callable[..., Optimizer], **options: Any) -> Callable[[Stage], Running]:
     return lambda stage: TorchRunning(cls(stage.params, **COMMON, **options), stage)
+
+
+def _layerwise(cls: Callable[..., Optimizer], **options: Any) -> Callable[[Stage], Running]:
+    """With a ratio for every tensor, as the other packages' LAMBs have."""
+    return _torch(cls, layer_adaptation=True, **options)
 
 
 def _adapted(

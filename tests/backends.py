@@ -17,23 +17,29 @@ BACKENDS: dict[str, dict[str, Any]] = {
 }
 
 
-def symbols(group: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of ``valleys.reference.alto`` beside the tensors, for a group of ALTO or Lamb."""
+def symbols(group: dict[str, Any], dims: int = 2) -> dict[str, Any]:
+    """The arguments of ``valleys.reference.alto`` beside the tensors, for a tensor in a group of ALTO or Lamb.
+
+    Args:
+        group: the options.
+        dims: how many dimensions the tensor has, which matters with ``layer_adaptation="matrices"`` alone.
+    """
     explores = "alpha" in group
     b2, b3 = group["betas"]
     clip = group["trust_clip"]
+    left_out = group["layer_adaptation"] == "matrices" and dims < 2
     return {
         "lr": float(group["lr"]),
         "alpha": group.get("alpha", 0.0),
         "b1": group["beta"] if explores else 0.0,
         "b2": b2,
         "b3": b3,
-        "lam": group["weight_decay"],
+        "lam": 0.0 if left_out and not group["decay_vectors"] else group["weight_decay"],
         "eps1": group["eps"],
         "eps2": group["trust_eps"],
         "eps3": group["norm_eps"],
         "bias_correction": group["bias_correction"],
-        "layer_adaptation": group["layer_adaptation"],
+        "layer_adaptation": bool(group["layer_adaptation"]) and not left_out,
         "in_m": "momentum" in group.get("accelerate", ()),
         "in_v": "second_moment" in group.get("accelerate", ()),
         "ratio_clip": (0.0, clip) if isinstance(clip, float) else clip,

@@ -19,6 +19,8 @@ STEPS = 30
 # (rounded) gradients. States are float32 for the half types; what is left is the rounding of the parameter itself.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
+# The paper's Alg. 2, which every option set below is about unless it says otherwise.
+ALL: dict[str, Any] = {"lr": 0.02, "layer_adaptation": True}
 OPTIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "exploit": {"alpha": 0.5, "beta": 0.01},
@@ -30,6 +32,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Alg. 1": {"bias_correction": False},
     "no ratio": {"layer_adaptation": False},
     "no ratio, no decay": {"layer_adaptation": False, "weight_decay": 0.0},
+    "matrices": {"layer_adaptation": "matrices"},
+    "matrices, much decay": {"layer_adaptation": "matrices", "weight_decay": 0.5, "capturable": True},
+    "matrices, clipped": {"layer_adaptation": "matrices", "max_grad_norm": 0.5, "trust_clip": 2.0},
     "ratio at most 1": {"trust_clip": 1.0},
     "ratio bounded": {"trust_clip": (0.5, 0.7)},
     "clipped": {"max_grad_norm": 0.5},
@@ -81,7 +86,9 @@ def by_reference(params: list[torch.nn.Parameter], group: dict[str, Any], explor
         if group["max_grad_norm"] is not None:
             gs = reference.clip(gs, group["max_grad_norm"])
         for (i, _), g in zip(found, gs, strict=True):
-            thetas[i], memory[i], moments[i] = reference.alto(thetas[i], g, memory[i], moments[i], **symbols(group))
+            thetas[i], memory[i], moments[i] = reference.alto(
+                thetas[i], g, memory[i], moments[i], **symbols(group, params[i].dim())
+            )
     return thetas
 
 
@@ -97,7 +104,7 @@ def run(optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter], step
 @pytest.mark.parametrize("options", OPTIONS)
 def test_alto_equals_the_reference(options: str, backend: str, dtype: torch.dtype) -> None:
     params = parameters(dtype)
-    optimizer = valleys.ALTO(params, **{"lr": 0.02, **OPTIONS[options], **BACKENDS[backend]})
+    optimizer = valleys.ALTO(params, **{**ALL, **OPTIONS[options], **BACKENDS[backend]})
     expected = by_reference(params, optimizer.param_groups[0], explores=True)
     run(optimizer, params, range(STEPS))
     assert largest_error(params, expected) < TOLERANCE[dtype]
@@ -107,7 +114,7 @@ def test_alto_equals_the_reference(options: str, backend: str, dtype: torch.dtyp
 @pytest.mark.parametrize("options", [name for name, o in OPTIONS.items() if not {"alpha", "accelerate"} & set(o)])
 def test_lamb_equals_the_reference(options: str, backend: str) -> None:
     params = parameters(torch.float64)
-    optimizer = valleys.Lamb(params, **{"lr": 0.02, **OPTIONS[options], **BACKENDS[backend]})
+    optimizer = valleys.Lamb(params, **{**ALL, **OPTIONS[options], **BACKENDS[backend]})
     expected = by_reference(params, optimizer.param_groups[0], explores=False)
     run(optimizer, params, range(STEPS))
     assert largest_error(params, expected) < TOLERANCE[torch.float64]
@@ -116,7 +123,7 @@ def test_lamb_equals_the_reference(options: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_lamb_is_alto_at_alpha_0_bit_for_bit(backend: str) -> None:
     ours, theirs = parameters(torch.float32), parameters(torch.float32)
-    options = {"lr": 0.02, "weight_decay": 0.1, **BACKENDS[backend]}
+    options = {**ALL, "weight_decay": 0.1, **BACKENDS[backend]}
     run(valleys.ALTO(ours, alpha=0.0, betas=(0.9, 0.999), **options), ours, range(STEPS))
     run(valleys.Lamb(theirs, betas=(0.9, 0.999), **options), theirs, range(STEPS))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -125,8 +132,8 @@ def test_lamb_is_alto_at_alpha_0_bit_for_bit(backend: str) -> None:
 def test_adapted_lamb_is_alto() -> None:
     """Where no gradient is zero: Lamb sees E's gradient there, ALTO looks at the user's."""
     ours, theirs = parameters(torch.float64), parameters(torch.float64)
-    run(valleys.ALTO(ours, lr=0.02, betas=(0.9, 0.999), weight_decay=0.01), ours, range(STEPS), False)
-    run(valleys.adapt(valleys.Lamb(theirs, lr=0.02), -5.0, 0.99), theirs, range(STEPS), False)
+    run(valleys.ALTO(ours, betas=(0.9, 0.999), weight_decay=0.01, **ALL), ours, range(STEPS), False)
+    run(valleys.adapt(valleys.Lamb(theirs, **ALL), -5.0, 0.99), theirs, range(STEPS), False)
     assert largest_error(ours, [p.detach() for p in theirs]) < 1e-12
 
 
@@ -134,10 +141,10 @@ def test_every_option_is_per_group() -> None:
     """One optimizer with a group per option set equals one optimizer each."""
     names = [name for name in OPTIONS if name != "defaults"]
     together = {name: parameters(torch.float64) for name in names}
-    optimizer = valleys.ALTO([{"params": together[name], **OPTIONS[name]} for name in names], lr=0.02)
+    optimizer = valleys.ALTO([{"params": together[name], **OPTIONS[name]} for name in names], **ALL)
     run(optimizer, [p for name in names for p in together[name]], range(0))
     alone = {name: parameters(torch.float64) for name in names}
-    singles = {name: valleys.ALTO(alone[name], **{"lr": 0.02, **OPTIONS[name]}) for name in names}
+    singles = {name: valleys.ALTO([{"params": alone[name], **OPTIONS[name]}], **ALL) for name in names}
     for step in range(10):
         for name in names:
             for param, grad in zip(together[name], gradients(together[name], step), strict=True):
@@ -167,7 +174,7 @@ def test_norms_accumulate_in_float32(dtype: torch.dtype) -> None:
     """A sum of 100,000 squares overflows float16 and stalls in bfloat16; the ratio shows it."""
     param = torch.nn.Parameter(torch.full((100_000,), 1.0, dtype=dtype))
     param.grad = torch.full_like(param, 1.0)
-    valleys.Lamb([param], lr=0.25, weight_decay=0.0, stochastic_rounding=False).step()
+    valleys.Lamb([param], lr=0.25, weight_decay=0.0, layer_adaptation=True, stochastic_rounding=False).step()
     # ratio = |theta| / |r| = 1, so every element moves by lr.
     assert torch.equal(param.detach(), torch.full_like(param, 0.75))
 
@@ -188,7 +195,7 @@ def test_grad_is_left_as_found() -> None:
 def test_a_tensor_lr_is_read_at_each_step() -> None:
     lr = torch.tensor(0.5, dtype=torch.float64)
     param = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimizer = valleys.Lamb([param], lr=lr, weight_decay=0.0, trust_eps=0.0, norm_eps=0.0)
+    optimizer = valleys.Lamb([param], lr=lr, weight_decay=0.0, layer_adaptation=True, trust_eps=0.0, norm_eps=0.0)
     param.grad = torch.ones_like(param)
     optimizer.step()
     assert param.item() == pytest.approx(1.0, rel=1e-5)
@@ -197,20 +204,23 @@ def test_a_tensor_lr_is_read_at_each_step() -> None:
     assert param.item() == pytest.approx(1.0, rel=1e-5)
 
 
-def test_differentiable_equals_the_loop_and_autograd_sees_it() -> None:
-    start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+@pytest.mark.parametrize("layer_adaptation", ["matrices", True])
+@pytest.mark.parametrize("shape", [(3,), (1, 3)])
+def test_differentiable_equals_the_loop_and_autograd_sees_it(shape: tuple[int, ...], layer_adaptation: Any) -> None:
+    start = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64).view(shape)
 
     def trained(grad: Tensor, lr: Tensor, differentiable: bool) -> Tensor:
         param = start.clone().requires_grad_()
         if differentiable:
             param = param.clone()
-        optimizer = valleys.ALTO([param], lr=lr, differentiable=differentiable)
+        options: dict[str, Any] = {"layer_adaptation": layer_adaptation, "differentiable": differentiable}
+        optimizer = valleys.ALTO([param], lr=lr, **options)
         for k in range(3):
             param.grad = grad * (k + 1)
             optimizer.step()
         return param
 
-    grad = torch.tensor([0.3, 1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    grad = torch.tensor([0.3, 1.0, -2.0], dtype=torch.float64).view(shape).requires_grad_()
     lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(trained(grad, lr, True), trained(grad.detach(), lr.detach(), False), rtol=1e-12, atol=0)
     assert torch.autograd.gradcheck(lambda g, x: trained(g, x, True), (grad, lr))
@@ -220,7 +230,7 @@ def test_hazard_zero_initialised_tensors() -> None:
     """With the paper's phi alone a zero tensor stays at eps3; here its first step is Adam's."""
     param = torch.nn.Parameter(torch.zeros(10))
     param.grad = torch.ones(10)
-    valleys.ALTO([param], lr=0.01, alpha=0.0).step()
+    valleys.ALTO([param], lr=0.01, alpha=0.0, layer_adaptation=True).step()
     torch.testing.assert_close(param.detach(), torch.full((10,), -0.01), rtol=1e-4, atol=0)
 
 
@@ -228,7 +238,7 @@ def test_hazard_zero_initialised_tensors() -> None:
 def test_hazard_unused_expert(used_before: int) -> None:
     """A tensor whose gradient is zero decays like AdamW's, by lr * weight_decay, not by lr."""
     param = torch.nn.Parameter(torch.ones(10, dtype=torch.float64))
-    optimizer = valleys.ALTO([param], lr=0.01, weight_decay=1e-4)
+    optimizer = valleys.ALTO([param], lr=0.01, weight_decay=1e-4, layer_adaptation=True)
     for _ in range(used_before):
         param.grad = torch.randn(10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         optimizer.step()

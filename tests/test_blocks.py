@@ -90,7 +90,7 @@ def test_every_block_is_a_layer(backend: str, cls: Any, memory_format: torch.mem
         number = torch.zeros(shape, dtype=torch.long) if blocks is None else owners(blocks, shape)
         expected.append((number, theta.clone()))
         states.append({})
-    optimizer = cls(groups, lr=0.05, max_grad_norm=10.0, **BACKENDS[backend])
+    optimizer = cls(groups, lr=0.05, layer_adaptation=True, max_grad_norm=10.0, **BACKENDS[backend])
     for _ in range(5):
         for param in wholes:
             param.grad = torch.randn(param.shape, dtype=torch.float64, generator=generator)

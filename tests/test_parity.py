@@ -12,7 +12,7 @@ from ALTO import ALTO as AuthorsALTO  # noqa: N811
 import valleys
 
 SHAPES = [(4, 3), (6,), (2, 3, 2), (1,)]
-PAPERS_RATIO: Any = {"trust_eps": 0.0, "norm_eps": 0.0}
+PAPERS_RATIO: Any = {"layer_adaptation": True, "trust_eps": 0.0, "norm_eps": 0.0}
 
 
 def start() -> list[torch.Tensor]:
@@ -118,6 +118,6 @@ def test_authors_switch_the_ratio_off_without_decay() -> None:
 def test_the_paper_ratios_eps_hardly_matter() -> None:
     """The defaults' eps2 and eps3 change a run of 40 steps in the sixth digit at most."""
     plain = train(lambda p: valleys.Lamb(p, 0.02, **PAPERS_RATIO), sequence())
-    default = train(lambda p: valleys.Lamb(p, 0.02), sequence())
+    default = train(lambda p: valleys.Lamb(p, 0.02, layer_adaptation=True), sequence())
     for a, b in zip(plain, default, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

@@ -23,6 +23,17 @@ def test_alpha_and_beta_have_one_name_and_one_default(function: Any) -> None:
     assert "beta1" not in options
 
 
+@pytest.mark.parametrize("cls", [valleys.ALTO, valleys.Lamb])
+def test_every_option_is_in_the_signature_alone(cls: Any) -> None:
+    """A group has the constructor's options under their names and defaults, and what it remembers of its own decay."""
+    names = inspect.signature(cls).parameters
+    (group,) = cls(parameters((3,))).param_groups
+    assert set(group) == {*names, "decay_vectors"}
+    for name, option in names.items():
+        assert name == "params" or group[name] == option.default, name
+    assert group["layer_adaptation"] == "matrices"
+
+
 def test_what_suggest_returns_goes_on_into_each() -> None:
     rule = valleys.suggest(8192)
     assert rule == {"alpha": -5.0, "beta": 0.99}

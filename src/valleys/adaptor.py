@@ -159,11 +159,7 @@ class ESGD(torch.optim.SGD):
         params: parameters, named parameters or parameter groups.
         lr: learning rate, >= 0. Default: 1e-3.
         momentum: b2, >= 0. Default: 0.9.
-        alpha: strength of E, ``|alpha| * (1 - beta) < 1``. Default: -5. Per group: ``explore_alpha``.
-        beta: memory of E, in [0, 1). Default: 0.99. Per group: ``explore_beta``.
-        inplace: leave the adapted gradient in ``.grad`` and save a copy. Default: False.
-        state_dtype: dtype of E's buffer, as in :func:`adapt`. Default: None.
-        seed: seed of its stochastic rounding. Default: 0.
+        alpha, beta, inplace, state_dtype, seed: as in :func:`adapt`; per group ``explore_alpha`` and ``explore_beta``.
         options: the other options of ``torch.optim.SGD``.
 
     Raises:
@@ -206,11 +202,7 @@ class EAdam(torch.optim.Adam):
         params: parameters, named parameters or parameter groups.
         lr: learning rate, >= 0. Default: 1e-3.
         betas: Adam's betas, each in [0, 1). Default: (0.9, 0.999).
-        alpha: strength of E, ``|alpha| * (1 - beta) < 1``. Default: -5. Per group: ``explore_alpha``.
-        beta: memory of E, in [0, 1). Default: 0.99. Per group: ``explore_beta``.
-        inplace: leave the adapted gradient in ``.grad`` and save a copy. Default: False.
-        state_dtype: dtype of E's buffer, as in :func:`adapt`. Default: None.
-        seed: seed of its stochastic rounding. Default: 0.
+        alpha, beta, inplace, state_dtype, seed: as in :func:`adapt`; per group ``explore_alpha`` and ``explore_beta``.
         options: the other options of ``torch.optim.Adam``.
 
     Raises:
@@ -253,11 +245,7 @@ class EAdamW(torch.optim.AdamW):
         params: parameters, named parameters or parameter groups.
         lr: learning rate, >= 0. Default: 1e-3.
         betas: AdamW's betas, each in [0, 1). Default: (0.9, 0.999).
-        alpha: strength of E, ``|alpha| * (1 - beta) < 1``. Default: -5. Per group: ``explore_alpha``.
-        beta: memory of E, in [0, 1). Default: 0.99. Per group: ``explore_beta``.
-        inplace: leave the adapted gradient in ``.grad`` and save a copy. Default: False.
-        state_dtype: dtype of E's buffer, as in :func:`adapt`. Default: None.
-        seed: seed of its stochastic rounding. Default: 0.
+        alpha, beta, inplace, state_dtype, seed: as in :func:`adapt`; per group ``explore_alpha`` and ``explore_beta``.
         options: the other options of ``torch.optim.AdamW``.
 
     Raises:

@@ -28,9 +28,10 @@ class ALTO(Layerwise):
     are float32 where the parameter is float16 or bfloat16, unless ``state_dtype`` says otherwise. Norms accumulate in
     float32 or better.
 
-    Two departures from the paper: the ratio is 1 where the parameter or its update is exactly zero (LAMB's convention;
-    the paper's phi would hold a zero layer at eps3), and at most 1 where the gradient is exactly zero (an unused
-    expert, whose weight decay the ratio would blow up to a shrinkage by lr per step).
+    Three departures from the paper: tensors of fewer than two dimensions have neither ratio nor weight decay, unless
+    ``layer_adaptation=True`` gives them both; the ratio is 1 where the parameter or its update is exactly zero (LAMB's
+    convention; the paper's phi would hold a zero layer at eps3), and at most 1 where the gradient is exactly zero (an
+    unused expert, whose weight decay the ratio would blow up to a shrinkage by lr per step).
 
     Every option may be set per parameter group. Parameters may be sharded (FSDP2, tensor parallelism, both): layers
     keep their norms, added up over the ranks in one all-reduce per mesh and step, two with ``max_grad_norm``.
@@ -45,11 +46,15 @@ class ALTO(Layerwise):
             :func:`valleys.suggest`. Default: -5.
         beta: memory of E, in [0, 1); the paper's beta1. Default: 0.99.
         eps: eps1, >= 0, added to the root of the second moment. Default: 1e-6.
-        weight_decay: lambda, >= 0; part of the update whose length the ratio sets. Default: 1e-4.
+        weight_decay: lambda, >= 0; part of the update whose length the ratio sets. A group with a ``weight_decay`` of
+            its own decays all its tensors, also those that ``layer_adaptation="matrices"`` leaves out (the group's
+            ``decay_vectors`` records that). Default: 1e-4.
         trust_eps: eps2, >= 0. Default: 1e-6.
         norm_eps: eps3, >= 0. Default: 1e-10.
         bias_correction: divide the moments by 1 - beta^k (Alg. 2); False is Alg. 1. Default: True.
-        layer_adaptation: apply the ratio; False leaves Adam's update with decoupled weight decay. Default: True.
+        layer_adaptation: which tensors get the ratio. "matrices": those of two or more dimensions; others (biases, norm
+            gains, scalars) get neither ratio nor weight decay, that is Adam's update. True: all, the paper's Alg. 2.
+            False: none, which leaves Adam's update with decoupled weight decay for all. Default: "matrices".
         trust_clip: bounds of the ratio, ``(low, high)`` or the upper one. Default: None, no bounds.
         max_grad_norm: clip the group's gradients to this l2 norm, > 0, without changing ``.grad``. Default: None.
         skip_nonfinite: leave a group as it is, step count included, where the norm of its gradients is not finite, and
@@ -103,7 +108,7 @@ class ALTO(Layerwise):
         trust_eps: float = 1e-6,
         norm_eps: float = 1e-10,
         bias_correction: bool = True,
-        layer_adaptation: bool = True,
+        layer_adaptation: bool | Literal["matrices"] = "matrices",
         trust_clip: float | tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
@@ -118,34 +123,7 @@ class ALTO(Layerwise):
         stochastic_rounding: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "alpha": alpha,
-                "beta": beta,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "trust_eps": trust_eps,
-                "norm_eps": norm_eps,
-                "bias_correction": bias_correction,
-                "layer_adaptation": layer_adaptation,
-                "trust_clip": trust_clip,
-                "max_grad_norm": max_grad_norm,
-                "skip_nonfinite": skip_nonfinite,
-                "accelerate": accelerate,
-                "blocks": blocks,
-                "maximize": maximize,
-                "foreach": foreach,
-                "fused": fused,
-                "capturable": capturable,
-                "differentiable": differentiable,
-                "state_dtype": state_dtype,
-                "stochastic_rounding": stochastic_rounding,
-                "seed": seed,
-            },
-        )
+        super().__init__(params, _options(locals()))
 
 
 class Lamb(Layerwise):
@@ -166,20 +144,8 @@ class Lamb(Layerwise):
         weight_decay: lambda, >= 0. Default: 0.01.
         trust_eps: eps2, >= 0; 0 is LAMB's own ratio. Default: 1e-6.
         norm_eps: eps3, >= 0; 0 is LAMB's own ratio. Default: 1e-10.
-        bias_correction: as in :class:`valleys.ALTO`. Default: True.
-        layer_adaptation: as in :class:`valleys.ALTO`. Default: True.
-        trust_clip: as in :class:`valleys.ALTO`. Default: None.
-        max_grad_norm: as in :class:`valleys.ALTO`. Default: None.
-        skip_nonfinite: as in :class:`valleys.ALTO`. Default: False.
-        blocks: as in :class:`valleys.ALTO`. Default: None.
-        maximize: ascend instead of descend. Default: False.
-        foreach: as in :class:`valleys.ALTO`. Default: None.
-        fused: as in :class:`valleys.ALTO`. Default: None.
-        capturable: as in :class:`valleys.ALTO`. Default: False.
-        differentiable: as in :class:`valleys.ALTO`. Default: False.
-        state_dtype: as in :class:`valleys.ALTO`. Default: None.
-        stochastic_rounding: as in :class:`valleys.ALTO`. Default: True.
-        seed: as in :class:`valleys.ALTO`. Default: 0.
+        bias_correction, layer_adaptation, trust_clip, max_grad_norm, skip_nonfinite, blocks, maximize, foreach, fused,
+            capturable, differentiable, state_dtype, stochastic_rounding, seed: as in :class:`valleys.ALTO`.
 
     Raises:
         ValueError: an option out of its range, also in a group, also later in ``add_param_group``.
@@ -188,12 +154,12 @@ class Lamb(Layerwise):
 
     Example:
         >>> import torch, valleys
-        >>> weight = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+        >>> weight = torch.nn.Parameter(torch.tensor([[3.0, 4.0]]))
         >>> optimizer = valleys.Lamb([weight], lr=0.1, weight_decay=0.0, trust_eps=0.0, norm_eps=0.0)
-        >>> weight.grad = torch.tensor([1.0, -1.0])
+        >>> weight.grad = torch.tensor([[1.0, -1.0]])
         >>> optimizer.step()  # a step of length lr * |weight| = 0.5 along (-1, 1)
         >>> weight.data
-        tensor([2.6464, 4.3536])
+        tensor([[2.6464, 4.3536]])
 
     Source: You et al. 2019 (arXiv 1904.00962), Alg. 2; phi and eps2 as in Zhao et al. 2025 (arXiv 2510.27153).
     """
@@ -209,7 +175,7 @@ class Lamb(Layerwise):
         trust_eps: float = 1e-6,
         norm_eps: float = 1e-10,
         bias_correction: bool = True,
-        layer_adaptation: bool = True,
+        layer_adaptation: bool | Literal["matrices"] = "matrices",
         trust_clip: float | tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
@@ -223,28 +189,9 @@ class Lamb(Layerwise):
         stochastic_rounding: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "betas": betas,
-                "eps": eps,
-                "weight_decay": weight_decay,
-                "trust_eps": trust_eps,
-                "norm_eps": norm_eps,
-                "bias_correction": bias_correction,
-                "layer_adaptation": layer_adaptation,
-                "trust_clip": trust_clip,
-                "max_grad_norm": max_grad_norm,
-                "skip_nonfinite": skip_nonfinite,
-                "blocks": blocks,
-                "maximize": maximize,
-                "foreach": foreach,
-                "fused": fused,
-                "capturable": capturable,
-                "differentiable": differentiable,
-                "state_dtype": state_dtype,
-                "stochastic_rounding": stochastic_rounding,
-                "seed": seed,
-            },
-        )
+        super().__init__(params, _options(locals()))
+
+
+def _options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor that are options of a parameter group, all but the first two."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "params", "__class__")}

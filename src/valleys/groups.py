@@ -43,7 +43,8 @@ def param_groups(
     Weights get ``weight_decay`` and ``layer_adaptation=True``; norms, gains and biases get
     ``weight_decay=0.0`` and ``layer_adaptation=False``. The latter is the option of ``ALTO`` and ``Lamb``
     that turns the trust ratio off for a group: a tensor that starts at zero has a tiny norm and would hardly
-    move under it. Other optimizers ignore it.
+    move under it. By default these two treat all tensors of fewer than two dimensions so; here norms and biases
+    of any shape are found. Other optimizers ignore the option and have the weight decay.
 
     In the second group is every parameter that
 

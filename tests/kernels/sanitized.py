@@ -65,7 +65,7 @@ def all_steps() -> int:
         torch.set_num_threads(threads)
         for options, cls in itertools.product(OPTIONS, (valleys.ALTO, valleys.Lamb)):
             params = groups(dtype, large=not options and cls is valleys.ALTO, blocks=True)
-            steps += run(cls(params, lr=1e-3, state_dtype=state, fused="c", **options))
+            steps += run(cls(params, lr=1e-3, state_dtype=state, fused="c", **{"layer_adaptation": True, **options}))
         for inplace in (False, True):
             params = groups(dtype, large=not inplace, blocks=False)
             sgd = torch.optim.SGD(params, 1e-3, momentum=0.9)

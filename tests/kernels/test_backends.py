@@ -58,7 +58,7 @@ AWKWARD = [(4095,), (4096,), (4097,), (1,), (3, 5), (2**18 + 1,), (2**19 - 4000,
 @pytest.mark.parametrize("options", [{}, {"layer_adaptation": False}, {"max_grad_norm": 0.5}], ids=str)
 def test_sizes_around_every_boundary(backend: str, options: dict[str, Any]) -> None:
     params, grads = problem(AWKWARD, torch.float64)
-    optimizer = valleys.ALTO(params, lr=0.02, **options, **BACKENDS[backend])
+    optimizer = valleys.ALTO(params, lr=0.02, **{"layer_adaptation": True, **options}, **BACKENDS[backend])
     expected = reference_run(params, grads, optimizer.param_groups[0])
     run(optimizer, params, grads)
     assert largest_error(params, expected) < 1e-12
@@ -69,7 +69,8 @@ def test_a_norm_of_millions_of_elements_in_float32(backend: str) -> None:
     """A layer of equal elements moves by lr each; sums of squares that lose digits show in the ratio."""
     params = [torch.nn.Parameter(torch.full((5_000_000,), 0.1))]
     params[0].grad = torch.full_like(params[0], 0.3)
-    valleys.Lamb(params, lr=0.5, weight_decay=0.0, trust_eps=0.0, norm_eps=0.0, **BACKENDS[backend]).step()
+    options: dict[str, Any] = {"weight_decay": 0.0, "trust_eps": 0.0, "norm_eps": 0.0, "layer_adaptation": True}
+    valleys.Lamb(params, lr=0.5, **options, **BACKENDS[backend]).step()
     torch.testing.assert_close(params[0].detach(), torch.full_like(params[0], 0.05), rtol=2e-5, atol=0)
 
 
@@ -81,7 +82,7 @@ def test_a_gradient_in_one_place_moves_the_layer(backend: str, place: int) -> No
     for (grad,) in grads:
         grad[:place] = 0
         grad[place + 1 :] = 0
-    optimizer = valleys.ALTO(params, lr=0.02, **BACKENDS[backend])
+    optimizer = valleys.ALTO(params, lr=0.02, layer_adaptation=True, **BACKENDS[backend])
     expected = reference_run(params, grads, optimizer.param_groups[0])
     run(optimizer, params, grads)
     assert largest_error(params, expected) < 1e-12
@@ -90,7 +91,7 @@ def test_a_gradient_in_one_place_moves_the_layer(backend: str, place: int) -> No
 def test_foreach_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foreach, "_CPU_PIECE", 7)
     params, grads = problem([(4, 3), (5,), (2,), (50,), (), (3,), (7,)], torch.float64, steps=10)
-    optimizer = valleys.ALTO(params, lr=0.02, foreach=True, max_grad_norm=1.0)
+    optimizer = valleys.ALTO(params, lr=0.02, layer_adaptation=True, foreach=True, max_grad_norm=1.0)
     expected = reference_run(params, grads, optimizer.param_groups[0])
     run(optimizer, params, grads)
     assert largest_error(params, expected) < 1e-12
@@ -116,8 +117,9 @@ def test_compiled_equals_foreach(dtype: torch.dtype, options: dict[str, Any]) ->
     """Compare flags that make graphs of their own; the rest of foreach is compared with the reference in test_alto."""
     shapes: list[tuple[int, ...]] = [(4, 3), (0,), (2, 3, 30, 50), (8192,), (5000,)]
     (actual, grads), (expected, _) = problem(shapes, dtype, steps=8), problem(shapes, dtype)
-    run(valleys.ALTO(actual, lr=0.02, stochastic_rounding=False, fused="compiled", **options), actual, grads)
-    run(valleys.ALTO(expected, lr=0.02, stochastic_rounding=False, foreach=True, **options), expected, grads)
+    options = {"lr": 0.02, "layer_adaptation": True, "stochastic_rounding": False, **options}
+    run(valleys.ALTO(actual, fused="compiled", **options), actual, grads)
+    run(valleys.ALTO(expected, foreach=True, **options), expected, grads)
     tolerance = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.detach(), b.detach(), rtol=tolerance, atol=tolerance)
@@ -151,7 +153,7 @@ def test_native_does_not_depend_on_the_number_of_threads(monkeypatch: pytest.Mon
         params, grads = problem(AWKWARD, torch.float32)
         try:
             torch.set_num_threads(count)
-            run(valleys.ALTO(params, fused="c", max_grad_norm=1.0), params, grads)
+            run(valleys.ALTO(params, layer_adaptation=True, fused="c", max_grad_norm=1.0), params, grads)
         finally:
             torch.set_num_threads(threads)
         results.append(params)
@@ -263,7 +265,7 @@ def test_nan_and_infinity_stay_visible() -> None:
     for backend in BACKENDS.values():
         params, grads = problem([(5,), (4,)], torch.float32, steps=1)
         grads[0][0][2] = float("nan")
-        run(valleys.ALTO(params, **backend), params, grads)
+        run(valleys.ALTO(params, layer_adaptation=True, **backend), params, grads)
         assert params[0].isnan().all()  # the layer's norm is NaN
         assert params[1].isfinite().all()
 
@@ -287,8 +289,10 @@ def test_without_a_compiler(fresh_choice: Any, tmp_path: Path, compiler: str, re
     fresh_choice.setenv("CC", compiler)
     fresh_choice.setenv("VALLEYS_CACHE_DIR", str(tmp_path))
     params, grads = problem([(5,), (4, 3)], torch.float64)
-    expected = reference_run(params, grads, valleys.ALTO([torch.nn.Parameter(torch.ones(1))], lr=0.02).param_groups[0])
-    optimizer = valleys.ALTO(params, lr=0.02)
+    options: dict[str, Any] = {"lr": 0.02, "layer_adaptation": True}
+    group = valleys.ALTO([torch.nn.Parameter(torch.ones(1))], **options).param_groups[0]
+    expected = reference_run(params, grads, group)
+    optimizer = valleys.ALTO(params, **options)
     with pytest.warns(UserWarning, match=f"falls back .*{reason}"):
         run(optimizer, params, grads[:1])
     with warnings.catch_warnings():

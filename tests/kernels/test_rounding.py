@@ -131,7 +131,7 @@ def test_backends_agree_on_whole_runs(backend: str, dtype: torch.dtype) -> None:
 
     def trained(options: dict[str, Any]) -> Tensor:
         param = torch.nn.Parameter(values(1).to(dtype))
-        optimizer = valleys.ALTO([param], lr=0.01, state_dtype=torch.bfloat16, **options)
+        optimizer = valleys.ALTO([param], lr=0.01, layer_adaptation=True, state_dtype=torch.bfloat16, **options)
         for k in range(3):
             param.grad = values(2 + k).to(dtype)
             optimizer.step()

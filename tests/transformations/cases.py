@@ -34,7 +34,7 @@ COMPILER = {
     "xla_cpu_parallel_codegen_split_count": 1,
     "xla_backend_optimization_level": 0,
 }
-FLOAT32 = ("alto", "alto, no memory", "eadamw", "adapt before rmsprop")
+FLOAT32 = ("alto", "alto, matrices", "alto, no memory", "eadamw", "adapt before rmsprop")
 SHAPES: dict[str, tuple[int, ...]] = {
     "matrix": (3, 5),
     "vector": (7,),
@@ -113,16 +113,20 @@ def _lamb(lr: float = 0.02, **options: Any) -> Case:
     )
 
 
+ALL: dict[str, Any] = {"layer_adaptation": True}
+
 CASES = {
-    "alto": _alto(),
-    "alto, small batch": _alto(beta=0.01, alpha=0.5),
-    "alto, strong": _alto(alpha=-90.0, weight_decay=0.3),
-    "alto, Alg. 1": _alto(bias_correction=False),
+    "alto": _alto(**ALL),
+    "alto, matrices": _alto(),
+    "alto, matrices, much decay": _alto(alpha=-90.0, weight_decay=0.3, trust_clip=10.0),
+    "alto, small batch": _alto(**ALL, beta=0.01, alpha=0.5),
+    "alto, strong": _alto(**ALL, alpha=-90.0, weight_decay=0.3),
+    "alto, Alg. 1": _alto(**ALL, bias_correction=False),
     "alto without ratio": _alto(layer_adaptation=False, weight_decay=0.1),
-    "alto, a in m": _alto(accelerate=("momentum",), alpha=-70.0),
-    "alto, a in v": _alto(accelerate=("second_moment",), alpha=-70.0),
-    "alto, ratio in bounds": _alto(trust_clip=(0.5, 2.0)),
-    "alto, no memory": _alto(eps=1e-2, trust_eps=0.3, norm_eps=0.2, beta=0.0, betas=(0.0, 0.9), alpha=0.5),
+    "alto, a in m": _alto(**ALL, accelerate=("momentum",), alpha=-70.0),
+    "alto, a in v": _alto(**ALL, accelerate=("second_moment",), alpha=-70.0),
+    "alto, ratio in bounds": _alto(**ALL, trust_clip=(0.5, 2.0)),
+    "alto, no memory": _alto(**ALL, eps=1e-2, trust_eps=0.3, norm_eps=0.2, beta=0.0, betas=(0.0, 0.9), alpha=0.5),
     "alto, masks": Case(
         lambda: vo.alto(
             0.02,
@@ -132,7 +136,8 @@ CASES = {
         ),
         _masked,
     ),
-    "lamb": _lamb(),
+    "lamb": _lamb(**ALL),
+    "lamb, matrices": _lamb(),
     "esgd": Case(
         lambda: vo.esgd(0.02, 0.8, nesterov=True, alpha=0.5, beta=0.01),
         lambda params: valleys.ESGD(params.values(), lr=0.02, momentum=0.8, nesterov=True, alpha=0.5, beta=0.01),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from typing import Any
 
@@ -66,11 +67,44 @@ def test_alto_inside_masked_and_partition() -> None:
     ],
 )
 def test_layer_mask_may_be_a_prefix_a_tree_or_a_function(mask: Any) -> None:
-    with_ratio, without = updates_of(vo.alto(0.1)), updates_of(vo.alto(0.1, layer_adaptation=False))
-    updates = updates_of(vo.alto(0.1, layer_mask=mask))
+    with_ratio, without = (updates_of(vo.alto(0.1, layer_adaptation=on)) for on in (True, False))
+    updates = updates_of(vo.alto(0.1, layer_adaptation=True, layer_mask=mask))
     assert np.array_equal(updates["a"], with_ratio["a"])
     assert np.array_equal(updates["b"]["c"], without["b"]["c"])
     assert not np.allclose(with_ratio["b"]["d"], without["b"]["d"])
+
+
+@pytest.mark.parametrize("make", [vo.alto, vo.lamb])
+def test_vectors_get_neither_ratio_nor_decay_unless_a_mask_says_so(make: Any) -> None:
+    """The default is two masks on Alg. 2; each may be replaced alone."""
+
+    def matrices(params: Any) -> Any:
+        return jax.tree.map(lambda x: x.ndim > 1, params)
+
+    def updates(**options: Any) -> Any:
+        return updates_of(make(0.1, weight_decay=0.3, **options))
+
+    plain, default = updates(layer_adaptation=True), updates()
+    same(default, updates(layer_adaptation=True, mask=matrices, layer_mask=matrices))
+    same(updates(mask=True), updates(layer_adaptation=True, layer_mask=matrices))
+    same(updates(layer_mask=True), updates(layer_adaptation=True, mask=matrices))
+    same(updates(mask=True, layer_mask=True), plain)
+    assert np.array_equal(default["b"]["c"], plain["b"]["c"])
+    for name in ("a", "d"):
+        vectors = [{**tree, **tree["b"]}[name] for tree in (default, plain, updates(layer_adaptation=False))]
+        assert not any(np.allclose(vectors[0], other) for other in vectors[1:])
+
+
+@pytest.mark.parametrize(("ours", "torchs"), [(vo.alto, valleys.ALTO), (vo.lamb, valleys.Lamb)])
+def test_defaults_are_those_of_torch(ours: Any, torchs: Any) -> None:
+    options, others = (inspect.signature(function).parameters for function in (ours, torchs))
+    shared = [name for name in options if name in others]
+    assert "layer_adaptation" in shared
+    assert [options[name].default for name in shared] == [others[name].default for name in shared]
+
+
+def same(ours: Any, theirs: Any) -> None:
+    assert all(map(np.array_equal, jax.tree.leaves(ours), jax.tree.leaves(theirs)))
 
 
 @pytest.mark.parametrize("transform", [vo.adapt(-50.0), vo.alto(0.1), vo.eadam(0.1)])
@@ -81,7 +115,10 @@ def test_none_leaves_of_the_parameters(transform: Any) -> None:
     assert np.array_equal(updates["a"], updates_of(transform, {"a": PARAMS["a"]}, {"a": GRADS["a"]})["a"])
 
 
-@pytest.mark.parametrize("transform", [vo.adapt(-50.0), vo.alto(0.1)])
+ALL = vo.alto(0.1, layer_adaptation=True)
+
+
+@pytest.mark.parametrize("transform", [vo.adapt(-50.0), vo.alto(0.1), ALL, vo.alto(0.1, mask={"a": True, "b": False})])
 def test_a_missing_gradient_moves_no_buffer(transform: Any) -> None:
     state = transform.init(PARAMS)
     _, state = transform.update(GRADS, state, PARAMS)
@@ -123,7 +160,7 @@ def test_layerwise_norms_of_half_precision_are_float32() -> None:
 
 def test_a_nan_spoils_its_layer_alone() -> None:
     grads = {**GRADS, "a": jnp.asarray(GRADS["a"]).at[0].set(jnp.nan)}
-    updates = updates_of(vo.alto(0.1), grads=grads)
+    updates = updates_of(vo.alto(0.1, layer_adaptation=True), grads=grads)
     assert np.all(np.isnan(updates["a"]))
     assert np.all(np.isfinite(updates["b"]["c"]))
 
@@ -154,6 +191,8 @@ def test_a_nan_spoils_its_layer_alone() -> None:
         (lambda: vo.alto(0.1, trust_clip=(1.0, 2.0, 3.0)), "trust_clip must be None"),
         (lambda: vo.alto(0.1, accelerate=WORD), "accelerate must be a tuple"),
         (lambda: vo.alto(0.1, layer_adaptation=False, layer_mask={"a": True}), "layer_mask has no effect"),
+        (lambda: vo.alto(0.1, layer_adaptation="vectors"), "must be 'matrices', True or False, got 'vectors'; 'matr"),
+        (lambda: vo.lamb(0.1, layer_adaptation="all"), "layer_adaptation must be"),
         (lambda: vo.lamb(0.1, betas=THREE), "betas must be 2 numbers"),
         (lambda: vo.lamb(0.1, betas=(0.99, -0.9)), r"betas\[1\] must be a number"),
         (lambda: vo.esgd(0.1, alpha=-5.0, beta=0.5), "must be below 1"),

@@ -27,8 +27,6 @@ from valleys._engine.fused_adam import step_jointly
 from valleys._engine.gradient_swap import adapted_gradients
 from valleys._engine.state import load_keeping_dtype
 
-__all__ = ["activate", "adapted_class", "register", "release_step", "track_step"]
-
 _classes: dict[type[Optimizer], type[Optimizer]] = {}
 
 
@@ -71,14 +69,7 @@ def activate(
 
 
 def release_step(optimizer: Optimizer) -> bool:
-    """Removes the ``step`` that a scheduler put on the object, which would bypass the adapted class.
-
-    Returns:
-        Whether there was one.
-
-    Raises:
-        RuntimeError: something other than a torch scheduler replaced ``step``.
-    """
+    """Remove the ``step`` that a scheduler put on the object, which would bypass the adapted class; True if it did."""
     step = vars(optimizer).get("step")
     if step is None:
         return False

@@ -14,19 +14,12 @@ from valleys._engine.state import ROUNDING_STEP, SKIPPED_STEPS
 from valleys.kernels.layout import materialized
 from valleys.kernels.ratio import sum_dtype
 
-__all__ = ["Factors", "Gradients", "Scale", "advance", "factors", "square_sum"]
-
 
 class Scale(NamedTuple):
-    """State of a GradScaler on an optimizer that unscales by itself.
+    """State of a GradScaler on an optimizer that unscales by itself; None without one."""
 
-    Args:
-        grad_scale: the gradients are this many times too large; None if they are not.
-        found_inf: not zero if one of them is not finite; None without a scaler.
-    """
-
-    grad_scale: Tensor | None
-    found_inf: Tensor | None
+    grad_scale: Tensor | None  # the gradients are this many times too large
+    found_inf: Tensor | None  # not zero if one of them is not finite
 
     @classmethod
     def of(cls, optimizer: Any) -> Scale:
@@ -35,44 +28,25 @@ class Scale(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients whose squares are summed together.
+    """Gradients whose squares are summed together."""
 
-    Args:
-        group: number of their parameter group.
-        pool: over whose ranks the sum goes; None if they are whole.
-        square_sum: computes the sum.
-        tensors: the gradients.
-    """
-
-    group: int
-    pool: Pool | None
+    group: int  # number of their parameter group
+    pool: Pool | None  # over whose ranks the sum goes; None if they are whole
     square_sum: Callable[[list[Tensor]], Tensor]
     tensors: list[Tensor]
 
 
 class Factors(NamedTuple):
-    """Effect on one group.
+    """Effect on one group, as 0-dimensional tensors."""
 
-    Args:
-        clip: 0-dimensional factor on all gradients; None for 1.
-        skip: 0-dimensional; not zero if the step leaves the group as it is; None for 0.
-    """
-
-    clip: Tensor | None
-    skip: Tensor | None
+    clip: Tensor | None  # factor on all gradients; None for 1
+    skip: Tensor | None  # not zero if the step leaves the group as it is; None for 0
 
 
 def factors(
     groups: Sequence[dict[str, Any]], gradients: Sequence[Gradients], pools: Pools, scale: Scale
 ) -> list[Factors]:
-    """The factor and the decision to skip of each group; norms accumulate in float64, where the device has it.
-
-    Args:
-        groups: parameter groups with the options ``max_grad_norm`` and ``skip_nonfinite``.
-        gradients: of all groups.
-        pools: add the sums of squares up over the ranks, if one of the groups has such an option.
-        scale: of the gradients.
-    """
+    """The factor and the decision to skip of each group; norms accumulate in float64, where the device has it."""
     wanting = [group["max_grad_norm"] is not None or group["skip_nonfinite"] for group in groups]
     if not any(wanting):
         clip = None if scale.grad_scale is None else _inverse(scale.grad_scale, scale.grad_scale.device)

@@ -22,19 +22,13 @@ class Pattern(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Elements of one layer in contiguous memory: ``rows`` rows of ``length``, ``stride`` apart.
+    """Elements of one layer in contiguous memory: ``rows`` rows of ``length``, ``stride`` apart."""
 
-    Args:
-        layer: number of the layer in its parameter.
-        offset: of the first element in memory.
-        rows, length, stride: ``stride`` is ``length`` for a single row.
-    """
-
-    layer: int
-    offset: int
+    layer: int  # number in its parameter
+    offset: int  # where in memory the first element is
     rows: int
     length: int
-    stride: int
+    stride: int  # ``length`` for a single row
 
 
 def check_block(block: Any) -> Block:
@@ -95,11 +89,8 @@ def parts(
     Args:
         divisions: the parameter's patterns.
         shape: of what lies in memory.
-        first: index of its first element in the parameter, one number per dimension.
+        first: index of its first element in the parameter.
         order: its dimensions from the outermost in memory to the innermost.
-
-    Returns:
-        Parts by layer and then offset, as few as can be; a layer has several, one, or none in this shard.
     """
     strides = dict.fromkeys(range(len(shape)), 1)
     for outer, inner in reversed(list(itertools.pairwise(order))):

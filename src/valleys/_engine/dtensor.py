@@ -15,22 +15,6 @@ from torch import Tensor
 
 from valleys.kernels.rounding import mix
 
-__all__ = [
-    "add_up",
-    "aligned",
-    "fail_unless",
-    "first_index",
-    "is_sharded",
-    "is_uninitialized",
-    "local",
-    "mesh_dims",
-    "placed_like",
-    "placements",
-    "random_place",
-    "refuse_flat",
-    "wrapped_like",
-]
-
 _groups: dict[Any, tuple[Any, Any]] = {}
 
 
@@ -59,11 +43,7 @@ def local(tensor: Any) -> Tensor:
 
 
 def aligned(grad: Any, param: Any) -> Tensor:
-    """A gradient sharded as its parameter is; a Partial one is summed up over the ranks.
-
-    Raises:
-        RuntimeError: the gradient lies on another mesh.
-    """
+    """A gradient sharded as its parameter is; a Partial one is summed up over the ranks."""
     if is_sharded(grad) and is_sharded(param) and grad.placements != param.placements:
         if grad.device_mesh != param.device_mesh:
             raise RuntimeError(
@@ -98,11 +78,7 @@ def placed_like(value: Any, param: Any) -> Tensor:
 
 
 def mesh_dims(param: Any) -> tuple[int, ...]:
-    """The dimensions of its mesh over which a parameter is sharded, those of one rank left out.
-
-    Raises:
-        RuntimeError: it is Partial: no rank knows its value.
-    """
+    """The dimensions of its mesh over which a parameter is sharded, those of one rank left out."""
     dims = _mesh_dims(param.device_mesh, tuple(param.placements))
     if dims is None:
         raise RuntimeError(
@@ -121,11 +97,7 @@ def _mesh_dims(mesh: Any, placed: tuple[Any, ...]) -> tuple[int, ...] | None:
 
 
 def first_index(param: Any) -> tuple[int, ...]:
-    """The index in the whole parameter of the first element that this rank holds.
-
-    Raises:
-        RuntimeError: the rank holds more than one rectangle of it.
-    """
+    """The index in the whole parameter of the first element that this rank holds."""
     if not is_sharded(param):
         return (0,) * int(param.dim())
     chunks: list[Any] = param.__create_chunk_list__()
@@ -140,10 +112,7 @@ def first_index(param: Any) -> tuple[int, ...]:
 def random_place(param: Any, salt: int, order: Sequence[int]) -> tuple[int, int]:
     """Salt and start of a shard's random bits; replicas get the same, and a whole tensor's shards the whole's.
 
-    Args:
-        param: the parameter.
-        salt: the whole parameter's.
-        order: of the local tensor's dimensions in memory.
+    ``salt`` is the whole parameter's, ``order`` that of the shard's dimensions in memory.
     """
     if not is_sharded(param) or not param.dim():
         return salt, 0
@@ -157,16 +126,7 @@ def random_place(param: Any, salt: int, order: Sequence[int]) -> tuple[int, int]
 
 
 def add_up(sums: Tensor, mesh: Any, dims: tuple[int, ...]) -> Tensor:
-    """The sum over all ranks along some dimensions of a mesh, in one all-reduce.
-
-    Args:
-        sums: this rank's.
-        mesh: the DeviceMesh.
-        dims: its dimensions; nothing is sent for none.
-
-    Returns:
-        The sum, the same on each of the ranks, on the device of ``sums``.
-    """
+    """The sum over all ranks along some dimensions of a mesh, in one all-reduce; nothing is sent for none."""
     if not dims:
         return sums
     import torch.distributed as dist
@@ -199,16 +159,10 @@ def _group(mesh: Any, dims: tuple[int, ...]) -> Any:
 
 
 def refuse_flat(param: Any, shapes: Set[tuple[int, ...]], optimizer: str) -> None:
-    """Raises for one rank's part of many parameters laid end to end, of which no layer has a norm.
+    """Raise for one rank's part of many parameters laid end to end, of which no layer has a norm.
 
-    Args:
-        param: a parameter with a gradient.
-        shapes: of the parameters the optimizer was given.
-        optimizer: its name.
-
-    Raises:
-        RuntimeError: it is flat: FSDP1's or DeepSpeed's, or it took another parameter's place in a group; or it is a
-            shard of Megatron's tensor parallelism.
+    FSDP1's and DeepSpeed's are such, what took another parameter's place in a group (``shapes`` are those the optimizer
+    was given), and shards of Megatron's tensor parallelism.
     """
     kind = None
     if getattr(param, "_fsdp_flattened", False):

@@ -13,15 +13,11 @@ from valleys._engine.options import check_precision
 from valleys._engine.state import CPU, EXPLORE_STEP, count_tensor, new_state
 from valleys.hyperparameters import check_explore
 
-__all__ = ["BUFFER", "KINDS", "Memory", "check_explore_group", "new_memory", "put_back", "take_out"]
-
-BUFFER = "explore_exp_avg"
-"""State with the EMA of the gradient."""
-
+BUFFER = "explore_exp_avg"  # state with the EMA of the gradient
 KINDS = {BUFFER: Kind.BUFFER, EXPLORE_STEP: Kind.COUNT}
 
+# E's states by parameter: the buffer and, if it is rounded stochastically, the count of its steps.
 Memory = dict[Any, dict[str, Tensor]]
-"""E's states by parameter: the buffer and, if it is rounded stochastically, the count of its steps."""
 
 
 def check_explore_group(group: dict[str, Any]) -> None:

@@ -18,21 +18,15 @@ from valleys._engine.tensor_checks import check_tensors
 from valleys.kernels import Needs, Rule
 from valleys.kernels.choice import best
 
-__all__ = ["step_jointly"]
-
 _DTYPES = (torch.float32, torch.float64)
 
 
 @torch.no_grad()
 def step_jointly(optimizer: Any, memory: Memory) -> bool:
-    """Make the whole step of an adapted Adam or AdamW, if one pass can.
-
-    Args:
-        optimizer: an object of an adapted class, after its closure.
-        memory: E's states, taken out of the optimizer's; updated.
+    """Make the whole step of an adapted Adam or AdamW, if one pass can; ``memory``, E's states, is updated.
 
     Returns:
-        Whether the step was made; if not, nothing was changed.
+        True if the step was made; if not, nothing was changed.
     """
     if not _suits(optimizer):
         return False

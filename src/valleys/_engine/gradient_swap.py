@@ -22,8 +22,6 @@ from valleys.kernels.choice import select
 from valleys.kernels.layout import layout, materialized, ordered, put_back
 from valleys.kernels.rounding import keys, salt, signed
 
-__all__ = ["adapted_gradients"]
-
 
 class _Entry(NamedTuple):
     param: Tensor
@@ -49,17 +47,8 @@ class _Entry(NamedTuple):
 def adapted_gradients(optimizer: Any, memory: Memory) -> Iterator[list[Tensor]]:
     """Set every parameter's ``.grad`` to E's gradient; afterwards ``.grad`` is as it was, unless ``inplace``.
 
-    Args:
-        optimizer: an object of an adapted class.
-        memory: E's states, taken out of the optimizer's; updated.
-
-    Yields:
-        The parameters whose gradients were adapted; empty if E is off everywhere and nothing was changed.
-
-    Raises:
-        RuntimeError: a sparse gradient.
-        ValueError: alpha or beta of a group was changed to something out of range; a gradient or a buffer is not like
-            its parameter.
+    ``memory``, E's states, is updated. Yields the parameters whose gradients were adapted; none if E is off everywhere
+    and nothing was changed.
     """
     entries = list(_entries(optimizer, memory))
     active = [entry for entry in entries if entry.alpha != 0 or entry.param in memory]

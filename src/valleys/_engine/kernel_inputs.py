@@ -18,55 +18,32 @@ from valleys.kernels.foreach import Piece, coefficients, direction
 from valleys.kernels.layout import Layout, is_lazy, is_plain, layout, materialized, ordered, put_back
 from valleys.kernels.rounding import keys
 
-__all__ = ["Bucket", "Row", "buckets", "real"]
-
-
 _USUAL = {Tensor, torch.nn.Parameter}
 
 
 class Row(NamedTuple):
-    """One parameter, or this rank's shard, as a kernel sees it: every tensor contiguous, elements in the same order.
+    """One parameter, or this rank's shard, as a kernel sees it: every tensor contiguous, elements in the same order."""
 
-    Args:
-        target: the user's parameter or shard (a complex one as a real view).
-        order: of its dimensions in memory.
-        param: ``target`` itself, a view of it, or a copy if its memory has gaps.
-        grad: its gradient.
-        states: its states, in the order of their names.
-        step: steps made.
-        rounding_step: the same as an integer, for random bits; None if nothing is rounded by them.
-        salt, start: see :mod:`valleys.kernels.rounding`.
-        place: where its sums go; None if it is one layer by itself.
-        parts: its layers in memory, if it holds several.
-        owner: the parameter and its copy that ``target`` is of, where the memory does not hold its values.
-    """
-
-    target: Tensor
-    order: Layout
-    param: Tensor
+    target: Tensor  # the user's parameter or shard (a complex one as a real view)
+    order: Layout  # of its dimensions in memory
+    param: Tensor  # ``target`` itself, a view of it, or a copy if its memory has gaps
     grad: Tensor
-    states: list[Tensor]
-    step: Tensor
-    rounding_step: Tensor | None
-    salt: int
+    states: list[Tensor]  # in the order of their names
+    step: Tensor  # steps made
+    rounding_step: Tensor | None  # the same as an integer, for random bits; None if nothing is rounded by them
+    salt: int  # as ``start``, see :mod:`valleys.kernels.rounding`
     start: int = 0
-    place: Place | None = None
-    parts: tuple[Part, ...] | None = None
-    owner: tuple[Tensor, Tensor] | None = None
+    place: Place | None = None  # where its sums go; None if it is one layer by itself
+    parts: tuple[Part, ...] | None = None  # its layers in memory, if it holds several
+    owner: tuple[Tensor, Tensor] | None = None  # a parameter whose memory does not hold its values, and ``target``
 
     @classmethod
     def of(
         cls, param: Tensor, state: dict[str, Any], names: Sequence[str], dtype: torch.dtype, salt: int, ordinary: bool
     ) -> Row:
-        """Gather ``param``; replace a state in ``state`` whose dtype or strides are no longer the parameter's.
+        """Gather ``param``, its gradient and the states called ``names``; ``ordinary`` is what ``check_tensors`` said.
 
-        Args:
-            param: the parameter, which has a gradient.
-            state: its states.
-            names: of those that the kernel gets.
-            dtype: that they are to have.
-            salt: see :mod:`valleys.kernels.rounding`.
-            ordinary: what ``check_tensors`` said.
+        A state whose dtype is not ``dtype``, or whose strides are no longer the parameter's, is replaced in ``state``.
         """
         if is_sharded(param):
             return cls._of_shard(param, state, names, dtype, salt)
@@ -135,35 +112,21 @@ class Row(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """Tensors for one kernel call, who makes it, and where their sums go.
-
-    Args:
-        backend: who updates them.
-        rule: the group's options, as they are for these tensors.
-        tensors: of whole parameters or shards, or of their parts.
-        grads: gradients of the whole parameters or shards.
-        pool: with whose their sums are added up; None if each is whole.
-        counted: whether this rank adds its sums.
-        layers: the pool's number for the layer of each tensor; empty if each is a layer or has no ratio.
-    """
+    """Tensors for one kernel call, who makes it, and where their sums go."""
 
     backend: Backend
     rule: Rule
-    tensors: Tensors
-    grads: list[Tensor]
-    pool: Pool | None = None
-    counted: bool = True
-    layers: tuple[int, ...] = ()
+    tensors: Tensors  # of whole parameters or shards, or of their parts
+    grads: list[Tensor]  # of the whole parameters or shards
+    pool: Pool | None = None  # with whose their sums are added up; None if each is whole
+    counted: bool = True  # whether this rank adds its sums
+    layers: tuple[int, ...] = ()  # the pool's number for the layer of each tensor; empty if it is one, or has no ratio
 
 
 def buckets(rows: Sequence[Row], rule: Rule, group: dict[str, Any], explores: bool) -> list[Bucket]:
     """Group rows by device, dtypes and tensor type; without foreach and fused each by itself.
 
-    Args:
-        rows: of one parameter group; empty tensors are left out.
-        rule: the group's options for the kernels.
-        group: its ``foreach`` and ``fused``.
-        explores: whether the first state is E's buffer.
+    Empty tensors are left out. With ``explores`` the first state is E's buffer.
     """
     keyed: dict[Any, list[Row]] = {}
     for index, row in enumerate(rows):
@@ -185,12 +148,7 @@ def real(tensor: Tensor) -> Tensor:
 def update_sums(param: Tensor, value: Tensor, state: dict[str, Any], rule: Rule, blocks: tuple[Pattern, ...]) -> Tensor:
     """Sums of each layer of ``param``, or of this rank's shard, as ``ratio.step_lengths`` takes them.
 
-    Args:
-        param: a parameter after a step.
-        value: its value, from which the update is made again.
-        state: its states.
-        rule: the group's options.
-        blocks: the parameter's patterns.
+    They are those of the update that is made of ``value`` and of the moments that the last step left.
     """
     theta, m, v = (real(materialized(local(x)).detach()) for x in (value, state["exp_avg"], state["exp_avg_sq"]))
     theta = theta.to(m.device, wide_dtype(theta.dtype))

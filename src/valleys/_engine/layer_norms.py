@@ -15,19 +15,13 @@ from torch import Tensor
 
 from valleys._engine.block_memory import Pattern, layer_count, patterns
 from valleys._engine.dtensor import add_up, fail_unless, is_sharded, is_uninitialized, mesh_dims
+from valleys._engine.options import is_adapted
 from valleys.kernels.constants import constant
 from valleys.kernels.ratio import sum_dtype
 
-__all__ = ["Place", "Pool", "Pools"]
-
 
 class Pool:
-    """Layers whose sums are added up together: those of one mesh, or all others of one device.
-
-    Args:
-        device: where the sums are kept.
-        mesh: the DeviceMesh, or None.
-    """
+    """Layers whose sums are added up together: those of one mesh, or all others of one device."""
 
     def __init__(self, device: torch.device, mesh: Any = None) -> None:
         self.device, self.mesh, self.dims = device, mesh, ()  # type: tuple[torch.device, Any, tuple[int, ...]]
@@ -48,11 +42,7 @@ class Pool:
         return self.sums[:3, _index(layers, self.device)].to(device)
 
     def add_up(self) -> None:
-        """Adds up over the ranks.
-
-        Raises:
-            RuntimeError: some ranks have a gradient for a layer where others have none.
-        """
+        """Add up over the ranks; raise where some have a gradient for a layer and others none."""
         if not self.dims or not self.holders:
             return
         self.sums[3, _index(tuple(self.present), self.device)] = 1
@@ -66,25 +56,15 @@ class Pool:
 
 
 class Place(NamedTuple):
-    """Where the sums of a parameter go.
-
-    Args:
-        pool: with whose.
-        counted: whether this rank adds them: of replicas one does.
-        first: number of its first layer in the pool; None if it has no ratio.
-    """
+    """Where the sums of a parameter go."""
 
     pool: Pool
-    counted: bool
-    first: int | None
+    counted: bool  # by this rank: of replicas one does
+    first: int | None  # number of its first layer in the pool; None if it has no ratio
 
 
 class Pools:
-    """All pools of a step.
-
-    Args:
-        groups: the parameter groups.
-    """
+    """All pools of a step."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         self._places: dict[Tensor, Place] = {}
@@ -104,7 +84,7 @@ class Pools:
         for group, param, own in members:
             if own is not None:
                 self._place(param, group, self._mesh(param), own)
-            elif group["layer_adaptation"]:
+            elif is_adapted(param, group):
                 if param.device not in self._devices:
                     self._devices[param.device] = Pool(param.device)
                 self._place(param, group, self._devices[param.device], ())
@@ -121,7 +101,7 @@ class Pools:
 
     def _place(self, param: Tensor, group: dict[str, Any], pool: Pool, own: tuple[int, ...]) -> None:
         counted = own == pool.dims or all(pool.mesh.get_local_rank(d) == 0 for d in pool.dims if d not in own)
-        if not group["layer_adaptation"]:
+        if not is_adapted(param, group):
             self._places[param] = Place(pool, counted, None)
             return
         first, count = len(pool.holders), layer_count(patterns(group["blocks"], param.shape))
@@ -140,14 +120,11 @@ class Pools:
             pool.add_up()
 
     def totals(self, sums: Sequence[tuple[int, Pool | None, Tensor]], count: int) -> list[Tensor]:
-        """Adds numbers up over the ranks; one all-reduce for each mesh.
+        """Add numbers up over the ranks; one all-reduce for each mesh.
 
         Args:
             sums: (which of the totals, the pool over whose ranks to add, a 0-dimensional tensor).
             count: how many totals there are.
-
-        Returns:
-            The totals, each on the device of one of its summands, or of a mesh.
         """
         totals: list[list[Tensor]] = [[] for _ in range(count)]
         for which, pool, value in sums:
@@ -168,11 +145,7 @@ class Pools:
 
 
 def layer_sums(values: Tensor, blocks: tuple[Pattern, ...], first: Sequence[int]) -> Tensor:
-    """Add up the squares of a tensor, or of a shard that starts at ``first``, over each layer of its parameter.
-
-    Returns:
-        (layers,), numbered as by :func:`valleys._engine.block_memory.parts`.
-    """
+    """Add up the squares of a tensor, or of a shard that starts at ``first``, over each layer of its parameter."""
     dims = sorted(pattern.dim for pattern in blocks)
     rest = [dim for dim in range(values.dim()) if dim not in dims]
     dtype = sum_dtype(values.device)

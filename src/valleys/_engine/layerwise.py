@@ -21,7 +21,7 @@ from valleys._engine.dtensor import is_sharded, is_uninitialized, local, placeme
 from valleys._engine.explore_buffer import BUFFER
 from valleys._engine.kernel_inputs import Bucket, Row, buckets, update_sums
 from valleys._engine.layer_norms import Pools, over_ranks
-from valleys._engine.options import check_group, check_parameters, check_sharded, rule_of
+from valleys._engine.options import check_group, check_parameters, check_sharded, is_adapted, rule_of
 from valleys._engine.state import (
     CPU,
     ROUNDING_STEP,
@@ -38,8 +38,6 @@ from valleys.kernels.choice import require_fused
 from valleys.kernels.ratio import step_lengths
 from valleys.kernels.rounding import salt
 
-__all__ = ["Layerwise", "Params"]
-
 Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
@@ -47,19 +45,13 @@ class _Work(NamedTuple):
     """The step of one group: nothing has been changed yet."""
 
     group: dict[str, Any]
-    rule: Rule
     params: list[Tensor]
     rows: list[Row]
     buckets: list[Bucket]
 
 
 class Layerwise(Optimizer):
-    """An optimizer of layerwise adaptation; with ``alpha`` among its options, fed by E.
-
-    Args:
-        params: parameters, named parameters or parameter groups.
-        options: every option with its default; each may be overridden per group.
-    """
+    """An optimizer of layerwise adaptation, fed by E if ``alpha`` is among its options, the defaults of a group."""
 
     # torch.amp.GradScaler leaves the scale to the step, which then needs no pass of its own to unscale.
     _step_supports_amp_scaling = True
@@ -67,7 +59,7 @@ class Layerwise(Optimizer):
     def __init__(self, params: Params, options: dict[str, Any]) -> None:
         self._explores = "alpha" in options
         check_group(options, self._explores)
-        super().__init__(params, {**options, "betas": _plain(options["betas"])})
+        super().__init__(params, {**options, "betas": _plain(options["betas"]), "decay_vectors": False})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -81,6 +73,9 @@ class Layerwise(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; its options are checked like the constructor's."""
+        if isinstance(param_group, dict):
+            # A decay that the group was given is for all its tensors; torch fills in the default below.
+            param_group.setdefault("decay_vectors", "weight_decay" in param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -128,7 +123,7 @@ class Layerwise(Optimizer):
         for job, (clip, skip) in zip(work, effects, strict=True):
             if job.group["differentiable"] and job.params and not (skip is not None and skip.item()):
                 with torch.enable_grad():
-                    self._step_differentiably(job.params, job.rule, job.group["max_grad_norm"], scale.grad_scale)
+                    self._step_differentiably(job.params, job.group, scale.grad_scale)
             for bucket in job.buckets:
                 if bucket.pool is None or not bucket.layers:
                     bucket.backend.alto_(bucket.tensors, bucket.rule, clip, skip)
@@ -225,7 +220,7 @@ class Layerwise(Optimizer):
             for param in group["params"]:
                 state = self.state.get(param, {})
                 # A step that skip_nonfinite left out may have been the first: there are moments then, and no step.
-                if group["layer_adaptation"] and "exp_avg" in state and state["step"].item() > 0:
+                if "exp_avg" in state and is_adapted(param, group) and state["step"].item() > 0:
                     rule, blocks = rules[param] = rule_of(group), patterns(group["blocks"], param.shape)
                     sums[param] = update_sums(param, values.get(param, param), state, rule, blocks)
         ratios = {p: step_lengths(total, rules[p][0]._replace(lr=1.0)) for p, total in over_ranks(sums).items()}
@@ -297,7 +292,8 @@ class Layerwise(Optimizer):
         first = 0
         for group in self.param_groups:
             check_group(group, self._explores)  # a scheduler or the user may have changed something
-            rule, params, rows = rule_of(group), self._with_gradient(group), []
+            params = self._with_gradient(group)
+            rows: dict[bool, list[Row]] = {True: [], False: []}  # with a trust ratio, without one
             # What must be known without waiting for the device is kept there.
             on_device = group["capturable"] or group["skip_nonfinite"] or scale.found_inf is not None
             for index, param in enumerate(group["params"]):
@@ -305,12 +301,14 @@ class Layerwise(Optimizer):
                     state = self._initialise(param, group, on_device)
                     ordinary = check_tensors(self, group, index, state, self._states)
                     if not group["differentiable"]:
-                        rows.append(self._row(param, group, first + index, state, pools, ordinary))
-            if on_device:
-                elsewhere = any(param.device.type != "cpu" for param in params)
-                rule = rule._replace(capturable=group["capturable"] or elsewhere)
-            # Raises if ``fused`` asks too much.
-            yield _Work(group, rule, params, rows, buckets(rows, rule, group, self._explores))
+                        row = self._row(param, group, first + index, state, pools, ordinary)
+                        rows[is_adapted(param, group)].append(row)
+            capturable = group["capturable"] or (on_device and any(param.device.type != "cpu" for param in params))
+            cut: list[Bucket] = []
+            for adapted, members in rows.items():
+                rule = rule_of(group, adapted)._replace(capturable=capturable)
+                cut += buckets(members, rule, group, self._explores)  # raises if ``fused`` asks too much
+            yield _Work(group, params, rows[True] + rows[False], cut)
             first += len(group["params"])
 
     def _initialise(self, param: Tensor, group: dict[str, Any], on_device: bool) -> dict[str, Any]:
@@ -340,19 +338,17 @@ class Layerwise(Optimizer):
         place = pools.place(param)
         return row if place is None else row.placed(param, place, patterns(group["blocks"], param.shape))
 
-    def _step_differentiably(
-        self, params: list[Tensor], rule: Rule, max_grad_norm: float | None, grad_scale: Tensor | None
-    ) -> None:
+    def _step_differentiably(self, params: list[Tensor], group: dict[str, Any], grad_scale: Tensor | None) -> None:
         """The reference itself: out of place, so that autograd can follow parameters and states."""
         grads = [param.grad for param in params if param.grad is not None]
         if grad_scale is not None:
             grads = [grad / grad_scale.to(grad.device, grad.dtype) for grad in grads]
-        if rule.maximize:
+        if group["maximize"]:
             grads = [-grad for grad in grads]
-        if max_grad_norm is not None:
-            grads = reference.clip(grads, max_grad_norm)
+        if group["max_grad_norm"] is not None:
+            grads = reference.clip(grads, group["max_grad_norm"])
         for param, grad in zip(params, grads, strict=True):
-            state = self.state[param]
+            rule, state = rule_of(group, is_adapted(param, group)), self.state[param]
             buffer = state.get("explore_exp_avg")
             moments = reference.Moments(state["exp_avg"], state["exp_avg_sq"], int(state["step"].item()) - 1)
             new, memory, moments = reference.alto(

@@ -14,12 +14,11 @@ from valleys.hyperparameters import check_explore, check_range
 from valleys.kernels import Rule
 from valleys.kernels.choice import FUSED
 
-__all__ = ["check_group", "check_parameters", "check_precision", "check_sharded", "rule_of"]
-
 _ACCELERATED = ("momentum", "second_moment")
+_MATRICES = "matrices"
 _SWITCHES = (
     "bias_correction",
-    "layer_adaptation",
+    "decay_vectors",
     "maximize",
     "capturable",
     "differentiable",
@@ -29,12 +28,22 @@ _SWITCHES = (
 _STATE_DTYPES = (torch.float32, torch.bfloat16)
 
 
-def rule_of(group: dict[str, Any]) -> Rule:
-    """A group's options as the kernels take them; Lamb's are ALTO's at alpha = 0."""
+def is_adapted(param: Tensor, group: dict[str, Any]) -> bool:
+    """Return True for a parameter that has a trust ratio, by its own dimensions and not those of a shard."""
+    choice = group["layer_adaptation"]
+    return param.dim() >= 2 if choice == _MATRICES else bool(choice)
+
+
+def rule_of(group: dict[str, Any], adapted: bool = True) -> Rule:
+    """A group's options as the kernels take them, for its parameters with a trust ratio or for those without one.
+
+    Lamb's are ALTO's at alpha = 0.
+    """
     explores = "alpha" in group
     beta2, beta3 = group["betas"]
     alpha, beta1 = (group["alpha"], group["beta"]) if explores else (0.0, 0.0)
     accelerate = group["accelerate"] if explores else ()
+    decays = adapted or group["layer_adaptation"] != _MATRICES or group["decay_vectors"]
     return Rule(
         lr=group["lr"],
         alpha=alpha,
@@ -42,11 +51,11 @@ def rule_of(group: dict[str, Any]) -> Rule:
         beta2=beta2,
         beta3=beta3,
         eps=group["eps"],
-        weight_decay=group["weight_decay"],
+        weight_decay=group["weight_decay"] if decays else 0.0,
         trust_eps=group["trust_eps"],
         norm_eps=group["norm_eps"],
         bias_correction=group["bias_correction"],
-        layer_adaptation=group["layer_adaptation"],
+        layer_adaptation=adapted,
         trust_clip=_trust_clip(group["trust_clip"]),
         accelerate_momentum="momentum" in accelerate,
         accelerate_second_moment="second_moment" in accelerate,
@@ -85,6 +94,11 @@ def check_group(group: dict[str, Any], explores: bool) -> None:
         for name in ("alpha", "beta"):
             if name in group:
                 raise ValueError(f"{name}={group[name]!r} has no effect on Lamb; use ALTO, which is Lamb with E")
+    if not _is_of(group["layer_adaptation"], (_MATRICES, True, False)):
+        raise ValueError(
+            f"layer_adaptation must be 'matrices', True or False, got {group['layer_adaptation']!r}; 'matrices' gives "
+            "a trust ratio to tensors of two or more dimensions, True to all, False to none"
+        )
     for name in _SWITCHES:
         if not _is_of(group.get(name, False), (True, False)):
             raise ValueError(f"{name} must be True or False, got {group[name]!r}")

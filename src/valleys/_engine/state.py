@@ -12,33 +12,12 @@ from torch.optim import Optimizer
 
 from valleys._engine.dtensor import placed_like
 
-__all__ = [
-    "CPU",
-    "EIGHT_BIT",
-    "EXPLORE_STEP",
-    "ROUNDING_STEP",
-    "SKIPPED_STEPS",
-    "count_tensor",
-    "eight_bit",
-    "load_keeping_dtype",
-    "new_state",
-    "state_dtype",
-    "step_tensor",
-]
-
 CPU = torch.device("cpu")
 
-ROUNDING_STEP = "rounding_step"
-"""State that counts the steps whose results were rounded stochastically; see ``kernels.rounding.keys``."""
-
-SKIPPED_STEPS = "skipped_steps"
-"""State that counts the steps left out because a gradient was not finite, with ``skip_nonfinite``."""
-
-EXPLORE_STEP = "explore_step"
-"""The same as ``ROUNDING_STEP``, for E's buffer in an adapted optimizer."""
-
-COUNTS = (ROUNDING_STEP, SKIPPED_STEPS, EXPLORE_STEP)
-"""Names of the states that are int64 counts."""
+# States that are int64 counts: of steps rounded stochastically, see ``kernels.rounding.keys``; of steps left out by
+# ``skip_nonfinite``; of steps in which E's buffer of an adapted optimizer was rounded stochastically.
+ROUNDING_STEP, SKIPPED_STEPS, EXPLORE_STEP = "rounding_step", "skipped_steps", "explore_step"
+_COUNTS = (ROUNDING_STEP, SKIPPED_STEPS, EXPLORE_STEP)
 
 # torchao's blocks of 256 elements with one scale each.
 EIGHT_BIT, _BLOCK = "8bit", 256
@@ -49,12 +28,7 @@ State = dict[Any, Any]
 def state_dtype(param: Tensor, wanted: torch.dtype | str | None = None) -> torch.dtype:
     """The dtype of a parameter's states: its own, but float32 for half precision, where an EMA would stall.
 
-    Args:
-        param: the parameter.
-        wanted: the option ``state_dtype``, which overrides that for real parameters.
-
-    Raises:
-        RuntimeError: ``wanted`` for a complex parameter.
+    ``wanted``, the option ``state_dtype``, overrides that for real parameters and raises for complex ones.
     """
     if wanted is not None:
         if param.is_complex():
@@ -67,11 +41,7 @@ def state_dtype(param: Tensor, wanted: torch.dtype | str | None = None) -> torch
 
 
 def eight_bit() -> Any:
-    """Class torchao keeps 8-bit states in.
-
-    Raises:
-        ImportError: torchao is not installed.
-    """
+    """Class torchao keeps 8-bit states in; ImportError without torchao."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchao speaks of its own future when it is imported
@@ -82,16 +52,10 @@ def eight_bit() -> Any:
 
 
 def new_state(param: Tensor, wanted: torch.dtype | str | None, signed: bool) -> Tensor:
-    """Zeros for one state of ``param``.
+    """Zeros for one state of ``param``, which may take negative values or not.
 
-    Args:
-        param: the parameter.
-        wanted: the option ``state_dtype``.
-        signed: whether the state takes negative values.
-
-    Returns:
-        A tensor like ``param``; with "8bit" a torchao one, unless ``param`` is too small for it to be worth it, or of a
-        size or layout that its blocks do not fit.
+    With "8bit" a torchao tensor, unless ``param`` is too small for it to be worth it, or of a size or layout that its
+    blocks do not fit.
     """
     dtype = state_dtype(param, wanted)
     if wanted == EIGHT_BIT and param.numel() >= 4096 and param.numel() % _BLOCK == 0 and param.is_contiguous():
@@ -103,12 +67,7 @@ def new_state(param: Tensor, wanted: torch.dtype | str | None, signed: bool) -> 
 def step_tensor(value: Any, device: torch.device | None = None) -> Tensor:
     """A count of steps as torch keeps it: float64 under a default dtype of float64, else float32.
 
-    Args:
-        value: a number, or a tensor, which is returned itself where nothing is wrong with it.
-        device: where it is to lie. Default: None, on the CPU.
-
-    Raises:
-        ValueError: neither a number nor a tensor of one.
+    ``value`` itself, where it is such a tensor on ``device`` (None: the CPU) already.
     """
     device = device or CPU
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
@@ -145,13 +104,10 @@ def load_keeping_dtype(
 
     Args:
         optimizer: what is loaded into.
-        load: the base class's ``load_state_dict``, bound.
+        load: the base class's ``load_state_dict``, bound; it must call the hooks of ``torch.optim.Optimizer``.
         state_dict: what the user passed.
         keys: names of states that must not be cast.
         complete: last change to the dictionary and its checks, after the user's pre-hooks.
-
-    Raises:
-        RuntimeError: ``load`` ignores the hooks of ``torch.optim.Optimizer``.
     """
     whole = isinstance(state_dict, dict) and isinstance(state_dict.get("state"), dict)
     visible, hidden = _split(state_dict["state"], keys) if whole else ({}, {})
@@ -215,7 +171,7 @@ def _copies(states: State, param: Tensor, group: dict[str, Any]) -> State:
         if name == "step":
             copies[name] = step_tensor(value, device).clone()
         else:
-            copies[name] = count_tensor(value, device).clone() if name in COUNTS else placed_like(value, param)
+            copies[name] = count_tensor(value, device).clone() if name in _COUNTS else placed_like(value, param)
     return copies
 
 

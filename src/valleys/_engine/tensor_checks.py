@@ -10,21 +10,13 @@ from torch import Tensor
 
 from valleys._engine.dtensor import is_sharded, placements
 
-__all__ = ["GRADIENT", "Position", "check_tensors"]
-
 GRADIENT = "gradient"
 
 
 class Position(NamedTuple):
-    """Position of a parameter in an optimizer, for an error message.
+    """Position of a parameter in an optimizer, for an error message."""
 
-    Args:
-        optimizer: name of its class.
-        group: the parameter group.
-        place: in the group, from 0.
-    """
-
-    optimizer: str
+    optimizer: str  # name of its class
     group: dict[str, Any]
     place: int
 
@@ -37,20 +29,10 @@ class Position(NamedTuple):
 def check_tensors(
     optimizer: Any, group: dict[str, Any], index: int, state: Mapping[str, Any], names: Sequence[str]
 ) -> bool:
-    """Raise unless a parameter's gradient and states have its shape, its device and its sharding, and memory.
-
-    Args:
-        optimizer: for the message.
-        group: the parameter's.
-        index: the parameter's, in the group.
-        state: the parameter's.
-        names: of the states.
+    """Raise unless a parameter's gradient and named states have its shape, its device and its sharding, and memory.
 
     Returns:
-        Whether all of them are ordinary: no other class of tensor, none whose memory does not hold its values.
-
-    Raises:
-        ValueError: one has not; the message names parameter, tensor, both shapes or devices, and the remedy.
+        True if all of them are ordinary: no other class of tensor, none whose memory does not hold its values.
     """
     param = group["params"][index]
     if not torch.compiler.is_compiling() and type(param) in _ORDINARY and param.data_ptr() and not param.is_neg():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 
 from valleys.adaptor import ESGD, EAdam, EAdamW
@@ -21,10 +19,9 @@ NAMES = ("alto", "valleyslamb", "esgd", "eadam", "eadamw")
 def register() -> tuple[str, ...]:
     """Adds ALTO, Lamb, ESGD, EAdam and EAdamW to timm's registry of optimizers.
 
-    timm puts norms and biases into a group without weight decay. For ``alto`` and ``valleyslamb`` a group whose tensors
-    all have at most one dimension gets ``layer_adaptation=False`` as well, unless it says otherwise, as with
-    :func:`valleys.param_groups`. Options beyond timm's own arguments, such as ``alpha``, are given as keywords
-    (``--opt-kwargs alpha=-5 beta=0.99``). timm's default weight decay of 0 holds.
+    timm puts norms and biases into a group without weight decay; ``alto`` and ``valleyslamb`` give them no trust ratio
+    either, as :class:`valleys.ALTO` does by default. Options beyond timm's own arguments, such as ``alpha``, are given
+    as keywords (``--opt-kwargs alpha=-5 beta=0.99``). timm's default weight decay of 0 holds.
 
     Returns:
         The names: alto, valleyslamb, esgd, eadam, eadamw. Calling it twice does no harm.
@@ -48,8 +45,8 @@ def register() -> tuple[str, ...]:
             f"registering with timm needs timm>=1.0.10 and torchvision ({error}); pip install timm torchvision"
         ) from error
     entries: list[tuple[str, Callable[..., Optimizer], str, dict[str, Any]]] = [
-        ("alto", _by_layers(ALTO), "LAMB with E: large batches along valleys", {"has_betas": True}),
-        ("valleyslamb", _by_layers(Lamb), "LAMB, the baseline of alto", {"has_betas": True}),
+        ("alto", ALTO, "LAMB with E: large batches along valleys", {"has_betas": True}),
+        ("valleyslamb", Lamb, "LAMB, the baseline of alto", {"has_betas": True}),
         ("esgd", ESGD, "SGD with E", {"has_momentum": True, "has_eps": False}),
         ("eadam", EAdam, "Adam with E", {"has_betas": True}),
         ("eadamw", EAdamW, "AdamW with E", {"has_betas": True}),
@@ -59,25 +56,3 @@ def register() -> tuple[str, ...]:
         if name not in known:
             default_registry.register(OptimInfo(name=name, opt_class=make, description=description, **traits))
     return NAMES
-
-
-def _by_layers(cls: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """``cls`` with the layer ratio turned off in groups that timm made of norms and biases."""
-
-    @functools.wraps(cls, updated=())
-    def make(params: Any, **options: Any) -> Optimizer:
-        groups = list(params)
-        if groups and all(isinstance(group, dict) for group in groups):
-            groups = [_without_ratio(group) if _is_flat(group) else group for group in groups]
-        return cls(groups, **options)
-
-    return make
-
-
-def _without_ratio(group: dict[str, Any]) -> dict[str, Any]:
-    return {"layer_adaptation": False, **group}
-
-
-def _is_flat(group: dict[str, Any]) -> bool:
-    params = group["params"]
-    return all(param.ndim <= 1 for param in ([params] if isinstance(params, Tensor) else params))

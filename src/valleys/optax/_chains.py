@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from valleys.optax._checks import check_options, check_state_dtype
 from valleys.optax._explore import adapt
-from valleys.optax._layerwise import layerwise
+from valleys.optax._layerwise import chosen_leaves, layerwise
 from valleys.optax._moments import scale_by_moments
-from valleys.optax._precision import in_full_precision
-
-__all__ = ["alto", "eadam", "eadamw", "esgd", "lamb"]
+from valleys.optax._precision import in_full_precision, map_gradients
 
 _BOTH = ("momentum", "second_moment")
 
@@ -28,7 +28,7 @@ def alto(
     trust_eps: Any = 1e-6,
     norm_eps: Any = 1e-10,
     bias_correction: bool = True,
-    layer_adaptation: bool = True,
+    layer_adaptation: bool | str = "matrices",
     trust_clip: Any = None,
     accelerate: tuple[str, ...] = _BOTH,
     mask: Any = None,
@@ -46,8 +46,8 @@ def alto(
         \qquad \phi(x) = x + \epsilon_3
 
     for each leaf ("layer") by itself, with the gradient of :func:`adapt` for :math:`\tilde g` and the two exceptions of
-    :func:`layerwise`. All of it is computed in float32 or better. Clip gradients by putting
-    ``optax.clip_by_global_norm`` before it.
+    :func:`layerwise`; leaves of fewer than two dimensions have neither ratio nor weight decay by default. All of it is
+    computed in float32 or better. Clip gradients by putting ``optax.clip_by_global_norm`` before it.
 
     Args:
         learning_rate: >= 0, a number, a schedule or an array: the relative length of a layer's step.
@@ -61,12 +61,14 @@ def alto(
         trust_eps: eps2, >= 0. Default: 1e-6.
         norm_eps: eps3, >= 0. Default: 1e-10.
         bias_correction: divide the moments by 1 - beta^k (Alg. 2); False is Alg. 1. Default: True.
-        layer_adaptation: apply the ratio; False leaves Adam's update with decoupled weight decay. Default: True.
+        layer_adaptation: which leaves get the ratio. "matrices": those of two or more dimensions; others (biases, norm
+            gains, scalars) get neither ratio nor weight decay, that is Adam's update, unless a mask says otherwise.
+            True: all, the paper's Alg. 2. False: none. Default: "matrices".
         trust_clip: bounds of the ratio, ``(low, high)`` or the upper one. Default: None, no bounds.
         accelerate: the moments that E's gradient enters, of "momentum" and "second_moment". Default: both.
         mask: where weights decay: tree of bools like the parameters, or a prefix of it, or a function that makes one of
-            the parameters. Default: None, everywhere.
-        layer_mask: the same for the ratio. Default: None, everywhere.
+            the parameters. Default: None, as ``layer_adaptation`` says.
+        layer_mask: the same for the ratio. Default: None, as ``layer_adaptation`` says.
         state_dtype: dtype of E's buffer and the first moment: None (the parameter's, but float32 for half precision),
             "float32", or "bfloat16", rounded to nearest. The second moment never rounds to bfloat16. Default: None.
         axis_name: inside ``shard_map``, the axes that parameters are cut along; see :func:`layerwise`. Default: None.
@@ -80,23 +82,30 @@ def alto(
     Example:
         >>> import jax.numpy as jnp, optax, valleys.optax
         >>> optimizer = valleys.optax.alto(0.1, weight_decay=0.0)
-        >>> params = {"w": jnp.array([3.0, 4.0]), "b": jnp.array([0.0])}
-        >>> grads = {"w": jnp.array([1.0, -1.0]), "b": jnp.array([2.0])}
+        >>> params = {"w": jnp.array([[3.0, 4.0]]), "b": jnp.array([0.0])}
+        >>> grads = {"w": jnp.array([[1.0, -1.0]]), "b": jnp.array([2.0])}
         >>> updates, state = optimizer.update(grads, optimizer.init(params), params)
         >>> new = optax.apply_updates(params, updates)
-        >>> [round(float(x), 4) for x in new["w"]]  # a step of length 0.1 |w| = 0.5 along (-1, 1)
+        >>> [round(float(x), 4) for x in new["w"][0]]  # a step of length 0.1 |w| = 0.5 along (-1, 1)
         [2.6464, 4.3536]
 
     Source: Zhao et al. 2025 (arXiv 2510.27153), Alg. 2 and, without bias correction, Alg. 1.
     """
-    options = {"eps": eps, "weight_decay": weight_decay, "accelerate": accelerate}
+    options = {
+        "eps": eps,
+        "weight_decay": weight_decay,
+        "layer_adaptation": layer_adaptation,
+        "accelerate": accelerate,
+    }
     check_options(learning_rate, betas, options, explore=(alpha, beta))
     b2, b3 = betas
+    if layer_adaptation == "matrices":
+        mask, layer_mask = (_matrices if given is None else given for given in (mask, layer_mask))
     dtype = check_state_dtype(state_dtype)
     explore = adapt(alpha, beta, state_dtype=dtype)
     direction = optax.chain(
         scale_by_moments(explore, b2, b3, eps, bias_correction=bias_correction, accelerate=accelerate, mu_dtype=dtype),
-        optax.add_decayed_weights(weight_decay, mask),
+        _add_decayed_weights(weight_decay, mask),
     )
     # Checks its options, used or not.
     adapted = layerwise(
@@ -109,7 +118,7 @@ def alto(
     )
 
 
-def lamb(
+def lamb(  # noqa: D417
     learning_rate: Any,
     betas: tuple[Any, Any] = (0.9, 0.999),
     eps: Any = 1e-6,
@@ -118,7 +127,7 @@ def lamb(
     trust_eps: Any = 1e-6,
     norm_eps: Any = 1e-10,
     bias_correction: bool = True,
-    layer_adaptation: bool = True,
+    layer_adaptation: bool | str = "matrices",
     trust_clip: Any = None,
     mask: Any = None,
     layer_mask: Any = None,
@@ -141,13 +150,8 @@ def lamb(
         weight_decay: lambda, >= 0. Default: 0.01.
         trust_eps: eps2, >= 0; 0 is LAMB's own ratio. Default: 1e-6.
         norm_eps: eps3, >= 0; 0 is LAMB's own ratio. Default: 1e-10.
-        bias_correction: as in :func:`alto`. Default: True.
-        layer_adaptation: as in :func:`alto`. Default: True.
-        trust_clip: as in :func:`alto`. Default: None.
-        mask: as in :func:`alto`. Default: None.
-        layer_mask: as in :func:`alto`. Default: None.
+        bias_correction, layer_adaptation, trust_clip, mask, layer_mask, axis_name: as in :func:`alto`.
         state_dtype: dtype of the first moment, as in :func:`alto`. Default: None.
-        axis_name: as in :func:`alto`. Default: None.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` that needs the parameters in ``update``.
@@ -158,9 +162,9 @@ def lamb(
     Example:
         >>> import jax.numpy as jnp, optax, valleys.optax
         >>> optimizer = valleys.optax.lamb(0.1, weight_decay=0.0)
-        >>> params = jnp.array([3.0, 4.0])
-        >>> updates, _ = optimizer.update(jnp.array([1.0, -1.0]), optimizer.init(params), params)
-        >>> [round(float(update), 4) for update in updates]
+        >>> params = jnp.array([[3.0, 4.0]])
+        >>> updates, _ = optimizer.update(jnp.array([[1.0, -1.0]]), optimizer.init(params), params)
+        >>> [round(float(update), 4) for update in updates[0]]
         [-0.3536, 0.3536]
 
     Source: You et al. 2019 (arXiv 1904.00962), Alg. 2; phi and eps2 as in Zhao et al. 2025 (arXiv 2510.27153).
@@ -183,6 +187,23 @@ def lamb(
         state_dtype=state_dtype,
         axis_name=axis_name,
     )
+
+
+def _add_decayed_weights(weight_decay: Any, mask: Any) -> Any:
+    """optax's, where the mask may be a function of the parameters although gradients are missing."""
+    decay = optax.add_decayed_weights(weight_decay)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        decayed, state = decay.update(updates, state, params)
+        chosen = chosen_leaves(mask, updates, params)
+        return map_gradients(lambda update, new, on: new if on else update, updates, decayed, chosen), state
+
+    return decay if mask is None else optax.GradientTransformation(decay.init, update)
+
+
+def _matrices(params: Any) -> Any:
+    """A mask of the leaves of two or more dimensions."""
+    return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
 
 
 def esgd(

@@ -11,8 +11,6 @@ import numpy as np
 from valleys._engine.options import check_group
 from valleys.hyperparameters import check_explore, check_range
 
-__all__ = ["check_adapt", "check_layerwise", "check_options", "check_state_dtype", "is_known", "trust_bounds"]
-
 _STATE_DTYPES = ("float32", "bfloat16")
 
 # Legal values in place of those that nobody can read yet, and of options that exist on the torch side alone.
@@ -22,6 +20,7 @@ _NEUTRAL = {
     "weight_decay": 0.0,
     "trust_eps": 0.0,
     "norm_eps": 0.0,
+    "layer_adaptation": False,
     "trust_clip": None,
     "max_grad_norm": None,
     "fused": None,
@@ -64,14 +63,7 @@ def check_layerwise(trust_eps: Any, norm_eps: Any, trust_clip: Any, axis_name: A
 def check_options(
     learning_rate: Any, betas: Any, options: dict[str, Any], explore: tuple[Any, Any] | None = None
 ) -> None:
-    """Raises unless the options of ``alto`` or ``lamb``, as far as they are known, are in range.
-
-    Args:
-        learning_rate: as the user gave it.
-        betas: all of them.
-        options: eps, weight_decay and accelerate.
-        explore: alpha and beta of ``alto``; None for ``lamb``.
-    """
+    """Raise if a known option of ``alto``, or without ``explore`` (alpha, beta) of ``lamb``, is out of range."""
     if is_known(learning_rate):
         check_range("learning_rate", _number(learning_rate), 0.0, remedy="a usual value is 1e-2")
     _refuse_schedules({"eps": options["eps"]})
@@ -86,11 +78,7 @@ def check_options(
 
 
 def check_state_dtype(value: Any, name: str = "state_dtype") -> Any:
-    """The dtype for states, or None.
-
-    Raises:
-        ValueError: neither None nor float32 nor bfloat16.
-    """
+    """The dtype for states, or None; other values raise."""
     if value is None:
         return None
     try:

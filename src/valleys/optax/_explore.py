@@ -10,8 +10,6 @@ import optax
 from valleys.optax._checks import check_adapt, check_state_dtype, is_known
 from valleys.optax._precision import computing_dtype, map_gradients, real_dtype, zeros_like
 
-__all__ = ["AdaptState", "adapt"]
-
 
 class AdaptState(NamedTuple):
     """E's memory after ``count`` steps."""

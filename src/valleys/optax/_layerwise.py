@@ -11,8 +11,6 @@ import optax
 from valleys.optax._checks import check_layerwise, trust_bounds
 from valleys.optax._precision import computing_dtype, map_gradients, real_dtype
 
-__all__ = ["LayerwiseState", "layerwise"]
-
 
 class LayerwiseState(NamedTuple):
     """The ratio has no state of its own."""
@@ -77,7 +75,7 @@ def layerwise(
         if params is None:
             raise ValueError("the layerwise ratio needs the parameters; call update(gradients, state, params)")
         r, inner_state = inner.update(updates, state.inner_state, params, **extra)
-        chosen = _chosen(mask, r, params)
+        chosen = chosen_leaves(mask, r, params)
         sums = map_gradients(lambda r, w, g, on: _sums(r, w, g) if on else None, r, params, updates, chosen)
         for axis in axes:  # one by one, as a layer may be cut along some of them and replicated along others
             sums = jax.lax.psum(sums, axis)
@@ -89,8 +87,8 @@ def layerwise(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _chosen(mask: Any, r: Any, params: Any) -> Any:
-    """For every leaf of ``r`` whether it gets a ratio; a missing one gets none."""
+def chosen_leaves(mask: Any, r: Any, params: Any) -> Any:
+    """Bools like ``r``: what a mask says about each leaf, False where the leaf is missing."""
     tree = mask(params) if callable(mask) else True if mask is None else mask
     return jax.tree.map(lambda on, part: map_gradients(lambda x: bool(on) and x is not None, part), tree, r)
 

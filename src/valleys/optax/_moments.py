@@ -13,8 +13,6 @@ import optax
 from valleys.optax._checks import is_known
 from valleys.optax._precision import computing_dtype, map_gradients, real_dtype, zeros_like
 
-__all__ = ["MomentsState", "scale_by_moments"]
-
 
 class MomentsState(NamedTuple):
     """E's state and the moments after ``count`` steps."""
@@ -41,17 +39,7 @@ def scale_by_moments(
         m = b_2 m + (1-b_2) \tilde g, \quad v = b_3 v + (1-b_3) \tilde g^2, \quad
         \hat m = m / (1 - b_2^k), \quad \hat v = v / (1 - b_3^k)
 
-    Args:
-        explore: transformation that makes g~ of g.
-        b2: decay rate of the first moment, in [0, 1).
-        b3: decay rate of the second moment, in [0, 1).
-        eps: >= 0, added to the root.
-        bias_correction: False leaves out the division by 1 - b^k.
-        accelerate: the moments that see g~, of "momentum" and "second_moment"; the others see g.
-        mu_dtype: dtype of m; None is the parameter's, but float32 for half precision.
-
-    Returns:
-        A transformation of gradients of float32 or better.
+    ``explore`` makes g~ of g, and the moments out of ``accelerate`` see it; the others see g.
     """
     explore = optax.with_extra_args_support(explore)
 

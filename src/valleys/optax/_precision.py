@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ["computing_dtype", "in_full_precision", "map_gradients", "real_dtype", "zeros_like"]
-
 
 def computing_dtype(*arrays: Any) -> Any:
     """The dtype that arithmetic on ``arrays`` takes place in: theirs, and at least float32."""
@@ -28,12 +26,7 @@ def real_dtype(dtype: Any) -> Any:
 def zeros_like(params: Any, wanted: Any = None) -> Any:
     """States for ``params``, with their shapes and shardings.
 
-    Args:
-        params: tree of arrays.
-        wanted: dtype of the states; None is the parameter's, but float32 for half precision, where an EMA would stall.
-
-    Raises:
-        ValueError: ``wanted`` for a complex parameter.
+    Their dtype is ``wanted``, or the parameter's, but float32 for half precision, where an EMA would stall.
     """
 
     def zeros(param: Any) -> Any:
@@ -53,14 +46,7 @@ def map_gradients(function: Callable[..., Any], updates: Any, *rest: Any) -> Any
 
 
 def in_full_precision(inner: Any) -> Any:
-    """``inner`` fed with float32 gradients and parameters where they are of half precision.
-
-    Args:
-        inner: a gradient transformation.
-
-    Returns:
-        A transformation whose updates have the gradients' dtypes.
-    """
+    """``inner`` fed with float32 in place of half precision; its updates have the gradients' dtypes."""
     inner = optax.with_extra_args_support(inner)
 
     def widen(tree: Any) -> Any:

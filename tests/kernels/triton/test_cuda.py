@@ -109,7 +109,7 @@ def on_device(dtype: torch.dtype) -> list[torch.nn.Parameter]:
 @pytest.mark.parametrize("options", [{}, {"layer_adaptation": False}, {"capturable": True, "max_grad_norm": 0.5}])
 def test_equals_foreach_on_the_device(options: dict[str, Any], dtype: torch.dtype) -> None:
     actual, expected = on_device(dtype), on_device(dtype)
-    options = {"lr": 0.02, "stochastic_rounding": False, **options}
+    options = {"lr": 0.02, "layer_adaptation": True, "stochastic_rounding": False, **options}
     optimizers = [
         valleys.ALTO(actual, **options, fused="triton"),
         valleys.ALTO(expected, **options, foreach=True, fused=False),

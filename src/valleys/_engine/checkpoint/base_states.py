@@ -13,11 +13,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from valleys._engine.checkpoint.checks import Kind
 from valleys.hyperparameters import check_range
 
-__all__ = ["SHAPED", "base_kinds", "base_options"]
-
 _MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+# States of the parameter's shape: torch's kernels would raise, or not notice, after E's buffer has moved.
 SHAPED: dict[type[Optimizer], tuple[str, ...]] = {SGD: ("momentum_buffer",), Adam: _MOMENTS, AdamW: _MOMENTS}
-"""States of the parameter's shape: torch's kernels would raise, or not notice, after E's buffer has moved."""
 
 # Options that torch added later and gives to an older checkpoint itself.
 _LATER = {"amsgrad", "foreach", "maximize", "capturable", "differentiable", "fused", "decoupled_weight_decay"}
@@ -31,16 +29,7 @@ def base_options(optimizer: Optimizer, base: type[Optimizer]) -> list[str]:
 
 
 def base_kinds(base: type[Optimizer], group: dict[str, Any], param: Tensor) -> dict[str, Kind]:
-    """The states of a parameter with the options of a saved group; empty for an optimizer that is not torch's.
-
-    Args:
-        base: the optimizer's class.
-        group: the saved options.
-        param: the parameter.
-
-    Raises:
-        ValueError: the class refuses the options.
-    """
+    """The states of a parameter with the options of a saved group; empty for an optimizer that is not torch's."""
     if not _known(base) or param.device.type == "meta":
         return {}
     names = inspect.signature(base).parameters

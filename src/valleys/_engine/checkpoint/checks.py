@@ -15,8 +15,6 @@ from torch.optim import Optimizer
 from valleys._engine.dtensor import is_uninitialized
 from valleys._engine.tensor_checks import Position
 
-__all__ = ["Kind", "check_saved"]
-
 
 class Kind(enum.Enum):
     """Kind of a state; an entry that holds anything must hold all that are required."""
@@ -45,16 +43,9 @@ def check_saved(
     kinds: Callable[[dict[str, Any], Tensor], dict[str, Kind]],
     options: Iterable[str],
 ) -> None:
-    """Raise unless ``saved`` can be loaded whole.
+    """Raise a ValueError that names the parameter and the state, unless the state dict ``saved`` can be loaded whole.
 
-    Args:
-        optimizer: what it is to be loaded into.
-        saved: the state dict.
-        kinds: the states of a parameter of a saved group, by name; may raise ValueError about the group's options.
-        options: the options that a group must have.
-
-    Raises:
-        ValueError: it cannot; the message names the parameter and the state.
+    ``kinds`` gives the states of a parameter of a saved group, by name; a group must have ``options``.
     """
     name = type(optimizer).__name__
     groups = _groups(name, optimizer, saved, options)

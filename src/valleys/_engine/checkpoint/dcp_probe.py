@@ -11,8 +11,6 @@ from torch.optim import Optimizer
 
 from valleys._engine.dtensor import is_sharded
 
-__all__ = ["Probed", "is_probe"]
-
 
 def is_probe() -> bool:
     """Whether ``step`` was called by ``get_optimizer_state_dict`` or ``set_optimizer_state_dict``.
@@ -32,11 +30,7 @@ def is_probe() -> bool:
 
 
 class Probed:
-    """What such a step left in an optimizer that cannot skip it, to be taken back at the first real one.
-
-    Args:
-        optimizer: before the probe.
-    """
+    """What such a step left in an optimizer that cannot skip it, to be taken back at the first real one."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._before = _options(optimizer)
@@ -49,11 +43,7 @@ class Probed:
         self._left = [(tensor, _version(tensor)) for tensor in _tensors(optimizer)]
 
     def take_back(self, optimizer: Optimizer) -> bool:
-        """Empties the state and puts back what the probe changed in the groups, unless a checkpoint was read into it.
-
-        Returns:
-            Whether it did.
-        """
+        """Empty the state and put back what the probe changed in the groups, unless a checkpoint was read into it."""
         now = _tensors(optimizer)
         if len(now) != len(self._left) or any(
             tensor is not left or _version(tensor) != version

@@ -11,8 +11,6 @@ from torch.optim import Optimizer
 
 from valleys._engine.explore_buffer import BUFFER
 
-__all__ = ["is_without_e", "moments_of"]
-
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _AUTHORS = ("prev_grad", "exp_grad_diff")
 
@@ -41,15 +39,8 @@ def moments_of(
 ) -> dict[str, Any]:
     """A state dict with the moments and step counts of ``saved`` and the options of ``optimizer``.
 
-    Args:
-        optimizer: ALTO or Lamb.
-        saved: the other optimizer's state dict.
-        parameters: in the order in which that optimizer had them. Default: None, by name where both have names, else
-            the order of ``optimizer``.
-
-    Raises:
-        ValueError: states without moments, of other shapes or another number of parameters, or parameters in groups of
-            other sizes.
+    ``parameters`` are in the order in which that optimizer had them; None: by name where both have names, else in the
+    order of ``optimizer``.
     """
     params = [p for group in optimizer.param_groups for p in group["params"]]
     saved_params = _order(optimizer, saved, parameters, params)

@@ -1,7 +1,7 @@
 """The paper's optimizers with fixed hyperparameters.
 
 All of them, as the paper's algorithms are written, treat every parameter tensor alike: biases and norms have weight
-decay, and in ALTO and LAMB a ratio of their own. (The lab's ready-made optimizers leave these two out for them.)
+decay, and in ALTO and LAMB (``layer_adaptation=True``) a ratio of their own. (ALTO and Lamb leave both out by default.)
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -148,8 +149,8 @@ def walkers(
     """Return the plain optimizer, its adapted form, and the plain one with equal memory (:func:`equal_memory`).
 
     All have the same learning rate, but that SGD with equal memory has the same sum of weights instead. There is no
-    weight decay. LAMB and ALTO keep their layerwise ratio, as in the paper, which ``valleys.param_groups`` would turn
-    off for a vector.
+    weight decay. LAMB and ALTO have ``layer_adaptation=True``: a point is a vector, to which their default gives no
+    layerwise ratio, and the paper's Alg. 2 does.
 
     Args:
         family: sgd, adam or lamb.
