@@ -22,10 +22,10 @@ from torch.optim import Optimizer
 from valleys._engine.checkpoint.base_states import base_kinds, base_options
 from valleys._engine.checkpoint.checks import check_saved
 from valleys._engine.checkpoint.dcp_probe import Probed, is_probe
-from valleys._engine.explore_buffer import BUFFER, KINDS, Memory, check_explore_group, new_memory, put_back, take_out
+from valleys._engine.explore_buffer import KINDS, Memory, check_explore_group, new_memory, put_back, take_out
 from valleys._engine.fused_adam import step_jointly
 from valleys._engine.gradient_swap import adapted_gradients
-from valleys._engine.state import load_keeping_dtype
+from valleys._engine.state import BUFFER, load_keeping_dtype
 
 _classes: dict[type[Optimizer], type[Optimizer]] = {}
 

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from valleys._engine.checkpoint.checks import Kind
 from valleys._engine.options import check_precision
-from valleys._engine.state import CPU, EXPLORE_STEP, count_tensor, new_state
+from valleys._engine.state import BUFFER, CPU, EXPLORE_STEP, count_tensor, new_state
 from valleys.hyperparameters import check_explore
 
-BUFFER = "explore_exp_avg"  # state with the EMA of the gradient
 KINDS = {BUFFER: Kind.BUFFER, EXPLORE_STEP: Kind.COUNT}
 
 # E's states by parameter: the buffer and, if it is rounded stochastically, the count of its steps.

@@ -13,9 +13,9 @@ from torch import Tensor
 from valleys import reference
 from valleys._engine.checkpoint.base_states import SHAPED
 from valleys._engine.dtensor import aligned, local, placements, random_place
-from valleys._engine.explore_buffer import BUFFER, Memory, check_explore_group, new_memory
+from valleys._engine.explore_buffer import Memory, check_explore_group, new_memory
 from valleys._engine.kernel_inputs import real
-from valleys._engine.state import CPU, EXPLORE_STEP, count_tensor, state_dtype
+from valleys._engine.state import BUFFER, CPU, EXPLORE_STEP, count_tensor, state_dtype
 from valleys._engine.tensor_checks import check_tensors
 from valleys.kernels import Needs
 from valleys.kernels.choice import select

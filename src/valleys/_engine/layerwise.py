@@ -18,11 +18,11 @@ from valleys._engine.checkpoint.checks import Kind, check_saved
 from valleys._engine.checkpoint.dcp_probe import is_probe
 from valleys._engine.checkpoint.other_optimizers import is_without_e, moments_of
 from valleys._engine.dtensor import is_sharded, is_uninitialized, local, placements, refuse_flat
-from valleys._engine.explore_buffer import BUFFER
 from valleys._engine.kernel_inputs import Bucket, Row, buckets, update_sums
 from valleys._engine.layer_norms import Pools, over_ranks
 from valleys._engine.options import check_group, check_parameters, check_sharded, is_adapted, rule_of
 from valleys._engine.state import (
+    BUFFER,
     CPU,
     ROUNDING_STEP,
     SKIPPED_STEPS,

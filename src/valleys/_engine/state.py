@@ -14,6 +14,7 @@ from valleys._engine.dtensor import placed_like
 
 CPU = torch.device("cpu")
 
+BUFFER = "explore_exp_avg"  # the state with E's memory
 # States that are int64 counts: of steps rounded stochastically, see ``kernels.rounding.keys``; of steps left out by
 # ``skip_nonfinite``; of steps in which E's buffer of an adapted optimizer was rounded stochastically.
 ROUNDING_STEP, SKIPPED_STEPS, EXPLORE_STEP = "rounding_step", "skipped_steps", "explore_step"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from valleys._engine.explore_buffer import BUFFER
+from valleys._engine.state import BUFFER
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _AUTHORS = ("prev_grad", "exp_grad_diff")
