@@ -19,19 +19,12 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class Work:
-    """What a comparison asks for.
-
-    Args:
-        specs: the optimizers.
-        trials: tuning points of each; an optimizer with nothing to tune has none.
-        seeds: fresh seeds of each.
-        maximize: whether a larger metric is better.
-    """
+    """The runs of a comparison."""
 
     specs: Sequence[OptimizerSpec]
-    trials: int
-    seeds: int
-    maximize: bool
+    trials: int  # tuning points of each optimizer; one with nothing to tune has none
+    seeds: int  # fresh seeds of each
+    maximize: bool  # whether a larger metric is better
 
     def jobs(self, store: RankStore) -> list[Job]:
         """The runs that can be made now and are not finished, in the order in which they are best made.

@@ -15,15 +15,10 @@ import torch
 
 @dataclass
 class Checkpoint:
-    """The one file of a run, rewritten every now and then and removed at its end.
+    """The one file of a run, rewritten every now and then and removed at its end."""
 
-    Args:
-        path: the file; its folder is made when it is first written.
-        every: seconds between two writes, at least 0. Default: 60.
-    """
-
-    path: Path
-    every: float = 60.0
+    path: Path  # its folder is made when it is first written
+    every: float = 60.0  # seconds between two writes
     _written: float = field(default_factory=time.monotonic)
 
     def due(self) -> bool:

@@ -32,17 +32,11 @@ class _SharedError(LabError):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a batch is spread over ranks and backward passes.
+    """Distribution of a batch over ranks and backward passes."""
 
-    Args:
-        batch_size: examples per optimizer step, of all ranks together.
-        micro_batch: the most examples of one backward pass on one rank.
-        ranks: how many ranks share the batch.
-    """
-
-    batch_size: int
-    micro_batch: int
-    ranks: int
+    batch_size: int  # examples per optimizer step, of all ranks together
+    micro_batch: int  # the most examples of one backward pass on one rank
+    ranks: int  # how many share the batch
 
     @property
     def per_rank(self) -> int:
@@ -79,10 +73,6 @@ class Ranks:
     """The processes that work together, seen from one of them.
 
     Every method is called by all ranks in the same order.
-
-    Args:
-        rank: this process's number, from 0.
-        size: how many there are.
     """
 
     rank: int = 0

@@ -17,30 +17,17 @@ Phase = Literal["tuning", "final"]
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """What tells two runs of one optimizer and phase apart.
+    """Identity of a run within its optimizer and phase."""
 
-    Args:
-        point: number of the hyperparameters in the tuning sequence.
-        seed: the run's seed.
-    """
-
-    point: int
+    point: int  # number of the hyperparameters in the tuning sequence
     seed: int
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run that a comparison asks for.
+    """One run that a comparison asks for."""
 
-    Args:
-        optimizer: its name.
-        phase: tuning or final.
-        key: which run.
-        hyperparameters: its values.
-        space: their ranges.
-    """
-
-    optimizer: str
+    optimizer: str  # its name
     phase: Phase
     key: Key
     hyperparameters: Mapping[str, float] = field(compare=False)
