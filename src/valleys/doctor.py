@@ -1,4 +1,4 @@
-"""What is installed, which kernels work here, and why the others do not."""
+"""Report on this installation: packages, kernels that work here, and reasons of those that do not."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def backends(names: tuple[str, ...] = FUSED) -> list[Finding]:
 
 
 def extras() -> list[Finding]:
-    """Which optional dependencies are there, extra by extra.
+    """List the installed optional dependencies, extra by extra.
 
     Returns:
         One finding for each extra a user would name; good if nothing is missing or too old.

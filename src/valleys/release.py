@@ -17,7 +17,7 @@ __all__ = ["Released", "release_gradients"]
 
 
 class Released:
-    """What ``release_gradients`` returns.
+    """Handle of ``release_gradients``.
 
     Args:
         handles: of the hooks.

@@ -1,1 +1,1 @@
-"""How a step is made: checks, kernel calls, norms of layers, shards, states, and the class of an adapted optimizer."""
+"""Machinery of a step: checks, kernel calls, norms of layers, shards, states, and the class of an adapted optimizer."""

@@ -1,4 +1,4 @@
-"""What an optimizer must know about sharded parameters: which ranks hold parts of a layer, and how to add up over them.
+"""Sharded parameters: the ranks that hold parts of a layer, and sums over them.
 
 Only DTensors say how they are sharded. Flat shards (FSDP1, ZeRO) do not, and are refused where a norm is asked for.
 """
@@ -19,7 +19,7 @@ _groups: dict[Any, tuple[Any, Any]] = {}
 
 
 def is_sharded(tensor: object) -> bool:
-    """Whether ``tensor`` is a DTensor; replicated ones are."""
+    """Return True for a DTensor, a replicated one too."""
     # Not isinstance: whoever has no DTensor need not import them.
     return hasattr(tensor, "placements")
 
@@ -30,12 +30,12 @@ def is_uninitialized(param: Tensor) -> bool:
 
 
 def placements(tensor: object) -> Any:
-    """How a DTensor is sharded; None for others."""
+    """Return the placements of a DTensor; None for others."""
     return getattr(tensor, "placements", None)
 
 
 def local(tensor: Any) -> Tensor:
-    """What this rank holds of a DTensor; another tensor itself."""
+    """Return this rank's part of a DTensor; another tensor itself."""
     if not is_sharded(tensor):
         return tensor  # type: ignore[no-any-return]
     shard = tensor.to_local().data

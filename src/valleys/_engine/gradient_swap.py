@@ -236,7 +236,7 @@ def _explore(
 
 
 def _shards(*columns: list[Tensor]) -> tuple[list[Tensor], ...]:
-    """What this rank holds of DTensors that are sharded alike: E is elementwise, and kernels need plain tensors."""
+    """Return this rank's parts of DTensors that are sharded alike: E is elementwise, and kernels need plain tensors."""
     rows = list(zip(*columns, strict=True))
     if any(len({placements(tensor) for tensor in row}) > 1 for row in rows):
         return columns

@@ -209,7 +209,7 @@ def _pieces(row: Row) -> Iterator[tuple[Row, list[Tensor], int, int | None]]:
 
 
 def _singly(param: Tensor, group: dict[str, Any]) -> bool:
-    """Whether the for-loop is wanted; without fused and foreach torch.optim's default is foreach on accelerators."""
+    """Return True for the for-loop; without fused and foreach torch.optim's default is foreach on accelerators."""
     if group["fused"]:
         return False
     if group["foreach"] is None:

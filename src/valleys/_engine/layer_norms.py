@@ -56,7 +56,7 @@ class Pool:
 
 
 class Place(NamedTuple):
-    """Where the sums of a parameter go."""
+    """Place of a parameter's sums."""
 
     pool: Pool
     counted: bool  # by this rank: of replicas one does

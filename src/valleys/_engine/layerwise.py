@@ -1,4 +1,4 @@
-"""What ALTO and Lamb share: checks of a group's options, state, gathering, dispatch. The update is in ``kernels``."""
+"""The optimizer under ALTO and Lamb: checks of options, states, gathering, dispatch. The update is in ``kernels``."""
 
 from __future__ import annotations
 

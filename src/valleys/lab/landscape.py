@@ -42,7 +42,7 @@ _SAME = 1e-4
 
 @dataclass(frozen=True)
 class Measured:
-    """What ``landscape`` found.
+    """Results of ``landscape``.
 
     Args:
         task, batch_size: of the comparison.

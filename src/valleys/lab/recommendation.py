@@ -1,4 +1,4 @@
-"""What the paper's rule, and a measured noise scale, say about a batch size: the words."""
+"""Advice for a batch size in words, from the paper's rule and a measured noise scale."""
 
 from __future__ import annotations
 

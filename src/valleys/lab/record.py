@@ -1,4 +1,4 @@
-"""What one run leaves behind: plain numbers and strings that go through JSON unchanged."""
+"""Record of one run: plain numbers and strings that go through JSON unchanged."""
 
 from __future__ import annotations
 

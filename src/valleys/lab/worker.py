@@ -58,7 +58,7 @@ class Work:
         return missing
 
     def total(self) -> int:
-        """How many runs there are if every optimizer has a trial that does not diverge."""
+        """Return the number of runs if every optimizer has a trial that does not diverge."""
         return sum((self.trials if spec.space else 0) + self.seeds for spec in self.specs)
 
 

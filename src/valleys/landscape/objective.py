@@ -81,7 +81,7 @@ class Objective:
 
     @property
     def numel(self) -> int:
-        """How many parameters are varied."""
+        """Number of parameters that are varied."""
         return sum(parameter.numel() for parameter in self.parameters)
 
     def batches(self) -> Iterator[tuple[Any, Any, float]]:

@@ -32,7 +32,7 @@ _NEUTRAL = {
 
 
 def is_known(value: Any) -> bool:
-    """Whether ``value`` can be read now: neither a schedule nor an array of jax, traced or on a device."""
+    """Return True if ``value`` can be read now: neither a schedule nor an array of jax, traced or on a device."""
     return not callable(value) and not isinstance(value, jax.Array)
 
 

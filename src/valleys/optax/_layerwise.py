@@ -94,7 +94,7 @@ def chosen_leaves(mask: Any, r: Any, params: Any) -> Any:
 
 
 def _sums(r: Any, w: Any, g: Any) -> Any:
-    """What adds up over the parts of a layer, shape (3,): |w|^2, |r|^2, and how many parts have a gradient."""
+    """Return the sums over the parts of a layer, shape (3,): |w|^2, |r|^2, and the number of parts with a gradient."""
     dtype = real_dtype(computing_dtype(r, w))
     squares = [jnp.sum(jnp.square(jnp.abs(x.astype(computing_dtype(x)))), dtype=dtype) for x in (w, r)]
     return jnp.stack([*squares, jnp.any(g != 0).astype(dtype)])

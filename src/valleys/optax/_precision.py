@@ -1,4 +1,4 @@
-"""Which dtype is computed in and kept: float32 or better, whatever the parameters have."""
+"""Precision of the arithmetic and the states: float32 or better, whatever the parameters have."""
 
 from __future__ import annotations
 

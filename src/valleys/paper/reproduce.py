@@ -190,7 +190,7 @@ class _Experiment:
 
     @property
     def scaled(self) -> bool:
-        """Whether the problem is the task's smoke preset, a smaller one than the paper's."""
+        """True for the task's smoke preset, a smaller problem than the paper's."""
         return self.config.preset == "smoke" and "smoke" in tasks.entries()[self.setting.task].presets
 
     def problem(self) -> Problem:

@@ -13,7 +13,7 @@ from valleys._engine.dtensor import is_sharded
 
 
 def is_probe() -> bool:
-    """Whether ``step`` was called by ``get_optimizer_state_dict`` or ``set_optimizer_state_dict``.
+    """Return True if ``get_optimizer_state_dict`` or ``set_optimizer_state_dict`` called ``step``.
 
     They give every parameter a gradient of zeros and a learning rate of 0. The values cannot tell such a step from a
     warm-up's first: a rank's shards may have zeros for gradients where others have not. So the caller must.
@@ -30,7 +30,7 @@ def is_probe() -> bool:
 
 
 class Probed:
-    """What such a step left in an optimizer that cannot skip it, to be taken back at the first real one."""
+    """Traces of such a step in an optimizer that cannot skip it, removed at the first real one."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._before = _options(optimizer)

@@ -42,7 +42,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an optimizer may know of the run that it is built for.
+    """Batch size and length of the run that an optimizer is built for.
 
     Args:
         batch_size: examples per optimizer step.

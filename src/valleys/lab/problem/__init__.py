@@ -1,1 +1,1 @@
-"""What a run trains: a task or a loop, its data, its schedule, its random numbers."""
+"""Training problems: a task or a loop, its data, its schedule, its random numbers."""

@@ -1,4 +1,4 @@
-"""Where a task's examples come from: tensors in memory, or a dataset that is read while training."""
+"""Sources of a task's examples: tensors in memory, or a dataset that is read while training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def taken(batch: Batch, chosen: Tensor) -> Batch:
 
 
 def count(batch: Batch) -> int:
-    """How many examples a batch holds.
+    """Return the number of examples in a batch.
 
     Example:
         >>> count({"tokens": torch.zeros(3, 8), "mask": torch.zeros(3, 8)})
@@ -43,10 +43,10 @@ def count(batch: Batch) -> int:
 
 
 class Reader(Protocol):
-    """What reads a split's examples on one device."""
+    """Reader of a split's examples on one device."""
 
     def __len__(self) -> int:
-        """How many examples there are."""
+        """Return the number of examples."""
 
     def read(self, choices: Iterable[Tensor]) -> Iterator[tuple[Batch, Batch]]:
         """Inputs and targets of each choice of examples, one choice after the other."""
@@ -79,7 +79,7 @@ class Split:
         return count(self.targets)
 
     def reader(self, device: torch.device) -> Reader:
-        """What reads these examples on a device."""
+        """Return the reader of these examples on a device."""
         return _InMemory(moved(self.inputs, device), moved(self.targets, device))
 
 
@@ -100,7 +100,7 @@ class Stream:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def reader(self, device: torch.device) -> Reader:
-        """What reads these examples on a device."""
+        """Return the reader of these examples on a device."""
         return _Streamed(self.dataset, self.workers, device)
 
 

@@ -125,7 +125,7 @@ class Loop(Problem):
     examples: int | None = None
 
     def plan(self, batch_size: int, epochs: int) -> Plan:
-        """What an optimizer may know of a run.
+        """Return batch size and steps of a run.
 
         Args:
             batch_size: examples per step.

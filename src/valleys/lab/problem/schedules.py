@@ -130,7 +130,7 @@ class Schedule:
         return words + (f", warm-up over {share:.3g} of the steps" if share else "")
 
     def _main(self, optimizer: Optimizer, steps: int) -> list[tuple[LRScheduler, int]]:
-        """What follows the warm-up: schedulers and their steps."""
+        """Return the schedulers after the warm-up and their steps."""
         if self.kind == "constant":
             return [(_flat(optimizer), steps)]
         if self.kind == "step":

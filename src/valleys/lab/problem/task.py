@@ -1,4 +1,4 @@
-"""What a task is: data that is split once, a model, a loss, and a metric with a target fixed beforehand."""
+"""Tasks: data that is split once, a model, a loss, and a metric with a target fixed beforehand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MICRO_BATCH = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What every training problem has, whoever's loop trains it.
+    """Fields of every training problem, whoever's loop trains it.
 
     Args:
         name: what the command line calls it.
@@ -42,7 +42,7 @@ class Problem:
     variant: str = ""
 
     def reached(self, value: float) -> bool:
-        """Whether a validation metric meets the target (a NaN never does)."""
+        """Return True if a validation metric meets the target (a NaN never does)."""
         return value >= self.target if self.maximize else value <= self.target
 
 

@@ -159,7 +159,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _planned(summary: Summary) -> list[str]:
-    """Whether E helps."""
+    """Return the planned pairs as Markdown."""
     if not summary.planned:
         return []
     level = f"{LEVEL:g}/{len(summary.planned)}" if len(summary.planned) > 1 else f"{LEVEL:g}"
@@ -192,7 +192,7 @@ def _rivals(summary: Summary) -> list[str]:
 
 
 def _flatness(summary: Summary) -> list[str]:
-    """How flat the minima are, if that was measured."""
+    """Return the flatness of the minima as Markdown, if it was measured."""
     if summary.flatness is None:
         return []
     return [

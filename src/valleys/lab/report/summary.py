@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a comparison's records say.
+    """Selection, averages and verdicts of a comparison's records.
 
     Args:
         chosen: number of the selected point, by optimizer; None if every trial diverged.

@@ -1,4 +1,4 @@
-"""Where a comparison ran: what its numbers depend on besides its configuration."""
+"""The environment of a comparison: versions, processor, device."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _FEWEST = 5
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was known of the noise scale at one moment.
+    """Estimate of the noise scale at one moment.
 
     Args:
         value: B_simple, in examples; None: unknown.

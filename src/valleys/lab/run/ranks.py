@@ -260,7 +260,7 @@ def _launched() -> tuple[int, int]:
 
 @cache
 def _store() -> Any:
-    """Where the ranks meet: kept by torchrun, or by rank 0 for as long as its process lives."""
+    """Return the ranks' rendezvous store: torchrun's, or rank 0's for as long as its process lives."""
     store, _, _ = next(rendezvous("env://"))
     return store
 

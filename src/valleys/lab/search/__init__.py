@@ -1,1 +1,1 @@
-"""Which hyperparameters are tried, and which are chosen."""
+"""Candidate hyperparameters and the selection among them."""

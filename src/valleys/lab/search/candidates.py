@@ -1,4 +1,4 @@
-"""Which hyperparameters are tried, and which of them win."""
+"""Candidate points of a search space, and the selection of the best."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
 
 
 def exclusive(storage: optuna.storages.RDBStorage) -> AbstractContextManager[Any]:
-    """What only one worker does at a time.
+    """Return the context of work that only one worker does at a time.
 
     Servers lock rows where Optuna asks them to. SQLite cannot: two processes could both read that a trial waits and
     both take it. There a lock on a file beside the database does it, which the kernel drops when its holder dies.

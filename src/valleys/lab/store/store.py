@@ -1,4 +1,4 @@
-"""Where a comparison keeps its runs: Optuna's storage, in which any number of workers share the work.
+"""The runs of a comparison in Optuna's storage, in which any number of workers share the work.
 
 One Optuna study per optimizer and phase (tuning, final), one trial per run, the run's record as the trial's
 attribute. A study without trials holds the configuration, the search spaces and the environments seen.
@@ -187,7 +187,7 @@ class Store:
         )
 
     def description(self) -> tuple[Mapping[str, Any], list[str], Mapping[str, Any]]:
-        """What the store is about, for those who did not configure it."""
+        """Return configuration, names of optimizers, and request; all empty in a new store."""
         known = self._study(self.name).user_attrs
         request = known.get("request", {})
         names = request.get("optimizers") or sorted(n.removeprefix("space:") for n in known if n.startswith("space:"))
@@ -293,7 +293,7 @@ def _key(trial: optuna.trial.FrozenTrial) -> Key:
 
 
 def _measured(known: Mapping[str, Any], optimizer: str) -> dict[Key, Mapping[str, Any]]:
-    """What was measured of an optimizer's final runs."""
+    """Return the measurements of an optimizer's final runs."""
     measurements = {}
     for name, value in known.items():
         if name.startswith(_FLATNESS):

@@ -1,1 +1,1 @@
-"""How much the loss rises when the parameters are moved a little."""
+"""Rise of the loss when the parameters are moved a little."""

@@ -21,7 +21,7 @@ _NORMS = ("l2", "linf")
 
 @dataclass(frozen=True)
 class Sharpness:
-    """What an ascent found within a ball around the parameters.
+    """Result of an ascent within a ball around the parameters.
 
     Args:
         value: the largest rise of the loss that was found; a lower bound of the largest there is; at least 0.
