@@ -145,7 +145,7 @@ def test_a_checkpoint_of_pytorch_optimizers_lamb_goes_on_as_theirs_would() -> No
     old = pytorch_optimizer.Lamb(theirs, 0.02, (0.9, 0.98), 0.05, **options)
     step(old, theirs, 0, 9)
     ours = copy.deepcopy(theirs)
-    ratio: Any = {"bias_correction": False, "trust_eps": 0.0, "norm_eps": 0.0}
+    ratio: Any = {"layer_adaptation": True, "bias_correction": False, "trust_eps": 0.0, "norm_eps": 0.0}
     new = load_moments(valleys.Lamb(ours, 0.02, (0.9, 0.98), 0.0, 0.05, **ratio), copy.deepcopy(old.state_dict()))
     assert float(new.state[ours[0]]["step"]) == 9
     step(old, theirs, 9, 25)

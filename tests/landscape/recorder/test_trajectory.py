@@ -135,7 +135,7 @@ def oracle_ratio(optimizer: Optimizer, p: Tensor, theta: Tensor, g: Tensor) -> f
 @pytest.mark.parametrize("cls", [valleys.ALTO, valleys.Lamb])
 def test_the_trust_ratio_is_the_one_the_step_used(cls: Any, options: dict[str, Any]) -> None:
     model = network().double()
-    optimizer = cls(model.parameters(), lr=0.01, **options)
+    optimizer = cls(model.parameters(), lr=0.01, layer_adaptation=True, **options)
     recorder = record(optimizer, model, every=1)
     for step in range(4):
         backward(model, step)
@@ -158,7 +158,7 @@ def test_there_is_no_trust_ratio_where_no_parameter_has_one() -> None:
         {"params": [model[1].weight], "blocks": valleys.blocks.stacked(2)},
         {"params": [model[1].bias, *model[2].parameters()]},
     ]
-    optimizer = valleys.ALTO(groups, lr=0.01)
+    optimizer = valleys.ALTO(groups, lr=0.01, layer_adaptation=True)
     recorder = record(optimizer, model, every=1)
     backward(model, 0)
     model[1].bias.grad = None
