@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from valleys.lab.config import ComparisonConfig
-from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Problem
@@ -92,7 +91,7 @@ def compare(
     """
     config = replace(config or ComparisonConfig(), **settings)
     with joined() as ranks:
-        setup = ranks.agree(lambda: _Setup.of(task, config, Path(out), ranks))
+        setup = ranks.agree(lambda: _Setup(task, config, Path(out), ranks))
         with RankStore(ranks, setup.folder, config.storage, config.name) as store:
             seen = environment(setup.config.device, ranks.size)
             warnings = store.configure(setup.identity, seen, setup.spaces, setup.request)
@@ -116,39 +115,26 @@ def compare(
     )
 
 
-@dataclass(frozen=True)
 class _Setup:
-    """A comparison with everything resolved: problem, optimizers, batch size, device."""
+    """A comparison with everything resolved and checked before any work: problem, optimizers, batch size, device."""
 
-    problem: Problem
-    file: Path | None  # of a task of the user's own
-    config: ComparisonConfig
-    specs: list[OptimizerSpec]
-    folder: Path
-    ranks: Ranks
-    identity: dict[str, Any]
-    request: dict[str, Any]
-
-    @classmethod
-    def of(cls, task: str | Problem, config: ComparisonConfig, folder: Path, ranks: Ranks) -> _Setup:
-        """Check everything that can be checked before any work."""
-        config = config.on_this_machine()
-        ranks.device(config.device)  # there may be none for this rank
-        problem = config.problem(task)
-        named, config = config, config.resolved(problem)
-        named = replace(named, batch_size=config.batch_size)
-        specs = config.specs()
-        trackers.check(config.log)
-        request = {
+    def __init__(self, task: str | Problem, config: ComparisonConfig, folder: Path, ranks: Ranks) -> None:
+        here = config.on_this_machine()
+        ranks.device(here.device)  # there may be none for this rank
+        self.problem = here.problem(task)
+        self.config = here.resolved(self.problem)
+        self.specs = self.config.specs()
+        trackers.check(here.log)
+        self.folder, self.ranks = folder, ranks
+        self.identity = self.config.identity(self.problem)
+        self.request: dict[str, Any] = {
             "task": task if isinstance(task, str) else None,
-            "data_dir": None if config.data_dir is None else str(config.data_dir),
-            "preset": config.preset,
-            "schedule": None if isinstance(config.schedule, Schedule) else config.schedule,
-            "optimizers": config.names,
-            "command": named.command(task, folder),
+            "data_dir": None if here.data_dir is None else str(here.data_dir),
+            "preset": here.preset,
+            "schedule": None if isinstance(here.schedule, Schedule) else here.schedule,
+            "optimizers": here.names,
+            "command": replace(here, batch_size=self.config.batch_size).command(task, folder),
         }
-        file = from_file.file_of(task) if isinstance(task, str) else None
-        return cls(problem, file, config, specs, folder, ranks, config.identity(problem), request)
 
     @property
     def spaces(self) -> dict[str, Mapping[str, Any]]:
@@ -160,17 +146,14 @@ class _Setup:
         path = self.folder / "checkpoints" / f"{job.stem}.pt"
         checkpoint = None if isinstance(self.problem, Loop) else Checkpoint(path)
         final = job.phase == "final"
-        keep = (
-            partial(weights.save, path=weights.path(self.folder, job.stem))
-            if final and self.config.keep_weights
-            else None
-        )
+        save = partial(weights.save, path=weights.path(self.folder, job.stem))
+        keep = save if final and self.config.keep_weights else None
         names = self.config.log if self.ranks.main else ()
         label = trackers.run_name(job.optimizer, job.phase, job.key.point, job.key.seed)
         about = {"optimizer": job.optimizer, "phase": job.phase, "seed": job.key.seed, **job.hyperparameters}
         with (
             trackers.tracker(names, self.folder, label, {**self.identity, **about}) as observe,
-            from_file.pointing(self.file),
+            from_file.pointing(from_file.file_of(self.request["task"] or "")),
         ):
             hooks = trainer.Hooks(follow, observe, checkpoint, keep=keep)
             record = trainer.train(
