@@ -126,7 +126,7 @@ def test_compiled_equals_foreach(dtype: torch.dtype, options: dict[str, Any]) ->
 
 
 def test_compiled_never_recompiles() -> None:
-    params, grads = problem([(4, 3), (5,), (3, 4099)], torch.float32, steps=2)
+    params, grads = problem([(4, 3), (5,), (3, 4099), (12297,)], torch.float32, steps=2)
     optimizer = valleys.ALTO(params, lr=torch.tensor(0.02), fused="compiled")
     run(optimizer, params, grads)
     try:
