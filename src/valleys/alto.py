@@ -144,8 +144,9 @@ class Lamb(Layerwise):
         weight_decay: lambda, >= 0. Default: 0.01.
         trust_eps: eps2, >= 0; 0 is LAMB's own ratio. Default: 1e-6.
         norm_eps: eps3, >= 0; 0 is LAMB's own ratio. Default: 1e-10.
-        bias_correction, layer_adaptation, trust_clip, max_grad_norm, skip_nonfinite, blocks, maximize, foreach, fused,
-            capturable, differentiable, state_dtype, stochastic_rounding, seed: as in :class:`valleys.ALTO`.
+        bias_correction, layer_adaptation, trust_clip, max_grad_norm, skip_nonfinite: as in :class:`valleys.ALTO`.
+        blocks, maximize, foreach, fused, capturable, differentiable: as in :class:`valleys.ALTO`.
+        state_dtype, stochastic_rounding, seed: as in :class:`valleys.ALTO`.
 
     Raises:
         ValueError: an option out of its range, also in a group, also later in ``add_param_group``.

@@ -21,7 +21,7 @@ FUSED = ("c", "triton", "compiled")
 
 
 class Backend(Protocol):
-    """The functions of a backend's module; see :mod:`valleys.kernels.foreach` for the meaning."""
+    """The functions of a backend's module; see ``kernels.foreach`` for the meaning."""
 
     def alto_(self, tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
         """One step of ALTO or LAMB, where every tensor is a layer."""

@@ -21,7 +21,7 @@ from valleys.lab.search.candidates import FIRST_SEED, TUNING_SEED
 from valleys.lab.settings import documented, option
 from valleys.lab.tasks import from_file
 
-__all__ = ["DEVICES", "GROWING", "ComparisonConfig"]
+__all__ = ["ComparisonConfig"]
 
 DEVICES = ("auto", "cpu", "cuda")
 

@@ -58,7 +58,7 @@ def test_a_scheduler_shows_in_the_learning_rate() -> None:
 def test_a_first_step_that_was_left_out_has_no_ratio() -> None:
     """With skip_nonfinite there are moments after it, and no step that their correction could be of."""
     model = network()
-    optimizer = valleys.ALTO(model.parameters(), lr=0.01, skip_nonfinite=True)
+    optimizer = valleys.ALTO(model.parameters(), lr=0.01, layer_adaptation=True, skip_nonfinite=True)
     recorder = record(optimizer, every=1)
     for step in range(3):
         backward(model, step)
@@ -175,7 +175,7 @@ def test_the_path_is_thinned_to_its_limit() -> None:
 
 def test_tables_and_files_say_the_same(tmp_path: Path) -> None:
     model = network()
-    optimizer = valleys.ALTO(model.parameters())
+    optimizer = valleys.ALTO(model.parameters(), layer_adaptation=True)
     recorder = record(optimizer, model, every=2)
     train(model, optimizer, range(7))
     table = recorder.table()

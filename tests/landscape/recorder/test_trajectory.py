@@ -177,7 +177,7 @@ def test_there_is_no_trust_ratio_where_no_parameter_has_one() -> None:
 def test_a_ratio_per_block_is_none_of_the_parameter() -> None:
     model = nn.Linear(6, 4)
     blocks: dict[str, Any] = {"params": [model.weight], "blocks": valleys.blocks.stacked(2)}
-    optimizer = valleys.ALTO([blocks, {"params": [model.bias]}])
+    optimizer = valleys.ALTO([blocks, {"params": [model.bias]}], layer_adaptation=True)
     recorder = record(optimizer, model, every=1)
     model(torch.ones(2, 6)).sum().backward()
     optimizer.step()

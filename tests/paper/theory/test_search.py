@@ -16,7 +16,7 @@ MODEL = NoisyQuadratic()
 
 
 @pytest.mark.parametrize(
-    ("family", "batch", "known"),
+    ("family", "batch", "published"),
     [(SGD, 1e5, 24), (SGD, 1000, 32), (SGD, 100, 104), (MOMENTUM, 100, 82), (SMALL, 100, 66), (FREE, 100, 51)],
 )
 def test_the_notes_steps_are_found_again(family: Family, batch: float, published: int) -> None:

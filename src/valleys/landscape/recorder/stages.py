@@ -80,7 +80,7 @@ def signs(row: Mapping[str, float | None]) -> Signs | None:
         row: with ``slope``, ``inner``, ``gradient_norm`` and ``gradient_norm_before``, as :func:`record` makes them.
 
     Returns:
-        ``+``, ``-`` or ``0`` for each of :data:`QUANTITIES`; None where the row's next gradient has not been seen yet.
+        ``+``, ``-`` or ``0`` for each of ``QUANTITIES``; None where the row's next gradient has not been seen yet.
 
     Example:
         >>> signs({"slope": -1.0, "inner": -0.2, "gradient_norm": 2.0, "gradient_norm_before": 1.0})["-grad |g|^2"]
@@ -111,13 +111,13 @@ def table_1(
     autograd's, in float64.
 
     Args:
-        function: elementwise, smooth, with one minimum between two inflexions. Default: :func:`well`.
+        function: elementwise, smooth, with one minimum between two inflexions. Default: ``well``.
         start: where the walk begins. Default: 2.
         stop: where it ends, below ``start``. Default: -2.
         steps: how many, at least 8. Default: 401, so that no point is the minimum itself.
 
     Returns:
-        For each of :data:`QUANTITIES` its sign in each of :data:`STAGES`: ``+``, ``-``, or ``?`` where the steps of the
+        For each of ``QUANTITIES`` its sign in each of :data:`STAGES`: ``+``, ``-``, or ``?`` where the steps of the
         stage disagree. It equals :data:`PAPER`.
 
     Raises:

@@ -7,8 +7,8 @@ y = (theta, m / h, s / h), whose mean and second moment obey
 .. math:: \mu_{k+1} = A_k \mu_k, \qquad S_{k+1} = A_k S_k A_k^\top + \frac{v}{B h^2}\, b_k b_k^\top
 
 Two ways to the loss are faster. With a constant learning rate, powers of two of A: ten thousand steps are fourteen
-products (:func:`loss_after`). With any schedule, the loss alone needs no second moment: read backwards, what the last
-theta owes to each earlier step is a row of three numbers (:func:`final_loss`). Both take many hyperparameters at once.
+products (``loss_after``). With any schedule, the loss alone needs no second moment: read backwards, what the last
+theta owes to each earlier step is a row of three numbers (``final_loss``). Both take many hyperparameters at once.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def iteration_matrix(
 def spectral_radius(
     x: ArrayLike, alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, dampening: ArrayLike = 0.0
 ) -> Floats:
-    """Return the largest absolute eigenvalue of :func:`iteration_matrix`: below 1 is stable.
+    """Return the largest absolute eigenvalue of ``iteration_matrix``: below 1 is stable.
 
     Args:
         x: learning rate times curvature.
@@ -141,7 +141,7 @@ def rotation_limit(alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, dampeni
 def largest_stable_lr(alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, dampening: ArrayLike = 0.0) -> Floats:
     r"""Return the learning rate, times the curvature, up to which E-adapted momentum is stable.
 
-    The smaller of :func:`flip_limit` and :func:`rotation_limit`. It is finite and positive for every alpha.
+    The smaller of ``flip_limit`` and ``rotation_limit``. It is finite and positive for every alpha.
 
     Args:
         alpha: strength of E; any finite number, also beyond the paper's bound.

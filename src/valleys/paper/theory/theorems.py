@@ -4,7 +4,7 @@ A fitted exponent is evidence about some problems and horizons, not a proof; a s
 assumptions and has a worse exponent is evidence against. ``docs/analysis.md`` says which is which.
 
 The runs are numpy rows, one problem of one layer each, so that many replicates and learning rates go in one step;
-:func:`vanilla_step` is tested row by row against ``reference.alto_vanilla``.
+``vanilla_step`` is tested row by row against ``reference.alto_vanilla``.
 """
 
 from __future__ import annotations
