@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["COLORS", "DASHES", "MARKERS"]
-
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
     "#0072B2",
     "#D55E00",
