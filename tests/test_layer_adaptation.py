@@ -29,6 +29,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+CASES = [
+    (name, options, dtype)
+    for name in LAYERWISE
+    for options in OPTIONS
+    for dtype in (torch.float64, torch.float32, torch.bfloat16)
+    # Graphs take their time to compile: one set of options is enough for them.
+    if "compiled" not in name or (options == "much decay" and dtype != torch.bfloat16)
+]
+
+
 def two_groups(params: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
     """What the default stands for, by hand."""
     vectors = {"params": [p for p in params if p.dim() < 2], "layer_adaptation": False, "weight_decay": 0.0}
@@ -43,13 +53,9 @@ def equal(ours: Any, theirs: Any) -> bool:
     return all(torch.equal(first, second) for first, second in [*zip(a, b, strict=True), *states])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", LAYERWISE)
+@pytest.mark.parametrize(("name", "options", "dtype"), CASES)
 def test_the_default_is_two_groups_bit_for_bit(name: str, options: str, dtype: torch.dtype) -> None:
     """In every backend; the matrices come first, so that stochastic rounding counts the parameters alike."""
-    if "compiled" in name and (options != "much decay" or dtype == torch.bfloat16):
-        pytest.skip("compiling takes its time")
     ours, theirs = (parameters(*MATRICES, *VECTORS, dtype=dtype) for _ in range(2))
     with available(name) as build:
         pair = build(ours, **OPTIONS[options]), build(two_groups(theirs), **OPTIONS[options])

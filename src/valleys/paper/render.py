@@ -137,12 +137,12 @@ def _reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
 def _row(table: Table, outcome: Outcome, reasons: Mapping[str, int]) -> list[str]:
     cell = outcome.cell
     paper = cell.says or "-" if cell.value is None else _number(cell.value, table.decimals)
-    ours = "" if outcome.mean is None else _number(outcome.mean, table.decimals)
-    if ours and outcome.half_width is not None:
-        ours += f" ± {_number(outcome.half_width, table.decimals)}"
-    if ours and cell.measure not in _ONCE:
-        ours += f" ({len(outcome.values)} seed{'s' * (len(outcome.values) != 1)})"
-    return [cell.row, cell.column, paper, ours, _difference(table, outcome), _remark(outcome, reasons)]
+    measured = "" if outcome.mean is None else _number(outcome.mean, table.decimals)
+    if measured and outcome.half_width is not None:
+        measured += f" ± {_number(outcome.half_width, table.decimals)}"
+    if measured and cell.measure not in _ONCE:
+        measured += f" ({len(outcome.values)} seed{'s' * (len(outcome.values) != 1)})"
+    return [cell.row, cell.column, paper, measured, _difference(table, outcome), _remark(outcome, reasons)]
 
 
 def _difference(table: Table, outcome: Outcome) -> str:
@@ -169,15 +169,15 @@ def _remark(outcome: Outcome, reasons: Mapping[str, int]) -> str:
 
 
 def _order(table: Table, contrast: Contrast) -> list[str]:
-    ours = ""
+    measured = ""
     if contrast.ours is not None:
         mean, half_width = contrast.ours.mean, contrast.ours.half_width
-        ours = _signed(mean, table.decimals)
+        measured = _signed(mean, table.decimals)
         if half_width is not None:
             ends = (_signed(mean - half_width, table.decimals), _signed(mean + half_width, table.decimals))
-            ours += f" [{', '.join(ends)}]"
+            measured += f" [{', '.join(ends)}]"
     paper = "-" if contrast.paper is None else _signed(contrast.paper, table.decimals)
-    return [contrast.row, f"{contrast.first} - {contrast.second}", paper, ours, contrast.sign]
+    return [contrast.row, f"{contrast.first} - {contrast.second}", paper, measured, contrast.sign]
 
 
 def _hyperparameters(outcomes: Sequence[Outcome]) -> dict[str, str]:

@@ -232,8 +232,8 @@ class _Experiment:
         steps = problem.epochs * (examples // batch_size)
         words = f"{name}, batch {batch_size} of {examples:,} examples, {problem.epochs} epochs, {steps:,} steps"
         clip = "" if problem.clip is None else f", gradient clipped to {problem.clip:g}"
-        ours = f" (set by us: {self.setting.ours})" if self.setting.ours else ""
-        other = "; another, smaller problem than the paper's" if self.scaled else ours
+        remark = f" (set by us: {self.setting.ours})" if self.setting.ours else ""
+        other = "; another, smaller problem than the paper's" if self.scaled else remark
         return f"{words}, {problem.schedule.describe()}{clip}{other}"
 
 
