@@ -18,6 +18,7 @@ from valleys.lab import Comparison, ComparisonConfig, LabError, Record, compare,
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.run import trainer
 from valleys.lab.run.checkpoint import Checkpoint
+from valleys.lab.store.store import Store
 
 Call = dict[str, Any]
 Whole = tuple[Comparison, list[Call], Path]
@@ -330,3 +331,19 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path, monk
     assert [record.test for record in resumed.records["mine"]] == [record.test for record in whole.records["mine"]]
     assert resumed.verdict == whole.verdict
     assert list((tmp_path / "out" / "checkpoints").iterdir()) == []
+
+
+def test_the_store_keeps_what_it_takes_to_find_the_task_again(
+    tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("valleys.lab.tasks.load", lab_fakes.load)
+    settings = {"data_dir": Path("d"), "preset": "smoke", "schedule": "constant", "trials": 1, "seeds": 1}
+    run(tmp_path / "named", task="fake", **settings)
+    run(tmp_path / "object", trials=1, seeds=1)
+    expected = {"task": "fake", "data_dir": "d", "preset": "smoke", "schedule": "constant"}
+    for folder, request in (("named", expected), ("object", dict.fromkeys(expected))):
+        with Store(tmp_path / folder) as store:
+            _, names, kept = store.description()
+        assert names == kept["optimizers"] == ["sgd", "adamw"]
+        assert {name: kept[name] for name in expected} == request
+        assert kept["command"] == json.loads((tmp_path / folder / "report.json").read_text())["command"]
