@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from lab_fakes import task as make_task
 from valleys.hyperparameters import suggest
-from valleys.lab import recommend
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers import resolve, table
-from valleys.lab.optimizers.spec import Plan, Range
+from valleys.lab.optimizers import resolve
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.recommend import recommend as advise
@@ -115,13 +113,12 @@ def test_the_brief_run_has_a_constant_learning_rate_in_the_middle_of_the_range(m
     assert trial is not None
     assert given["task"].schedule.kind == "constant"
     assert given["seed"] == 3
-    assert given["values"] == pytest.approx({"lr": 3e-3, "one_minus_beta1": math.sqrt(0.03 * 0.3)})
+    middle = {"lr": 3e-3, "momentum": 1 - math.sqrt(0.03 * 0.3), "weight_decay": math.sqrt(1e-3)}
+    assert given["values"] == pytest.approx(middle)
     assert given["values"] == trial.values
     assert given["hooks"].noise.examples == 400
     advise(64, linear()[0], steps=40, lr=0.02)
     assert given["values"]["lr"] == 0.02
-    # A range that is not logarithmic has its middle at the mean.
-    assert recommend._middle(Range(0.5, 0.9, log=False)) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(
@@ -183,13 +180,6 @@ def test_the_command_names_what_exists(monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(names) <= set(resolve.names())
         assert {"--batch-size": "64", "--preset": "a b", "--data": "x y"}.items() <= options.items()
         assert options["--out"] == "runs/linear-64"
-
-
-@pytest.mark.parametrize("steps", [3, 40, 1000])
-def test_strong_e_is_that_of_the_registry(steps: int) -> None:
-    theirs = table._strong({"one_minus_beta2": 0.1}, Plan(64, steps))
-    ours = from_memory(table.STRONG_C, max(1.0, table.STRONG_MEMORY * steps))
-    assert ours == pytest.approx({name: theirs[name] for name in ("alpha", "beta")})
 
 
 def test_alpha_and_beta_of_c_and_memory() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from valleys.cli.app import app
-from valleys.cli.console import plain_errors, print_table
+from valleys.cli.console import plain_errors, print_lines, print_table
 from valleys.hyperparameters import LARGE_BATCH
 from valleys.lab import tasks
+from valleys.lab.errors import LabError, unknown
 from valleys.lab.optimizers import resolve as registry
+from valleys.lab.optimizers.entry import modules
+from valleys.lab.optimizers.spaces import MEANING
+from valleys.lab.optimizers.spec import Plan, Range
 
 
 @app.command("tasks")
@@ -31,18 +36,47 @@ def _tasks() -> None:
 
 @app.command("optimizers")
 def _optimizers(
+    name: Annotated[str | None, typer.Argument(help="Explain this one; default: list all.")] = None,
     batch_size: Annotated[int, typer.Option(help="Of the comparison: the paper's rules depend on it.")] = LARGE_BATCH,
+    values: Annotated[
+        str, typer.Option(help="For the Python line: lr=0.01,... Default: the middle of the space.")
+    ] = "",
+    steps: Annotated[int, typer.Option(min=1, help="For the Python line: optimizer steps of a run.")] = 1000,
 ) -> None:
-    """List the optimizers and what is tuned.
+    """List the optimizers and what is tuned, or explain one.
 
     \b
     Examples:
       valleys optimizers --batch-size 128
+      valleys optimizers muon --values lr=0.002,weight_decay=0.1
     """
     with plain_errors():
-        rows = []
-        for name in registry.names():
-            space = registry.resolve(name, batch_size).space
-            ranges = [f"{key} {r.low:g} to {r.high:g}{' (log)' * r.log}" for key, r in space.items()]
-            rows.append([name, ", ".join(ranges)])
-        print_table(["optimizer", "search space"], rows)
+        if name is None:
+            specs = [registry.resolve(known, batch_size) for known in registry.names()]
+            rows = [[spec.name, ", ".join(f"{key} {r}" for key, r in spec.space.items())] for spec in specs]
+            print_table(["optimizer", "search space"], rows)
+            return
+        spec = registry.resolve(name, batch_size)
+        point = _point(values, spec.space)
+        about = [f"{spec.name}: {spec.about}"] if spec.about else []
+        base = [f"base, which it adapts by E: {spec.base}"] if spec.base else []
+        print_lines(*about, *base, *([f"source: {spec.source}"] if spec.source else []), "")
+        rows = [[key, f"{r.low:g} to {r.high:g}", r.shape, MEANING.get(key, "-")] for key, r in spec.space.items()]
+        print_table(["tuned", "range", "scale", "what it is"], rows)
+        if spec.line is not None:
+            line = spec.line(point, Plan(batch_size, steps))
+            print_lines("", f"import {', '.join(modules(line))}", f"optimizer = {line}")
+
+
+def _point(text: str, space: Mapping[str, Range]) -> dict[str, float]:
+    """Return the values of ``name=number,...`` and, for what is not named, the middle of the range."""
+    point = {name: float(f"{ranges.middle:.3g}") for name, ranges in space.items()}
+    for word in filter(None, text.split(",")):
+        name, _, value = (part.strip() for part in word.partition("="))
+        if name not in point:
+            raise unknown("hyperparameter", name, list(point) or ["none"])
+        try:
+            point[name] = float(value)
+        except ValueError:
+            raise LabError(f"values: {name}={value!r} is no number; write {name}=0.01") from None
+    return point

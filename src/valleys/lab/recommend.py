@@ -12,7 +12,7 @@ from valleys.hyperparameters import suggest
 from valleys.lab.config import ComparisonConfig
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import resolve as registry
-from valleys.lab.optimizers.spec import OptimizerSpec, Range
+from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.recommendation import Recommendation, Trial
@@ -26,7 +26,7 @@ __all__ = ["BriefRunConfig", "recommend"]
 
 _FEWEST = 40
 _MODERATE, _PARTS = 256, 8  # examples of a measured batch, and its micro-batches
-_RIVALS = ("adamw", "eadamw", "eadamw-tuned", "lamb", "alto", "alto-strong", "alto-tuned")
+_RIVALS = ("adamw", "eadamw", "eadamw-tuned", "lamb", "alto", "alto-tuned")
 
 
 @documented
@@ -103,7 +103,7 @@ def recommend(
             f"{problem.name} has a training loop of its own, which shows no micro-batches: leave the task out"
         )
     spec = registry.resolve(config.optimizer, batch_size)
-    values = {name: _middle(ranges) for name, ranges in spec.space.items()}
+    values = {name: ranges.middle for name, ranges in spec.space.items()}
     if config.lr is not None:
         if "lr" not in values or not (0 < config.lr < math.inf):
             raise LabError(f"lr {config.lr}: choose a number above 0, for an optimizer whose search space has an lr")
@@ -118,7 +118,7 @@ def recommend(
     early, late = _Brief(problem, spec, values, run, config.steps, progress).measure(seed)
     optimizers = [config.optimizer, *(name for name in _RIVALS if name != config.optimizer)]
     comparison = ComparisonConfig(
-        batch_size=batch_size, optimizers=optimizers, preset=config.preset, data_dir=config.data_dir, seeds=5
+        batch_size=batch_size, optimizers=optimizers, preset=config.preset, data_dir=config.data_dir
     )
     command = comparison.command(
         task if isinstance(task, str) else problem.name, Path(f"runs/{problem.name}-{batch_size}")
@@ -168,7 +168,3 @@ class _Brief:
         raise LabError(
             f"{self.spec.name} with {shown} diverged on {task.name}: choose a smaller lr or another optimizer"
         )
-
-
-def _middle(ranges: Range) -> float:
-    return math.sqrt(ranges.low * ranges.high) if ranges.log else (ranges.low + ranges.high) / 2

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from valleys.hyperparameters import Suggestion
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers.table import STRONG_C, STRONG_MEMORY
 from valleys.lab.run.noise_scale import CONFIDENCE, Measurement
 
 __all__ = ["MUCH", "Recommendation", "Trial", "from_memory"]
 
 MUCH = 10.0
 """How many times larger counts as much larger; the noise scale tells orders of magnitude."""
+
+_STRONG_C, _STRONG_MEMORY = -0.75, 0.25  # the best in a noisy quadratic model; the memory is a share of the run
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Recommendation:
         """Alpha and beta1 of strong E for a whole run of the task; None without a task."""
         if self.trial is None:
             return None
-        return from_memory(STRONG_C, max(1.0, STRONG_MEMORY * self.trial.run_steps))
+        return from_memory(_STRONG_C, max(1.0, _STRONG_MEMORY * self.trial.run_steps))
 
     @property
     def regime(self) -> str | None:
@@ -170,7 +171,7 @@ def _about_e(advice: Recommendation) -> list[str]:
         None: "which is not known here",
     }[advice.regime]
     return [
-        f"strong E (c = {STRONG_C:g}, a memory of {STRONG_MEMORY:g} of the {advice.trial.run_steps} steps): alpha = "
+        f"strong E (c = {_STRONG_C:g}, a memory of {_STRONG_MEMORY:g} of the {advice.trial.run_steps} steps): alpha = "
         f"{alpha:.4g}, beta1 = {beta:.4g}; in a noisy quadratic model it halves the steps where noise dominates, {here}"
         ", and gains little near the deterministic limit; both with a constant learning rate: with a decaying one it "
         "costs up to a third more steps",

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from valleys.hyperparameters import LARGE_BATCH
 from valleys.lab.errors import LabError, unknown
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
-from valleys.lab.optimizers.table import PYTORCH_OPTIMIZER, entries
+from valleys.lab.optimizers.table import entries
 
 __all__ = ["names", "resolve"]
 
@@ -32,37 +32,43 @@ def resolve(name: str, batch_size: int = LARGE_BATCH) -> OptimizerSpec:
         name: one of ``names()``, or ``module:callable``, where the current folder's modules count too. The callable
             gets the list of the model's parameters and the tuned values by name: ``callable(params, lr=...)`` with lr
             between 1e-4 and 1, or, if it has an attribute ``search_space``, the names in it. That is a dictionary of
-            ``Range`` objects or (low, high) pairs, which are logarithmic.
+            ``Range`` objects or (low, high) pairs, which are logarithmic. A callable whose first parameter is called
+            ``named_parameters`` gets the list of the model's (name, parameter) pairs.
         batch_size: examples per step, on which the search spaces of the paper's rules depend. Default: 1024.
 
     Returns:
         Its specification.
 
     Raises:
-        LabError: no such name, module or callable; a callable that does not take the values, or a bad
-            ``search_space``; a package of the extra ``lab`` that is not installed.
+        LabError: no such name, module or callable; a callable that is no optimizer, needs a closure, or does not take
+            the values; a bad ``search_space``; a package of the extra ``lab`` that is not installed.
 
     Example:
         >>> sorted(resolve("alto").space)
-        ['lr', 'one_minus_beta1']
-        >>> resolve("torch.optim:Adagrad").space["lr"]
-        Range(low=0.0001, high=1.0, log=True)
+        ['lr', 'momentum', 'weight_decay']
+        >>> print(resolve("torch.optim:Adagrad").space["lr"])
+        0.0001 to 1 (log)
     """
     if ":" in name:
         return _from_module(name)
     table = entries(batch_size)
     if name not in table:
         raise unknown("optimizer", name, list(table), remedy=", or module:callable")
-    if name in PYTORCH_OPTIMIZER and find_spec("pytorch_optimizer") is None:
-        raise LabError(f"{name} needs the package pytorch_optimizer; pip install 'valleys[lab]'")
     entry = table[name]
-
-    def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
-        from valleys import param_groups
-
-        return entry.make(param_groups(model, weight_decay=entry.decay), values, plan)
-
-    return OptimizerSpec(name, build, entry.space)
+    package = entry.constructor.partition(".")[0]
+    if find_spec(package) is None:
+        raise LabError(f"{name} needs the package {package}; pip install 'valleys[lab]'")
+    return OptimizerSpec(
+        name,
+        entry.build,
+        entry.space,
+        base=entry.base,
+        closure=entry.closure,
+        own_schedule=entry.own_schedule,
+        line=entry.line,
+        about=entry.about,
+        source=entry.source,
+    )
 
 
 def _from_module(name: str) -> OptimizerSpec:
@@ -85,30 +91,62 @@ def _from_module(name: str) -> OptimizerSpec:
         raise unknown(f"callable of {module_name}", attribute, sorted(public)[:_SHOWN])
     if not callable(make):
         raise LabError(f"optimizer {name!r}: {attribute} is a {type(make).__name__}, which cannot be called")
+    _check_class(name, make)
     space = _own_space(name, make)
+    given = "named_parameters" if _first_parameter(make) == "named_parameters" else "parameters"
 
     def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
-        optimizer = make(list(model.parameters()), **values)
+        optimizer = make(list(getattr(model, given)()), **values)
         if not isinstance(optimizer, Optimizer):
             raise LabError(
                 f"optimizer {name!r} returned a {type(optimizer).__name__}; it must return a torch.optim.Optimizer"
             )
         return optimizer
 
-    return OptimizerSpec(name, build, space)
+    def line(values: Mapping[str, float], plan: Plan) -> str:
+        words = [f"{key}={value!r}" for key, value in values.items()]
+        return f"{module_name}.{attribute}({', '.join([f'list(model.{given}())', *words])})"
+
+    return OptimizerSpec(name, build, space, line=line)
+
+
+def _check_class(name: str, make: Callable[..., object]) -> None:
+    """Refuse a class whose objects cannot be trained with."""
+    if not isinstance(make, type):
+        return
+    if not issubclass(make, Optimizer):
+        raise LabError(f"optimizer {name!r} is a class, but no torch.optim.Optimizer; name one, or a function")
+    closure = inspect.signature(make.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise LabError(
+            f"optimizer {name!r} evaluates the loss as often as it likes in a step (its closure), which could not be "
+            "compared at equal cost; choose one that steps from a given gradient, such as sgd"
+        )
+
+
+def _first_parameter(make: Callable[..., object]) -> str | None:
+    try:
+        return next(iter(inspect.signature(make).parameters), None)
+    except ValueError:  # some builtins have no signature to look at
+        return None
 
 
 def _own_space(name: str, make: Callable[..., object]) -> dict[str, Range]:
     attribute = getattr(make, "search_space", {"lr": (1e-4, 1.0)})
     try:
         space = {key: value if isinstance(value, Range) else Range(*value) for key, value in attribute.items()}
+        if not all(isinstance(key, str) for key in space):
+            raise TypeError
     except (AttributeError, TypeError) as error:
         raise LabError(
-            f"optimizer {name!r}: search_space must be a dictionary of (low, high) pairs, got {attribute!r}"
+            f"optimizer {name!r}: search_space must be a dictionary from names to (low, high) or Range, "
+            f"got {attribute!r}"
         ) from error
+    except LabError as error:
+        raise LabError(f"optimizer {name!r}: {error}") from error
     try:
         inspect.signature(make).bind([], **dict.fromkeys(space, 0.0))
-    except ValueError:  # some builtins have no signature to look at
+    except ValueError:  # as above
         pass
     except TypeError as error:
         raise LabError(f"optimizer {name!r} cannot be called with (params, {', '.join(space)}): {error}") from error

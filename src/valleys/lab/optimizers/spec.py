@@ -3,41 +3,110 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from valleys.lab.errors import LabError
 
-__all__ = ["OptimizerSpec", "Plan", "Range"]
+__all__ = ["OptimizerSpec", "Plan", "Range", "has_modes", "judged"]
+
+SCALES = ("log", "linear", "reverse-log")
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values that tuning tries for one hyperparameter.
+    r"""The values that tuning tries for one hyperparameter.
+
+    .. math:: x = a (b/a)^u, \quad x = a + (b-a) u, \quad x = 1 - (1-a) \left(\frac{1-b}{1-a}\right)^u
+
+    on a logarithmic, a linear and a reversed logarithmic scale, for u in [0, 1).
 
     Args:
         low: smallest value.
         high: largest value.
-        log: whether their logarithms are spread evenly. Default: True.
+        scale: on which values are spread evenly: "log", "linear", or "reverse-log", the logarithm of 1 - x, for decay
+            rates. Default: "log".
+        zero: share of the range, at its lower end, that stands for the value 0, in [0, 1). Default: 0.
 
     Raises:
-        LabError: the ends are no finite numbers, in the wrong order, or not above 0 on a logarithmic range.
+        LabError: ends that are no finite numbers, in the wrong order, or outside what the scale allows; an unknown
+            scale; a share out of its range.
+
+    Example:
+        >>> [round(Range(0.5, 0.99, "reverse-log").value(u), 3) for u in (0.0, 0.5)]
+        [0.5, 0.929]
+        >>> Range(1e-4, 1.0, zero=0.125).value(0.1)
+        0.0
     """
 
     low: float
     high: float
-    log: bool = True
+    scale: str = "log"
+    zero: float = 0.0
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(end, (int, float)) and math.isfinite(end) for end in (self.low, self.high))
-        if not numbers or self.low > self.high or (self.log and self.low <= 0):
+        if self.scale not in SCALES:
+            raise LabError(f"the scale of a range must be one of {', '.join(SCALES)}, not {self.scale!r}")
+        numbers = all(
+            isinstance(end, (int, float)) and not isinstance(end, bool) and math.isfinite(end)
+            for end in (self.low, self.high)
+        )
+        log, reverse = self.scale == "log", self.scale == "reverse-log"
+        if not numbers or self.low > self.high or (log and self.low <= 0) or (reverse and self.high >= 1):
             raise LabError(
                 f"the range from {self.low!r} to {self.high!r} is none: both ends must be finite, low <= high"
-                + (", and low > 0 since it is logarithmic" if self.log else "")
+                + ", and low > 0 since it is logarithmic" * log
+                + ", and high < 1 since it is logarithmic in 1 - x" * reverse
             )
+        if not 0 <= self.zero < 1:
+            raise LabError(f"the share of zero in a range must be in [0, 1), not {self.zero!r}")
+
+    def value(self, u: float) -> float:
+        """Return the value at a place of the unit interval."""
+        if u < self.zero:
+            return 0.0
+        share = (u - self.zero) / (1 - self.zero)
+        if self.scale == "log":
+            value = self.low * math.pow(self.high / self.low, share)
+        elif self.scale == "linear":
+            value = self.low + (self.high - self.low) * share
+        else:
+            value = 1 - (1 - self.low) * math.pow((1 - self.high) / (1 - self.low), share)
+        return min(max(value, self.low), self.high)  # rounding must not step over an end
+
+    def position(self, value: float) -> float:
+        """Return the place of a value in the unit interval; 0.5 where the range is a single value."""
+        if self.zero and value == 0:
+            return self.zero / 2
+        if self.low == self.high:
+            return 0.5
+        if self.scale == "log":
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        elif self.scale == "linear":
+            share = (value - self.low) / (self.high - self.low)
+        else:
+            share = math.log((1 - value) / (1 - self.low)) / math.log((1 - self.high) / (1 - self.low))
+        return self.zero + (1 - self.zero) * share
+
+    @property
+    def middle(self) -> float:
+        """The value half way between the ends on the range's scale."""
+        return self.value(self.zero + (1 - self.zero) / 2)
+
+    @property
+    def shape(self) -> str:
+        """The scale in words, such as ``log; the lowest 0.125 of it is 0``."""
+        zero = f"; the lowest {self.zero:.3g} of it is 0" * bool(self.zero)
+        return {"log": "log", "linear": "linear", "reverse-log": "log of 1 - x"}[self.scale] + zero
+
+    def __str__(self) -> str:
+        """The range in words, such as ``0.0001 to 1 (log; the lowest 0.125 of it is 0)``."""
+        return f"{self.low:g} to {self.high:g} ({self.shape})"
 
 
 @dataclass(frozen=True)
@@ -61,8 +130,55 @@ class OptimizerSpec:
         name: in tables and on the command line.
         build: makes it from a model, values of ``space``, and the plan of the run.
         space: what is tuned.
+        base: name of the optimizer that it adapts by E; None: it adapts none.
+        closure: whether its step, called with the gradient in place, gets a closure that computes it again on the same
+            examples. Default: False.
+        own_schedule: whether it sets its learning rate itself over a run, so that the task's schedule is left out.
+            Default: False.
+        salt: added to all seeds of its runs. Default: 0, which gives all optimizers the same seeds.
+        line: Python that builds it of ``model`` with given values; None: unknown.
+        about, source: what it is, and where that is written.
     """
 
     name: str
     build: Callable[[nn.Module, Mapping[str, float], Plan], Optimizer]
     space: Mapping[str, Range]
+    base: str | None = None
+    closure: bool = False
+    own_schedule: bool = False
+    salt: int = 0
+    line: Callable[[Mapping[str, float], Plan], str] | None = None
+    about: str = ""
+    source: str = ""
+
+
+def has_modes(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer trains other weights than those it wants judged, and switches between them."""
+    return all(callable(getattr(optimizer, mode, None)) for mode in ("train", "eval"))
+
+
+@contextmanager
+def judged(optimizer: Any) -> Iterator[None]:
+    """Let the model have the weights that its optimizer wants judged; go back to those it trains afterwards.
+
+    Args:
+        optimizer: of the model, in its training mode. One without ``eval()`` and ``train()`` judges what it trains.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> with judged(torch.optim.SGD([weight])):
+        ...     weight.sum().item()
+        2.0
+    """
+    if not has_modes(optimizer):
+        yield
+        return
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()

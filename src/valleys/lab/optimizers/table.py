@@ -1,223 +1,144 @@
 """The optimizers that the lab knows by name, each with the space it is tuned in.
 
-Every space but those of ``-tuned`` has two dimensions, so that equal numbers of trials are equally thorough: the
-learning rate over two decades, and the memory of the method's main average (for the adapted ones, of E), as 1 minus its
-decay. Adagrad forgets nothing; the start of its accumulator takes that place. Everything else is at the method's
-defaults: weight decay at that of its constructor, on weights only (norms and biases have none).
-
-E comes in three ways. By the paper's rule (``alto``, ``esgd``, ``eadam``, ``eadamw``): alpha -5 and beta1 near 1 for
-batches of 1,024 and more, alpha 0.5 and beta1 near 0 below. Strong (``alto-strong``): c = alpha (1 - beta1) = -0.75
-with a memory 1 / (1 - beta1) of a quarter of the run; what is tuned is then the momentum. Tuned (``alto-tuned``,
-``eadamw-tuned``): c from -0.95 to 0.95 and beta1, a third dimension inside the same number of trials. ``alto-0`` is
-ALTO at alpha = 0: LAMB with ALTO's other settings, so that what differs is E alone.
+Spaces are nested: all members of a family share the ranges of learning rate, momentum and weight decay, and an
+adapted optimizer has exactly its base's space, with E by the paper's rule for the batch size. ``alto-tuned`` and
+``eadamw-tuned`` add E's mixing share c and its memory. What is not tuned is at the default of the method's users.
+Weight decay is on weights only (norms and biases have none), except in ``lamb-paper``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.optim import Optimizer
+from valleys.hyperparameters import suggest
+from valleys.lab.optimizers.entry import Entry
+from valleys.lab.optimizers.rivals import rivals
+from valleys.lab.optimizers.spaces import ADAM, ADAMW, LAMB, SGD, TUNED, Values, betas, sgd
 
-from valleys.hyperparameters import LARGE_BATCH, suggest
-from valleys.lab.optimizers.spec import Plan, Range
+__all__ = ["entries"]
 
-__all__ = ["BASES", "PYTORCH_OPTIMIZER", "STRONG_C", "STRONG_MEMORY", "Entry", "entries"]
-
-STRONG_C = -0.75
-"""c of strong E: the best in a noisy quadratic model where the noise dominates."""
-
-STRONG_MEMORY = 0.25
-"""Memory of strong E, as a share of the run."""
-
-BASES = {
-    "alto": ("alto-0", "lamb"),
-    "alto-strong": ("alto-0", "lamb"),
-    "alto-tuned": ("alto-0", "lamb"),
-    "esgd": ("sgd",),
-    "eadam": ("adam",),
-    "eadamw": ("adamw",),
-    "eadamw-tuned": ("adamw",),
-}
-"""Each adapted optimizer without E; of several, the first that takes part in a comparison.
-
-LAMB as it was published differs from ALTO in more than E: in its weight decay and its second moment's decay.
-"""
-
-PYTORCH_OPTIMIZER = ("adabelief", "adan", "mars", "lion")
-"""Entries that need the package of this name."""
-
-Groups = list[dict[str, Any]]
-Make = Callable[[Groups, Mapping[str, float], Plan], Optimizer]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An entry of the table.
-
-    Args:
-        make: builds the optimizer from parameter groups, tuned values and the plan of the run.
-        space: range of each tuned hyperparameter.
-        decay: weight decay, the method's default.
-    """
-
-    make: Make
-    space: Mapping[str, Range]
-    decay: float = 0.0
-
-
-_MOMENTUM = Range(0.03, 0.3)
-_C = Range(-0.95, 0.95, log=False)
-_ANY_MEMORY = Range(0.002, 0.99)
-_SGD_LR, _ADAM_LR, _LAMB_LR = Range(1e-2, 1.0), Range(3e-4, 3e-2), Range(3e-3, 0.3)
+_ZHAO = "Zhao et al. 2025 (arXiv 2510.27153)"
 
 
 def entries(batch_size: int) -> dict[str, Entry]:
     """Return all entries, for a batch size.
 
     Args:
-        batch_size: examples per step; the paper's rule for alpha and beta1 turns at 1,024.
+        batch_size: examples per step; the paper's rule for E turns at 1,024.
 
     Returns:
         Entries by name.
 
     Example:
-        >>> entries(128)["alto"].space["one_minus_beta1"], entries(1024)["alto"].space["one_minus_beta1"]
-        (Range(low=0.5, high=0.99, log=False), Range(low=0.001, high=0.1, log=True))
+        >>> table = entries(128)
+        >>> table["alto"].space == table["lamb"].space
+        True
+        >>> print(table["esgd"].space["lr"])
+        0.01 to 1 (log)
     """
-    memory = Range(0.001, 0.1) if batch_size >= LARGE_BATCH else Range(0.5, 0.99, log=False)
-    return {**_plain(), **_adapted(suggest(batch_size)["alpha"], memory)}
+    return {**_bases(), **_adapted(batch_size), **rivals()}
 
 
-def _plain() -> dict[str, Entry]:
-    """Optimizers without E."""
+def _bases() -> dict[str, Entry]:
+    """Optimizers that E adapts, and LAMB as published."""
     return {
-        "sgd": Entry(_sgd, {"lr": _SGD_LR, "one_minus_momentum": _MOMENTUM}),
-        "adam": Entry(_with_betas(torch.optim.Adam, 0.999), _adam_space()),
-        "adamw": Entry(_with_betas(torch.optim.AdamW, 0.999), _adam_space(), 0.01),
-        "nadam": Entry(_with_betas(torch.optim.NAdam, 0.999), _adam_space()),
-        "radam": Entry(_with_betas(torch.optim.RAdam, 0.999), _adam_space()),
-        "rmsprop": Entry(
-            lambda groups, v, plan: torch.optim.RMSprop(groups, lr=v["lr"], alpha=1 - v["one_minus_alpha"]),
-            {"lr": Range(1e-4, 1e-2), "one_minus_alpha": Range(0.003, 0.3)},
+        "sgd": Entry(
+            "SGD with Nesterov's momentum; its weight decay is part of the gradient.",
+            "torch.optim.SGD",
+            sgd,
+            SGD,
+            "Sutskever et al. 2013 (ICML); torch",
         ),
-        "adagrad": Entry(
-            lambda groups, v, plan: torch.optim.Adagrad(
-                groups, lr=v["lr"], initial_accumulator_value=v["initial_accumulator"]
-            ),
-            {"lr": Range(1e-3, 0.1), "initial_accumulator": Range(1e-6, 1e-1)},
+        "adam": Entry(
+            "Adam; its weight decay is part of the gradient.",
+            "torch.optim.Adam",
+            betas(0.999),
+            ADAM,
+            "Kingma and Ba 2014 (arXiv 1412.6980); torch",
         ),
-        "adabelief": Entry(_pytorch_optimizer("AdaBelief", 0.999), _adam_space()),
-        "adan": Entry(_pytorch_optimizer("Adan", 0.92, 0.99), _adam_space(Range(0.006, 0.06))),
-        "mars": Entry(_mars, _adam_space()),
-        "lion": Entry(_pytorch_optimizer("Lion", 0.99), _adam_space(low=3e-5)),
+        "adamw": Entry(
+            "Adam with decoupled weight decay.",
+            "torch.optim.AdamW",
+            betas(0.999),
+            ADAMW,
+            "Loshchilov and Hutter 2017 (arXiv 1711.05101); torch",
+        ),
         "lamb": Entry(
-            _valleys("Lamb", lambda v, plan: {"betas": (1 - v["one_minus_beta2"], 0.999)}),
-            {"lr": _LAMB_LR, "one_minus_beta2": _MOMENTUM},
-            0.01,
+            "LAMB with ALTO's settings, that is ALTO without E: beta3 .99, bias correction, no ratio for vectors.",
+            "valleys.Lamb",
+            betas(0.99),
+            LAMB,
+            f"You et al. 2019 (arXiv 1904.00962), phi as in {_ZHAO}",
         ),
-        "alto-0": Entry(
-            _valleys("Lamb", lambda v, plan: {"betas": (1 - v["one_minus_beta2"], 0.99)}),
-            {"lr": _LAMB_LR, "one_minus_beta2": _MOMENTUM},
-            1e-4,
+        "lamb-paper": Entry(
+            "LAMB as published: beta3 .999, bias correction, eps 1e-6, no phi, ratio and decay for all tensors.",
+            "valleys.Lamb",
+            lambda v, plan: {
+                **betas(0.999)(v, plan),
+                "eps": 1e-6,
+                "weight_decay": v["weight_decay"],
+                "trust_eps": 0.0,
+                "norm_eps": 0.0,
+                "layer_adaptation": True,
+            },
+            LAMB,
+            "You et al. 2019 (arXiv 1904.00962), Alg. 2",
+            parameters="all",
         ),
     }
 
 
-def _adapted(alpha: float, memory: Range) -> dict[str, Entry]:
-    """Optimizers with E, by the paper's rule, strong, and tuned."""
+def _adapted(batch_size: int) -> dict[str, Entry]:
+    """Optimizers with E: by the paper's rule, and tuned."""
+    rule: dict[str, Any] = dict(suggest(batch_size))
+    words = f"E by the paper's rule for batch {batch_size}: alpha {rule['alpha']:g}, beta {rule['beta']:g}."
     return {
         "alto": Entry(
-            _valleys("ALTO", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": alpha}),
-            {"lr": _LAMB_LR, "one_minus_beta1": memory},
-            1e-4,
+            f"ALTO: LAMB with {words}",
+            "valleys.ALTO",
+            lambda v, plan: {**betas(0.99)(v, plan), **rule},
+            LAMB,
+            f"{_ZHAO}, Alg. 2",
+            base="lamb",
         ),
-        "alto-strong": Entry(_valleys("ALTO", _strong), {"lr": _LAMB_LR, "one_minus_beta2": _MOMENTUM}, 1e-4),
         "alto-tuned": Entry(
-            _valleys("ALTO", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": _alpha(v)}),
-            {"lr": _LAMB_LR, "c": _C, "one_minus_beta1": _ANY_MEMORY},
-            1e-4,
+            "ALTO with E's mixing share c and memory tuned: beta = 1 - 1 / memory, alpha = c memory.",
+            "valleys.ALTO",
+            lambda v, plan: {**betas(0.99)(v, plan), **_explore(v)},
+            {**LAMB, **TUNED},
+            f"{_ZHAO}, Alg. 2",
+            base="lamb",
         ),
         "esgd": Entry(
-            _valleys("ESGD", lambda v, plan: {"beta": 1 - v["one_minus_beta"], "alpha": alpha, "nesterov": True}),
-            {"lr": _SGD_LR, "one_minus_beta": memory},
+            f"SGD with {words}", "valleys.ESGD", lambda v, plan: {**sgd(v, plan), **rule}, SGD, _ZHAO, base="sgd"
         ),
         "eadam": Entry(
-            _valleys("EAdam", lambda v, plan: {"beta": 1 - v["one_minus_beta"], "alpha": alpha}),
-            {"lr": _ADAM_LR, "one_minus_beta": memory},
+            f"Adam with {words}",
+            "valleys.EAdam",
+            lambda v, plan: {**betas(0.999)(v, plan), **rule},
+            ADAM,
+            _ZHAO,
+            base="adam",
         ),
         "eadamw": Entry(
-            _valleys("EAdamW", lambda v, plan: {"beta": 1 - v["one_minus_beta"], "alpha": alpha}),
-            {"lr": _ADAM_LR, "one_minus_beta": memory},
-            0.01,
+            f"AdamW with {words}",
+            "valleys.EAdamW",
+            lambda v, plan: {**betas(0.999)(v, plan), **rule},
+            ADAMW,
+            _ZHAO,
+            base="adamw",
         ),
         "eadamw-tuned": Entry(
-            _valleys("EAdamW", lambda v, plan: {"beta": 1 - v["one_minus_beta1"], "alpha": _alpha(v)}),
-            {"lr": _ADAM_LR, "c": _C, "one_minus_beta1": _ANY_MEMORY},
-            0.01,
+            "AdamW with E, whose mixing share c and memory are tuned: beta = 1 - 1 / memory, alpha = c memory.",
+            "valleys.EAdamW",
+            lambda v, plan: {**betas(0.999)(v, plan), **_explore(v)},
+            {**ADAMW, **TUNED},
+            _ZHAO,
+            base="adamw",
         ),
     }
 
 
-def _alpha(values: Mapping[str, float]) -> float:
-    return values["c"] / values["one_minus_beta1"]
-
-
-def _strong(values: Mapping[str, float], plan: Plan) -> dict[str, Any]:
-    one_minus_beta1 = min(1.0, 1 / (STRONG_MEMORY * plan.steps))
-    return {
-        "betas": (1 - values["one_minus_beta2"], 0.99),
-        "beta": 1 - one_minus_beta1,
-        "alpha": STRONG_C / one_minus_beta1,
-    }
-
-
-def _with_betas(cls: Callable[..., Optimizer], *others: float) -> Make:
-    """An optimizer of Adam's kind: betas = (tuned, others)."""
-    return lambda groups, v, plan: cls(groups, lr=v["lr"], betas=(1 - v["one_minus_beta1"], *others))
-
-
-def _pytorch_optimizer(name: str, *others: float) -> Make:
-    """An optimizer of Adam's kind from the package pytorch_optimizer."""
-
-    def make(groups: Groups, values: Mapping[str, float], plan: Plan) -> Optimizer:
-        import pytorch_optimizer
-
-        return _with_betas(getattr(pytorch_optimizer, name), *others)(groups, values, plan)
-
-    return make
-
-
-def _mars(groups: Groups, values: Mapping[str, float], plan: Plan) -> Optimizer:
-    import pytorch_optimizer
-
-    # MARS leaves vectors to an AdamW with settings of its own: the one tuned learning rate must reach them too, and
-    # norms and biases have no decay here.
-    optimizer: Optimizer = pytorch_optimizer.MARS(
-        groups,
-        lr=values["lr"],
-        betas=(1 - values["one_minus_beta1"], 0.99),
-        lr_1d=values["lr"],
-        weight_decay_1d=0.0,
-    )
-    return optimizer
-
-
-def _valleys(name: str, options: Callable[[Mapping[str, float], Plan], dict[str, Any]]) -> Make:
-    def make(groups: Groups, values: Mapping[str, float], plan: Plan) -> Optimizer:
-        import valleys
-
-        optimizer: Optimizer = getattr(valleys, name)(groups, lr=values["lr"], **options(values, plan))
-        return optimizer
-
-    return make
-
-
-def _sgd(groups: Groups, values: Mapping[str, float], plan: Plan) -> Optimizer:
-    return torch.optim.SGD(groups, lr=values["lr"], momentum=1 - values["one_minus_momentum"], nesterov=True)
-
-
-def _adam_space(memory: Range = _MOMENTUM, low: float = 3e-4) -> dict[str, Range]:
-    return {"lr": Range(low, 100 * low), "one_minus_beta1": memory}
+def _explore(values: Values) -> dict[str, float]:
+    """Alpha and beta of a mixing share and a memory."""
+    return {"alpha": values["c"] * values["memory"], "beta": 1 - 1 / values["memory"]}

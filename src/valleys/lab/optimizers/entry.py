@@ -1,0 +1,102 @@
+"""An entry of the lab's table: one description from which both the optimizer and the Python line for it are made."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from valleys.lab.optimizers.spec import Plan, Range
+
+__all__ = ["Entry", "modules"]
+
+Arguments = Callable[[Mapping[str, float], Plan], dict[str, Any]]
+
+PARAMETERS = {
+    "groups": "valleys.param_groups(model, weight_decay={weight_decay!r})",
+    "all": "model.parameters()",
+    "model": "model",
+}
+"""What an optimizer is given first: groups of which weights alone decay; all parameters alike; the model itself."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An optimizer that the lab knows by name.
+
+    Args:
+        about: what it is and how it is built, in a sentence or two.
+        constructor: the callable, such as ``torch.optim.SGD``.
+        arguments: its keyword arguments, of tuned values and the plan of the run. A value that is a string with a dot
+            names a class by its module, such as ``torch.optim.SGD``.
+        space: range of each tuned hyperparameter.
+        source: paper and implementation.
+        base: name of the optimizer that it adapts by E; None: it adapts none.
+        parameters: one of ``PARAMETERS``. With "groups" the weight decay is theirs, else the arguments'.
+        closure, own_schedule: see ``OptimizerSpec``.
+        holds: classes, by module and name, whose objects its state holds beside tensors: checkpoints may load them.
+    """
+
+    about: str
+    constructor: str
+    arguments: Arguments
+    space: Mapping[str, Range]
+    source: str
+    base: str | None = None
+    parameters: str = "groups"
+    closure: bool = False
+    own_schedule: bool = False
+    holds: tuple[str, ...] = ()
+
+    def build(self, model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
+        """Make the optimizer."""
+        import valleys
+
+        first: dict[str, Callable[[], Any]] = {
+            "groups": lambda: valleys.param_groups(model, weight_decay=values["weight_decay"]),
+            "all": model.parameters,
+            "model": lambda: model,
+        }
+        arguments = {name: _imported(value) for name, value in self.arguments(values, plan).items()}
+        torch.serialization.add_safe_globals([_imported(name) for name in self.holds])
+        optimizer: Optimizer = _imported(self.constructor)(first[self.parameters](), **arguments)
+        return optimizer
+
+    def line(self, values: Mapping[str, float], plan: Plan) -> str:
+        """Return the Python expression that makes the same optimizer of ``model``; see ``modules`` for its imports."""
+        first = PARAMETERS[self.parameters].format(weight_decay=values.get("weight_decay"))
+        words = [f"{name}={_word(value)}" for name, value in self.arguments(values, plan).items()]
+        return f"{self.constructor}({', '.join([first, *words])})"
+
+
+def modules(line: str) -> list[str]:
+    """Return the modules that an expression of dotted names needs, in order.
+
+    Example:
+        >>> modules("pytorch_optimizer.SAM(model.parameters(), base_optimizer=torch.optim.SGD)")
+        ['pytorch_optimizer', 'torch.optim']
+    """
+    names = {ast.unparse(node.value) for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Attribute)}
+    return sorted(name for name in names - {"model"} if not any(other.startswith(f"{name}.") for other in names))
+
+
+def _imported(value: Any) -> Any:
+    """Return the object that a dotted name stands for, and anything else as it is."""
+    if not isinstance(value, str) or "." not in value:
+        return value
+    module, _, name = value.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, str) and "." in value:
+        return value
+    word = repr(value)
+    ast.literal_eval(word)  # what a reader copies must be Python
+    return word
