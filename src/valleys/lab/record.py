@@ -41,10 +41,12 @@ class Record:
         test: the test metric; None unless it was asked for and the run did not diverge.
         steps_to_target: first evaluated step at which the target was met; None if never.
         seconds_to_target: training seconds at that step; None if never.
-        step_seconds: median seconds of a whole training step (forward, backward, update).
-        optimizer_seconds: median seconds of ``optimizer.step`` alone.
+        step_seconds: seconds of a training step: all its forward and backward passes, and the update; median over
+            blocks of ten steps of their mean, since some optimizers do most of their work every tenth step.
+        optimizer_seconds: the same of ``optimizer.step`` alone, without the gradients that it asks for.
         state_bytes: bytes of the tensors the optimizer keeps, parameters left out.
         parameter_bytes: bytes of the parameters.
+        examples: training examples whose gradient was computed: steps x batch size x gradients per step.
         ended: when the run ended, in seconds since 1970; None: unknown.
     """
 
@@ -63,6 +65,7 @@ class Record:
     optimizer_seconds: float = 0.0
     state_bytes: int = 0
     parameter_bytes: int = 0
+    examples: int = 0
     ended: float | None = None
 
     def to_json(self) -> dict[str, Any]:

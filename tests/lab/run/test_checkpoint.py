@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import lab_fakes
 from valleys.lab.optimizers import resolve
-from valleys.lab.optimizers.spec import OptimizerSpec, Plan
+from valleys.lab.optimizers.spec import Plan
 from valleys.lab.problem.data import Batch
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Split, Task
@@ -77,8 +77,8 @@ def train(
 
     return lab_fakes.train_really(
         task(schedule),
-        OptimizerSpec(name, build, spec.space),
-        {key: r.low if key != "c" else -0.5 for key, r in spec.space.items()},
+        replace(spec, build=build),
+        {key: -0.5 if key == "c" else r.middle for key, r in spec.space.items()},
         batch_size=10,
         micro_batch=4,
         seed=3,
@@ -92,8 +92,11 @@ def without_times(record: Record) -> Record:
     return replace(record, curve=curve, seconds_to_target=None, step_seconds=0.0, optimizer_seconds=0.0, ended=None)
 
 
-@pytest.mark.parametrize("schedule", [Schedule("cosine"), Schedule("step"), Schedule("wsd")], ids=lambda s: s.kind)
-@pytest.mark.parametrize("name", ["sgd", "adamw", "alto-tuned", "eadamw", "lamb", "adan", "mars"])
+CASES = [(name, Schedule("cosine")) for name in resolve.names()]
+CASES += [(name, Schedule(kind)) for name in ("sgd", "alto") for kind in ("step", "wsd")]
+
+
+@pytest.mark.parametrize(("name", "schedule"), CASES, ids=lambda value: getattr(value, "kind", value))
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, name: str, schedule: Schedule) -> None:
     whole = without_times(train(tmp_path / "whole", name, schedule))
     for stop in (2, 13):

@@ -126,7 +126,7 @@ def test_a_folder_may_be_continued_with_another_number_of_processes(begun: int, 
         for name in ("sgd", "adamw"):
             assert all(alike(a, b) for a, b in zip(ours[name], theirs[name], strict=True))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    runs = sum(len(made) for phase in ("trials", "final") for made in report[phase].values())
+    runs = sum(len(entry["runs"]) for entry in report["rounds"])
     assert [rank.made for rank in ranks] == [runs - 4] * continued
     assert [(rank.opened, rank.written) for rank in ranks] == [(1, 1)] + [(0, 0)] * (continued - 1)
     (changed,) = [note for note in found.warnings if note.startswith("the environment changed")]
@@ -147,16 +147,17 @@ def test_progress_is_shown_by_rank_0_alone(tmp_path: Path) -> None:
     assert "toy" in first.err
 
 
-COMPARE = ("compare", "toy", "--batch-size", "14", "--optimizers", "sgd", "--trials", "1", "--seeds", "1", "--out")
+COMPARE = ("compare", "toy", "--batch-size", "14", "--optimizers", "sgd", "--rounds", "1", "--trials", "1", "--out")
 
 
 def test_every_rank_prints_the_same_table(tmp_path: Path) -> None:
     """``torchrun --local-ranks-filter 0`` shows one of them; below."""
     first, second = world(2, tmp_path, worlds.command, *COMPARE, str(tmp_path / "out"), launched=True)
-    assert (first.code, first.err) == (0, "")
+    assert first.code == 0
+    assert "1 optimizer x 1 round x (1 trial + 1 fresh seed) = 2 runs" in first.err
     assert first.out.count("toy at batch 14") == 1
     assert "note: global batch 14 = 7 per rank x 2 ranks x 1 accumulation step\n" in first.out
-    assert second == first
+    assert second == first._replace(err="")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_what_needs_no_group_makes_none(tmp_path: Path, words: list[str], shown:
     ("words", "line"),
     [
         (["--batch-size", "99"], "valleys: batch size 99: toy has 50 training examples; choose 1 to 50"),
-        (["--trials", "0"], "valleys: trials must be at least 1, not 0"),
+        (["--trials", "0"], "valleys: trials must be a number from 1 to 5000, not 0"),
         (["--optimizers", "nonsense"], "valleys: unknown optimizer 'nonsense'"),
         (["--nonsense"], "Usage: "),
     ],
@@ -198,7 +199,9 @@ def test_an_interruption_ends_all_with_130(tmp_path: Path) -> None:
     words = [*COMPARE, str(tmp_path / "out")]
     ended = world(2, tmp_path, worlds.failing_command, "interruption", None, *words, launched=True)
     line = "valleys: interrupted; the same command continues\n"
-    assert ended == [Ended(130, "", line, None)] * 2
+    assert [rank._replace(err=rank.err.splitlines(keepends=True)[-1]) for rank in ended] == [
+        Ended(130, "", line, None)
+    ] * 2
 
 
 def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
@@ -216,29 +219,29 @@ def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
 def test_torchrun_on_digits_gives_the_report_of_one_process(tmp_path: Path) -> None:
     """The weights have 32 bits: roundings differ, and may put one of 360 examples on the other side."""
     words = ["compare", "digits", "--batch-size", "512", "--optimizers", "adamw,alto", "--device", "cpu"]
-    words += ["--trials", "2", "--seeds", "2", "--epochs", "2", "--out", str(tmp_path / "two")]
+    words += ["--rounds", "1", "--trials", "2", "--seeds", "2", "--epochs", "2", "--out", str(tmp_path / "two")]
     done = torchrun("--local-ranks-filter", "0", "-m", "valleys", *words)
     assert done.returncode == 0, done.stderr
     assert not any(word in done.stderr for word in ("valleys", "Warning", "Error"))
+    assert done.stderr.count("2 optimizers x 1 round x (2 trials + 2 fresh seeds) = 8 runs") == 1
     assert done.stdout.count("digits at batch 512") == 1
-    settings: dict[str, Any] = {"batch_size": 512, "trials": 2, "seeds": 2, "epochs": 2, "device": "cpu"}
+    settings: dict[str, Any] = {"batch_size": 512, "rounds": 1, "trials": 2, "seeds": 2, "epochs": 2, "device": "cpu"}
     compare("digits", optimizers=["adamw", "alto"], **settings, out=tmp_path / "one")
     two, one = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("two", "one"))
     assert two["global_batch"] == [{"batch_size": 512, "per_rank": 256, "ranks": 2, "accumulation_steps": 1}]
     assert two["notes"] == ["global batch 512 = 256 per rank x 2 ranks x 1 accumulation step", *one["notes"]]
     assert two["configuration"] == one["configuration"]
-    assert two["chosen_trials"] == one["chosen_trials"]
-    for phase in ("trials", "final"):
-        for name in ("adamw", "alto"):
-            for ours, theirs in zip(two[phase][name], one[phase][name], strict=True):
-                for key in ("hyperparameters", "seed", "batch_size", "steps", "diverged"):
-                    assert ours[key] == theirs[key]
-                for key in ("validation", "test"):
-                    assert ours[key] == pytest.approx(theirs[key], abs=100.1 / 360)
-                for a, b in zip(ours["curve"], theirs["curve"], strict=True):
-                    assert a["step"] == b["step"]
-                    assert a["validation"] == pytest.approx(b["validation"], abs=100.1 / 360)
-                    assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+    runs, expected = ([run for entry in report["rounds"] for run in entry["runs"]] for report in (two, one))
+    assert len(runs) == 2 * (2 + 2)
+    for run, other in zip(runs, expected, strict=True):
+        for key in ("optimizer", "phase", "trial", "selected", "hyperparameters", "seed", "steps", "diverged"):
+            assert run[key] == other[key]
+        for key in ("validation", "test"):
+            assert run[key] == pytest.approx(other[key], abs=100.1 / 360)
+        for a, b in zip(run["curve"], other["curve"], strict=True):
+            assert a["step"] == b["step"]
+            assert a["validation"] == pytest.approx(b["validation"], abs=100.1 / 360)
+            assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
 
 
 def test_launchers_may_start_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,14 +255,14 @@ RAISES = """
 import os
 from valleys.lab.run.training_loop import Fitting
 
-step = Fitting._step
+step = Fitting.step
 
 def broken(self, reading, weights):
     if os.environ["RANK"] == "1" and self.steps == 3:
         raise ZeroDivisionError("mine")
     return step(self, reading, weights)
 
-Fitting._step = broken
+Fitting.step = broken
 from valleys.cli import main
 main()
 """

@@ -314,6 +314,23 @@ def test_memory_counts_each_storage_of_the_state_once_and_no_parameter() -> None
 
     assert run(make=Sharing).state_bytes == 400
 
+    class Holder:
+        def __init__(self) -> None:
+            self.itself, self.matrices = self, [torch.zeros(50), torch.zeros(25)]
+
+    class Holding(SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            super().step(closure)
+            for p in self.param_groups[0]["params"]:
+                self.state[p] = {"holder": Holder(), "kind": Holder}
+
+    assert run(make=Holding).state_bytes == 4 * 300
+
+
+def test_a_record_counts_the_examples_whose_gradient_was_computed() -> None:
+    record = run(batch_size=20, epochs=4)
+    assert (record.steps, record.examples) == (8, 160)
+
 
 def test_progress_is_told_every_step() -> None:
     told: list[tuple[int, int]] = []

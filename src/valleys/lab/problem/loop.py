@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from valleys.lab.optimizers.spec import Plan
+from valleys.lab.errors import LabError
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan, has_modes, judged
 from valleys.lab.problem.task import Problem
 from valleys.lab.record import Evaluation
 
@@ -33,6 +35,7 @@ class Running:
         seed: torch's generator is seeded with it; other generators are the loop's to seed.
         device: where to train.
         test: whether ``tested`` is wanted at the end.
+        own_schedule: whether the optimizer sets its learning rate itself: the loop then leaves it constant.
     """
 
     batch_size: int
@@ -43,6 +46,7 @@ class Running:
     _build: Callable[[nn.Module], Optimizer]
     _progress: Callable[[int], None]
     _observe: Callable[[Evaluation], None] | None = None
+    own_schedule: bool = False
     steps: int = 0
     diverged: bool = False
     made: Optimizer | None = None
@@ -54,6 +58,8 @@ class Running:
     _last: float = field(default_factory=time.perf_counter)
     _entered: float = 0.0
     _spent: float = 0.0
+    _judged: bool = False
+    _depth: int = 0
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         """The optimizer under test, for this model. Its steps are counted and timed by its own hooks.
@@ -67,9 +73,24 @@ class Running:
         optimizer = self._build(model)
         optimizer.register_step_pre_hook(self._before)
         optimizer.register_step_post_hook(self._after)
+        if has_modes(optimizer):
+            optimizer.train()  # type: ignore[attr-defined]
         self.made, self.model = optimizer, model
         self._last = time.perf_counter()
         return optimizer
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Let the model have the weights that the optimizer wants judged, such as Schedule-Free's average.
+
+        Around everything that metrics are computed from; the model's own ``train()`` and ``eval()`` are the loop's.
+
+        Yields:
+            Nothing.
+        """
+        self._judged = True
+        with judged(self.made):
+            yield
 
     def evaluated(self, train_loss: float, validation: float) -> None:
         """Record an evaluation after the steps made so far.
@@ -80,7 +101,13 @@ class Running:
 
         Raises:
             Diverged: one of them is not finite.
+            LabError: the metric is not of the weights that the optimizer wants judged.
         """
+        if self.made is not None and has_modes(self.made) and not self._judged:
+            raise LabError(
+                f"{type(self.made).__name__} wants other weights judged than it trains, and this loop evaluates the "
+                "latter; compute metrics inside `with running.evaluation():`"
+            )
         if not (math.isfinite(train_loss) and math.isfinite(validation)):
             raise Diverged
         self.curve.append(Evaluation(self.steps, self._spent, train_loss, validation))
@@ -97,9 +124,14 @@ class Running:
         self.result = metric
 
     def _before(self, *_: Any) -> None:
-        self._entered = time.perf_counter()
+        if self._depth == 0:
+            self._entered = time.perf_counter()
+        self._depth += 1  # a step that calls its class's above is announced twice
 
     def _after(self, *_: Any) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
         now = time.perf_counter()
         self.optimizer_seconds.append(now - self._entered)
         self.step_seconds.append(now - self._last)
@@ -123,6 +155,21 @@ class Loop(Problem):
     run: Callable[[Running], None]
     steps: Callable[[int, int], int]
     examples: int | None = None
+
+    def check(self, spec: OptimizerSpec) -> None:
+        """Refuse an optimizer whose steps need a gradient again, which the loop's do not give.
+
+        Args:
+            spec: the optimizer.
+
+        Raises:
+            LabError: it is one.
+        """
+        if spec.closure:
+            raise LabError(
+                f"{spec.name} computes two gradients in a step, and {self.name} has a training loop of its own that "
+                f"computes one: leave {spec.name} out"
+            )
 
     def plan(self, batch_size: int, epochs: int) -> Plan:
         """Return batch size and steps of a run.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from valleys.lab.errors import LabError
-from valleys.lab.optimizers.spec import OptimizerSpec, Plan
+from valleys.lab.optimizers.spec import OptimizerSpec, judged
 from valleys.lab.problem.loop import Diverged, Loop, Running
 from valleys.lab.problem.seeds import seeded
 from valleys.lab.problem.task import Problem, Task
@@ -22,7 +22,7 @@ from valleys.lab.run.checkpoint import Checkpoint
 from valleys.lab.run.config import RunConfig
 from valleys.lab.run.noise_scale import NoiseScale
 from valleys.lab.run.ranks import Ranks, joined
-from valleys.lab.run.training_loop import Fitting
+from valleys.lab.run.training_loop import Fitting, start
 
 __all__ = ["Hooks", "train"]
 
@@ -93,7 +93,7 @@ def train(
         >>> record = train(
         ...     tasks.load("digits"),
         ...     resolve("adamw"),
-        ...     {"lr": 1e-2, "one_minus_beta1": 0.1},
+        ...     {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.01},
         ...     RunConfig(batch_size=1024, epochs=3),
         ...     seed=0,
         ... )
@@ -149,6 +149,7 @@ class _Run:
         }
 
 
+_BLOCK = 10  # steps
 _IDENTITY = [entry.name for entry in fields(RunConfig) if "identity" in entry.metadata and entry.name != "device"]
 
 
@@ -160,6 +161,8 @@ def _check_together(run: _Run, processes: int) -> None:
             f"noise: it cannot be measured for {name} at batch {run.batch_size} on {processes} process(es); "
             "that takes one process, a batch of 2 or more, and no training loop of its own"
         )
+    if isinstance(run.problem, Loop):
+        run.problem.check(run.spec)
     if own and run.hooks.checkpoint is not None:
         raise LabError(f"{name} has a training loop of its own: leave the checkpoint out")
     if own and processes > 1:
@@ -169,30 +172,14 @@ def _check_together(run: _Run, processes: int) -> None:
 def _supervised(run: _Run, ranks: Ranks) -> Record:
     task, hooks, device = run.problem, run.hooks, run.device
     assert isinstance(task, Task)
-    plan = Plan(run.batch_size, run.epochs * (len(task.train) // run.batch_size))
-    micro_batch = run.config.micro_batch or task.micro_batch
     with seeded(device, run.seed):
-        model = task.build_model().to(device)
-        if task.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        fitting = Fitting(
-            task,
-            model,
-            ranks.replicate(model),
-            run.spec.build(model, run.hyperparameters, plan),
-            device,
-            ranks,
-            run.batch_size,
-            micro_batch if hooks.noise is None else min(micro_batch, -(-run.batch_size // 2)),
-            run.seed,
-            run.config.precision == "bfloat16",
-            hooks.noise,
-        )
+        fitting = start(task, run.spec, run.hyperparameters, run.config, ranks, seed=run.seed, noise=hooks.noise)
         fitting.fit(run.epochs, hooks.progress, hooks.observe, hooks.checkpoint, run.identity())
         metric = fitting.evaluate(task.test.reader(device)) if run.test and not fitting.diverged else None
-    if hooks.keep is not None and ranks.main and not fitting.diverged:
-        hooks.keep(model)
-    return _record(run, fitting, fitting.optimizer, model, metric)
+        if hooks.keep is not None and ranks.main and not fitting.diverged:
+            with fitting.evaluation():
+                hooks.keep(fitting.model)
+    return _record(run, fitting, fitting.optimizer, fitting.model, metric)
 
 
 def _looped(run: _Run) -> Record:
@@ -208,11 +195,13 @@ def _looped(run: _Run) -> Record:
         lambda model: run.spec.build(model, run.hyperparameters, plan),
         lambda steps: progress(steps, plan.steps) if progress is not None else None,
         run.hooks.observe,
+        run.spec.own_schedule,
     )
     with seeded(run.device, run.seed):
         try:
             problem.run(running)
-        except Diverged:
+        except (Diverged, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+            # The latter: a preconditioner of numbers that are not finite.
             running.diverged = True
     if running.made is None or running.model is None:
         raise LabError(f"the loop of {problem.name} never asked for its optimizer: call running.optimizer(model)")
@@ -221,7 +210,8 @@ def _looped(run: _Run) -> Record:
     if run.test and not running.diverged and running.result is None:
         raise LabError(f"the loop of {problem.name} gave no test metric: call running.tested(...) if running.test")
     if run.hooks.keep is not None and not running.diverged:
-        run.hooks.keep(running.model)
+        with judged(running.made):
+            run.hooks.keep(running.model)
     metric = running.result if run.test and not running.diverged else None
     return _record(run, running, running.made, running.model, metric)
 
@@ -242,24 +232,46 @@ def _record(
         test=test,
         steps_to_target=reached.step if reached else None,
         seconds_to_target=reached.seconds if reached else None,
-        step_seconds=_median_after_first(fitting.step_seconds),
-        optimizer_seconds=_median_after_first(fitting.optimizer_seconds),
+        step_seconds=_typical(fitting.step_seconds),
+        optimizer_seconds=_typical(fitting.optimizer_seconds),
         state_bytes=_bytes(_tensors(optimizer.state_dict()["state"]), without=model.parameters()),
         parameter_bytes=_bytes(model.parameters()),
+        examples=fitting.examples if isinstance(fitting, Fitting) else fitting.steps * run.batch_size,
         ended=time.time(),
     )
 
 
-def _median_after_first(seconds: list[float]) -> float:
-    """Without the first step, which pays for allocations."""
-    return statistics.median(seconds[1:] or seconds or [0.0])
+def _typical(seconds: Sequence[float]) -> float:
+    """Return the median over blocks of ten steps of their mean, so that work that is due every ten steps counts.
+
+    The first step, which pays for allocations, is left out.
+
+    Example:
+        >>> _typical([9.0, *[1.0] * 9, 11.0, *[1.0] * 9, 11.0, *[1.0] * 9, 500.0])
+        2.0
+    """
+    rest = seconds[1:] or seconds or [0.0]
+    size = min(_BLOCK, len(rest))
+    return statistics.median(sum(rest[i : i + size]) / size for i in range(0, len(rest) - size + 1, size))
 
 
 def _tensors(state: object) -> list[Tensor]:
-    if isinstance(state, Tensor):
-        return [state]
-    values = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
-    return [tensor for value in values for tensor in _tensors(value)]
+    """Return the tensors in a nested state; a few optimizers keep them inside objects."""
+    tensors, waiting, seen = [], [state], set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, type):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+        else:
+            waiting += getattr(value, "__dict__", {}).values()
+    return tensors
 
 
 def _bytes(tensors: Iterable[Tensor], without: Iterable[Tensor] = ()) -> int:

@@ -5,25 +5,33 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan, has_modes, judged
 from valleys.lab.problem.data import Batch, Reader, count
-from valleys.lab.problem.seeds import seeded
+from valleys.lab.problem.schedules import Schedule
+from valleys.lab.problem.seeds import mixed, seeded
 from valleys.lab.problem.task import Task
 from valleys.lab.record import Evaluation
+from valleys.lab.run.batch_statistics import restated
 from valleys.lab.run.checkpoint import Checkpoint
+from valleys.lab.run.config import RunConfig
 from valleys.lab.run.noise_scale import MicroGradients, NoiseScale
 from valleys.lab.run.ranks import Ranks, check_averaged, held_back
 
 EVALUATIONS = 20
 """How often a run is evaluated, evenly; a shorter run at every step."""
+
+RESTATED = 8
+"""Micro-batches from which batch statistics are averaged where an optimizer judges other weights than it trains."""
 
 
 @dataclass
@@ -32,6 +40,7 @@ class Fitting:
 
     Args:
         task: what is learnt.
+        spec: of the optimizer.
         model, replica: the model, and what ``Ranks.replicate`` made of it.
         optimizer: of the model.
         device: where all of it is.
@@ -39,9 +48,11 @@ class Fitting:
         batch_size, micro_batch, seed: see ``trainer.train``.
         autocast: whether forward passes compute in bfloat16 where torch holds that safe.
         noise: learns the norms of each step's micro-batches, of which there must be two or more; for one rank.
+        guard: entered around the optimizer's part of a step.
     """
 
     task: Task
+    spec: OptimizerSpec
     model: nn.Module
     replica: nn.Module
     optimizer: Optimizer
@@ -52,7 +63,9 @@ class Fitting:
     seed: int
     autocast: bool = False
     noise: NoiseScale | None = None
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext
     steps: int = 0
+    examples: int = 0
     diverged: bool = False
     curve: list[Evaluation] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
@@ -69,22 +82,28 @@ class Fitting:
         """Step and evaluate until the epochs are over or the run diverges."""
         task, examples = self.task, len(self.task.train)
         total = epochs * (examples // self.batch_size)
-        scheduler = task.schedule.build(self.optimizer, total)
+        schedule = Schedule("constant") if self.spec.own_schedule else task.schedule
+        scheduler = schedule.build(self.optimizer, total)
         due = {math.ceil(total * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
         loss_sum, since = torch.zeros((), device=self.device), 0
+        self.train()
         state = None if checkpoint is None else self.ranks.decide(lambda: checkpoint.load(of or {}))
         if state is not None:
             scheduler.load_state_dict(state["scheduler"])
             loss_sum, since = state["loss_sum"].to(self.device), state["since"]
             self._restore(state)
-        self.model.train()
         batches = itertools.islice(_batches(examples, self.batch_size, epochs, self.seed), self.steps, None)
         parts = (self.ranks.parts(batch, self.micro_batch) for batch in batches)
         weights, chosen = itertools.tee(parts)
-        reading = task.train.reader(self.device).read(part for batch in chosen for part, _ in batch)
+        reading = self._reader.read(part for batch in chosen for part, _ in batch)
         validation = task.validation.reader(self.device)
         for batch in weights:
-            loss_sum += self._step(reading, [weight for _, weight in batch])
+            try:
+                loss_sum += self.step(reading, [weight for _, weight in batch])
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+                # A preconditioner of numbers that are not finite, the same on all ranks.
+                self.diverged = True
+                return
             scheduler.step()
             since += 1
             if progress is not None and self.ranks.main:
@@ -107,8 +126,26 @@ class Fitting:
                     {"scheduler": scheduler.state_dict(), "loss_sum": loss_sum, "since": since, **self._state()},
                 )
 
+    def train(self) -> None:
+        """Put model and optimizer into their training modes, in which they are but for evaluations."""
+        self.model.train()
+        if has_modes(self.optimizer):
+            self.optimizer.train()  # type: ignore[attr-defined]
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Let the model have the weights that its optimizer wants judged, with batch statistics that belong to them."""
+        own = restated(self.model, self._pass_examples) if has_modes(self.optimizer) else nullcontext()
+        with judged(self.optimizer), own:
+            yield
+
     def evaluate(self, split: Reader) -> float:
-        """Return the metric over a whole split, in evaluation mode.
+        """Return the metric over a whole split, of the weights that the optimizer wants judged."""
+        with self.evaluation():
+            return self.metric(split)
+
+    def metric(self, split: Reader) -> float:
+        """Return the metric over a whole split, in the model's evaluation mode.
 
         Every rank reads all of it: shared out, a metric would be rounded otherwise than in one process, and two equal
         accuracies of which the first wins would no longer be equal. Rank 0's number, whose statistics of a batch
@@ -125,30 +162,65 @@ class Fitting:
         self.model.train(training)
         return self.ranks.decide(lambda: self.task.score(torch.as_tensor(means)))
 
-    def _step(self, reading: Iterator[tuple[Batch, Batch]], weights: list[float]) -> Tensor:
-        """Make one optimizer step; return this rank's part of the batch's mean loss without waiting for it."""
-        start = self._now()
+    def step(self, reading: Iterator[tuple[Batch, Batch]], weights: Sequence[float]) -> Tensor:
+        """Make one optimizer step on the next micro-batches; return this rank's part of the batch's mean loss.
+
+        An optimizer that wants the gradient again gets it on the same examples with the same random numbers; the
+        model's buffers, such as batch statistics, know the first pass alone.
+        """
+        start, closure, spent = self.now(), self.spec.closure, 0.0
+        micro_batches: Iterable[tuple[Batch, Batch]] = itertools.islice(reading, len(weights))
+        micro_batches = list(micro_batches) if closure else micro_batches
+        random = self._random() if closure else {}
+        loss = self._gradient(micro_batches, weights, self.noise)
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if closure else []
+
+        def again() -> Tensor:
+            nonlocal spent
+            entered = self.now()
+            self._set_random(random)
+            repeated = self._gradient(micro_batches, weights)
+            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+            spent += self.now() - entered
+            return repeated
+
+        seconds = self.update(again if closure else None)
+        self.optimizer_seconds.append(seconds - spent)
+        self.step_seconds.append(self.now() - start)
+        self.steps += 1
+        return loss
+
+    def update(self, closure: Callable[[], Any] | None = None) -> float:
+        """Let the optimizer move the parameters; return the seconds it took."""
+        start = self.now()
+        with self.guard():
+            if closure is None:
+                self.optimizer.step()
+            else:
+                self.optimizer.step(closure)
+        return self.now() - start
+
+    def _gradient(
+        self, micro_batches: Iterable[tuple[Batch, Batch]], weights: Sequence[float], noise: NoiseScale | None = None
+    ) -> Tensor:
+        """Compute the gradient of the batch's mean loss, clipped; return this rank's part of that loss."""
         self.optimizer.zero_grad()
         loss = torch.zeros((), device=self.device)
         generator = self._generator()
-        micro = None if self.noise is None else MicroGradients(_parameters(self.optimizer))
+        micro = None if noise is None else MicroGradients(_parameters(self.optimizer))
         with self._own_noise():
-            for number, weight in enumerate(weights, 1):
+            for number, ((inputs, targets), weight) in enumerate(zip(micro_batches, weights, strict=True), 1):
                 with held_back(self.replica) if number < len(weights) else nullcontext():
-                    loss += self._backward(*next(reading), weight, generator)
+                    loss += self._backward(inputs, targets, weight, generator)
                 if micro is not None:
                     micro.take(weight)
-        if micro is not None and self.noise is not None:
-            micro.put(self.noise, self.batch_size)
+        if micro is not None and noise is not None:
+            micro.put(noise, self.batch_size)
         check_averaged(self.replica)
         if self.task.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.task.clip)
-        before = self._now()
-        self.optimizer.step()
-        end = self._now()
-        self.optimizer_seconds.append(end - before)
-        self.step_seconds.append(end - start)
-        self.steps += 1
+        self.examples += self.batch_size
         return loss
 
     def _backward(self, inputs: Batch, targets: Batch, weight: float, generator: torch.Generator | None) -> Tensor:
@@ -159,6 +231,20 @@ class Fitting:
             part = self.task.loss(self.replica(self._laid_out(inputs)), targets) * weight
         (part * self.ranks.size).backward()  # the ranks' gradients are averaged, and their sum is wanted
         return part.detach()
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return self.task.train.reader(self.device)
+
+    def _pass_examples(self) -> None:
+        """Pass the first training examples through the model, augmented as in training; only its buffers change."""
+        chosen = torch.arange(min(len(self.task.train), RESTATED * self.micro_batch)).split(self.micro_batch)
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        with seeded(self.device, self.seed):
+            for inputs, _ in self._reader.read(chosen):
+                seen = inputs if self.task.augment is None else self.task.augment(inputs, generator)
+                with self._precision():
+                    self.model(self._laid_out(seen))
 
     def _generator(self) -> torch.Generator | None:
         """A step's own source of what is random about its inputs: a run that is resumed needs no state of it."""
@@ -175,7 +261,7 @@ class Fitting:
 
     def _own_seed(self, use: int) -> int:
         """A seed for this step on this rank."""
-        return ((self.seed * 2**32 + self.steps * self.ranks.size + self.ranks.rank + 1) * 2 + use) % 2**63
+        return mixed(self.seed, self.steps, self.ranks.rank, use)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
@@ -185,34 +271,77 @@ class Fitting:
             return inputs.contiguous(memory_format=torch.channels_last)
         return inputs
 
-    def _state(self) -> dict[str, Any]:
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "steps": self.steps,
-            "curve": [asdict(evaluation) for evaluation in self.curve],
-            "step_seconds": self.step_seconds,
-            "optimizer_seconds": self.optimizer_seconds,
-            "random": torch.get_rng_state(),
-        }
+    def _random(self) -> dict[str, Tensor]:
+        state = {"random": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["random_cuda"] = torch.cuda.get_rng_state(self.device)
         return state
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.steps = state["steps"]
-        self.curve = [Evaluation(**evaluation) for evaluation in state["curve"]]
-        self.step_seconds, self.optimizer_seconds = state["step_seconds"], state["optimizer_seconds"]
+    def _set_random(self, state: Mapping[str, Tensor]) -> None:
         torch.set_rng_state(state["random"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
 
-    def _now(self) -> float:
+    def _state(self) -> dict[str, Any]:
+        """Return the state between two steps; the optimizer is in its training mode, as its state may tell."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps,
+            "examples": self.examples,
+            "curve": [asdict(evaluation) for evaluation in self.curve],
+            "step_seconds": self.step_seconds,
+            "optimizer_seconds": self.optimizer_seconds,
+            **self._random(),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps, self.examples = state["steps"], state["examples"]
+        self.curve = [Evaluation(**evaluation) for evaluation in state["curve"]]
+        self.step_seconds, self.optimizer_seconds = state["step_seconds"], state["optimizer_seconds"]
+        self._set_random(state)
+
+    def now(self) -> float:
+        """Return the seconds of a clock, once the device has done all it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+def start(
+    task: Task,
+    spec: OptimizerSpec,
+    values: Mapping[str, float],
+    config: RunConfig,
+    ranks: Ranks,
+    *,
+    seed: int,
+    noise: NoiseScale | None = None,
+) -> Fitting:
+    """Make model and optimizer of a run, whose settings are resolved; torch's generator decides the initial weights."""
+    assert config.batch_size is not None
+    assert config.epochs is not None
+    device, size = ranks.device(config.device), config.batch_size
+    micro_batch = config.micro_batch or task.micro_batch
+    model = task.build_model().to(device)
+    if task.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Fitting(
+        task,
+        spec,
+        model,
+        ranks.replicate(model),
+        spec.build(model, values, Plan(size, config.epochs * (len(task.train) // size))),
+        device,
+        ranks,
+        size,
+        micro_batch if noise is None else min(micro_batch, -(-size // 2)),
+        seed,
+        config.precision == "bfloat16",
+        noise,
+    )
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:

@@ -77,7 +77,8 @@ def load(name: str, preset: str = "paper") -> Loop:
         + 0.25 \operatorname{mean} (R - V)^2, \qquad \rho = \pi(a|s) / \pi_{\text{old}}(a|s)
 
     The optimizer steps on minibatches of ``batch_size`` of the 2,048 steps collected by the newest policy, ten times
-    over them; its learning rate falls linearly to zero over the updates. The loss reported is the mean of L; the
+    over them; its learning rate falls linearly to zero over the updates, unless it has a schedule of its own. The loss
+    reported is the mean of L; the
     validation metric the mean undiscounted return of the episodes that ended in training since the evaluation
     before, with exploring policies; the test metric that of the last policy without exploration in ten new episodes.
 
@@ -140,7 +141,8 @@ def _run(environment: str, setting: Setting, running: Running) -> None:
             model = _agent(bodies, setting, running)
             model.learn(running.epochs * setting.rounds * COLLECT, log_interval=None)
             if running.test:
-                running.tested(_tested(model, environment, bodies, _seed(running.seed, _TEST)))
+                with running.evaluation():
+                    running.tested(_tested(model, environment, bodies, _seed(running.seed, _TEST)))
         finally:
             bodies.close()
 
@@ -175,6 +177,11 @@ def _agent(bodies: Any, setting: Setting, running: Running) -> Any:
 
         def _update_learning_rate(self, optimizers: Any) -> None:
             """Leave it alone: PPO would write a learning rate of its own into every group before each update."""
+
+        def collect_rollouts(self, *arguments: Any, **options: Any) -> bool:
+            """Act, as in every episode that is reported, with the weights that the optimizer wants judged."""
+            with running.evaluation():
+                return bool(super().collect_rollouts(*arguments, **options))
 
         def train(self) -> None:
             """Update the policy; at the end of an epoch, report."""
@@ -213,7 +220,8 @@ def _agent(bodies: Any, setting: Setting, running: Running) -> Any:
     agent.losses = []
     agent.policy.action_net.register_forward_hook(_refuse(agent.policy))
     agent.policy.optimizer = running.optimizer(agent.policy)
-    agent.scheduler = Schedule("polynomial", warm_up=0.0).build(agent.policy.optimizer, running.epochs * setting.rounds)
+    schedule = Schedule("constant" if running.own_schedule else "polynomial", warm_up=0.0)
+    agent.scheduler = schedule.build(agent.policy.optimizer, running.epochs * setting.rounds)
     return agent
 
 

@@ -86,7 +86,7 @@ def _walk(function: Function, running: Running) -> None:
         optimizer.step()
         values.append(value.detach())
         if step in due:
-            with torch.no_grad():
+            with running.evaluation(), torch.no_grad():
                 running.evaluated(torch.stack(values).mean().item(), model().item())
             values.clear()
     if running.test:
