@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from valleys.lab.errors import LabError
 from valleys.lab.problem.data import Batch, Split, Stream
 from valleys.lab.problem.schedules import Schedule
 
@@ -30,6 +31,10 @@ class Problem:
         target: the validation metric whose first crossing is timed; chosen before looking at any result.
         epochs: the default length of one run, at least 1.
         batch_size: examples per optimizer step unless the user says otherwise; None: the user must.
+        scale: on which the metric's differences are judged and drawn, "linear" or "log", where a difference is a
+            ratio. Default: "log" for a metric that is minimized (a loss, an error: positive), else "linear".
+        resolution: the smallest difference of the test metric that can be: one example's worth of an accuracy, 0 for
+            a continuous metric. Default: None; of a ``Task`` it is then measured on single examples.
         variant: the preset and whatever else tells this problem from another of the same name.
     """
 
@@ -39,7 +44,20 @@ class Problem:
     target: float
     epochs: int
     batch_size: int | None = None
+    scale: str | None = None
+    resolution: float | None = None
     variant: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scale not in (None, "linear", "log"):
+            raise LabError(f"the scale of {self.name} must be linear or log, not {self.scale!r}")
+        if self.resolution is not None and not 0 <= self.resolution < math.inf:
+            raise LabError(f"the resolution of {self.name} must be a number of 0 or more, not {self.resolution!r}")
+
+    @property
+    def metric_scale(self) -> str:
+        """The scale on which the metric's differences are judged."""
+        return self.scale or ("linear" if self.maximize else "log")
 
     def reached(self, value: float) -> bool:
         """Return True if a validation metric meets the target (a NaN never does)."""

@@ -89,6 +89,7 @@ def load(data_dir: Path | None = None, preset: str = "paper") -> Task:
         finish=_perplexity,
         metric_name="perplexity",
         maximize=False,
+        resolution=0.0,
         target=size.target,
         epochs=-(-size.steps // (len(windows["train"]) // batch_size)),
         batch_size=batch_size,

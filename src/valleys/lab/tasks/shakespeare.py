@@ -82,6 +82,7 @@ def load(data_dir: Path | None = None, preset: str = STANDARD) -> Task:
         metric=_bits,
         metric_name="bits per character",
         maximize=False,
+        resolution=0.0,
         target=3.6 if small else 2.8,
         epochs=2,
         micro_batch=512,

@@ -45,6 +45,7 @@ def load() -> Task:
         metric=nn.functional.mse_loss,
         metric_name="mean squared error",
         maximize=False,
+        resolution=0.0,
         target=2 * _NOISE**2,
         epochs=200,
         schedule=Schedule("constant"),

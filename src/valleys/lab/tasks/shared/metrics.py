@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from valleys.lab.problem.task import Task
+from valleys.lab.problem.task import Split, Stream, Task
 
 __all__ = ["IGNORED", "accuracy", "entity_counts", "f1", "tag_loss", "token_loss"]
 
@@ -33,8 +33,10 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     return torch.where(outputs.isfinite().all(), correct, math.nan)
 
 
-classification = partial(Task, loss=functional.cross_entropy, metric=accuracy, metric_name="accuracy %", maximize=True)
-"""A task whose loss is the cross-entropy and whose metric is the accuracy."""
+def classification(*, test: Split | Stream, **fields: Any) -> Task:
+    """Make a task whose loss is the cross-entropy and whose metric is the accuracy, unless ``fields`` say otherwise."""
+    defaults = {"loss": functional.cross_entropy, "metric": accuracy, "metric_name": "accuracy %", "maximize": True}
+    return Task(test=test, **{**defaults, "resolution": 100 / len(test), **fields})
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -114,8 +116,10 @@ def f1(counts: Tensor) -> float:
     return 200 * hits / whole if whole else 0.0
 
 
-tagging = partial(Task, metric=entity_counts, finish=f1, metric_name="entity F1 %", maximize=True)
-"""A task whose metric is the F1 of entities."""
+def tagging(*, test: Split | Stream, **fields: Any) -> Task:
+    """Make a task whose metric is the F1 of entities, of which a sentence has about one."""
+    defaults = {"metric": entity_counts, "finish": f1, "metric_name": "entity F1 %", "maximize": True}
+    return Task(test=test, **{**defaults, "resolution": 100 / len(test), **fields})
 
 
 def _entities(tags: Tensor) -> tuple[Tensor, Tensor, Tensor]:
