@@ -1,184 +1,259 @@
-from __future__ import annotations
+"""The words of a verdict, a row for each kind."""
 
-import math
+from __future__ import annotations
 
 import pytest
 
-from valleys.lab.statistics import format_mean, judge, verdict
+from valleys.lab.statistics import Metric, Outcome, Verdict, format_mean, judge
+from valleys.lab.statistics.formatting import about, decimals, fixed, ratios
 
-BASE = (90.0, 90.3, 90.1, 90.2, 90.4)
-WON = {"lamb": {0: 90.0, 1: 91.0, 2: 92.0}, "alto": {0: 90.5, 1: 91.4, 2: 92.45}}
-OPEN = {"lamb": {0: 90.0, 1: 91.0, 2: 92.0}, "alto": {0: 91.0, 1: 90.5, 2: 92.1}}
+ACCURACY = Metric("accuracy %", maximize=True, resolution=0.2778)
+LOSS = Metric("mean squared error", maximize=False, scale="log")
+RETURN = Metric("mean return", maximize=True)
 
-
-def runs(*values: float | None) -> dict[int, float | None]:
-    return dict(enumerate(values))
-
-
-def test_a_clear_winner_is_named_with_its_lead() -> None:
-    found = verdict(WON, maximize=True, metric="accuracy %", batch_size=16384)
-    assert found.leader == "alto"
-    assert found.rivals[0].beaten
-    assert found.sentence == (
-        "alto beats lamb (second) by 0.45 ± 0.12 accuracy % at batch 16384 (3 paired seeds, p = 0.0041)"
-    )
+Values = tuple[float | None, ...]
 
 
-def test_no_difference_is_said_to_be_none_and_what_could_have_been_seen() -> None:
-    found = verdict(OPEN, maximize=True, metric="%", batch_size=8)
-    assert found.sentence == (
-        "no difference found between alto and lamb at batch 8: 0.2 ± 1.9 % (3 paired seeds, p = 0.69); "
-        "3 seeds could have seen 2.5 (power 80%)"
-    )
-    assert not found.rivals[0].beaten
+def alto_and_lamb(alto: Values, lamb: Values, metric: Metric, unit: str = "round", shared: int = 1) -> Verdict:
+    outcomes = {name: Outcome(dict(enumerate(values))) for name, values in (("alto", alto), ("lamb", lamb))}
+    return judge([("alto", "lamb")], outcomes, metric, unit=unit, shared=shared)[0]
 
 
-def alike(**seconds: float) -> dict[str, dict[int, float]]:
-    """The same time per step on every seed."""
-    return {name: dict.fromkeys(range(3), value) for name, value in seconds.items()}
-
-
-def test_who_is_beaten_and_who_is_not_is_said_of_every_other() -> None:
-    results = {
-        "a": runs(*BASE),
-        "b": runs(*(value - 0.01 * (-1) ** i - 0.005 for i, value in enumerate(BASE))),
-        "c": runs(*(value - 5 - 0.01 * i for i, value in enumerate(BASE))),
-        "d": runs(*(value - 0.2 * (i % 2) for i, value in enumerate(BASE))),
-    }
-    seconds = alike(a=0.2, b=0.1)
-    sentence = verdict(results, maximize=True, metric="m", batch_size=4, step_seconds=seconds).sentence
-    first, nor, seen, cost, beaten = sentence.split("; ")
-    assert first.startswith("no difference found between a and b at batch 4")
-    assert first.endswith(", Holm)")
-    assert nor.startswith("nor from d (p = ")
-    assert seen == "5 seeds could have seen 0.03 between a and b (power 80%, level 0.05/6)"
-    assert cost == "a costs 100% more time per step than b"
-    assert beaten.startswith("a beats c (p < 0.0001)")
-
-
-def test_after_a_beaten_second_the_rest_is_told() -> None:
-    results = {
-        "a": runs(*BASE),
-        "b": runs(*(value - 1 - 0.01 * i for i, value in enumerate(BASE))),
-        "c": runs(*(value - 5 - 0.01 * i for i, value in enumerate(BASE))),
-        "d": runs(99.0, 20.0, 30.0, 40.0, 50.0),
-    }
-    sentence = verdict(
-        results, maximize=True, metric="m", batch_size=4, step_seconds=alike(a=0.9, b=1.0, c=5.0)
-    ).sentence
-    first, cost, beaten, open_ = sentence.split("; ")
-    assert first.startswith("a beats b (second) by 1.020 ± 0.020 m at batch 4 (5 paired seeds, p < 0.0001, Holm)")
-    assert cost == "costs 10% less time per step"
-    assert beaten.startswith("a beats c (p < 0.0001)")
-    assert open_.startswith("no difference found from d (p = ")
+BETTER = (92.5, 92.1, 93.9, 91.9), (91.0, 91.0, 92.0, 90.6)
+OPEN = (90.5, 91.4, 91.4, 93.3, 90.2), (90.0, 92.0, 93.0, 91.0, 90.0)
 
 
 @pytest.mark.parametrize(
-    ("alto", "lamb", "won", "opened"),
+    ("alto", "lamb", "metric", "sentence"),
     [
-        (0.103, 0.1, "costs 3% more time per step", "alto costs 3% more time per step than lamb"),
-        (0.05, 0.1, "costs 50% less time per step", "alto costs 50% less time per step than lamb"),
-        (0.1009, 0.1, "costs about the same per step", "alto costs about the same per step as lamb"),
-        (0.0991, 0.1, "costs about the same per step", "alto costs about the same per step as lamb"),
-        (0.102, 0.1, "costs 2% more time per step", "alto costs 2% more time per step than lamb"),
+        (*BETTER, ACCURACY, "alto is better than lamb by 1.5 points of test accuracy (0.9 to 2.0)"),
+        (*BETTER[::-1], ACCURACY, "lamb is better than alto by 1.5 points of test accuracy (0.9 to 2.0)"),
+        (*BETTER, Metric("errors", maximize=False), "lamb is better than alto by 1.5 in test errors (0.9 to 2.0)"),
+        (
+            *OPEN,
+            ACCURACY,
+            "No significant difference between alto and lamb: alto ahead by 0.2 points of test accuracy (-1.6 to 2.0); "
+            "differences above about 2.4 would have been detected",
+        ),
+        (
+            *OPEN[::-1],
+            RETURN,
+            "No significant difference between alto and lamb: lamb ahead by 0.2 in test mean return (-1.6 to 2.0); "
+            "differences above about 2.4 would have been detected",
+        ),
+        (
+            (90.0, 91.0, 92.0, 93.0),
+            (91.0, 90.0, 93.0, 92.0),
+            RETURN,
+            "No significant difference between alto and lamb: 0.0 in test mean return (-1.8 to 1.8); "
+            "differences above about 2.5 would have been detected",
+        ),
+        (
+            (93.0, 92.0, 91.0),
+            (1.0, 1.2, 0.0),
+            RETURN,
+            "alto is better than lamb by 91.3 in test mean return (89.7 to 92.9)",
+        ),
+        (
+            (0.001, 0.002, 0.004),
+            (0.004, 0.009, 0.018),
+            LOSS,
+            "alto is better than lamb: its test mean squared error is 0.23 of lamb's (0.20 to 0.27)",
+        ),
+        (
+            (0.004, 0.009, 0.018),
+            (0.001, 0.002, 0.004),
+            LOSS,
+            "lamb is better than alto: its test mean squared error is 0.23 of alto's (0.20 to 0.27)",
+        ),
+        (
+            (30.0, 31.0, 29.5),
+            (20.0, 20.1, 20.2),
+            Metric("score", maximize=True, scale="log"),
+            "alto is better than lamb: its test score is 1.50 times lamb's (1.40 to 1.61)",
+        ),
+        (
+            (0.001, 0.002, 0.01),
+            (0.004, 0.009, 0.0045),
+            LOSS,
+            "No significant difference between alto and lamb: alto's test mean squared error is 0.5 of lamb's "
+            "(0.02 to 12); differences above a factor of about 69 would have been detected",
+        ),
+        (
+            (0.001, 0.2),
+            (0.004, 0.001),
+            LOSS,
+            "No significant difference between alto and lamb: lamb's test mean squared error is 0.14 of alto's "
+            "(5.1e-20 to 3.9e+17)",
+        ),
+        (
+            (90.0, 91.0, 92.0),
+            (90.2778, 91.0, 92.0),
+            ACCURACY,
+            "The metric is too coarse to compare alto and lamb: all differences are within one test example "
+            "(0.28 points)",
+        ),
+        (
+            (90.0, 91.0),
+            (90.8, 91.8),
+            ACCURACY,
+            "The metric is too coarse to compare alto and lamb: the spread between rounds is below one test example "
+            "(0.28 points); lamb ahead by 0.8 points of test accuracy (-1.7 to 3.3)",
+        ),
+        (
+            (2.0, 2.1),
+            (2.5, 2.6),
+            Metric("errors", maximize=False, scale="log", resolution=0.5),
+            "The metric is too coarse to compare alto and lamb: all differences are within one test example (0.5)",
+        ),
+        (
+            (90.0, 91.0),
+            (90.0, 91.0),
+            ACCURACY,
+            "No difference between alto and lamb: equal test accuracy in both rounds",
+        ),
+        (
+            (1.0,) * 5,
+            (1.0,) * 5,
+            LOSS,
+            "No difference between alto and lamb: equal test mean squared error in all 5 rounds",
+        ),
     ],
 )
-def test_the_cost_of_a_step_is_told(alto: float, lamb: float, won: str, opened: str) -> None:
-    seconds = alike(alto=alto, lamb=lamb, other=1.0)
-    sentence = verdict(WON, maximize=True, metric="%", batch_size=8, step_seconds=seconds).sentence
-    assert sentence.split("; ")[1:] == [won]
-    sentence = verdict(OPEN, maximize=True, metric="%", batch_size=8, step_seconds=seconds).sentence
-    assert sentence.split("; ")[2:] == [opened]
-
-
-@pytest.mark.parametrize("seconds", [{}, {"alto": 0.1}, {"alto": 0.1, "lamb": 0.0}, {"alto": math.nan, "lamb": 0.1}])
-def test_an_unknown_cost_is_not_told(seconds: dict[str, float]) -> None:
-    known = alike(**seconds)
-    assert "per step" not in verdict(WON, maximize=True, metric="%", batch_size=8, step_seconds=known).sentence
+def test_the_verdict_in_words(alto: Values, lamb: Values, metric: Metric, sentence: str) -> None:
+    assert alto_and_lamb(alto, lamb, metric).sentence == sentence
 
 
 @pytest.mark.parametrize(
-    ("alto", "said"),
+    ("alto", "lamb", "sentence"),
     [
-        ([0.10, 0.20, 0.05], "time per step not told apart (-82% to +459%)"),
-        ([0.110, 0.111, 0.109], "costs 10% more time per step"),
-        ([0.101, 0.099, 0.1005], "costs about the same per step"),
-        ([0.104, 0.106, 0.1045], "costs 5% more time per step"),
-        ([0.15], "costs 50% more time per step"),
+        (
+            (92.5, 92.1, 93.9, None),
+            (91.0, 91.0, 92.0, 90.6),
+            "Neither alto nor lamb is better: alto ahead by 1.5 points of test accuracy (0.5 to 2.5) where both "
+            "finished, but it diverged more often; alto diverged in 1 of 4 rounds",
+        ),
+        (
+            (92.5, 92.1, 93.9, 92.0, 91.0),
+            (91.0, 91.0, 92.0, None, None),
+            "alto is better than lamb by 1.5 points of test accuracy (0.5 to 2.5); lamb diverged in 2 of 5 rounds",
+        ),
+        (
+            (92.5, None, None),
+            (91.0, 91.0, None),
+            "Only 1 round that both finished: no interval; alto ahead by 1.50 points of test accuracy; "
+            "alto diverged in 2 of 3 rounds; lamb diverged in 1 of 3 rounds",
+        ),
+        ((None,) * 5, (91.0,) * 5, "Of alto and lamb only lamb has a result: alto diverged in all 5 rounds"),
+        (
+            (91.0, None),
+            (None, None),
+            "Of alto and lamb only alto has a result: alto diverged in 1 of 2 rounds; lamb diverged in both rounds",
+        ),
+        (
+            (None,),
+            (None,),
+            "Neither alto nor lamb has a result: alto diverged in the only round; lamb diverged in the only round",
+        ),
+        (
+            (None, 91.0),
+            (91.0, None),
+            "There is no round that both alto and lamb finished: alto diverged in 1 of 2 rounds; "
+            "lamb diverged in 1 of 2 rounds",
+        ),
+        ((), (91.0,), "Of alto and lamb only lamb has a result: alto has no run"),
     ],
 )
-def test_a_cost_that_the_noise_of_the_machine_could_have_made_is_not_claimed(alto: list[float], said: str) -> None:
-    seconds = {"alto": dict(enumerate(alto)), "lamb": {0: 0.1, 1: 0.1, 2: 0.1}}
-    sentence = verdict(WON, maximize=True, metric="%", batch_size=8, step_seconds=seconds).sentence
-    assert sentence.split("; ")[1:] == [said]
+def test_lost_rounds_in_words(alto: Values, lamb: Values, sentence: str) -> None:
+    assert alto_and_lamb(alto, lamb, ACCURACY).sentence == sentence
 
 
-def test_times_are_paired_by_seed() -> None:
-    """The machine is ten times slower on one seed, for both."""
-    seconds = {"alto": {0: 0.11, 1: 1.1, 2: 0.112}, "lamb": {0: 0.1, 1: 1.0, 2: 0.1, 3: 9.0}}
-    sentence = verdict(WON, maximize=True, metric="%", batch_size=8, step_seconds=seconds).sentence
-    assert sentence.endswith("; costs 11% more time per step")
+ONE_ROUND = "; one round: this holds for these tuned values, not for the optimizers"
 
 
-def test_a_judged_pair_is_told_in_both_directions() -> None:
-    seconds = alike(alto=0.103, lamb=0.1)
-    up = judge("alto", "lamb", WON, maximize=True, metric="%", batch_size=8, step_seconds=seconds)
-    down = judge("alto", "lamb", WON, maximize=False, metric="%", batch_size=8, step_seconds=seconds)
-    assert up.sentence == (
-        "alto beats lamb by 0.45 ± 0.12 % at batch 8 (3 paired seeds, p = 0.0041); costs 3% more time per step"
+@pytest.mark.parametrize(
+    ("alto", "lamb", "sentence"),
+    [
+        (*BETTER, "alto is better than lamb by 1.5 points of test accuracy (0.9 to 2.0)"),
+        ((92.5,), (91.0,), "One fresh seed: no interval; alto ahead by 1.50 points of test accuracy"),
+        (
+            (92.5, 93.0),
+            (91.0, None),
+            "Only 1 fresh seed that both finished: no interval; alto ahead by 1.50 points of test accuracy; "
+            "lamb diverged on 1 of 2 fresh seeds",
+        ),
+        (
+            (92.0, 91.0),
+            (92.8, 91.8),
+            "The metric is too coarse to compare alto and lamb: the spread between fresh seeds is below one test "
+            "example (0.28 points); lamb ahead by 0.8 points of test accuracy (-1.7 to 3.3)",
+        ),
+    ],
+)
+def test_one_round_speaks_of_its_tuned_values(alto: Values, lamb: Values, sentence: str) -> None:
+    assert alto_and_lamb(alto, lamb, ACCURACY, unit="seed").sentence == sentence + ONE_ROUND
+
+
+def test_details_are_what_a_statistician_wants() -> None:
+    assert alto_and_lamb(*BETTER, ACCURACY, shared=3).details == (
+        "4 rounds; mean difference alto - lamb 1.5, 98.33 % interval 0.6 to 2.3 (Student's t; Bonferroni over 3 "
+        "pairs); standard deviation of the differences 0.34; Hedges' g 3.1 (0.49 to 8.5); minimum detectable "
+        "difference 1.1 at 80 % power; exact signed-rank p = 0.12, which decides nothing"
     )
-    assert down.sentence == (
-        "lamb beats alto by 0.45 ± 0.12 % at batch 8 (3 paired seeds, p = 0.0041); costs 3% less time per step"
+    assert alto_and_lamb((0.004, 0.009, 0.018), (0.001, 0.002, 0.004), LOSS, unit="seed").details == (
+        "3 fresh seeds; geometric mean of alto / lamb 4.3, 95 % interval 3.7 to 5.1 (Student's t on logarithms); "
+        "standard deviation of the log ratios 0.068; Hedges' g 12 (3.4 to 41); minimum detectable ratio 1.2 at "
+        "80 % power; exact signed-rank p = 0.25, which decides nothing"
     )
-    undecided = judge("lamb", "alto", OPEN, maximize=True, metric="%", batch_size=8).sentence
-    assert undecided == verdict(OPEN, maximize=True, metric="%", batch_size=8).sentence
+    assert "(Student's t; Bonferroni over 2 pairs)" in alto_and_lamb(*BETTER, ACCURACY, shared=2).details
+    assert "Bonferroni" not in alto_and_lamb(*BETTER, ACCURACY).details
+    large = alto_and_lamb((93.0, 92.0, 91.0), (1.0, 1.2, 0.0), RETURN).details
+    assert "Hedges' g 80 (23 to 27" in large
 
 
-def test_one_seed_supports_no_claim() -> None:
-    found = verdict({"a": runs(99.0), "b": runs(1.0)}, maximize=True, metric="m", batch_size=1)
-    assert found.sentence == (
-        "no difference found between a and b at batch 1: 98 m (1 paired seed, too few seeds for a p value)"
-    )
+def test_details_say_what_was_taken_for_what() -> None:
+    floored = alto_and_lamb((90.0, 91.0, 92.0), (90.2778, 91.0, 92.0), ACCURACY).details
+    assert "standard deviation of the differences 0.16, taken as 0.28, one test example's worth; minimum" in floored
+    errors = Metric("errors", maximize=False, scale="log", resolution=1.0)
+    raised = alto_and_lamb((0.0, 1.0), (3.0, 4.0), errors).details
+    assert raised.endswith("; values below half a test example were taken as half of one")
+    linear = alto_and_lamb((0.0, 1.0), (3.0, 4.5), LOSS).details
+    assert linear.endswith("; linear scale, since a value is not positive and has no logarithm")
+    assert alto_and_lamb((92.5,), (91.0,), ACCURACY).details == "1 round; mean difference alto - lamb 1.50"
+    assert alto_and_lamb((None,), (91.0,), ACCURACY).details == ""
 
 
-def test_no_shared_seed_supports_no_claim() -> None:
-    found = verdict({"a": {0: 99.0}, "b": {1: 1.0}}, maximize=True, metric="m", batch_size=1)
-    assert found.sentence == ("no difference found between a and b at batch 1: there is no seed that both finished")
+def test_no_sentence_has_a_p_value() -> None:
+    for alto, lamb in (BETTER, OPEN):
+        assert "p =" not in alto_and_lamb(alto, lamb, ACCURACY).sentence
 
 
-def test_divergence_ranks_below_any_finished_run_and_is_told() -> None:
-    results = {"risky": runs(99.0, None, 99.0), "safe": runs(90.0, 90.1, 90.2), "dead": {}}
-    seconds = alike(risky=1.0, safe=1.05)
-    found = verdict(results, maximize=True, metric="m", batch_size=4, step_seconds=seconds)
-    assert found.leader == "safe"
-    assert not found.rivals[0].beaten
-    lead, cost, dead, diverged = found.sentence.split("; ")
-    assert lead.startswith("safe leads risky at batch 4 only because it diverges less often: where both finished, ")
-    assert "the difference is -8.9" in lead
-    assert cost == "safe costs 5% more time per step than risky"
-    assert dead == "dead finished no run"
-    assert diverged == "risky diverged on 1 fresh seeds"
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((0.2312, 0.1112, 0.4812), ["0.23", "0.11", "0.48"]),
+        ((1.0031, 0.9981, 1.0082), ["1.003", "0.998", "1.008"]),
+        ((1.2, 1.0004, 1.44), ["1.2000", "1.0004", "1.4400"]),
+        ((0.75, 0.0, float("inf")), ["0.75", "0", "infinity"]),
+        ((0.5, 0.2, 0.9996), ["0.5", "0.2", "0.9996"]),
+        ((1.0, 1.0, 1.0), ["1.00", "1.00", "1.00"]),
+    ],
+)
+def test_a_ratio_has_the_digits_that_mean_something(values: tuple[float, ...], texts: list[str]) -> None:
+    assert ratios(values[0], values[1:]) == texts
 
 
-def test_no_finished_run_gives_no_leader() -> None:
-    found = verdict({"a": {}, "b": runs(None, math.nan)}, maximize=True, metric="m", batch_size=4)
-    assert found.leader is None
-    assert found.sentence == "no verdict at batch 4: no optimizer finished a run"
+def test_two_digits() -> None:
+    assert [about(value) for value in (1.4567, 0.0321, 123.4, 2e6, 1.0, 1.00004)] == [
+        *("1.5", "0.032", "123", "2e+06", "1", "1"),
+    ]
 
 
-def test_one_optimizer_is_compared_with_nothing() -> None:
-    found = verdict({"a": runs(1.0, 2.0)}, maximize=True, metric="m", batch_size=4, step_seconds=alike(a=1.0))
-    assert found.sentence == "a alone at batch 4: there is nothing to compare it with"
-    found = verdict({"a": runs(1.0, None), "b": runs(None)}, maximize=True, metric="m", batch_size=4)
-    assert found.sentence == ("a alone at batch 4: no other optimizer finished a run; a diverged on 1 fresh seeds")
-
-
-def test_a_large_spread_is_told_without_an_exponent() -> None:
-    results = {"a": runs(5000.0, 0.0, 900.0), "b": runs(0.0, 4000.0, 500.0)}
-    assert (
-        "3 seeds could have seen 14689 (power 80%)"
-        in verdict(results, maximize=True, metric="return", batch_size=4).sentence
-    )
+def test_a_limit_reads_zero_only_if_it_is() -> None:
+    assert decimals(0.5, [0.02, 0.98]) == 2
+    assert decimals(0.5, [0.0, 1.0]) == decimals(0.5, [-0.1, 1.1]) == 1
+    assert [fixed(value, 1) for value in (-0.02, 12.34, 1e8)] == ["0.0", "12.3", "1e+08"]
+    assert fixed(1.23e-9, 11) == "1.2e-09"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from valleys.lab.record import Record
 from valleys.lab.statistics.step_times import _SLACK, step_times
 
 
-def runs(*ended: float | None) -> list[Record]:
-    return [record(seed=seed, ended=time, step_seconds=seed + 0.5) for seed, time in enumerate(ended)]
+def runs(*ended: float | None) -> dict[int, Record]:
+    return {unit: record(seed=7, ended=time, step_seconds=unit + 0.5) for unit, time in enumerate(ended)}
 
 
 def test_runs_that_take_turns_are_compared() -> None:
@@ -26,11 +26,11 @@ def test_a_long_run_joins_what_it_spans() -> None:
     assert list(step_times({"a": runs(0.0, 1e6), "b": runs(1.0), "c": runs(9e5)})) == ["a", "b", "c"]
 
 
-def test_one_seed_each_one_after_the_other_is_one_sitting() -> None:
+def test_one_unit_each_one_after_the_other_is_one_sitting() -> None:
     assert list(step_times({name: runs(number * _SLACK) for number, name in enumerate("abc")})) == ["a", "b", "c"]
     assert list(step_times({"a": runs(0.0), "b": runs(2.1 * _SLACK)})) == ["a"]
 
 
 def test_times_from_before_ends_were_recorded_and_optimizers_without_runs() -> None:
-    assert list(step_times({"a": runs(None, None), "b": runs(5.0), "c": []})) == ["a", "b"]
-    assert step_times({"a": []}) == step_times({}) == {}
+    assert list(step_times({"a": runs(None, None), "b": runs(5.0), "c": {}})) == ["a", "b"]
+    assert step_times({"a": {}}) == step_times({}) == {}

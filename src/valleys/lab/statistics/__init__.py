@@ -1,40 +1,42 @@
-"""Intervals, paired differences, times to a target, and the verdict in a sentence.
+"""Verdicts on pairs of optimizers: intervals of paired differences, times to a target, and sentences.
 
-One idea per module: :mod:`~.intervals`, :mod:`~.p_values`, :mod:`~.paired`, :mod:`~.effect`, :mod:`~.censored`,
-:mod:`~.profiles`, :mod:`~.verdicts`.
+One idea per module: :mod:`~.intervals`, :mod:`~.paired`, :mod:`~.effect`, :mod:`~.signed_rank`, :mod:`~.censored`,
+:mod:`~.profiles`, :mod:`~.budget`, :mod:`~.verdicts`.
 """
 
 from __future__ import annotations
 
+from valleys.lab.statistics.budget import BudgetPoint, budget_curve
 from valleys.lab.statistics.censored import TimeComparison, compare_times
-from valleys.lab.statistics.effect import Detectable, detectable_difference, hedges_g
-from valleys.lab.statistics.intervals import Interval, mean_interval, median
-from valleys.lab.statistics.outcome import Rival, Verdict
-from valleys.lab.statistics.p_values import holm, sign_p, signed_rank_p
+from valleys.lab.statistics.effect import detectable_difference, hedges_g
+from valleys.lab.statistics.formatting import format_mean
+from valleys.lab.statistics.intervals import Interval, mean_interval, mean_on_scale, median
+from valleys.lab.statistics.outcome import Metric, Outcome, Verdict
 from valleys.lab.statistics.paired import Difference, paired_difference
 from valleys.lab.statistics.profiles import Profile, performance_profiles
-from valleys.lab.statistics.sentences import format_mean
-from valleys.lab.statistics.verdicts import judge, verdict
+from valleys.lab.statistics.signed_rank import signed_rank_p
+from valleys.lab.statistics.verdicts import judge, two_best
 
 __all__ = [
-    "Detectable",
+    "BudgetPoint",
     "Difference",
     "Interval",
+    "Metric",
+    "Outcome",
     "Profile",
-    "Rival",
     "TimeComparison",
     "Verdict",
+    "budget_curve",
     "compare_times",
     "detectable_difference",
     "format_mean",
     "hedges_g",
-    "holm",
     "judge",
     "mean_interval",
+    "mean_on_scale",
     "median",
     "paired_difference",
     "performance_profiles",
-    "sign_p",
     "signed_rank_p",
-    "verdict",
+    "two_best",
 ]

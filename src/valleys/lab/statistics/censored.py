@@ -12,61 +12,59 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from valleys.lab.statistics.intervals import median
-from valleys.lab.statistics.p_values import sign_p, signed_rank_p
+from valleys.lab.statistics.signed_rank import signed_rank_p
 
 __all__ = ["TimeComparison", "compare_times"]
 
 
 @dataclass(frozen=True)
 class TimeComparison:
-    """Two optimizers' times to a target over the same seeds.
+    """Two optimizers' times to a target over the same units.
 
     Args:
-        pairs: number of shared seeds.
-        sooner, later: on how many of them the first optimizer was there before, or after, the second.
-        ties: on how many they were there at once, or neither was.
-        wilcoxon_p: two-sided p value of Wilcoxon's signed rank test on the logarithms of the ratios.
-        sign_p: the same of the sign test, which needs no symmetry.
+        units: number of shared units.
+        sooner, later: in how many of them the first optimizer reached the target before, or after, the second.
+        ties: in how many both reached it at once, or neither did.
+        signed_rank_p: two-sided p value of the signed-rank test on the logarithms of the ratios.
         ratio: first median over second; None if both are infinite. See ``bound``.
         bound: empty where the ratio is itself; ``at least`` or ``at most`` where one median lies beyond the end of
             the runs, which then stands for it.
     """
 
-    pairs: int
+    units: int
     sooner: int
     later: int
     ties: int
-    wilcoxon_p: float
-    sign_p: float
+    signed_rank_p: float
     ratio: float | None
     bound: str
 
 
 def compare_times(
-    a: Mapping[int, float], b: Mapping[int, float], *, horizon: float | None = None
+    a: Mapping[int, float], b: Mapping[int, float], *, horizons: tuple[float, float] = (math.inf, math.inf)
 ) -> TimeComparison | None:
-    r"""Compare two optimizers' times to a target over the seeds that both have.
+    r"""Compare two optimizers' times to a target over the units (rounds, or fresh seeds) that both have.
 
     .. math:: d_i = \log(a_i / b_i),\quad d_i = \pm\infty \text{ if one missed},\quad d_i = 0 \text{ if both did}
 
-    A seed on which one optimizer alone arrived is the largest difference there is, all such seeds alike; one on
-    which neither did says nothing about which is sooner.
+    A unit in which one optimizer alone reached the target is the largest difference there is, all such units alike; one
+    in which neither did says nothing about which is sooner.
 
     Args:
-        a: time by seed; infinite where the run missed.
+        a: time by unit, positive; infinite where the run missed.
         b: the same of the other optimizer.
-        horizon: end of the runs in the same unit, of the optimizer whose median is infinite where they differ. It
-            restricts the ratio: an infinite median is at least this. Without it such a ratio is infinite or zero.
+        horizons: end of the runs of ``a`` and of ``b`` in the same unit of time. An infinite median is at least this,
+            which bounds the ratio. Default: infinite, and so is or zero such a ratio.
 
     Returns:
-        The comparison, below 1 where ``a`` is sooner; None if no seed is shared.
+        The comparison, with a ratio below 1 where ``a`` is sooner; None if no unit is shared.
 
     Raises:
-        ValueError: if a time or the horizon is not positive.
+        ValueError: if a time or a horizon is not positive.
 
     Example:
         >>> never = float("inf")
-        >>> times = compare_times({0: 50.0, 1: 60.0, 2: 70.0}, {0: 90.0, 1: never, 2: never}, horizon=100.0)
+        >>> times = compare_times({0: 50.0, 1: 60.0, 2: 70.0}, {0: 90.0, 1: never, 2: never}, horizons=(100.0, 100.0))
         >>> times.sooner, times.bound, times.ratio
         (3, 'at most', 0.6)
 
@@ -74,14 +72,14 @@ def compare_times(
         Ranks as in :func:`valleys.lab.statistics.signed_rank_p`; an infinite score for a missed target as in Dahl
         et al., Benchmarking neural network training algorithms, arXiv 2306.07179.
     """
-    _check([*a.values(), *b.values(), *([] if horizon is None else [horizon])])
-    seeds = sorted(a.keys() & b.keys())
-    if not seeds:
+    _check([*a.values(), *b.values(), *horizons])
+    units = sorted(a.keys() & b.keys())
+    if not units:
         return None
-    d = [_log_ratio(a[seed], b[seed]) for seed in seeds]
+    d = [_log_ratio(a[unit], b[unit]) for unit in units]
     sooner, later = sum(x < 0 for x in d), sum(x > 0 for x in d)
-    ratio, bound = _ratio(median([a[seed] for seed in seeds]), median([b[seed] for seed in seeds]), horizon)
-    return TimeComparison(len(d), sooner, later, len(d) - sooner - later, signed_rank_p(d), sign_p(d), ratio, bound)
+    ratio, bound = _ratio(median([a[unit] for unit in units]), median([b[unit] for unit in units]), horizons)
+    return TimeComparison(len(d), sooner, later, len(d) - sooner - later, signed_rank_p(d), ratio, bound)
 
 
 def _log_ratio(a: float, b: float) -> float:
@@ -89,13 +87,12 @@ def _log_ratio(a: float, b: float) -> float:
     return 0.0 if a == b else math.log(a) - math.log(b)
 
 
-def _ratio(a: float, b: float, horizon: float | None) -> tuple[float | None, str]:
-    end = math.inf if horizon is None else horizon
+def _ratio(a: float, b: float, horizons: tuple[float, float]) -> tuple[float | None, str]:
     if math.isinf(a) and math.isinf(b):
         return None, ""
     if math.isinf(a):
-        return end / b, "at least"
-    return (a / end, "at most") if math.isinf(b) else (a / b, "")
+        return horizons[0] / b, "at least"
+    return (a / horizons[1], "at most") if math.isinf(b) else (a / b, "")
 
 
 def _check(times: Iterable[float]) -> None:

@@ -1,63 +1,43 @@
-"""Effect sizes of paired differences: Hedges' g, and the smallest difference that a number of seeds detects."""
+"""Effect sizes of paired differences: Hedges' g, and the minimum detectable difference."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from valleys.lab.statistics.intervals import Interval, standard_error
-from valleys.lab.statistics.paired import differences
 
-__all__ = ["Detectable", "detectable_difference", "hedges_g"]
-
-
-@dataclass(frozen=True)
-class Detectable:
-    """The minimum detectable difference.
-
-    Args:
-        difference: its size, in the metric's unit.
-        seeds: paired seeds.
-        level: of the test. Among m pairs it is the level over m, the strictest of Holm's thresholds: conservative,
-            since Holm's others are larger.
-        power: the chance to find it.
-    """
-
-    difference: float
-    seeds: int
-    level: float
-    power: float
+__all__ = ["detectable_difference", "hedges_g"]
 
 
-def hedges_g(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Interval | None:
+def hedges_g(differences: Sequence[float], confidence: float = 0.95) -> Interval | None:
     r"""Return Hedges' g of paired data: the mean difference over the standard deviation *of the differences*.
 
     .. math::
         g = J_{n-1}\, \bar d / s_d,\quad
         J_\nu = \frac{\Gamma(\nu / 2)}{\sqrt{\nu / 2}\;\Gamma((\nu - 1) / 2)}
 
-    That denominator (Cohen's :math:`d_z`) is the one of the paired test: seeds shared by both optimizers cancel, as
-    they do in the p value. It is not comparable with a g over the spread of a single optimizer's runs. :math:`J`
-    makes g unbiased for :math:`\delta = \mu_d / \sigma_d`; it is zero for two pairs, which hence have no g.
+    That denominator (Cohen's :math:`d_z`) is the one of the paired interval, in which cancels what the two optimizers
+    share. It is not comparable with a g over the spread of a single optimizer's runs. :math:`J` makes g unbiased for
+    :math:`\delta = \mu_d / \sigma_d`; it is zero for two pairs, which hence have no g.
 
     The interval is of :math:`\delta`, by inverting the noncentral t: exact for normal differences at any number of
-    seeds, where a bootstrap of five differences is not. It is not multiplied by :math:`J`, which would undo that.
+    pairs, where a bootstrap of five differences is not. It is not multiplied by :math:`J`, which would undo that. It
+    includes zero exactly where Student's interval of the same confidence does.
 
     Args:
-        a: metric by seed.
-        b: metric by seed.
+        differences: one of each pair.
         confidence: coverage of the interval, in (0, 1).
 
     Returns:
-        g and its interval; None below three shared seeds. Equal differences have no spread: g is zero or infinite,
+        g and its interval; None below three differences. Equal differences have no spread: g is zero or infinite,
         without limits. Without limits also where the mean is so far from zero, in units of its standard error, that
         SciPy's noncentral t is not a number.
 
     Example:
-        >>> g = hedges_g({0: 1.0, 1: 2.5, 2: 3.7, 3: 3.9}, {0: 0.7, 1: 2.6, 2: 2.9, 3: 3.0})
+        >>> g = hedges_g([0.3, -0.1, 0.8, 0.9])
         >>> print(f"{g.estimate:.2f} in [{g.low:.2f}, {g.high:.2f}]")
         0.74 in [-0.27, 2.23]
 
@@ -65,11 +45,10 @@ def hedges_g(a: Mapping[int, float], b: Mapping[int, float], confidence: float =
         Hedges, Distribution theory for Glass's estimator of effect size, Journal of Educational Statistics 6, 1981;
         Steiger and Fouladi, Noncentrality interval estimation, 1997.
     """
-    d = differences(a, b)
-    n = len(d)
+    n = len(differences)
     if n < 3:
         return None
-    mean, error = math.fsum(d) / n, standard_error(d)
+    mean, error = math.fsum(differences) / n, standard_error(differences)
     if error == 0:
         return Interval(math.copysign(math.inf, mean) if mean else 0.0, None, None, confidence, "none")
     t = mean / error
@@ -80,33 +59,31 @@ def hedges_g(a: Mapping[int, float], b: Mapping[int, float], confidence: float =
     return Interval(estimate, low / math.sqrt(n), high / math.sqrt(n), confidence, "noncentral t")
 
 
-def detectable_difference(
-    deviation: float, seeds: int, *, level: float = 0.05, power: float = 0.8
-) -> Detectable | None:
-    r"""Return the smallest difference that a two-sided paired t test finds with a given chance.
+def detectable_difference(deviation: float, units: int, *, level: float = 0.05, power: float = 0.8) -> float | None:
+    r"""Return the smallest difference whose interval excludes zero with a given chance.
 
     .. math:: \Delta:\ P(|T_{n-1,\,\sqrt n \Delta / \sigma_d}| > t_{n-1,\,1-\alpha/2}) = 1 - \beta
 
     It depends on the spread of the differences, not on their mean, so it is not "observed power", which only says the
-    p value again. But a spread seen in few seeds is itself uncertain: that of 5 seeds may be 0.35 to 1.67 times the
-    true one (95 %), of 10 seeds 0.55 to 1.45 times.
+    p value again. But a spread seen in few units is itself uncertain: that of 5 units may be 0.35 to 1.67 times the
+    true one (95 %), of 10 units 0.55 to 1.45 times.
 
     Args:
         deviation: standard deviation of the paired differences, positive.
-        seeds: number of pairs, at least two.
-        level: of the test, in (0, 1). Among m pairs under Holm's correction pass ``level / m``: conservative.
+        units: number of pairs, at least two.
+        level: one minus the confidence of the interval, in (0, 1). Where m pairs share a level it is the level over m.
         power: the chance, above the level and below 1.
 
     Returns:
-        The difference with what it rests on; None where SciPy's noncentral t is not a number, as it may be for two
-        seeds and a level near zero.
+        The difference, in the unit of the deviation; None where SciPy's noncentral t is not a number, as it may be for
+        two units and a level near zero.
 
     Raises:
         ValueError: if a number is out of its range.
 
     Example:
-        >>> print(f"{detectable_difference(1.0, 10).difference:.3f}")
-        0.996
+        >>> print(f"{detectable_difference(1.0, 5):.3f}")
+        1.682
 
     Source:
         Bloom, Minimum detectable effects, Evaluation Review 19, 1995, in its exact form.
@@ -117,10 +94,10 @@ def detectable_difference(
         raise ValueError(f"the level must be in (0, 1), not {level}")
     if not level < power < 1:
         raise ValueError(f"the power must be above the level and below 1, not {power}")
-    if seeds < 2:
-        raise ValueError(f"a paired test needs at least two seeds, not {seeds}")
-    shift = _shift(seeds - 1, level, power)
-    return None if shift is None else Detectable(shift * deviation / math.sqrt(seeds), seeds, level, power)
+    if units < 2:
+        raise ValueError(f"a paired test needs at least two units, not {units}")
+    shift = _shift(units - 1, level, power)
+    return None if shift is None else shift * deviation / math.sqrt(units)
 
 
 def _unbiasing(freedom: int) -> float:

@@ -1,13 +1,18 @@
-"""Means, medians and their intervals."""
+"""Means, medians and their intervals, on a linear or a logarithmic scale."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-__all__ = ["Interval", "mean_interval", "median"]
+if TYPE_CHECKING:
+    from valleys.lab.statistics.outcome import Metric
+
+__all__ = ["Interval", "Scale", "mean_interval", "mean_on_scale", "median", "scale_of"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,47 @@ class Interval:
     high: float | None
     confidence: float
     method: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear or a logarithmic scale.
+
+    Args:
+        log: True for logarithms.
+        floor: the value that smaller ones count as before the logarithm is taken.
+    """
+
+    log: bool
+    floor: float = 0.0
+
+    def apply(self, value: float) -> float:
+        """Return a value's place on the scale."""
+        return math.log(max(value, self.floor)) if self.log else value
+
+    def undo(self, place: float) -> float:
+        """Return the value at a place, of a difference of places the ratio; infinite where it is beyond all floats."""
+        try:
+            return math.exp(place) if self.log else place
+        except OverflowError:
+            return math.inf
+
+
+def scale_of(metric: Metric, values: Iterable[float]) -> Scale:
+    """Return the scale for these values of a metric.
+
+    On a logarithmic scale a value below half the metric's resolution counts as half of it. A continuous metric has no
+    resolution: where one of its values has no logarithm, the scale is linear.
+
+    Example:
+        >>> from valleys.lab.statistics import Metric
+        >>> errors = Metric("error %", maximize=False, scale="log", resolution=0.5)
+        >>> round(scale_of(errors, [0.0, 2.0]).apply(0.0), 3)
+        -1.386
+    """
+    if metric.scale != "log" or (metric.resolution == 0 and min(values, default=1.0) <= 0):
+        return Scale(False)
+    return Scale(True, metric.resolution / 2)
 
 
 def median(values: Sequence[float]) -> float:
@@ -74,15 +120,53 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     Source:
         Student, The probable error of a mean, Biometrika 6, 1908.
     """
-    from scipy.stats import t
-
     if not values:
         raise ValueError("mean_interval needs at least one value")
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
         return mean, None
-    return mean, float(t.ppf((1 + confidence) / 2, n - 1)) * standard_error(values)
+    return mean, t_quantile(confidence, n - 1) * standard_error(values)
+
+
+def mean_on_scale(values: Sequence[float], metric: Metric, confidence: float = 0.95) -> Interval:
+    r"""Return the mean on the metric's scale with its interval by Student's t, both in the metric's unit.
+
+    .. math:: \exp\left( \overline{\log x} \pm t_{n-1,\,(1+c)/2}\; s / \sqrt n \right)
+
+    on a logarithmic scale, which is the geometric mean; :func:`mean_interval` on a linear one.
+
+    Args:
+        values: independent finite measurements, at least one.
+        metric: what was measured.
+        confidence: coverage ``c``, in (0, 1).
+
+    Returns:
+        The interval, without limits where there is one value. Its method names the scale.
+
+    Raises:
+        ValueError: without measurements.
+
+    Example:
+        >>> from valleys.lab.statistics import Metric
+        >>> mean = mean_on_scale([1.0, 2.0, 4.0], Metric("loss", maximize=False, scale="log"))
+        >>> print(f"{mean.estimate:.2f} ({mean.low:.2f} to {mean.high:.2f})")
+        2.00 (0.36 to 11.19)
+    """
+    scale = scale_of(metric, values)
+    mean, half_width = mean_interval([scale.apply(value) for value in values], confidence)
+    if half_width is None:
+        return Interval(scale.undo(mean), None, None, confidence, "none")
+    limits = scale.undo(mean - half_width), scale.undo(mean + half_width)
+    return Interval(scale.undo(mean), *limits, confidence, "Student's t" + " on logarithms" * scale.log)
+
+
+@lru_cache(maxsize=1024)
+def t_quantile(confidence: float, freedom: int) -> float:
+    """Return half the width of Student's interval in units of the standard error."""
+    from scipy.stats import t
+
+    return float(t.isf((1 - confidence) / 2, freedom))
 
 
 def standard_error(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Differences of two optimizers over the same seeds."""
+"""Paired differences of two optimizers on the metric's scale."""
 
 from __future__ import annotations
 
@@ -6,79 +6,98 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from valleys.lab.statistics.intervals import mean_interval, standard_error
-from valleys.lab.statistics.p_values import signed_rank_p
+from valleys.lab.statistics.intervals import Scale, scale_of, standard_error, t_quantile
+from valleys.lab.statistics.outcome import Metric
 
 __all__ = ["Difference", "paired_difference"]
+
+_LINEAR = Metric("metric", maximize=True)
+_SLACK = 1e-9  # of an example: accuracies are sums of shares that were rounded
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences.
+    """Paired differences, first minus second, with their mean and its interval.
 
     Args:
-        mean: mean of ``a - b`` over the seeds that both finished.
-        half_width: half the width of its interval; None below two pairs.
-        p: two-sided p value of Student's t; None below two pairs.
-        pairs: number of seeds.
-        deviation: standard deviation of the differences; None below two pairs.
-        wilcoxon_p: two-sided p value of Wilcoxon's signed rank test; None below two pairs.
+        values: one difference for each shared unit, on the scale: of logarithms on a logarithmic one.
+        scale: of the values.
+        mean: of the differences.
+        half_width: half the width of the mean's interval; None below two units.
+        deviation: standard deviation of the differences; None below two units.
+        least: one test example's worth on the scale, which the interval takes for the deviation where that is below.
+        within: True if no two paired values lie further apart than one test example.
+        raised: True if a value lay below half a test example and was taken as half of one.
     """
 
+    values: tuple[float, ...]
+    scale: Scale
     mean: float
     half_width: float | None
-    p: float | None
-    pairs: int
-    deviation: float | None = None
-    wilcoxon_p: float | None = None
+    deviation: float | None
+    least: float
+    within: bool
+    raised: bool
+
+    @property
+    def pairs(self) -> int:
+        """Number of shared units."""
+        return len(self.values)
 
 
-def differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
-    """Return the differences ``a - b`` over the seeds that both have, in the order of the seeds.
+def paired_difference(
+    a: Mapping[int, float],
+    b: Mapping[int, float],
+    metric: Metric = _LINEAR,
+    confidence: float = 0.95,
+) -> Difference | None:
+    r"""Return the mean of ``a - b`` on the metric's scale and its interval by Student's t, over the shared units.
 
-    Example:
-        >>> differences({1: 5.0, 0: 3.0}, {0: 1.0, 1: 1.0, 2: 9.0})
-        [2.0, 4.0]
-    """
-    return [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+    .. math:: \bar d \pm t_{n-1,\,(1+c)/2}\; \max(s_d, \rho) / \sqrt n
 
-
-def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Difference | None:
-    r"""Return the mean of ``a - b``, its interval and p values, over the seeds that both have.
-
-    .. math:: d_i = a_i - b_i,\quad t = \bar d \sqrt n / s_d,\quad p = 2 P(T_{n-1} > |t|)
-
-    Wilcoxon's p value stands beside Student's for metrics whose differences are far from normal. Fix beforehand
-    which of them decides: the smaller of the two is no p value.
+    :math:`\rho` is one test example's worth: a metric with steps may show no spread where there is one. On a
+    logarithmic scale, where :math:`d_i = \log a_i - \log b_i`, it is :math:`\log(1 + \rho / \bar x)` at the smaller of
+    the two geometric means.
 
     Args:
-        a: metric by seed.
-        b: metric by seed.
+        a: metric by unit (round or seed), finite.
+        b: the same of the other optimizer.
+        metric: its scale and resolution. Default: a linear scale without resolution.
         confidence: coverage of the interval, in (0, 1).
 
     Returns:
-        The difference; None if no seed is shared.
+        The difference; None if no unit is shared.
 
     Example:
-        >>> paired_difference({0: 3.0, 1: 5.0}, {0: 1.0, 1: 1.0, 2: 9.0}).mean
-        3.0
+        >>> difference = paired_difference({0: 3.0, 1: 5.0}, {0: 1.0, 1: 1.0, 2: 9.0})
+        >>> difference.values, difference.mean
+        ((2.0, 4.0), 3.0)
 
     Source:
-        Student, The probable error of a mean, Biometrika 6, 1908; Wilcoxon's as in
-        :func:`valleys.lab.statistics.signed_rank_p`.
+        Student, The probable error of a mean, Biometrika 6, 1908.
     """
-    from scipy.stats import t
-
-    d = differences(a, b)
-    if not d:
+    units = sorted(a.keys() & b.keys())
+    if not units:
         return None
-    n = len(d)
-    mean, half_width = mean_interval(d, confidence)
-    if half_width is None:
-        return Difference(mean, None, None, 1)
-    error = standard_error(d)
-    wilcoxon_p = signed_rank_p(d)
-    if error == 0:  # all differences alike: t is 0/0 or infinite
-        return Difference(mean, half_width, 1.0 if mean == 0 else 0.0, n, 0.0, wilcoxon_p)
-    p = 2 * float(t.sf(abs(mean) / error, n - 1))
-    return Difference(mean, half_width, p, n, error * math.sqrt(n), wilcoxon_p)
+    sides = [[side[unit] for unit in units] for side in (a, b)]
+    scale = scale_of(metric, [*sides[0], *sides[1]])
+    places = [[scale.apply(value) for value in side] for side in sides]
+    values = tuple(first - second for first, second in zip(*places, strict=True))
+    n, least = len(values), _least(metric.resolution, scale, places)
+    deviation = standard_error(values) * math.sqrt(n) if n > 1 else None
+    return Difference(
+        values,
+        scale,
+        math.fsum(values) / n,
+        None if deviation is None else t_quantile(confidence, n - 1) * max(deviation, least) / math.sqrt(n),
+        deviation,
+        least,
+        all(abs(x - y) <= metric.resolution * (1 + _SLACK) for x, y in zip(*sides, strict=True)),
+        scale.log and any(value < scale.floor for side in sides for value in side),
+    )
+
+
+def _least(resolution: float, scale: Scale, places: list[list[float]]) -> float:
+    if not scale.log or resolution == 0:
+        return resolution
+    return math.log1p(resolution / math.exp(min(math.fsum(side) / len(side) for side in places)))

@@ -3,168 +3,152 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from valleys.lab.statistics.effect import Detectable
-from valleys.lab.statistics.intervals import mean_interval
-from valleys.lab.statistics.outcome import Rival
+from valleys.lab.statistics.formatting import about, decimals, fixed, ratios
+from valleys.lab.statistics.outcome import Metric, Verdict
+from valleys.lab.statistics.paired import Difference
 
-__all__ = ["Wording", "format_mean", "sentence"]
+__all__ = ["count", "details", "sentence"]
 
-# A step costs about the same where its excess is at most the first, or may be 0, and is surely below the second.
-_EQUAL, _SAME = 0.01, 0.05
+_MOST = 1000.0  # a larger factor says nothing to a reader
 
 
-@dataclass(frozen=True)
-class Wording:
-    """Words of a sentence besides the numbers.
+def sentence(verdict: Verdict, difference: Difference | None, metric: Metric, planned: tuple[int, int]) -> str:
+    """Return the verdict for a person without statistics, without a full stop.
 
     Args:
-        metric: the metric's name with its unit.
-        batch_size: of the comparison.
-        pairs: pairs of optimizers that were tested.
-        level: of the test, before the correction.
-        rank: what follows the second's name, such as `` (second)``.
+        verdict: its numbers.
+        difference: the paired differences behind them; None without a unit that both finished.
+        metric: the test metric.
+        planned: how many units each of the two has, lost ones included.
     """
-
-    metric: str
-    batch_size: int
-    pairs: int
-    level: float
-    rank: str
-
-
-def format_mean(mean: float, half_width: float | None) -> str:
-    """Format a mean and its interval with the digits that the interval leaves meaningful.
-
-    Args:
-        mean: the mean.
-        half_width: half the interval's width; None where it is unknown.
-
-    Returns:
-        Text such as ``97.12 ± 0.35``.
-
-    Example:
-        >>> format_mean(97.1234, 0.3456)
-        '97.12 ± 0.35'
-        >>> format_mean(3.21e-7, 4e-8)
-        '3.21e-07 ± 4.0e-08'
-    """
-    if half_width is None:
-        return f"{mean:.4g}"
-    largest = max(abs(mean), half_width)
-    if largest != 0 and (largest < 1e-2 or largest >= 1e6):
-        return f"{mean:.2e} ± {half_width:.1e}"
-    digits = 2 if half_width == 0 else min(max(1 - math.floor(math.log10(half_width)), 0), 4)
-    return f"{mean:.{digits}f} ± {half_width:.{digits}f}"
-
-
-def sentence(
-    leader: str,
-    rivals: Sequence[Rival],
-    hopeless: Sequence[str],
-    lost: Mapping[str, int],
-    wording: Wording,
-    step_seconds: Mapping[str, Mapping[int, float]] | None,
-) -> str:
-    """Describe, without a full stop, the leader's standing against the others.
-
-    Args:
-        leader: the best optimizer.
-        rivals: those that finished a run, best first.
-        hopeless: those that finished none.
-        lost: diverged runs by optimizer.
-        wording: what the sentence says besides.
-        step_seconds: seconds per step by optimizer and seed, if known.
-    """
-    if rivals:
-        cost = _cost(leader, rivals[0].name, not rivals[0].beaten, step_seconds or {})
-        parts = _against_all(leader, rivals, lost, wording, cost)
-        parts += [f"{name} finished no run" for name in hopeless]
-    else:
-        others = "no other optimizer finished a run" if hopeless else "there is nothing to compare it with"
-        parts = [f"{leader} alone at batch {wording.batch_size}: {others}"]
-    parts += [f"{name} diverged on {lost[name]} fresh seeds" for name in lost if lost[name] and name not in hopeless]
+    losses = _losses(verdict, planned)
+    if difference is None:
+        return _without_difference(verdict, planned, losses)
+    parts = [_first_part(verdict, difference, metric), *losses]
+    if verdict.unit == "seed":
+        parts.append("one round: this holds for these tuned values, not for the optimizers")
     return "; ".join(parts)
 
 
-def _against_all(
-    leader: str, rivals: Sequence[Rival], lost: Mapping[str, int], wording: Wording, costs: list[str]
-) -> list[str]:
-    second, rest = rivals[0], rivals[1:]
-    beaten = [f"{rival.name} ({_p(rival.p)})" for rival in rest if rival.beaten]
-    open_ = [f"{rival.name} ({_p(rival.p)})" for rival in rest if not rival.beaten]
-    beaten = [f"{leader} beats {', '.join(beaten)}"] if beaten else []
-    first = _against(leader, second, lost, wording)
-    if second.beaten:
-        return [first, *costs, *beaten, *([f"no difference found from {', '.join(open_)}"] if open_ else [])]
-    # "nor" must follow the sentence on the second, which found no difference either
-    nor = [f"nor from {', '.join(open_)}"] if open_ else []
-    power = [] if _by_divergence(leader, second, lost) else _detectable(leader, second, wording, named=bool(nor))
-    return [first, *nor, *power, *costs, *beaten]
+def details(verdict: Verdict, difference: Difference | None, metric: Metric, shared: int) -> str:
+    """Return a second line with what a statistician wants, without a full stop.
 
-
-def _against(leader: str, rival: Rival, lost: Mapping[str, int], wording: Wording) -> str:
-    batch = f"at batch {wording.batch_size}"
-    difference = rival.difference
-    if difference is None:
-        return f"no difference found between {leader} and {rival.name} {batch}: there is no seed that both finished"
-    amount = f"{format_mean(difference.mean, difference.half_width)} {wording.metric}"
-    seeds = f"{difference.pairs} paired seed{'s' * (difference.pairs > 1)}"
-    p = f"{_p(rival.p)}{', Holm' * (wording.pairs > 1 and rival.p is not None)}"
-    if rival.beaten:
-        return f"{leader} beats {rival.name}{wording.rank} by {amount} {batch} ({seeds}, {p})"
-    if _by_divergence(leader, rival, lost):
-        return (
-            f"{leader} leads {rival.name} {batch} only because it diverges less often: "
-            f"where both finished, the difference is {amount} ({seeds}, {p})"
-        )
-    return f"no difference found between {leader} and {rival.name} {batch}: {amount} ({seeds}, {p})"
-
-
-def _by_divergence(leader: str, rival: Rival, lost: Mapping[str, int]) -> bool:
-    return lost[rival.name] > lost[leader] and rival.difference is not None and rival.difference.mean < 0
-
-
-def _detectable(leader: str, rival: Rival, wording: Wording, named: bool) -> list[str]:
-    detectable: Detectable | None = rival.detectable
-    if detectable is None:
-        return []
-    between = f" between {leader} and {rival.name}" if named else ""
-    level = f", level {wording.level:g}/{wording.pairs}" if wording.pairs > 1 else ""
-    return [
-        f"{detectable.seeds} seeds could have seen {_amount(detectable.difference)}{between} "
-        f"(power {detectable.power:.0%}{level})"
-    ]
-
-
-def _cost(leader: str, second: str, named: bool, step_seconds: Mapping[str, Mapping[int, float]]) -> list[str]:
-    """Return the cost of the leader's step, such as ``costs 3% more time per step``; empty if no seed has both times.
-
-    The ratio of a seed's two times is what both runs, made one after the other on the same machine, have in common; its
-    logarithms are averaged. A busy machine makes an interval of any width, and then there is nothing to claim.
+    Args:
+        verdict: its numbers.
+        difference: the paired differences behind them; None without a unit that both finished.
+        metric: the test metric.
+        shared: number of comparisons that share the level.
     """
-    times = [step_seconds.get(name, {}) for name in (leader, second)]
-    seeds = sorted(times[0].keys() & times[1].keys())
-    ratios = [times[0][seed] / times[1][seed] for seed in seeds if times[1][seed] > 0 and times[0][seed] > 0]
-    if not ratios or not all(map(math.isfinite, ratios)):
-        return []
-    mean, half_width = mean_interval([math.log(ratio) for ratio in ratios])
-    excess, low, high = (math.expm1(x) for x in (mean, mean - (half_width or 0.0), mean + (half_width or 0.0)))
-    subject, object_ = (f"{leader} ", f" than {second}") if named else ("", "")
-    if max(abs(low), abs(high)) <= _SAME and (abs(excess) <= _EQUAL or low <= 0 <= high):
-        return [f"{subject}costs about the same per step{object_.replace('than', 'as')}"]
-    if low <= 0 <= high:
-        return [f"time per step not told apart ({low:+.0%} to {high:+.0%})"]
-    return [f"{subject}costs {abs(excess):.0%} {'more' if excess > 0 else 'less'} time per step{object_}"]
+    if difference is None or verdict.difference is None:
+        return ""
+    log = difference.scale.log
+    mean = ("geometric mean of {} / {}" if log else "mean difference {} - {}").format(verdict.first, verdict.second)
+    limits = [limit for limit in (verdict.low, verdict.high) if limit is not None]
+    estimate, *ends = _numbers(verdict.difference, limits, log)
+    parts = [count(verdict.unit, verdict.units), f"{mean} {estimate}"]
+    if difference.deviation is not None:
+        method = "Student's t" + " on logarithms" * log + f"; Bonferroni over {shared} pairs" * (shared > 1)
+        parts[1] += f", {100 * verdict.confidence:.4g} % interval {' to '.join(ends)} ({method})"
+        parts.append(f"standard deviation of the {'log ratios' if log else 'differences'} {difference.deviation:.2g}")
+        parts[2] += f", taken as {difference.least:.2g}, one test example's worth" * verdict.floored
+    effect, least = verdict.effect, verdict.detectable
+    if effect is not None and effect.low is not None and effect.high is not None:
+        parts.append(f"Hedges' g {about(effect.estimate)} ({about(effect.low)} to {about(effect.high)})")
+    if least is not None and least < math.inf:
+        parts.append(f"minimum detectable {'ratio' if log else 'difference'} {about(least)} at 80 % power")
+    if verdict.signed_rank_p is not None:
+        parts.append(f"exact signed-rank p = {verdict.signed_rank_p:.2g}, which decides nothing")
+    if difference.raised:
+        parts.append("values below half a test example were taken as half of one")
+    if metric.scale == "log" and not log:
+        parts.append("linear scale, since a value is not positive and has no logarithm")
+    return "; ".join(parts)
 
 
-def _amount(value: float) -> str:
-    return f"{value:.0f}" if 100 <= value < 1e6 else f"{value:.2g}"
+def count(unit: str, number: int) -> str:
+    """Return a number of units in words, such as ``5 rounds`` or ``1 fresh seed``."""
+    return f"{number} {'round' if unit == 'round' else 'fresh seed'}{'s' * (number != 1)}"
 
 
-def _p(p: float | None) -> str:
-    if p is None:
-        return "too few seeds for a p value"
-    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+def _every(unit: str, number: int) -> str:
+    words = count(unit, number)
+    return {1: f"the only {words[2:]}", 2: f"both {words[2:]}"}.get(number, f"all {words}")
+
+
+def _first_part(verdict: Verdict, difference: Difference, metric: Metric) -> str:
+    first, second, name = verdict.first, verdict.second, f"test {metric.name.removesuffix(' %')}"
+    leader, follower, amount = _lead(verdict, metric)
+    log = verdict.scale == "log"
+    lead = f"{leader}'s {name} is {amount}" if log else f"{leader} ahead by {amount}" if leader else amount
+    if difference.half_width is None:
+        alone = verdict.unit == "seed" and sum(verdict.lost) == 0
+        only = "One fresh seed" if alone else f"Only {count(verdict.unit, 1)} that both finished"
+        return f"{only}: no interval; {lead}"
+    if not any(difference.values):
+        return f"No difference between {first} and {second}: equal {name} in {_every(verdict.unit, verdict.units)}"
+    if verdict.better is not None:
+        return f"{leader} is better than {follower}{f': its {name} is' if log else ' by'} {amount}"
+    if verdict.coarse:
+        example = f"one test example ({about(metric.resolution)}{' points' * metric.name.endswith(' %')})"
+        text = f"The metric is too coarse to compare {first} and {second}: "
+        if difference.within:
+            return f"{text}all differences are within {example}"
+        return f"{text}the spread between {count(verdict.unit, 2)[2:]} is below {example}; {lead}"
+    if abs(difference.mean) > difference.half_width:
+        return f"Neither {first} nor {second} is better: {lead} where both finished, but it diverged more often"
+    text = f"No significant difference between {first} and {second}: {lead}"
+    if verdict.detectable is None or (log and verdict.detectable > _MOST):
+        return text
+    least = f"{'a factor of ' * log}about {about(verdict.detectable)}"
+    return f"{text}; differences above {least} would have been detected"
+
+
+def _lead(verdict: Verdict, metric: Metric) -> tuple[str, str, str]:
+    """Return who is better by the mean, who is not, and by how much; a linear difference that reads 0 has no leader."""
+    assert verdict.difference is not None
+    log = verdict.scale == "log"
+    values = [verdict.difference, *(limit for limit in (verdict.low, verdict.high) if limit is not None)]
+    leader, follower = verdict.first, verdict.second
+    null = 1.0 if log else 0.0
+    if verdict.difference != null and (verdict.difference > null) != metric.maximize:
+        leader, follower = follower, leader
+    if log and leader == verdict.second:
+        values = [1 / value if value else math.inf for value in values]
+    elif not log and verdict.difference < 0:
+        values = [-value for value in values]
+    estimate, *limits = _numbers(values[0], sorted(values[1:]), log)
+    interval = f" ({' to '.join(limits)})" * bool(limits)
+    if log:
+        return leader, follower, f"{estimate} {'of' if values[0] < 1 else 'times'} {follower}'s{interval}"
+    points = f"point{'s' * (estimate != '1')} of" if metric.name.endswith(" %") else "in"
+    amount = f"{estimate} {points} test {metric.name.removesuffix(' %')}{interval}"
+    return leader if float(estimate) else "", follower, amount
+
+
+def _numbers(estimate: float, limits: list[float], log: bool) -> list[str]:
+    if log:
+        return ratios(estimate, limits)
+    places = decimals(estimate, limits)
+    return [fixed(value, places) for value in (estimate, *limits)]
+
+
+def _losses(verdict: Verdict, planned: tuple[int, int]) -> list[str]:
+    phrases = []
+    for name, lost, total in zip((verdict.first, verdict.second), verdict.lost, planned, strict=True):
+        units = _every(verdict.unit, total) if lost == total else f"{lost} of {count(verdict.unit, total)}"
+        phrases += [f"{name} diverged {'in' if verdict.unit == 'round' else 'on'} {units}"] * (lost > 0)
+    return phrases
+
+
+def _without_difference(verdict: Verdict, planned: tuple[int, int], losses: list[str]) -> str:
+    names = verdict.first, verdict.second
+    left = [name for name, lost, total in zip(names, verdict.lost, planned, strict=True) if lost < total]
+    if not left:
+        start = f"Neither {names[0]} nor {names[1]} has a result"
+    elif len(left) == 1:
+        start = f"Of {names[0]} and {names[1]} only {left[0]} has a result"
+    else:
+        start = f"There is no {count(verdict.unit, 1)[2:]} that both {names[0]} and {names[1]} finished"
+    reasons = [f"{name} has no run" for name, total in zip(names, planned, strict=True) if total == 0] + losses
+    return f"{start}: {'; '.join(reasons)}" if reasons else start

@@ -12,8 +12,8 @@ __all__ = ["step_times"]
 _SLACK = 600.0  # seconds by which runs that take turns may lie apart
 
 
-def step_times(records: Mapping[str, Sequence[Record]]) -> dict[str, dict[int, float]]:
-    """Return seconds per step by optimizer and seed, of the optimizers whose runs were made in the same sitting.
+def step_times(records: Mapping[str, Mapping[int, Record]]) -> dict[str, dict[int, float]]:
+    """Return seconds per step by optimizer and unit, of the optimizers whose runs took turns.
 
     An optimizer that joins a comparison days later finds the machine in another state: its times say nothing beside the
     others', whatever their intervals. The largest group of optimizers whose runs lie in one stretch of time is kept.
@@ -22,10 +22,10 @@ def step_times(records: Mapping[str, Sequence[Record]]) -> dict[str, dict[int, f
     Example:
         >>> run = dict(optimizer="a", hyperparameters={}, batch_size=1, steps=1, diverged=False, step_seconds=0.1)
         >>> old, new = (Record(seed=0, ended=ended, **run) for ended in (0.0, 1e6))
-        >>> step_times({"a": [old], "b": [old], "late": [new]})
-        {'a': {0: 0.1}, 'b': {0: 0.1}}
+        >>> step_times({"a": {1: old}, "b": {1: old}, "late": {1: new}})
+        {'a': {1: 0.1}, 'b': {1: 0.1}}
     """
-    spans = sorted((*_span(runs), name) for name, runs in records.items() if runs)
+    spans = sorted((*_span(list(runs.values())), name) for name, runs in records.items() if runs)
     groups: list[list[str]] = []
     end = -math.inf
     for first, last, name in spans:
@@ -35,7 +35,9 @@ def step_times(records: Mapping[str, Sequence[Record]]) -> dict[str, dict[int, f
         end = max(end, last)
     largest = max(groups, key=len, default=[])
     return {
-        name: {record.seed: record.step_seconds for record in runs} for name, runs in records.items() if name in largest
+        name: {unit: record.step_seconds for unit, record in runs.items()}
+        for name, runs in records.items()
+        if name in largest
     }
 
 

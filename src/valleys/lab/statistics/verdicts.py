@@ -1,169 +1,177 @@
-"""Verdicts on comparisons: of the best optimizer, and of a pair fixed beforehand."""
+"""Verdicts on pairs of optimizers: better is said where the interval of the paired differences excludes zero."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from valleys.lab.statistics.effect import Detectable, detectable_difference, hedges_g
-from valleys.lab.statistics.intervals import mean_interval
-from valleys.lab.statistics.outcome import Rival, Verdict
-from valleys.lab.statistics.p_values import holm
+from valleys.lab.statistics.censored import TimeComparison, compare_times
+from valleys.lab.statistics.cost import cost_sentence
+from valleys.lab.statistics.effect import detectable_difference, hedges_g
+from valleys.lab.statistics.intervals import mean_on_scale, median
+from valleys.lab.statistics.outcome import Metric, Outcome, Verdict
 from valleys.lab.statistics.paired import Difference, paired_difference
-from valleys.lab.statistics.sentences import Wording, sentence
+from valleys.lab.statistics.sentences import details, sentence
+from valleys.lab.statistics.signed_rank import signed_rank_p
 
-__all__ = ["judge", "verdict"]
-
-_Runs = Mapping[str, Mapping[int, float]]
-
-
-def verdict(
-    results: Mapping[str, Mapping[int, float | None]],
-    *,
-    maximize: bool,
-    metric: str,
-    batch_size: int,
-    level: float = 0.05,
-    step_seconds: Mapping[str, Mapping[int, float]] | None = None,
-) -> Verdict:
-    """Name the best optimizer and its lead, in one sentence.
-
-    The leader is the optimizer with the fewest diverged runs, the best mean among equals. Choosing it by
-    its result makes every other optimizer a possible leader, so p values are corrected over *all* pairs:
-    over the leader's pairs alone, equal optimizers would differ significantly in 6 to 9 % of comparisons, not 5 %.
-
-    Where no difference from the second is significant, the sentence says which difference so many seeds would have
-    found with 80 % power, at the level over the number of pairs: the strictest of Holm's thresholds.
-
-    Args:
-        results: the metric by optimizer and seed; None for a run that diverged. An optimizer without runs is
-            one whose every trial diverged.
-        maximize: whether a larger metric is better.
-        metric: the metric's name with its unit.
-        batch_size: named in the sentence.
-        level: the p value below which a difference counts, in (0, 1).
-        step_seconds: median seconds per step by optimizer and seed: what the leader's step costs against the second's
-            is then said too, if the interval of their ratio excludes 1. Those that are missing, or not positive, are
-            unknown.
-
-    Returns:
-        The verdict.
-
-    Raises:
-        ValueError: if the level is out of its range.
-
-    Example:
-        >>> runs = {"lamb": {0: 90.0, 1: 91.0, 2: 92.0}, "alto": {0: 90.5, 1: 91.4, 2: 92.45}}
-        >>> seconds = {"lamb": {0: 0.100, 1: 0.101}, "alto": {0: 0.103, 1: 0.104}}
-        >>> print(verdict(runs, maximize=True, metric="%", batch_size=64, step_seconds=seconds).sentence)
-        alto beats lamb (second) by 0.45 ± 0.12 % at batch 64 (3 paired seeds, p = 0.0041); costs 3% more time per step
-    """
-    return _verdict(results, maximize, metric, batch_size, level, step_seconds, " (second)")
+__all__ = ["judge", "two_best"]
 
 
 def judge(
-    a: str,
-    b: str,
-    results: Mapping[str, Mapping[int, float | None]],
+    pairs: Sequence[tuple[str, str]],
+    outcomes: Mapping[str, Outcome],
+    metric: Metric,
     *,
-    maximize: bool,
-    metric: str,
-    batch_size: int,
+    unit: str = "round",
+    shared: int | None = None,
     level: float = 0.05,
-    step_seconds: Mapping[str, Mapping[int, float]] | None = None,
-) -> Verdict:
-    """Test two optimizers, both ways, where the pair was fixed before looking.
+) -> tuple[Verdict, ...]:
+    r"""Compare pairs of optimizers, by simultaneous intervals of their paired differences.
 
-    The question is one test, two-sided, so nothing is corrected, however many others took part. A pair picked after
-    looking belongs to :func:`verdict`. Otherwise the rules are the same: who diverges more often beats nobody.
+    .. math:: \bar d \pm t_{n-1,\,1-\alpha/(2m)}\; \max(s_d, \rho) / \sqrt n
+
+    over the n units that both finished, at level :math:`\alpha` shared by m comparisons (Bonferroni). ``better`` is set
+    exactly where the interval excludes no difference and the better one has not lost more units than the other.
+    :math:`\rho` is one test example's worth, see :func:`~.paired_difference`.
 
     Args:
-        a: an optimizer.
-        b: another.
-        results: as of :func:`verdict`; optimizers besides the two are not looked at.
-        maximize: whether a larger metric is better.
-        metric: the metric's name with its unit.
-        batch_size: named in the sentence.
-        level: the p value below which the difference counts, in (0, 1).
-        step_seconds: as of :func:`verdict`.
+        pairs: names of two optimizers each, fixed before looking at any test metric.
+        outcomes: results by optimizer.
+        metric: the test metric.
+        unit: "round", or "seed" where there is one round.
+        shared: the number m of comparisons that share the level. Default: the number of pairs.
+        level: chance of any false "better" among them, in (0, 1). Default: 0.05.
 
     Returns:
-        A verdict of two: the leader is the better of them, whichever was named first.
+        A verdict for each pair, in their order.
 
     Raises:
-        ValueError: if the two are one, one of them is not among the results, or the level is out of its range.
+        ValueError: if a pair names one optimizer twice or one without outcome, or a number is out of its range.
 
     Example:
-        >>> runs = {"lamb": {0: 90.0, 1: 91.0, 2: 92.0}, "alto": {0: 90.5, 1: 91.4, 2: 92.45}}
-        >>> print(judge("lamb", "alto", runs, maximize=False, metric="% errors", batch_size=64).sentence)
-        lamb beats alto by 0.45 ± 0.12 % errors at batch 64 (3 paired seeds, p = 0.0041)
+        >>> lamb = Outcome({1: 90.0, 2: 91.0, 3: 92.0})
+        >>> alto = Outcome({1: 90.5, 2: 91.4, 3: 92.45})
+        >>> (verdict,) = judge([("alto", "lamb")], {"lamb": lamb, "alto": alto}, Metric("accuracy %", maximize=True))
+        >>> print(verdict.sentence)
+        alto is better than lamb by 0.45 points of test accuracy (0.33 to 0.57)
+
+    Source:
+        Dunn, Multiple comparisons among means, Journal of the American Statistical Association 56, 1961.
     """
-    if a == b:
-        raise ValueError(f"two different optimizers can be judged, not {a!r} against itself")
-    missing = [name for name in (a, b) if name not in results]
-    if missing:
-        raise ValueError(f"no results of {', '.join(missing)}: there are {', '.join(results)}")
-    return _verdict({name: results[name] for name in (a, b)}, maximize, metric, batch_size, level, step_seconds, "")
+    comparisons = len(pairs) if shared is None else shared
+    if unit not in ("round", "seed"):
+        raise ValueError(f"the unit must be round or seed, not {unit!r}")
+    if not 0 < level < 1:
+        raise ValueError(f"the level must be in (0, 1), not {level}")
+    if pairs and comparisons < 1:
+        raise ValueError(f"the level must be shared by at least one comparison, not {comparisons}")
+    for first, second in pairs:
+        missing = [name for name in (first, second) if name not in outcomes]
+        if missing or first == second:
+            raise ValueError(f"a pair must name two of {', '.join(outcomes)}, not {first} and {second}")
+    return tuple(_verdict(pair, outcomes, metric, unit, (level, comparisons)) for pair in pairs)
+
+
+def two_best(outcomes: Mapping[str, Outcome], metric: Metric) -> tuple[str, str] | None:
+    """Return the two best optimizers by validation: those that lost fewest units, by the mean among equals.
+
+    Args:
+        outcomes: results by optimizer, of which the validation metrics alone are read.
+        metric: the metric, whose scale the mean is taken on.
+
+    Returns:
+        Two names, the better one first and equals in the order of ``outcomes``; None where fewer finished a unit.
+
+    Example:
+        >>> outcomes = {name: Outcome({}, {1: value}) for name, value in {"sgd": 1.0, "lamb": 3.0, "alto": 2.0}.items()}
+        >>> two_best(outcomes, Metric("accuracy %", maximize=True))
+        ('lamb', 'alto')
+    """
+    sign = -1.0 if metric.maximize else 1.0
+    ranks = []
+    for name, outcome in outcomes.items():
+        values = list(_finished(outcome.validation).values())
+        if values:
+            ranks.append((len(outcome.validation) - len(values), sign * mean_on_scale(values, metric).estimate, name))
+    ranks.sort(key=lambda rank: rank[:2])
+    return (ranks[0][2], ranks[1][2]) if len(ranks) > 1 else None
 
 
 def _verdict(
-    results: Mapping[str, Mapping[int, float | None]],
-    maximize: bool,
-    metric: str,
-    batch_size: int,
-    level: float,
-    step_seconds: Mapping[str, Mapping[int, float]] | None,
-    rank: str,
+    pair: tuple[str, str], outcomes: Mapping[str, Outcome], metric: Metric, unit: str, shares: tuple[float, int]
 ) -> Verdict:
-    if not 0 < level < 1:
-        raise ValueError(f"the level must be in (0, 1), not {level}")
-    sign = 1.0 if maximize else -1.0
-    finished = {
-        name: {seed: sign * value for seed, value in runs.items() if value is not None and math.isfinite(value)}
-        for name, runs in results.items()
-    }
-    lost = {name: len(runs) - len(finished[name]) for name, runs in results.items()}
-    order = sorted(
-        (name for name in results if finished[name]),
-        key=lambda name: (lost[name], -mean_interval(list(finished[name].values()))[0]),
+    level = shares[0] / shares[1]
+    a, b = (outcomes[name] for name in pair)
+    finished = _finished(a.test), _finished(b.test)
+    lost = len(a.test) - len(finished[0]), len(b.test) - len(finished[1])
+    difference = paired_difference(*finished, metric, 1 - level)
+    rank_p = _signed_rank(a.test, b.test, metric.maximize, difference)
+    times = _times(a, b, "steps"), _times(a, b, "seconds")
+    verdict = Verdict(
+        *(*pair, None, unit, 0, lost, None, None, None, 1 - level, None),
+        *(False, False, None, None, rank_p, *times, "", "", ""),
     )
-    hopeless = [name for name in results if not finished[name]]
-    if not order:
-        return Verdict(None, (), f"no verdict at batch {batch_size}: no optimizer finished a run")
-    leader = order[0]
-    pairs = _pairs(order, finished)
-    # A pair without a p value is no test, and counts for none.
-    tested = [key for key, difference in pairs.items() if difference.p is not None]
-    p = _corrected(tested, [pairs[key].p for key in tested])
-    wilcoxon_p = _corrected(tested, [pairs[key].wilcoxon_p for key in tested])
-    rivals = []
-    for name in order[1:]:
-        key = leader, name
-        difference = pairs.get(key)
-        beaten = difference is not None and difference.mean > 0 and key in p and p[key] < level
-        effect = hedges_g(finished[leader], finished[name])
-        detectable = _detectable(difference, level / max(len(tested), 1))
-        rivals.append(Rival(name, difference, p.get(key), beaten, effect, wilcoxon_p.get(key), detectable))
-    return Verdict(
-        leader,
-        (*rivals, *(Rival(name, None, None, False) for name in hopeless)),
-        sentence(leader, rivals, hopeless, lost, Wording(metric, batch_size, len(tested), level, rank), step_seconds),
+    if difference is not None:
+        verdict = _with_numbers(verdict, difference, metric.maximize, level)
+    return replace(
+        verdict,
+        sentence=sentence(verdict, difference, metric, (len(a.test), len(b.test))),
+        details=details(verdict, difference, metric, shares[1]),
+        cost=cost_sentence(verdict, a, b),
     )
 
 
-def _pairs(order: Sequence[str], finished: _Runs) -> dict[tuple[str, str], Difference]:
-    """Return every pair that shares a seed, keyed in the order of ``order``."""
-    every = {(a, b): paired_difference(finished[a], finished[b]) for a, b in itertools.combinations(order, 2)}
-    return {key: difference for key, difference in every.items() if difference is not None}
+def _with_numbers(verdict: Verdict, difference: Difference, maximize: bool, level: float) -> Verdict:
+    undo, mean, half_width = difference.scale.undo, difference.mean, difference.half_width
+    verdict = replace(
+        verdict, units=difference.pairs, difference=undo(mean), scale="log" if difference.scale.log else "linear"
+    )
+    if half_width is None or difference.deviation is None:
+        return verdict
+    low, high = mean - half_width, mean + half_width
+    floored = difference.deviation < difference.least
+    deviation = max(difference.deviation, difference.least)
+    detectable = detectable_difference(deviation, difference.pairs, level=level) if deviation else None
+    better = verdict.first if (low > 0) == maximize else verdict.second
+    lost = dict(zip((verdict.first, verdict.second), verdict.lost, strict=True))
+    return replace(
+        verdict,
+        better=better if (low > 0 or high < 0) and lost[better] == min(verdict.lost) else None,
+        low=undo(low),
+        high=undo(high),
+        deviation=difference.deviation,
+        floored=floored,
+        coarse=floored and low <= 0 <= high,
+        effect=None if floored else hedges_g(difference.values, 1 - level),
+        detectable=None if detectable is None else undo(detectable),
+    )
 
 
-def _corrected(keys: Sequence[tuple[str, str]], p: Sequence[float | None]) -> dict[tuple[str, str], float]:
-    return dict(zip(keys, holm([value for value in p if value is not None]), strict=True))
+def _finished(values: Mapping[int, float | None]) -> dict[int, float]:
+    return {unit: value for unit, value in values.items() if value is not None and math.isfinite(value)}
 
 
-def _detectable(difference: Difference | None, level: float) -> Detectable | None:
-    # Differences that are all alike have no spread to judge by.
-    if difference is None or not difference.deviation:
-        return None
-    return detectable_difference(difference.deviation, difference.pairs, level=level)
+def _signed_rank(
+    a: Mapping[int, float | None], b: Mapping[int, float | None], maximize: bool, difference: Difference | None
+) -> float | None:
+    """Return the p value of all shared units; a unit that one optimizer alone lost is an infinite difference."""
+    worst = -math.inf if maximize else math.inf
+    lost = [[unit not in _finished(side) for unit in sorted(a.keys() & b.keys())] for side in (a, b)]
+    one_sided = [worst if first else -worst for first, second in zip(*lost, strict=True) if first != second]
+    both = [0.0 for first, second in zip(*lost, strict=True) if first and second]
+    every = [*(() if difference is None else difference.values), *one_sided, *both]
+    return signed_rank_p(every) if len(every) > 1 else None
+
+
+def _times(a: Outcome, b: Outcome, kind: str) -> TimeComparison | None:
+    times = [{unit: time for unit, time in getattr(side, kind).items() if time > 0} for side in (a, b)]
+    return compare_times(*times, horizons=(_end(a, kind), _end(b, kind)))
+
+
+def _end(outcome: Outcome, kind: str) -> float:
+    """Return the steps, or about the seconds, of a whole run; infinite where they are unknown."""
+    seconds = [time for time in outcome.step_seconds.values() if 0 < time < math.inf]
+    if not outcome.horizon or (kind == "seconds" and not seconds):
+        return math.inf
+    return outcome.horizon * (median(seconds) if kind == "seconds" else 1.0)

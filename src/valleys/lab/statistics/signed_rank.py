@@ -1,11 +1,11 @@
-"""P values: of tests that use the order of differences, not their size, and Holm's correction for several tests."""
+"""The exact signed-rank test, which uses the order of differences and not their size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-__all__ = ["holm", "sign_p", "signed_rank_p"]
+__all__ = ["signed_rank_p"]
 
 _EXACT = 50
 
@@ -18,7 +18,7 @@ def signed_rank_p(differences: Sequence[float]) -> float:
     Each sign of ``W'`` is a fair coin. Zeros by Pratt's method: they are ranked with the others, then left out of the
     sums, so that a zero still says how large the rest are. Ties share the mean of their ranks. Up to 50 differences
     the distribution is exact, ties and zeros included (scipy's exact one has neither); beyond, it is normal with the
-    exact variance. With n differences p is at least :math:`2^{1-n}`: five seeds never reach 0.05, six do.
+    exact variance. With n differences p is at least :math:`2^{1-n}`: five pairs never reach 0.05, six do.
 
     Args:
         differences: paired ones; infinite ones rank largest, and tie among themselves.
@@ -58,58 +58,3 @@ def signed_rank_p(differences: Sequence[float]) -> float:
         with_it[weight:] = chances[: total + 1 - weight]
         chances = (chances + with_it) / 2
     return min(1.0, float(chances[np.abs(2 * np.arange(total + 1) - total) >= distance].sum()))
-
-
-def sign_p(differences: Sequence[float]) -> float:
-    r"""Return the two-sided p value of the sign test.
-
-    .. math:: p = \min(1,\ 2 P(B \le \min(n_+, n_-))),\quad B \sim \mathrm{Bin}(n_+ + n_-, 1/2)
-
-    Args:
-        differences: paired ones; zeros are left out.
-
-    Returns:
-        The p value; 1 if every difference is zero or there is none.
-
-    Raises:
-        ValueError: if a difference is not a number.
-
-    Example:
-        >>> sign_p([1.0, 2.0, float("inf"), 4.0, -5.0, 0.0])
-        0.375
-
-    Source:
-        Dixon and Mood, The statistical sign test, Journal of the American Statistical Association 41, 1946.
-    """
-    from scipy.stats import binom
-
-    if any(map(math.isnan, differences)):
-        raise ValueError("a difference that is not a number has no sign")
-    positive, negative = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    return min(1.0, 2 * float(binom.cdf(min(positive, negative), positive + negative, 0.5)))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    r"""Correct p values by Holm's method: the chance of any false discovery among all tests stays below the level.
-
-    .. math:: \tilde p_{(k)} = \max_{j \le k} \min(1, (m - j + 1)\, p_{(j)})
-
-    Args:
-        p_values: uncorrected, in any order.
-
-    Returns:
-        Corrected values in the same order.
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-
-    Source:
-        Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
-    """
-    corrected = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = running
-    return corrected

@@ -1,0 +1,91 @@
+"""What a step of an optimizer and its way to the target cost beside another's, in words."""
+
+from __future__ import annotations
+
+import math
+
+from valleys.lab.statistics.censored import TimeComparison
+from valleys.lab.statistics.intervals import mean_interval
+from valleys.lab.statistics.outcome import Outcome, Verdict
+from valleys.lab.statistics.sentences import count
+
+__all__ = ["cost_sentence"]
+
+# A step takes about as long where its excess is at most the first, or may be 0, and is surely below the second.
+_EQUAL, _SAME = 0.01, 0.05
+
+
+def cost_sentence(verdict: Verdict, a: Outcome, b: Outcome) -> str:
+    """Return step time, memory of the state, and steps and seconds to the target, first beside second.
+
+    Args:
+        verdict: the pair with its times to the target.
+        a: outcome of the first.
+        b: outcome of the second.
+
+    Returns:
+        Text without a full stop; empty where nothing is known.
+    """
+    names = verdict.first, verdict.second
+    step = _step(*names, a, b)
+    parts = [" and ".join(filter(None, [step, _state(*names, a, b, bool(step))]))]
+    parts.append(_target(verdict, "it" if parts[0] else verdict.first))
+    return "; ".join(filter(None, parts))
+
+
+def _step(first: str, second: str, a: Outcome, b: Outcome) -> str:
+    """Return the ratio of the step times of the same unit, which share the state of the machine.
+
+    Its logarithms are averaged. A difference is claimed where the 95 % interval excludes none.
+    """
+    times = [{unit: time for unit, time in side.step_seconds.items() if 0 < time < math.inf} for side in (a, b)]
+    ratios = [times[0][unit] / times[1][unit] for unit in sorted(times[0].keys() & times[1].keys())]
+    if not ratios:
+        return ""
+    mean, half_width = mean_interval([math.log(ratio) for ratio in ratios])
+    if half_width is None:
+        return f"a step of {first} took {ratios[0]:.3g} times as long as {second}'s (measured once)"
+    excess, low, high = (math.expm1(x) for x in (mean, mean - half_width, mean + half_width))
+    if max(abs(low), abs(high)) <= _SAME and (abs(excess) <= _EQUAL or low <= 0 <= high):
+        return f"a step of {first} takes about as long as {second}'s"
+    if low <= 0 <= high:
+        return f"a step of {first} takes as long as {second}'s within the noise ({1 + low:.3g} to {1 + high:.3g} times)"
+    return f"a step of {first} takes {1 + excess:.3g} times as long as {second}'s"
+
+
+def _state(first: str, second: str, a: Outcome, b: Outcome, continued: bool) -> str:
+    if a.state_bytes is None or b.state_bytes is None or not (a.state_bytes or b.state_bytes):
+        return ""
+    if not (a.state_bytes and b.state_bytes):
+        stateless, other = (second, first) if a.state_bytes else (first, second)
+        return f"{stateless} keeps no state, {other} {(a.state_bytes or b.state_bytes) / 1e6:.3g} MB"
+    ratio = a.state_bytes / b.state_bytes
+    times = "" if ratio == 1 else f"{ratio:.3g} times "
+    return f"{'its' if continued else first + chr(39) + 's'} state is {times}as large" + f" as {second}'s" * (
+        not continued
+    )
+
+
+def _target(verdict: Verdict, subject: str) -> str:
+    steps, seconds = verdict.steps, verdict.seconds
+    if steps is None:
+        return ""
+    units = count(verdict.unit, steps.units)
+    if steps.ratio is None:
+        return f"neither reaches the target in most of {units}"
+    if not 0 < steps.ratio < math.inf:
+        return f"{verdict.second if steps.ratio else verdict.first} alone reaches the target in most of {units}"
+    where = "sooner" if steps.sooner >= steps.later else "later"
+    order = f"{where} in {max(steps.sooner, steps.later)} of {units}"
+    if not (steps.sooner or steps.later):
+        order = f"at the same step in all {units}"
+    ways = [_times(steps, "steps")]
+    if seconds is not None and seconds.ratio is not None and 0 < seconds.ratio < math.inf:
+        ways.append(_times(seconds, "seconds"))
+    return f"{subject} reaches the target in {' and '.join(ways)} ({order})"
+
+
+def _times(times: TimeComparison, what: str) -> str:
+    assert times.ratio is not None
+    text = f"{times.ratio:.2f}" if 0.1 <= times.ratio < 10 else f"{times.ratio:.2g}"
+    return f"{times.bound} {text} times the {what}".strip() if times.ratio != 1 else f"as many {what}"
