@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,26 +15,14 @@ import torch
 from torch import nn
 
 import lab_fakes
+from lab.comparisons import Call, run, watched
 from valleys.lab import Comparison, ComparisonConfig, LabError, Record, compare, demo
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.run import trainer
 from valleys.lab.run.checkpoint import Checkpoint
 from valleys.lab.store.store import Store
 
-Call = dict[str, Any]
 Whole = tuple[Comparison, list[Call], Path]
-
-
-def watched(patch: pytest.MonkeyPatch) -> list[Call]:
-    """Every training run asked for from now on, in order; the fake trainer does them."""
-    made: list[Call] = []
-
-    def train(task: Any, spec: Any, hyperparameters: Any, config: Any, **options: Any) -> Record:
-        made.append({"optimizer": spec.name, "hyperparameters": dict(hyperparameters), "config": config, **options})
-        return lab_fakes.train(task, spec, hyperparameters, config, **options)
-
-    patch.setattr("valleys.lab.run.trainer.train", train)
-    return made
 
 
 @pytest.fixture
@@ -50,45 +39,49 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
         return run(out), made, out
 
 
-def run(out: Path, **changes: Any) -> Comparison:
-    arguments: dict[str, Any] = {
-        "task": lab_fakes.task(),
-        "optimizers": [lab_fakes.spec("sgd"), lab_fakes.spec("adamw", 1e-3)],
-        "batch_size": 16,
-        "trials": 4,
-        "seeds": 2,
-        "progress": False,
-        "out": out,
-        **changes,
-    }
-    return compare(arguments.pop("task"), **arguments)
+RUNS = 2 * 2 * (2 + 2)
 
 
 def test_budgets_points_and_seeds_are_equal_and_optimizers_take_turns(whole: Whole) -> None:
     _, made, _ = whole
-    tuning, final = made[:8], made[8:]
-    assert [call["optimizer"] for call in made] == ["sgd", "adamw"] * 6
-    assert {call["seed"] for call in tuning} == {0}
-    assert [call["seed"] for call in final] == [1000, 1000, 1001, 1001]
-    assert all(a["hyperparameters"] == b["hyperparameters"] for a, b in zip(tuning[::2], tuning[1::2], strict=True))
-    assert len({call["hyperparameters"]["lr"] for call in tuning}) == 4
+    assert [call["optimizer"] for call in made] == ["sgd", "adamw"] * (RUNS // 2)
+    seeds = [call["seed"] for call in made]
+    assert seeds[::2] == seeds[1::2]
+    assert len(set(seeds)) == RUNS // 2
+    for start in (0, RUNS // 2):  # the trials of each round
+        tuning = made[start : start + 4]
+        assert [a["hyperparameters"] for a in tuning[::2]] == [b["hyperparameters"] for b in tuning[1::2]]
+    points = {call["hyperparameters"]["lr"] for start in (0, RUNS // 2) for call in made[start : start + 4]}
+    assert len(points) == 4
 
 
-def test_the_test_set_is_read_only_after_selection(whole: Whole) -> None:
-    comparison, made, _ = whole
-    assert [call["test"] for call in made] == [False] * 8 + [True] * 4
-    assert all(record.test is None for runs in comparison.trials.values() for record in runs)
-    assert all(record.test is not None for runs in comparison.records.values() for record in runs)
+def test_every_run_computes_the_test_metric_and_nothing_selects_on_it(
+    tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, made, _ = whole
+    assert all(call["test"] for call in made)
+
+    def lies(*arguments: Any, **options: Any) -> Record:
+        record = lab_fakes.train(*arguments, **options)
+        return replace(record, test=None if record.test is None else -record.test)
+
+    monkeypatch.setattr("valleys.lab.run.trainer.train", lies)
+    assert run(tmp_path).selected == expected.selected
 
 
-def test_the_best_trial_is_chosen_and_run_on_the_fresh_seeds(whole: Whole) -> None:
-    comparison, _, _ = whole
-    for name in ("sgd", "adamw"):
-        finished = [record for record in comparison.trials[name] if record.validation is not None]
-        best = max(finished, key=lambda record: record.validation or 0)
-        assert comparison.selected[name] == best.hyperparameters
-        assert [record.hyperparameters for record in comparison.records[name]] == [best.hyperparameters] * 2
-        assert [record.seed for record in comparison.records[name]] == [1000, 1001]
+def test_the_best_trial_of_a_round_is_run_on_its_fresh_seeds(whole: Whole) -> None:
+    _, made, out = whole
+    for entry in json.loads((out / "report.json").read_text())["rounds"]:
+        for name in ("sgd", "adamw"):
+            tuning, final = (
+                [run for run in entry["runs"] if (run["optimizer"], run["phase"]) == (name, phase)]
+                for phase in ("tuning", "final")
+            )
+            best = max((run for run in tuning if run["validation"] is not None), key=lambda run: run["validation"])
+            assert [run["hyperparameters"] for run in final] == [best["hyperparameters"]] * 2
+            assert [run["selected"] for run in tuning] == [run is best for run in tuning]
+            assert {run["seed"] for run in final}.isdisjoint(run["seed"] for run in tuning)
+    assert len(made) == RUNS
 
 
 def test_the_same_call_again_trains_nothing_and_finds_the_same(whole: Whole, calls: list[Call]) -> None:
@@ -96,7 +89,7 @@ def test_the_same_call_again_trains_nothing_and_finds_the_same(whole: Whole, cal
     report = (out / "report.json").read_text()
     again = run(out)
     assert calls == []
-    assert (again.rows, again.verdict, again.selected) == (first.rows, first.verdict, first.selected)
+    assert (again.rows, again.verdicts, again.selected) == (first.rows, first.verdicts, first.selected)
     assert (out / "report.json").read_text() == report
 
 
@@ -106,32 +99,44 @@ def test_settings_reach_the_trainer(tmp_path: Path, calls: list[Call]) -> None:
     assert {(c.batch_size, c.epochs, c.micro_batch, c.device) for c in configs} == {(16, 7, 4, "cpu")}
 
 
-def test_an_extended_comparison_equals_one_made_in_one_go(tmp_path: Path, whole: Whole, calls: list[Call]) -> None:
-    run(tmp_path, trials=2, seeds=1)
+@pytest.mark.parametrize("before", [{"rounds": 1}, {"trials": 1}, {"seeds": 1}, {"rounds": 1, "trials": 1, "seeds": 1}])
+def test_a_comparison_that_has_grown_equals_one_made_in_one_go(
+    tmp_path: Path, whole: Whole, calls: list[Call], before: dict[str, int]
+) -> None:
+    run(tmp_path, **before)
+    first = [(call["optimizer"], call["seed"], call["hyperparameters"]) for call in calls]
     calls.clear()
-    extended = run(tmp_path)
-    assert sum(not call["test"] for call in calls) == 2 * 2
-    expected, _, _ = whole
-    assert (extended.rows, extended.verdict, extended.records) == (expected.rows, expected.verdict, expected.records)
+    grown = run(tmp_path)
+    expected, made, _ = whole
+    assert (grown.rows, grown.verdicts, grown.records) == (expected.rows, expected.verdicts, expected.records)
+    second = [(call["optimizer"], call["seed"], call["hyperparameters"]) for call in calls]
+    assert not [key for key in second if key in first], "nothing that is finished is repeated"
+    everything = [(call["optimizer"], call["seed"], call["hyperparameters"]) for call in made]
+    assert all(key in first + second for key in everything)
 
 
 def test_runs_of_a_superseded_choice_stay_on_record_but_out_of_the_table(tmp_path: Path, calls: list[Call]) -> None:
-    only = [lab_fakes.spec("sgd", 1e-3)]
-    before = run(tmp_path, optimizers=only, trials=1, seeds=1)
-    after = run(tmp_path, optimizers=only, trials=4, seeds=1)
+    only = [lab_fakes.spec("sgd", 1e-1)]
+    before = run(tmp_path, optimizers=only, rounds=1, trials=1, seeds=1)
+    after = run(tmp_path, optimizers=only, rounds=1, trials=4, seeds=1)
     assert before.selected["sgd"] != after.selected["sgd"]
-    final = json.loads((tmp_path / "report.json").read_text())["final"]["sgd"]
-    assert [entry["superseded"] for entry in final] == [True, False]
-    assert after.rows[0].runs == 1
+    (entry,) = json.loads((tmp_path / "report.json").read_text())["rounds"]
+    assert [run["selected"] for run in entry["runs"] if run["phase"] == "final"] == [False, True]
+    assert after.rows[0].units == 1
 
 
 def test_an_optimizer_whose_every_trial_diverges_loses_and_ends_nothing(tmp_path: Path, calls: list[Call]) -> None:
-    comparison = run(tmp_path, optimizers=[lab_fakes.spec("wild", 1e-9), lab_fakes.spec("sgd")])
-    assert comparison.selected["wild"] is None
+    comparison = run(
+        tmp_path, optimizers=[lab_fakes.spec("wild", 1e-9), lab_fakes.spec("sgd")], pairs=("wild:sgd",), trials=4
+    )
+    assert comparison.selected["wild"] == (None, None)
     assert comparison.records["wild"] == ()
     assert [row.optimizer for row in comparison.rows] == ["sgd", "wild"]
-    assert comparison.rows[1].diverged_trials == 4
-    assert "wild finished no run" in comparison.verdict.sentence or "alone" in comparison.verdict.sentence
+    assert comparison.rows[1].diverged_trials == 8
+    (verdict,) = comparison.verdicts
+    assert verdict.lost == (2, 0)
+    assert verdict.better is None
+    assert "wild diverged in both rounds" in verdict.sentence
 
 
 def test_an_interruption_keeps_what_was_finished(
@@ -149,20 +154,20 @@ def test_an_interruption_keeps_what_was_finished(
             run(tmp_path)
     calls.clear()
     run(tmp_path)
-    assert len(calls) == 12 - 5
+    assert len(calls) == RUNS - 5
 
 
 def test_a_choice_at_the_edge_is_told(tmp_path: Path, calls: list[Call]) -> None:
     near = lab_fakes.spec("sgd", 1e-2, lr=Range(1e-2, 1e4))
-    comparison = run(tmp_path, optimizers=[near], trials=8, seeds=1)
-    assert any("edge of the search space" in note for note in comparison.warnings)
+    comparison = run(tmp_path, optimizers=[near], trials=32, seeds=1)
+    assert any("edge of its range" in note for note in comparison.warnings)
 
 
 def test_the_tuning_budget_may_be_one_trial_of_one_optimizer_on_one_seed(tmp_path: Path, calls: list[Call]) -> None:
-    comparison = run(tmp_path, optimizers=[lab_fakes.spec("sgd")], trials=1, seeds=1)
+    comparison = run(tmp_path, optimizers=[lab_fakes.spec("sgd")], rounds=1, trials=1, seeds=1)
     assert comparison.rows[0].test is not None
-    assert comparison.rows[0].test[1] is None
-    assert any("one seed" in note for note in comparison.warnings)
+    assert comparison.rows[0].test.low is None
+    assert any("one round" in note.lower() for note in comparison.warnings)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +179,10 @@ def test_the_tuning_budget_may_be_one_trial_of_one_optimizer_on_one_seed(tmp_pat
         ({"optimizers": [lab_fakes.spec("a"), lab_fakes.spec("a")]}, "more than once: a"),
         ({"batch_size": 33}, "33"),
         ({"batch_size": 0}, "batch size 0: fake has 32 training examples; choose 1 to 32"),
-        ({"trials": 0}, "trials must be at least 1, not 0"),
-        ({"seeds": -1}, "seeds must be at least 1, not -1"),
+        ({"rounds": 0}, "rounds must be a number from 1"),
+        ({"trials": 0}, "trials must be a number from 1"),
+        ({"seeds": -1}, "seeds must be a number from 1"),
+        ({"pairs": ("sgd:lion",)}, "'sgd:lion' names no two optimizers of this comparison"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
     ],
@@ -191,6 +198,7 @@ def test_mistakes_end_before_any_work(tmp_path: Path, calls: list[Call], changes
 def test_auto_is_cuda_unless_accelerate_was_told_to_use_the_cpu(
     tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch, use_cpu: str, device: str
 ) -> None:
+    monkeypatch.setattr(sys.modules["valleys.lab.compare"], "forecast", lambda *_: None)  # there is no such device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a made-up device")
     monkeypatch.setenv("ACCELERATE_USE_CPU", use_cpu)
@@ -215,7 +223,8 @@ def test_progress_is_shown_when_asked_and_nothing_else_is_printed(
     shown = capfd.readouterr()
     assert shown.out == ""
     assert "fake" in shown.err
-    assert "4/4" in shown.err
+    assert "8/8" in shown.err
+    assert "round 2, final: adamw" in shown.err
 
 
 def test_the_command_in_the_report_repeats_the_comparison(
@@ -227,6 +236,7 @@ def test_the_command_in_the_report_repeats_the_comparison(
     run(
         tmp_path / "a b",
         trials=1,
+        pairs=("m:f:sgd",),
         task="fake",
         optimizers=["sgd", "m:f"],
         data_dir="d",
@@ -235,8 +245,8 @@ def test_the_command_in_the_report_repeats_the_comparison(
     )
     command = json.loads((tmp_path / "a b" / "report.json").read_text())["command"]
     assert command == (
-        "valleys compare fake --optimizers sgd,m:f --batch-size 16 --device cpu --trials 1 --seeds 2 "
-        f"--data d --storage URL --out '{tmp_path / 'a b'}'"
+        "valleys compare fake --optimizers sgd,m:f --batch-size 16 --device cpu --rounds 2 --trials 1 --seeds 2 "
+        f"--pairs m:f:sgd --data d --storage URL --out '{tmp_path / 'a b'}'"
     )
 
 
@@ -252,7 +262,7 @@ def test_the_demo_gives_the_threads_back(tmp_path: Path, monkeypatch: pytest.Mon
     seen: list[int] = []
     monkeypatch.setattr("valleys.lab.tasks.load", lab_fakes.load)
     monkeypatch.setattr("valleys.lab.optimizers.resolve.resolve", lab_fakes.resolve)
-    monkeypatch.setattr("valleys.lab.demo.STAGES", {"digits": ComparisonConfig(batch_size=16, trials=1, seeds=1)})
+    monkeypatch.setattr("valleys.lab.demo.STAGES", {"digits": ComparisonConfig(batch_size=16, rounds=1, trials=1)})
     monkeypatch.setattr("valleys.lab.run.trackers.check", lambda *_: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     assert len(list(demo.run(tmp_path))) == 1
@@ -266,7 +276,7 @@ def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
         "task": "digits",
         "optimizers": ["adamw", "alto"],
         "batch_size": 512,
-        "trials": 2,
+        "rounds": 1,
         "epochs": 1,
         "micro_batch": 256,
     }
@@ -288,8 +298,8 @@ def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
     assert resumed.selected == expected.selected
     for name in ("adamw", "alto"):
         metrics = [
-            [(record.seed, record.validation, record.test) for record in found.records[name]]
-            for found in (resumed, expected)
+            [(record.seed, record.validation, record.test) for record in comparison.records[name]]
+            for comparison in (resumed, expected)
         ]
         assert metrics[0] == metrics[1]
         assert all(isinstance(test, float) for _, _, test in metrics[0])
@@ -315,9 +325,12 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path, monk
 
     def comparison(out: Path, stop: int | None) -> Comparison:
         return compare(
-            lab_fakes.points(), optimizers=[interrupting(stop)], out=out, batch_size=8, trials=2, seeds=2, epochs=3
+            lab_fakes.points(),
+            ComparisonConfig(optimizers=[interrupting(stop)], batch_size=8, rounds=1, trials=2, seeds=2, epochs=3),
+            out=out,
         )
 
+    monkeypatch.setattr(sys.modules["valleys.lab.compare"], "forecast", lambda *_: None)  # it would make steps, too
     monkeypatch.setattr(sys.modules["valleys.lab.compare"], "Checkpoint", partial(Checkpoint, every=0.0))
     whole = comparison(tmp_path / "whole", None)
     steps = len(made)
@@ -329,7 +342,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path, monk
     resumed = comparison(tmp_path / "out", None)
     assert len(made) == steps
     assert [record.test for record in resumed.records["mine"]] == [record.test for record in whole.records["mine"]]
-    assert resumed.verdict == whole.verdict
+    assert resumed.verdicts == whole.verdicts
     assert list((tmp_path / "out" / "checkpoints").iterdir()) == []
 
 
@@ -345,5 +358,6 @@ def test_the_store_keeps_what_it_takes_to_find_the_task_again(
         with Store(tmp_path / folder) as store:
             _, names, kept = store.description()
         assert names == kept["optimizers"] == ["sgd", "adamw"]
+        assert kept["planned"] == []
         assert {name: kept[name] for name in expected} == request
         assert kept["command"] == json.loads((tmp_path / folder / "report.json").read_text())["command"]

@@ -19,8 +19,10 @@ from valleys.lab.config import DEVICES, GROWING
 from valleys.lab.problem.schedules import KINDS, Schedule
 from valleys.lab.run.config import PRECISIONS, RunConfig
 from valleys.lab.run.trackers import NAMES
+from valleys.lab.search import candidates
 
 COUNTS = st.integers(1, 10**6)
+FEW = st.integers(1, candidates.MOST)
 WORDS = st.text("aZé_ '\"$*;0", min_size=1).filter(str.strip)
 NAME = st.sampled_from(["sgd", "adamw", "alto", "lamb", "torch.optim:Adam"])
 
@@ -31,8 +33,11 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "precision": st.sampled_from(PRECISIONS),
     "device": st.sampled_from(DEVICES),
     "optimizers": st.lists(NAME, min_size=1, unique=True).map(tuple),
-    "trials": COUNTS,
-    "seeds": COUNTS,
+    "rounds": FEW,
+    "trials": FEW,
+    "seeds": FEW,
+    "pairs": st.just(()),
+    "copies": st.integers(1, 3),
     "preset": st.none() | st.sampled_from(["paper", "smoke"]),
     "schedule": st.none() | st.sampled_from(KINDS),
     "data_dir": st.none() | WORDS.map(Path),
@@ -46,7 +51,7 @@ CONFIGS = st.builds(ComparisonConfig, **VALUES)
 def parsed(command: str, monkeypatch: pytest.MonkeyPatch) -> ComparisonConfig:
     """The configuration that the command line makes of a command."""
     calls: list[ComparisonConfig] = []
-    monkeypatch.setattr("valleys.cli.compare.compare", lambda task, config, out: calls.append(config))
+    monkeypatch.setattr("valleys.cli.compare.compare", lambda task, config, out, announce: calls.append(config))
     monkeypatch.setattr("valleys.cli.compare.print_comparison", lambda comparison: None)
     group: Any = typer.main.get_command(app)
     group.main(shlex.split(command)[1:], standalone_mode=False)
@@ -92,23 +97,41 @@ def test_settings_of_the_identity_are_in_it_and_others_are_not() -> None:
         "precision": "bfloat16",
         "device": "cuda",
     }
-    changes |= {"trials": 9, "seeds": 9, "log": ("wandb",), "keep_weights": True, "name": "other", "storage": "URL"}
+    changes |= {"pairs": ("sgd:lamb",), "copies": 2}
+    changes |= {
+        "rounds": 9,
+        "trials": 9,
+        "seeds": 9,
+        "log": ("wandb",),
+        "keep_weights": True,
+        "name": "other",
+        "storage": "URL",
+    }
     changes |= {"preset": "smoke", "data_dir": "d", "optimizers": ("sgd",), "schedule": "constant"}
     assert changes.keys() == {entry.name for entry in fields(ComparisonConfig)}
     for entry in fields(ComparisonConfig):
         other = replace(config, **{entry.name: changes[entry.name]}).identity(task)
         differences = {name for name in other if other[name] != identity[name]}
         assert differences == ({entry.name} if "identity" in entry.metadata else set())
-    known = {"batch_size", "epochs", "micro_batch", "precision", "device", "trials", "seeds"}
+    known = {"batch_size", "epochs", "micro_batch", "precision", "device", "rounds", "trials", "seeds"}
     assert known == {entry.name for entry in fields(ComparisonConfig) if "identity" in entry.metadata}
-    assert set(GROWING) == {"trials", "seeds"}
+    assert set(GROWING) == {"rounds", "trials", "seeds"}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"trials": 0}, "trials must be at least 1, not 0"),
-        ({"seeds": -1}, "seeds must be at least 1, not -1"),
+        ({"rounds": 0}, "rounds must be a number from 1 to 5000, not 0"),
+        ({"trials": 0}, "trials must be a number from 1 to 5000, not 0"),
+        ({"trials": 5001}, "trials must be a number from 1 to 5000, not 5001"),
+        ({"seeds": -1}, "seeds must be a number from 1 to 5000, not -1"),
+        ({"copies": 0}, "copies must be a number from 1 to 5000, not 0"),
+        (
+            {"pairs": ("lamb:lion",)},
+            "the pair 'lamb:lion' names no two optimizers .* write A:B with sgd, adamw, lamb, alto",
+        ),
+        ({"pairs": ("lamb",)}, "the pair 'lamb' names no two"),
+        ({"pairs": ("lamb:lamb",)}, "the pair 'lamb:lamb' names no two"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"micro_batch": 0}, "micro batch 0: choose 1 or more"),
         ({"precision": "float16"}, "precision 'float16': choose one of float32, bfloat16"),
@@ -124,6 +147,27 @@ def test_a_value_out_of_its_range_is_refused_when_the_configuration_is_made(
         ComparisonConfig(**changes)
     with pytest.raises(LabError, match=message):
         replace(ComparisonConfig(), **changes)
+
+
+def test_pairs_may_name_optimizers_with_colons() -> None:
+    config = ComparisonConfig(optimizers=("torch.optim:Adam", "lamb"), pairs=("torch.optim:Adam:lamb",))
+    assert config.planned == [("torch.optim:Adam", "lamb")]
+
+
+def test_pairs_reach_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ComparisonConfig(batch_size=8, optimizers=("sgd", "lamb"), pairs=("lamb:sgd",))
+    assert "--pairs lamb:sgd" in config.command("digits", Path("out"))
+    assert parsed(config.command("digits", Path("out")), monkeypatch) == config
+
+
+def test_copies_have_names_and_seeds_of_their_own_and_the_same_points() -> None:
+    one, other = ComparisonConfig(optimizers=("alto",), batch_size=8, copies=2).specs()
+    assert (one.name, other.name) == ("alto-1", "alto-2")
+    assert one.space == other.space
+    assert one.base is None
+    assert one.salt != other.salt
+    most = candidates.fresh_seed(candidates.MOST - 1, candidates.MOST - 1)
+    assert all(spec.salt + most < 2**32 for spec in (one, other)), "torch's generator on the CPU reads 32 bits"
 
 
 def test_a_configuration_is_frozen_and_knows_no_other_setting() -> None:

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from valleys.lab.compare import Comparison
 from valleys.lab.errors import LabError
-from valleys.lab.report.summary import cells
+from valleys.lab.report.text import cells, explained
 
 _WIDE = 200  # columns of a table that goes to a file or a pipe: nothing is cut
-_REPORT_ONLY = ("hyperparameters", "optimizer ms")  # a terminal has no room for them, nor for the validation metric
+_REPORT_ONLY = "optimizer ms"  # a terminal has no room for it, nor for the validation metric
 
 
 @contextmanager
@@ -56,11 +56,12 @@ def print_table(titles: list[str], rows: list[list[str]], title: str | None = No
 def print_comparison(comparison: Comparison) -> None:
     """Print a comparison's table, verdicts, notes and files."""
     rows = [cells(row, comparison.metric) for row in comparison.rows]
-    titles = [title for title in rows[0] if title not in _REPORT_ONLY and not title.startswith("validation")]
+    titles = [title for title in rows[0] if title != _REPORT_ONLY and not title.startswith("validation")]
     print_table(
         titles,
         [[row[title] for title in titles] for row in rows],
         f"{comparison.task} at batch {comparison.batch_size}",
     )
-    print_lines(comparison.verdict.sentence, *(question.sentence for question in comparison.planned))
+    for verdict in comparison.verdicts:
+        print_lines(verdict.sentence, *(f"  {line}" for line in explained(verdict)))
     print_lines(*(f"note: {note}" for note in comparison.warnings), *comparison.paths.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,5 +33,5 @@ def _demo(out: Annotated[Path, typer.Option(help="Folder of the reports.")]) -> 
       valleys demo --out runs/demo
     """
     with plain_errors():
-        for comparison in demo.run(out):
+        for comparison in demo.run(out, announce=partial(typer.echo, err=True)):
             print_comparison(comparison)

@@ -1,7 +1,8 @@
-"""Compare optimizers fairly: equal tuning for each, then fresh seeds, then a verdict."""
+"""Compare optimizers fairly: rounds of equal tuning and fresh seeds, then a verdict on each planned pair."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,25 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from valleys.lab.config import ComparisonConfig
+from valleys.lab.forecast import Forecast, forecast
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Problem
-from valleys.lab.progress import Follow
+from valleys.lab.progress import Announce, Follow
 from valleys.lab.record import Record
 from valleys.lab.report import document
-from valleys.lab.report.summary import Row, summarize
+from valleys.lab.report.summary import Row, lines, summarize
 from valleys.lab.run import trackers, trainer, weights
 from valleys.lab.run.checkpoint import Checkpoint
 from valleys.lab.run.environment import environment
 from valleys.lab.run.ranks import Ranks, joined
-from valleys.lab.statistics import Verdict
-from valleys.lab.statistics.planned_pairs import Question
+from valleys.lab.statistics.budget import BudgetPoint
+from valleys.lab.statistics.outcome import Verdict
 from valleys.lab.store.job import Job
 from valleys.lab.store.rank_store import RankStore
 from valleys.lab.tasks import from_file
 from valleys.lab.worker import Work, work
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "dry_run"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,12 @@ class Comparison:
         task: the task's name.
         batch_size: examples per optimizer step.
         metric: the metric's name with its unit.
-        selected: the chosen hyperparameters by optimizer; None where every trial diverged.
-        trials: the tuning runs by optimizer, in the order of the points.
-        records: the runs with the chosen hyperparameters on fresh seeds, by optimizer.
+        selected: the selected hyperparameters of each round by optimizer; None where every trial diverged.
+        trials: the tuning runs by optimizer, in the order of rounds and points.
+        records: the runs with the selected hyperparameters, by optimizer, in the order of rounds and fresh seeds.
         rows: the table, best optimizer first.
-        verdict: who won and by how much.
-        planned: whether E helps, for each adapted optimizer whose base takes part.
+        verdicts: one for each planned pair; without any, one for the two best by validation.
+        budget: the expected test metric by number of trials, by optimizer.
         warnings: what a reader of the numbers should know.
         paths: the files written: ``markdown``, ``json``, ``html``, ``curves``.
     """
@@ -51,12 +53,12 @@ class Comparison:
     task: str
     batch_size: int
     metric: str
-    selected: Mapping[str, Mapping[str, float] | None]
+    selected: Mapping[str, tuple[Mapping[str, float] | None, ...]]
     trials: Mapping[str, tuple[Record, ...]]
     records: Mapping[str, tuple[Record, ...]]
     rows: tuple[Row, ...]
-    verdict: Verdict
-    planned: tuple[Question, ...]
+    verdicts: tuple[Verdict, ...]
+    budget: Mapping[str, tuple[BudgetPoint, ...]]
     warnings: tuple[str, ...]
     paths: Mapping[str, Path]
 
@@ -67,9 +69,10 @@ def compare(
     *,
     out: Path | str,
     progress: bool | None = None,
+    announce: Announce | None = None,
     **settings: Any,
 ) -> Comparison:
-    """Tune each optimizer with equally many trials, run the chosen values on fresh seeds, and say who won.
+    """Compare optimizers in rounds: in each, tune all with equally many trials and run the best on fresh seeds.
 
     An interrupted comparison goes on when it is called again with the same arguments; finished runs are kept. Several
     such calls at once, on one machine or, with ``storage``, on many, share the runs; all end with the same report. The
@@ -81,6 +84,8 @@ def compare(
         config: all settings.
         out: folder of the report, and of the comparison's storage.
         progress: whether to show a progress bar on stderr; default: where it is a terminal.
+        announce: called with lines for the user: what the comparison costs, before its first run, and, where there is
+            no bar, how far it is. Default: they are not shown.
         settings: fields of ``ComparisonConfig``, in place of ``config`` or of its values.
 
     Returns:
@@ -92,14 +97,21 @@ def compare(
     config = replace(config or ComparisonConfig(), **settings)
     with joined() as ranks:
         setup = ranks.agree(lambda: _Setup(task, config, Path(out), ranks))
+        cost = ranks.agree(setup.forecast)
         with RankStore(ranks, setup.folder, config.storage, config.name) as store:
             seen = environment(setup.config.device, ranks.size)
             warnings = store.configure(setup.identity, seen, setup.spaces, setup.request)
-            plan = Work(setup.specs, config.trials, config.seeds, setup.problem.maximize)
-            work(plan, store, setup.run, setup.problem.name, progress if ranks.main else False)
+            plan = Work(setup.specs, config.rounds, config.trials, config.seeds, setup.problem.maximize)
+            _, finished = plan.status(store)
+            if announce is not None and ranks.main and finished < plan.total():
+                announce(f"{cost}" + f"\n{finished} runs are finished already" * bool(finished))
+            shown = (progress, announce) if ranks.main else (False, None)
+            work(plan, store, setup.run, setup.problem.name, *shown)
             results = store.results(setup.spaces)
             summary = summarize(results, warnings)
-            paths = ranks.decide(lambda: document.write(results, summary, setup.folder, setup.request["command"]))
+            python = lines(setup.specs, summary, setup.identity["batch_size"])
+            command = setup.request["command"]
+            paths = ranks.decide(lambda: document.write(results, summary, setup.folder, command, python))
     return Comparison(
         setup.problem.name,
         setup.identity["batch_size"],
@@ -108,11 +120,29 @@ def compare(
         {name: tuple(runs.values()) for name, runs in results.tuning.items()},
         summary.records,
         summary.rows,
-        summary.verdict,
-        summary.planned,
+        summary.verdicts,
+        summary.budget,
         summary.notes,
         paths,
     )
+
+
+def dry_run(task: str | Problem, config: ComparisonConfig, out: Path | str) -> Forecast:
+    """Check everything that ``compare`` checks before its first run, and estimate the cost; nothing is written.
+
+    Args:
+        task: as of ``compare``.
+        config: as of ``compare``.
+        out: as of ``compare``.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        LabError: on a mistake in the arguments.
+    """
+    with joined() as ranks:
+        return ranks.agree(lambda: _Setup(task, config, Path(out), ranks).forecast())
 
 
 class _Setup:
@@ -132,9 +162,24 @@ class _Setup:
             "data_dir": None if here.data_dir is None else str(here.data_dir),
             "preset": here.preset,
             "schedule": None if isinstance(here.schedule, Schedule) else here.schedule,
-            "optimizers": here.names,
+            "optimizers": here.originals,
+            "copies": here.copies,
+            "planned": self._planned(),
             "command": replace(here, batch_size=self.config.batch_size).command(task, folder),
         }
+
+    def _planned(self) -> list[tuple[str, str]]:
+        """Return each adapted optimizer with its base, or all pairs of copies, then the pairs that were asked for."""
+        names = self.config.names
+        if self.config.copies > 1:
+            return list(itertools.combinations(names, 2))
+        adapted = [(spec.name, spec.base) for spec in self.specs if spec.base in names]
+        return list(dict.fromkeys([*adapted, *self.config.planned]))
+
+    def forecast(self) -> Forecast:
+        """Try each optimizer on the task, and estimate the cost of the comparison."""
+        with from_file.pointing(from_file.file_of(self.request["task"] or "")):
+            return forecast(self.problem, self.specs, self.config)
 
     @property
     def spaces(self) -> dict[str, Mapping[str, Any]]:
@@ -150,14 +195,15 @@ class _Setup:
         keep = save if final and self.config.keep_weights else None
         names = self.config.log if self.ranks.main else ()
         label = trackers.run_name(job.optimizer, job.phase, job.key.point, job.key.seed)
-        about = {"optimizer": job.optimizer, "phase": job.phase, "seed": job.key.seed, **job.hyperparameters}
+        about: dict[str, Any] = {"optimizer": job.optimizer, "phase": job.phase, "round": job.key.round + 1}
+        about |= {"seed": job.key.seed, **job.hyperparameters}
         with (
             trackers.tracker(names, self.folder, label, {**self.identity, **about}) as observe,
             from_file.pointing(from_file.file_of(self.request["task"] or "")),
         ):
             hooks = trainer.Hooks(follow, observe, checkpoint, keep=keep)
             record = trainer.train(
-                self.problem, spec, job.hyperparameters, self.config, seed=job.key.seed, test=final, hooks=hooks
+                self.problem, spec, job.hyperparameters, self.config, seed=job.key.seed, test=True, hooks=hooks
             )
             observe(record)
         if checkpoint is not None and self.ranks.main:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,16 +16,20 @@ import torch
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import resolve as registry
 from valleys.lab.optimizers.spec import OptimizerSpec
+from valleys.lab.problem.resolution import resolution
 from valleys.lab.problem.schedules import KINDS, Schedule
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.run.config import RunConfig
-from valleys.lab.search.candidates import FIRST_SEED, TUNING_SEED
+from valleys.lab.search.candidates import MOST
 from valleys.lab.settings import documented, option
 from valleys.lab.tasks import from_file
 
 __all__ = ["ComparisonConfig"]
 
 DEVICES = ("auto", "cpu", "cuda")
+
+LAYOUT = 2
+"""Version of what a store keeps; another one is refused."""
 
 
 @documented
@@ -38,14 +44,17 @@ class ComparisonConfig(RunConfig):
         >>> ComparisonConfig(optimizers=("lamb", "alto"), batch_size=1024, trials=0)
         Traceback (most recent call last):
         ...
-        valleys.lab.errors.LabError: trials must be at least 1, not 0
+        valleys.lab.errors.LabError: trials must be a number from 1 to 5000, not 0
     """
 
     optimizers: Sequence[str | OptimizerSpec] = option(
         ("sgd", "adamw", "lamb", "alto"), "Names or module:callable, by commas; in Python, OptimizerSpec too."
     )
-    trials: int = option(8, "Tuning trials per optimizer.", identity=True, growing=True, shown=True)
-    seeds: int = option(3, "Fresh seeds per optimizer.", identity=True, growing=True, shown=True)
+    rounds: int = option(5, "Rounds: tuning and fresh seeds, all of it again.", identity=True, growing=True, shown=True)
+    trials: int = option(8, "Tuning trials per optimizer and round.", identity=True, growing=True, shown=True)
+    seeds: int = option(1, "Fresh seeds per optimizer and round.", identity=True, growing=True, shown=True)
+    pairs: Sequence[str] = option((), "Planned pairs beside adapted and base: A:B, by commas; fix them beforehand.")
+    copies: int = option(1, "Copies of each optimizer, with seeds of their own: an A/A test of the lab itself.")
     preset: str | None = option(None, "paper or smoke, for tasks that have them; default: the task's first.")
     schedule: Schedule | str | None = option(None, f"Learning rate: {', '.join(KINDS)}.", cli=str | None)
     data_dir: Path | str | None = option(None, "Folder of the task's data.", flag="--data", cli=Path | None)
@@ -57,21 +66,34 @@ class ComparisonConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in GROWING:
-            if getattr(self, name) < 1:
-                raise LabError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in (*GROWING, "copies"):
+            if not 1 <= getattr(self, name) <= MOST:
+                raise LabError(f"{name} must be a number from 1 to {MOST}, not {getattr(self, name)}")
         if self.device not in DEVICES:
             raise LabError(f"unknown device {self.device!r}; known: {', '.join(DEVICES)}")
         if not self.names:
             raise LabError("there is no optimizer to compare; name at least one")
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
-            raise LabError(f"optimizers named more than once: {', '.join(repeated)}")
+            raise LabError(f"optimizers named more than once: {', '.join(repeated)}; --copies compares one with itself")
+        self.planned  # noqa: B018 - a pair of unknown names is refused at once
 
     @property
     def names(self) -> list[str]:
+        """The names of what is compared: of the optimizers, or of their copies, which are numbered."""
+        if self.copies == 1:
+            return self.originals
+        return [f"{name}-{k}" for name in self.originals for k in range(1, self.copies + 1)]
+
+    @property
+    def originals(self) -> list[str]:
         """The optimizers' names."""
         return [entry if isinstance(entry, str) else entry.name for entry in self.optimizers]
+
+    @property
+    def planned(self) -> list[tuple[str, str]]:
+        """The pairs of ``pairs``: the first is said to be better or not than the second."""
+        return [_pair(text, self.names) for text in self.pairs]
 
     def problem(self, task: str | Problem) -> Problem:
         """Load a task with this data folder, preset and schedule."""
@@ -88,7 +110,14 @@ class ComparisonConfig(RunConfig):
     def specs(self) -> list[OptimizerSpec]:
         """Resolve the optimizers; their search spaces depend on the batch size, which must be known."""
         assert self.batch_size is not None
-        return [registry.resolve(o, self.batch_size) if isinstance(o, str) else o for o in self.optimizers]
+        specs = [registry.resolve(o, self.batch_size) if isinstance(o, str) else o for o in self.optimizers]
+        if self.copies == 1:
+            return specs
+        copied = [spec for spec in specs for _ in range(self.copies)]
+        return [
+            replace(spec, name=name, base=None, salt=zlib.crc32(name.encode()) >> 1)  # torch's generators read 32 bits
+            for spec, name in zip(copied, self.names, strict=True)
+        ]
 
     def on_this_machine(self) -> ComparisonConfig:
         """Resolve the device: CUDA where there is one, unless ``accelerate launch --cpu`` says no."""
@@ -108,17 +137,18 @@ class ComparisonConfig(RunConfig):
         settings = {entry.name: getattr(self, entry.name) for entry in fields(self) if "identity" in entry.metadata}
         task = problem if isinstance(problem, Task) else None
         return {
+            "layout": LAYOUT,
             "task": problem.name,
             "variant": problem.variant,
             "metric": problem.metric_name,
             "maximize": problem.maximize,
             "target": problem.target,
+            "scale": problem.metric_scale,
+            "resolution": resolution(problem),
             "schedule": "its own" if task is None else task.schedule.describe(),
             "data": [] if task is None else [len(task.train), len(task.validation), len(task.test)],
             **settings,
             "micro_batch": self.batch_size if task is None else self.micro_batch,
-            "tuning_seed": TUNING_SEED,
-            "first_seed": FIRST_SEED,
         }
 
     def command(self, task: str | Problem, out: Path) -> str:
@@ -132,13 +162,21 @@ class ComparisonConfig(RunConfig):
         if not isinstance(task, str) or any(not isinstance(entry, str) for entry in self.optimizers):
             arguments = "".join(f", {name}={value!r}" for name, value in options.items())
             name = task if isinstance(task, str) else task.name
-            return f"valleys.lab.compare({name}, optimizers=[{', '.join(self.names)}]{arguments})"
+            return f"valleys.lab.compare({name}, optimizers=[{', '.join(self.originals)}]{arguments})"
         flags = {entry.name: entry.metadata.get("flag") for entry in fields(self)}
-        words = ["valleys", "compare", task, "--optimizers", ",".join(self.names)]
+        words = ["valleys", "compare", task, "--optimizers", ",".join(self.originals)]
         for name, value in options.items():
             option = flags.get(name) or f"--{name.replace('_', '-')}"
             words += [option] if value is True else [option, str(value)]
         return shlex.join(words)
+
+
+def _pair(text: str, names: Sequence[str]) -> tuple[str, str]:
+    """Return the two names of ``A:B``, either of which may hold a colon itself."""
+    for first, second in itertools.permutations(names, 2):
+        if text == f"{first}:{second}":
+            return first, second
+    raise LabError(f"the pair {text!r} names no two optimizers of this comparison; write A:B with {', '.join(names)}")
 
 
 def _printable(value: Any) -> Any:

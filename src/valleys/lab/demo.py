@@ -10,29 +10,31 @@ import torch
 
 from valleys.lab.compare import Comparison, compare
 from valleys.lab.config import ComparisonConfig
+from valleys.lab.progress import Announce
 
 __all__ = ["STAGES", "run"]
 
 STAGES = {
-    "digits": ComparisonConfig(batch_size=1024, trials=8, seeds=5),
-    "sine": ComparisonConfig(batch_size=16384, trials=6, seeds=5),
+    "digits": ComparisonConfig(batch_size=1024, rounds=3, trials=5),
+    "sine": ComparisonConfig(batch_size=16384, rounds=3, trials=5),
 }
 """The comparisons of ``make demo``, by task."""
 
 
-def run(out: Path | str, progress: bool | None = None) -> Iterator[Comparison]:
+def run(out: Path | str, progress: bool | None = None, announce: Announce | None = None) -> Iterator[Comparison]:
     """Run the stages one after the other; those finished before are read from their folders.
 
     Args:
         out: folder that gets one folder per task.
-        progress: whether to show a progress bar on stderr; default: where it is a terminal.
+        progress: see ``compare``.
+        announce: see ``compare``.
 
     Yields:
         Each comparison as it finishes.
     """
     for task, config in STAGES.items():
         with _one_thread():
-            comparison = compare(task, config, out=Path(out) / task, progress=progress)
+            comparison = compare(task, config, out=Path(out) / task, progress=progress, announce=announce)
         yield comparison
 
 

@@ -1,13 +1,13 @@
-"""The work of a comparison, shared by all workers that join it: tuning runs, then runs with fresh seeds."""
+"""The work of a comparison, shared by all workers that join it: in each round tuning runs, then fresh seeds."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from valleys.lab.optimizers.spec import OptimizerSpec
-from valleys.lab.progress import Follow, watch
+from valleys.lab.progress import Announce, Follow, watch
 from valleys.lab.record import Record
 from valleys.lab.search import candidates
 from valleys.lab.store.job import Job, Key
@@ -22,44 +22,52 @@ class Work:
     """The runs of a comparison."""
 
     specs: Sequence[OptimizerSpec]
-    trials: int  # tuning points of each optimizer; one with nothing to tune has none
-    seeds: int  # fresh seeds of each
+    rounds: int
+    trials: int  # tuning points of each optimizer in a round; one with nothing to tune has none
+    seeds: int  # fresh seeds of each in a round
     maximize: bool  # whether a larger metric is better
 
-    def jobs(self, store: RankStore) -> list[Job]:
-        """The runs that can be made now and are not finished, in the order in which they are best made.
+    def status(self, store: RankStore) -> tuple[list[Job], int]:
+        """Return the runs that can be made now, in the order in which they are best made, and how many are finished.
 
         Optimizers take turns, so that a machine that slows down slows all of them down. An optimizer's fresh seeds can
-        be run as soon as its own tuning is finished.
+        be run as soon as its own tuning in the same round is finished; a round comes before the next. The fresh seeds
+        of a round in which every trial diverged count as finished.
         """
-        points = {spec.name: candidates.points(spec.space, self.trials) for spec in self.specs}
-        tuned_at_all = [spec for spec in self.specs if spec.space]
         tuned = {spec.name: store.finished(spec.name, "tuning") for spec in self.specs}
         final = {spec.name: store.finished(spec.name, "final") for spec in self.specs}
-        missing = []
-        for trial in range(self.trials):
-            for spec in tuned_at_all:
-                if trial < len(points[spec.name]):
-                    key = Key(trial, candidates.TUNING_SEED)
-                    if key not in tuned[spec.name]:
+        missing: list[Job] = []
+        waiting = 0  # runs that depend on the missing ones
+        for round_ in range(self.rounds):
+            points = {spec.name: candidates.points(spec.space, self.trials, round_) for spec in self.specs}
+            untuned = set()
+            for trial in range(self.trials):
+                for spec in self.specs:
+                    key = Key(round_, trial, candidates.tuning_seed(round_, trial, spec.salt))
+                    if spec.space and key not in tuned[spec.name]:
+                        untuned.add(spec.name)
                         missing.append(Job(spec.name, "tuning", key, points[spec.name][trial], spec.space))
-        waiting = {job.optimizer for job in missing}
-        chosen: dict[str, int | None] = {spec.name: candidates.FIXED for spec in self.specs if not spec.space}
-        for spec in tuned_at_all:
-            if spec.name not in waiting:
-                records = {key.point: record for key, record in tuned[spec.name].items()}
-                chosen[spec.name] = candidates.select(records, self.maximize)
-        for seed in range(candidates.FIRST_SEED, candidates.FIRST_SEED + self.seeds):
-            for spec in self.specs:
-                if (point := chosen.get(spec.name)) is not None:
-                    key = Key(point, seed)
-                    if key not in final[spec.name]:
-                        missing.append(Job(spec.name, "final", key, points[spec.name][point], spec.space))
-        return missing
+            waiting += self.seeds * len(untuned)
+            ready = [spec for spec in self.specs if spec.name not in untuned]
+            chosen = {spec.name: self._chosen(spec, tuned[spec.name], round_) for spec in ready}
+            for number in range(self.seeds):
+                for spec in ready:
+                    if (point := chosen[spec.name]) is not None:
+                        key = Key(round_, point, candidates.fresh_seed(round_, number, spec.salt))
+                        if key not in final[spec.name]:
+                            missing.append(Job(spec.name, "final", key, points[spec.name][point], spec.space))
+        return missing, self.total() - len(missing) - waiting
+
+    def _chosen(self, spec: OptimizerSpec, tuned: Mapping[Key, Record], round_: int) -> int | None:
+        """Return the point with which an optimizer's round goes on; None if every trial diverged."""
+        if not spec.space:
+            return candidates.FIXED
+        records = {key.point: record for key, record in tuned.items() if key.round == round_}
+        return candidates.select(records, self.maximize)
 
     def total(self) -> int:
-        """Return the number of runs if every optimizer has a trial that does not diverge."""
-        return sum((self.trials if spec.space else 0) + self.seeds for spec in self.specs)
+        """Return the number of runs."""
+        return self.rounds * sum((self.trials if spec.space else 0) + self.seeds for spec in self.specs)
 
 
 def work(
@@ -68,23 +76,27 @@ def work(
     run: Callable[[Job, Follow], Record],
     title: str,
     show: bool | None = None,
+    announce: Announce | None = None,
 ) -> int:
     """Do all of it, or what other workers leave, and wait for the rest."""
     done = 0
-    with watch(title, plan.total(), show) as bar:
-        while jobs := plan.jobs(store):
+    with watch(title, plan.total(), show, announce) as bar:
+        while True:
+            jobs, finished = plan.status(store)
+            if not jobs:
+                break
             job = store.claim(jobs)
             if job is None:
-                bar("waiting for other workers", plan.total() - len(jobs))
+                bar("waiting for other workers", finished)
                 time.sleep(_PATIENCE)
                 continue
             with store.at_work(job):
-                record = run(job, bar(_label(job), plan.total() - len(jobs)))
+                record = run(job, bar(_label(job), finished))
             done += store.complete(job, record)
         bar("", plan.total())
     return done
 
 
 def _label(job: Job) -> str:
-    number = f"trial {job.key.point + 1}" if job.phase == "tuning" else f"seed {job.key.seed}"
-    return f"{job.optimizer}, {number}"
+    what = f"trial {job.key.point + 1}" if job.phase == "tuning" else f"fresh seed {job.key.seed}"
+    return f"round {job.key.round + 1}, {job.phase}: {job.optimizer}, {what}"

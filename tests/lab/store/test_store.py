@@ -10,13 +10,17 @@ import pytest
 
 from lab_fakes import record
 from valleys.lab import LabError
+from valleys.lab.config import LAYOUT
 from valleys.lab.optimizers.spec import Range
 from valleys.lab.record import Evaluation, Record
 from valleys.lab.store.job import Job, Key
 from valleys.lab.store.store import Store
 
 SPACE = {"lr": Range(1e-4, 1.0)}
-CONFIGURATION = {"task": "fake", "maximize": True, "batch_size": 16, "epochs": None, "trials": 4, "seeds": 2}
+CONFIGURATION = {
+    **{"layout": LAYOUT, "task": "fake", "maximize": True, "batch_size": 16, "epochs": None},
+    **{"rounds": 2, "trials": 4, "seeds": 2},
+}
 HERE = {"torch": "1", "ranks": 1}
 
 
@@ -32,18 +36,18 @@ def never() -> Record:
 
 
 def job(point: int, seed: int = 0) -> Job:
-    return Job("sgd", "tuning", Key(point, seed), {"lr": 0.1}, SPACE)
+    return Job("sgd", "tuning", Key(0, point, seed), {"lr": 0.1}, SPACE)
 
 
 def run(store: Store, point: int, work: Callable[[], Record], seed: int = 0) -> Record:
     """The run's record: from the store if it is there, otherwise by doing the work."""
-    wanted = job(point, seed)
-    if wanted.key not in store.finished("sgd", "tuning"):
-        assert store.claim([wanted]) == wanted
-        with store.at_work(wanted):
+    needed = job(point, seed)
+    if needed.key not in store.finished("sgd", "tuning"):
+        assert store.claim([needed]) == needed
+        with store.at_work(needed):
             made = work()
-        assert store.complete(wanted, made)
-    return store.finished("sgd", "tuning")[wanted.key]
+        assert store.complete(needed, made)
+    return store.finished("sgd", "tuning")[needed.key]
 
 
 def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -63,7 +67,7 @@ def test_a_finished_run_comes_back_unchanged_and_is_not_repeated(tmp_path: Path)
         assert run(store, 0, never) == original
     with opened(tmp_path) as store:
         assert run(store, 0, never) == original
-        assert store.finished("sgd", "tuning") == {Key(0, 0): original}
+        assert store.finished("sgd", "tuning") == {Key(0, 0, 0): original}
         assert store.finished("sgd", "final") == {}
 
 
@@ -105,6 +109,7 @@ def test_an_interrupted_run_is_failed_and_run_again(tmp_path: Path, error: type[
         ({"task": "other"}, "task fake there, other now"),
         ({"batch_size": 32}, "batch size 16 there, 32 now"),
         ({"epochs": 3}, "epochs None there, 3 now"),
+        ({"rounds": 1}, "rounds 2 there, 1 now"),
         ({"trials": 3}, "trials 4 there, 3 now"),
         ({"seeds": 1}, "seeds 2 there, 1 now"),
     ],
@@ -120,12 +125,52 @@ def test_another_configuration_is_refused_with_the_difference_and_the_remedy(
         pass
 
 
-def test_more_trials_and_seeds_extend(tmp_path: Path) -> None:
+def test_another_layout_is_refused_in_one_line(tmp_path: Path) -> None:
+    before = {name: value for name, value in CONFIGURATION.items() if name not in ("layout", "rounds")}
+    with Store(tmp_path) as store:
+        store.configure(before, HERE, {"sgd": SPACE})
+    with pytest.raises(LabError, match=r"another version of valleys.*choose another --out") as caught, opened(tmp_path):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_runs_of_several_rounds_are_kept_apart(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        for round_ in (0, 1):
+            again = Job("sgd", "tuning", Key(round_, 3, 7), {"lr": 0.1}, SPACE)
+            assert store.claim([again]) == again
+            assert store.complete(again, record(validation=float(round_)))
+        assert [(key.round, run.validation) for key, run in store.finished("sgd", "tuning").items()] == [(0, 0), (1, 1)]
+
+
+def test_a_zero_below_a_logarithmic_range_and_a_decay_rate_can_be_kept(tmp_path: Path) -> None:
+    space = {"weight_decay": Range(1e-4, 0.1, zero=0.125), "momentum": Range(0.5, 0.99, "reverse-log")}
+    point = Job("sgd", "tuning", Key(0, 0, 0), {"weight_decay": 0.0, "momentum": 0.9}, space)
+    with Store(tmp_path) as store:
+        store.configure(CONFIGURATION, HERE, {"sgd": space})
+        assert store.claim([point]) == point
+    (trial,) = trials(tmp_path)
+    assert trial.params == point.hyperparameters
+
+
+def test_other_lists_of_planned_pairs_are_counted(tmp_path: Path) -> None:
+    spaces = {"sgd": SPACE, "lamb": SPACE}
+    counts = []
+    for pairs in ([("lamb", "sgd")], [("lamb", "sgd")], [("sgd", "lamb")], [("lamb", "sgd")]):
+        with Store(tmp_path) as store:
+            store.configure(CONFIGURATION, HERE, spaces, {"planned": pairs})
+            results = store.results(spaces)
+        assert results.planned == pairs
+        counts.append(results.plans)
+    assert counts == [1, 1, 2, 2]
+
+
+def test_more_rounds_trials_and_seeds_extend(tmp_path: Path) -> None:
     with opened(tmp_path):
         pass
-    with opened(tmp_path, trials=8, seeds=5):
+    with opened(tmp_path, rounds=3, trials=8, seeds=5):
         pass
-    with pytest.raises(LabError, match="trials 8 there, 4 now"), opened(tmp_path):
+    with pytest.raises(LabError, match="rounds 3 there, 2 now; trials 8 there, 4 now"), opened(tmp_path):
         pass
 
 

@@ -28,8 +28,8 @@ from valleys.lab.store.job import Job, Key
 from valleys.lab.store.store import Store
 
 SPACE = {"lr": Range(1e-4, 1.0)}
-RUNS = 3 * (4 + 2)
-ARGUMENTS: dict[str, Any] = {"batch_size": 16, "trials": 4, "seeds": 2, "progress": False}
+RUNS = 3 * 2 * (2 + 1)
+ARGUMENTS: dict[str, Any] = {"batch_size": 16, "rounds": 2, "trials": 2, "seeds": 1, "progress": False}
 
 PRELOADED = [
     "valleys.lab.compare",
@@ -150,20 +150,21 @@ def workers(tmp_path: Path, storage: str) -> Iterator[Workers]:
 
 
 def same(report: dict[str, Any], other: dict[str, Any]) -> None:
-    for key in ("trials", "final", "table", "verdict", "chosen_trials", "spaces", "configuration"):
+    for key in ("rounds", "table", "verdicts", "budget", "spaces", "configuration"):
         assert report[key] == other[key], key
 
 
-def states(url: str) -> tuple[Counter[tuple[str, int, int]], Counter[str]]:
+def states(url: str) -> tuple[Counter[tuple[str, Key]], Counter[str]]:
     """How often each run is complete, and how many trials are in which state."""
     storage = optuna.storages.RDBStorage(url.replace("postgresql://", "postgresql+psycopg://"))
-    complete: Counter[tuple[str, int, int]] = Counter()
+    complete: Counter[tuple[str, Key]] = Counter()
     found: Counter[str] = Counter()
     for study in storage.get_all_studies():
         for trial in storage.get_all_trials(study._study_id):
             found[trial.state.name] += 1
             if trial.state == TrialState.COMPLETE:
-                complete[study.study_name, trial.user_attrs["point"], trial.user_attrs["seed"]] += 1
+                key = Key(**{name: trial.user_attrs[name] for name in ("round", "point", "seed")})
+                complete[study.study_name, key] += 1
     storage.remove_session()
     storage.engine.dispose()
     return complete, found
@@ -211,7 +212,7 @@ def test_a_frozen_worker_is_replaced_and_its_late_result_dropped(
 
 
 def _jobs(count: int) -> list[Job]:
-    return [Job("sgd", "tuning", Key(point, 0), {"lr": 0.1}, SPACE) for point in range(count)]
+    return [Job("sgd", "tuning", Key(0, point, 0), {"lr": 0.1}, SPACE) for point in range(count)]
 
 
 def test_racing_workers_never_get_the_same_run(tmp_path: Path, storage: str) -> None:
@@ -237,7 +238,7 @@ def test_racing_workers_never_get_the_same_run(tmp_path: Path, storage: str) -> 
     with Store(tmp_path, storage, "race") as store:
         store.configure({"maximize": True}, {"racer": -1}, {"sgd": SPACE})
         assert len(store.results({"sgd": SPACE}).environments) == racers + 1
-        assert list(store.finished("sgd", "tuning")) == [Key(point, 0) for point in range(count)]
+        assert list(store.finished("sgd", "tuning")) == [Key(0, point, 0) for point in range(count)]
 
 
 def test_a_silent_worker_of_another_machine_is_given_up_after_its_grace(

@@ -19,8 +19,9 @@ Phase = Literal["tuning", "final"]
 class Key:
     """Identity of a run within its optimizer and phase."""
 
-    point: int  # number of the hyperparameters in the tuning sequence
-    seed: int
+    round: int  # counted from 0
+    point: int  # number of the hyperparameters in the round's tuning sequence
+    seed: int  # of the training
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Job:
     @property
     def stem(self) -> str:
         """A file name for the run, whatever characters the optimizer's name has."""
-        words = f"{self.optimizer}-{self.phase}-{self.key.point}-{self.key.seed}"
+        words = f"{self.optimizer}-{self.phase}-{self.key.round}-{self.key.point}-{self.key.seed}"
         return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in words)
 
 
@@ -45,11 +46,13 @@ class Results:
     """Everything a store holds about a comparison; all that a report is made of.
 
     Args:
-        configuration: task, batch size, trials and so on.
+        configuration: task, batch size, rounds and so on.
         environments: the environments it ran in, oldest first.
         spaces: range of each hyperparameter, by optimizer.
         tuning: finished tuning runs, by optimizer.
         final: finished runs with fresh seeds, by optimizer.
+        planned: the pairs to be judged; empty: none was planned.
+        plans: how many different lists of pairs have been asked for.
         request: how the comparison was asked for, which is not part of what it is: where the data lay, the command.
         flatness: what ``valleys landscape`` measured of the final runs, by optimizer.
     """
@@ -59,5 +62,7 @@ class Results:
     spaces: Mapping[str, Mapping[str, Range]]
     tuning: Mapping[str, Mapping[Key, Record]]
     final: Mapping[str, Mapping[Key, Record]]
+    planned: Sequence[tuple[str, str]] = ()
+    plans: int = 1
     request: Mapping[str, Any] = field(default_factory=dict)
     flatness: Mapping[str, Mapping[Key, Mapping[str, Any]]] = field(default_factory=dict)

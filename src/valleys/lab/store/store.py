@@ -102,6 +102,11 @@ class Store:
             study = self._study(self.name)
             known = study.user_attrs
             old = known.get("configuration", {})
+            if old and old.get("layout") != configuration.get("layout"):
+                raise LabError(
+                    f"{self.folder} holds a comparison of another version of valleys, whose runs cannot be used here; "
+                    "choose another --out, or --name in a shared storage"
+                )
             differences = [
                 f"{name.replace('_', ' ')} {old[name]} there, {value} now"
                 for name, value in configuration.items()
@@ -122,6 +127,9 @@ class Store:
                     study.set_user_attr(f"space:{name}", _plain(space))
             if request is not None and known.get("request") != dict(request):
                 study.set_user_attr("request", dict(request))
+            plans = known.get("plans", [])
+            if request is not None and (plan := [list(pair) for pair in request.get("planned", ())]) not in plans:
+                study.set_user_attr("plans", [*plans, plan])
             environments = _environments(known)
             mark = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
             if f"environment:{mark}" not in known:
@@ -182,6 +190,8 @@ class Store:
             spaces,
             {name: self.finished(name, "tuning") for name in spaces},
             {name: self.finished(name, "final") for name in spaces},
+            [tuple(pair) for pair in known.get("request", {}).get("planned", ())],
+            len(known.get("plans", [])),
             known.get("request", {}),
             {name: _measured(known, name) for name in spaces},
         )
@@ -195,7 +205,8 @@ class Store:
 
     def measured(self, optimizer: str, key: Key, measurements: Mapping[str, Any]) -> None:
         """Keep what was measured of a finished run; a later measurement takes its place."""
-        self._study(self.name).set_user_attr(f"{_FLATNESS}{key.point}:{key.seed}:{optimizer}", dict(measurements))
+        name = f"{_FLATNESS}{key.round}:{key.point}:{key.seed}:{optimizer}"
+        self._study(self.name).set_user_attr(name, dict(measurements))
 
     def _take(self, job: Job) -> bool:
         """Claim a run if nobody has."""
@@ -238,7 +249,11 @@ class Store:
             create_trial(
                 state=TrialState.WAITING,
                 params=dict(job.hyperparameters),
-                distributions={name: FloatDistribution(r.low, r.high, log=r.log) for name, r in job.space.items()},
+                distributions={
+                    # For Optuna's own displays: it knows no logarithm of 1 - x, and no logarithmic range with a zero.
+                    name: FloatDistribution(0.0 if r.zero else r.low, r.high, log=r.scale == "log" and not r.zero)
+                    for name, r in job.space.items()
+                },
                 user_attrs=asdict(job.key),
             )
         )
@@ -289,7 +304,7 @@ class Store:
 
 
 def _key(trial: optuna.trial.FrozenTrial) -> Key:
-    return Key(trial.user_attrs["point"], trial.user_attrs["seed"])
+    return Key(trial.user_attrs["round"], trial.user_attrs["point"], trial.user_attrs["seed"])
 
 
 def _measured(known: Mapping[str, Any], optimizer: str) -> dict[Key, Mapping[str, Any]]:
@@ -297,9 +312,9 @@ def _measured(known: Mapping[str, Any], optimizer: str) -> dict[Key, Mapping[str
     measurements = {}
     for name, value in known.items():
         if name.startswith(_FLATNESS):
-            point, seed, of = name.removeprefix(_FLATNESS).split(":", 2)
+            round_, point, seed, of = name.removeprefix(_FLATNESS).split(":", 3)
             if of == optimizer:
-                measurements[Key(int(point), int(seed))] = value
+                measurements[Key(int(round_), int(point), int(seed))] = value
     return dict(sorted(measurements.items()))
 
 
@@ -310,7 +325,7 @@ def _environments(known: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _plain(space: Mapping[str, Range]) -> dict[str, list[Any]]:
-    return {name: [ranges.low, ranges.high, ranges.log] for name, ranges in space.items()}
+    return {name: [ranges.low, ranges.high, ranges.scale, ranges.zero] for name, ranges in space.items()}
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
