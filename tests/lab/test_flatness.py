@@ -14,7 +14,6 @@ import lab_fakes
 from valleys.lab.flatness import MEASURES, measure, tabulate
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.statistics import mean_interval
-from valleys.lab.store.job import Key
 
 X = torch.randn(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -78,55 +77,57 @@ def values(scale: float = 1.0, **changes: Any) -> dict[str, Any]:
     return {**dict.fromkeys(MEASURES, scale), "examples": 8, "note": "", **changes}
 
 
-def test_means_are_over_the_seeds_of_the_chosen_point() -> None:
-    found = {"sgd": {Key(1, 1000): values(2.0), Key(1, 1001): values(5.0), Key(0, 1000): values(99.0)}, "adamw": {}}
-    table = tabulate(found, {"sgd": 1, "adamw": 0}, [])
+def test_means_are_over_units_however_many_runs_they_have() -> None:
+    table = tabulate(
+        {"sgd": {1: [values(2.0), values(4.0)], 2: [values(5.0)], 3: []}, "adamw": {}, "lamb": {1: []}}, []
+    )
     assert table is not None
     (row,) = table.rows
-    assert (row.optimizer, row.runs) == ("sgd", 2)
-    assert row.means["trace"] == mean_interval([2.0, 5.0])
+    assert (row.optimizer, row.units) == ("sgd", 2)
+    mean, half = mean_interval([3.0, 5.0])
+    assert half is not None
+    trace = row.means["trace"]
+    assert (trace.estimate, trace.low, trace.high) == pytest.approx((mean, mean - half, mean + half))
     assert table.examples == (8,)
 
 
 def test_nothing_measured_is_no_table() -> None:
-    assert tabulate({"sgd": {}}, {"sgd": 0}, []) is None
-    assert tabulate({"sgd": {Key(1, 1000): values()}}, {"sgd": 0}, []) is None
+    assert tabulate({"sgd": {}}, []) is None
+    assert tabulate({"sgd": {1: []}}, []) is None
 
 
-def test_e_is_held_against_its_base_seed_by_seed() -> None:
-    """Values that differ wildly between the seeds, but by one factor between the optimizers: the factor is exact."""
+def test_pairs_are_compared_unit_by_unit() -> None:
+    """Values that differ wildly between the units, but by one factor between the optimizers: the factor is exact."""
     found = {
-        "alto": {Key(0, seed): values(3.0 * seed) for seed in (1000, 1001, 1005)},
-        "alto-0": {Key(2, seed): values(2.0 * seed) for seed in (1001, 1000, 1002)},
+        "alto": {unit: [values(3.0 * unit)] for unit in (1, 2, 6)},
+        "lamb": {unit: [values(2.0 * unit)] for unit in (2, 1, 3)},
     }
-    table = tabulate(found, {"alto": 0, "alto-0": 2}, [("alto", "alto-0"), ("alto", "gone")])
+    table = tabulate(found, [("alto", "lamb"), ("alto", "gone")])
     assert table is not None
     assert [entry.measure for entry in table.contrasts] == list(MEASURES)
     for entry in table.contrasts:
-        assert (entry.adapted, entry.base, entry.pairs) == ("alto", "alto-0", 2)
-        assert entry.ratio == pytest.approx(1.5)
-        assert entry.low == pytest.approx(1.5)
-        assert entry.high == pytest.approx(1.5)
+        assert (entry.first, entry.second, entry.units) == ("alto", "lamb", 2)
+        assert (entry.ratio.estimate, entry.ratio.low, entry.ratio.high) == pytest.approx((1.5, 1.5, 1.5))
 
 
 def test_the_interval_of_a_ratio_is_students_of_its_logarithm() -> None:
     ratios = (0.5, 0.8, 1.4)
     found = {
-        "alto": {Key(0, 1000 + k): values(ratio) for k, ratio in enumerate(ratios)},
-        "lamb": {Key(0, 1000 + k): values() for k in range(3)},
+        "alto": {k: [values(ratio)] for k, ratio in enumerate(ratios)},
+        "lamb": {k: [values()] for k in range(3)},
     }
-    table = tabulate(found, {"alto": 0, "lamb": 0}, [("alto", "lamb")])
+    table = tabulate(found, [("alto", "lamb")])
     assert table is not None
     center, half = mean_interval([math.log(ratio) for ratio in ratios])
     assert half is not None
-    assert table.contrasts[0].low == pytest.approx(math.exp(center - half))
-    assert table.contrasts[0].high == pytest.approx(math.exp(center + half))
+    assert table.contrasts[0].ratio.low == pytest.approx(math.exp(center - half))
+    assert table.contrasts[0].ratio.high == pytest.approx(math.exp(center + half))
 
 
 def test_a_ratio_of_what_may_be_negative_is_left_out() -> None:
-    found = {name: {Key(0, 1000): values(gap=-0.1, note="look")} for name in ("alto", "lamb")}
-    table = tabulate(found, {"alto": 0, "lamb": 0}, [("alto", "lamb")])
+    found = {name: {1: [values(gap=-0.1, note="look")]} for name in ("alto", "lamb")}
+    table = tabulate(found, [("alto", "lamb")])
     assert table is not None
     assert [entry.measure for entry in table.contrasts] == [name for name in MEASURES if name != "gap"]
-    assert table.contrasts[0].low is None
+    assert table.contrasts[0].ratio.low is None
     assert table.notes == ("look",)

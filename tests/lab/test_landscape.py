@@ -18,6 +18,7 @@ from valleys.lab import landscape as module
 from valleys.lab.landscape import Measured, landscape
 from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.run import trainer
+from valleys.lab.store.store import Store
 
 OPTIMIZERS = ["lamb", "alto"]
 
@@ -27,8 +28,8 @@ def run(out: Path, **changes: Any) -> Comparison:
         "task": lab_fakes.points(),
         "optimizers": OPTIMIZERS,
         "batch_size": 8,
+        "rounds": 2,
         "trials": 2,
-        "seeds": 2,
         "progress": False,
         "out": out,
         **changes,
@@ -50,7 +51,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Measured, Path]:
 
 def test_every_final_run_is_measured_and_nothing_was_trained_again(measured: tuple[Measured, Path]) -> None:
     found, out = measured
-    assert [(row.optimizer, row.runs) for row in found.flatness.rows] == [("lamb", 2), ("alto", 2)]
+    assert [(row.optimizer, row.units) for row in found.flatness.rows] == [("lamb", 2), ("alto", 2)]
+    assert {name: list(runs) for name, runs in found.runs.items()} == {name: [5000, 15000] for name in OPTIMIZERS}
     assert found.trained_again == 0
     assert len(list((out / "weights").glob("*.pt"))) == 4
 
@@ -59,9 +61,16 @@ def test_the_kept_weights_are_those_of_the_run(measured: tuple[Measured, Path]) 
     _, out = measured
     report = json.loads((out / "report.json").read_text())
     task = lab_fakes.points()
-    for run_of in report["final"]["alto"]:
+    finals = [
+        (number, run_of)
+        for number, entry in enumerate(report["rounds"])
+        for run_of in entry["runs"]
+        if (run_of["optimizer"], run_of["phase"]) == ("alto", "final")
+    ]
+    assert len(finals) == 2
+    for number, run_of in finals:
         model = task.build_model()
-        name = f"alto-final-{run_of['point']}-{run_of['seed']}.pt"
+        name = f"alto-final-{number}-{run_of['trial'] - 1}-{run_of['seed']}.pt"
         model.load_state_dict(torch.load(out / "weights" / name, weights_only=True))
         with torch.no_grad():
             loss = task.metric(model(task.test.inputs), task.test.targets).item()  # type: ignore[union-attr]
@@ -72,17 +81,19 @@ def test_the_report_shows_them(measured: tuple[Measured, Path]) -> None:
     found, out = measured
     report = json.loads((out / "report.json").read_text())["flatness"]
     assert [row["optimizer"] for row in report["rows"]] == OPTIMIZERS
-    assert len(report["runs"]["alto"]) == 2
+    assert [(run_of["round"], run_of["seed"]) for run_of in report["runs"]["alto"]] == [(1, 5000), (2, 15000)]
     assert report["examples"] == [24]
     mean = sum(run_of["trace"] for run_of in report["runs"]["alto"]) / 2
-    assert report["rows"][1]["means"]["trace"][0] == pytest.approx(mean)
+    assert report["rows"][1]["means"]["trace"]["estimate"] == pytest.approx(mean)
     text = (out / "report.md").read_text()
     assert "## Flatness of the minima" in text
     assert "| alto / lamb | Hessian trace |" in text
     reader = Reader((out / "report.html").read_text())
     table = reader.table("The finished runs on fresh seeds")
     assert [row[0] for row in table.rows] == OPTIMIZERS
-    assert reader.table("E against its base, seed by seed").rows[0][0] == "alto / lamb"
+    assert reader.table("Flatness of pairs").rows[0][0] == "alto / lamb"
+    (line,) = [line for line in text.splitlines() if "# alto" in line]
+    assert line.startswith("optimizer = valleys.ALTO(")
     assert found.paths["html"] == out / "report.html"
 
 
@@ -116,7 +127,7 @@ def test_what_is_measured_is_not_measured_again(
 
 
 def test_measures_asked_for_later_join_the_earlier_ones(tmp_path: Path) -> None:
-    run(tmp_path / "points", optimizers=["lamb"], trials=1, seeds=1, keep_weights=True)
+    run(tmp_path / "points", optimizers=["lamb"], rounds=1, trials=1, keep_weights=True)
     assert list(look(tmp_path / "points", measures=["drift"]).flatness.measures) == ["drift"]
     both = look(tmp_path / "points", measures=["trace"]).flatness
     assert list(both.measures) == ["trace", "drift"]
@@ -129,13 +140,13 @@ def test_a_run_that_diverged_is_not_measured(tmp_path: Path, monkeypatch: pytest
 
     def unlucky(*arguments: Any, **options: Any) -> Any:
         record = train(*arguments, **options)
-        lost = options["seed"] == 1001
+        lost = options["seed"] == 15000
         return replace(record, diverged=True, validation=None, test=None) if lost else record
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train", unlucky)
         run(tmp_path / "points", optimizers=["lamb"], trials=1, keep_weights=True)
-    assert [row.runs for row in look(tmp_path / "points").flatness.rows] == [1]
+    assert [row.units for row in look(tmp_path / "points").flatness.rows] == [1]
 
 
 @pytest.mark.parametrize(("lr", "kept"), [(0.01, 1), (1e30, 0)])
@@ -156,7 +167,7 @@ def test_the_comparison_asked_for_again_keeps_them(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_no_longer_the_same_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path / "points", optimizers=["lamb"], trials=1, seeds=1)
+    run(tmp_path / "points", optimizers=["lamb"], rounds=1, trials=1)
     train = trainer.train
 
     def elsewhere(*arguments: Any, **options: Any) -> Any:
@@ -165,7 +176,7 @@ def test_a_run_that_is_no_longer_the_same_is_noted(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(trainer, "train", elsewhere)
     (note,) = look(tmp_path / "points").flatness.notes
-    assert "lamb, seed 1000: trained again" in note
+    assert "lamb, seed 5000: trained again" in note
     assert note in (tmp_path / "points/report.md").read_text().replace("\\", "")
 
 
@@ -188,7 +199,7 @@ def test_mistakes_are_told_before_any_work(
 
 def test_a_comparison_without_final_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(task: Any, spec: Any, values: Any, config: Any, **options: Any) -> Any:
-        if options["test"]:
+        if options["seed"] == 5000:
             raise KeyboardInterrupt
         return lab_fakes.record(optimizer="lamb", hyperparameters=values)
 
@@ -204,7 +215,7 @@ def test_the_command_finds_the_task_by_itself(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     call = CliRunner().invoke
-    words = "--optimizers lamb,alto --batch-size 512 --epochs 1 --trials 1 --seeds 1 --keep-weights --out"
+    words = "--optimizers lamb,alto --batch-size 512 --epochs 1 --rounds 1 --trials 1 --keep-weights --out"
     assert call(app, ["compare", "digits", *words.split(), str(tmp_path / "d")]).exit_code == 0
     result = call(app, ["landscape", str(tmp_path / "d"), "--examples", "64"])
     assert result.exit_code == 0, result.output
@@ -214,3 +225,25 @@ def test_the_command_finds_the_task_by_itself(tmp_path: Path) -> None:
     lost = call(app, ["landscape", str(tmp_path / "gone")])
     assert lost.exit_code == 2
     assert "holds no comparison" in lost.output
+
+
+def test_copies_and_optimizers_of_ones_own_are_found_again(tmp_path: Path) -> None:
+    own = OptimizerSpec("mine", lambda model, values, plan: torch.optim.SGD(model.parameters(), lr=0.01), {})
+    run(tmp_path / "points", optimizers=["lamb", own], copies=2, trials=1, rounds=1, seeds=2, keep_weights=True)
+    names = ["lamb-1", "lamb-2", "mine-1", "mine-2"]
+    measured = look(tmp_path / "points", optimizers=[own], measures=["drift"])
+    assert [row.optimizer for row in measured.flatness.rows] == names
+    assert measured.trained_again == 0
+    seeds = [set(measured.runs[name]) for name in names]
+    assert len(set.union(*seeds)) == 8  # copies have seeds of their own
+    assert len(measured.flatness.contrasts) == 6
+    with pytest.raises(LabError, match="mine"):
+        look(tmp_path / "points", measures=["drift"])
+
+
+def test_a_comparison_without_rounds_is_refused(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.configure({"task": "points", "maximize": False}, {"ranks": 1}, {}, {"optimizers": ["lamb"]})
+    with pytest.raises(LabError, match="of another version of valleys, without rounds") as caught:
+        look(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -24,8 +24,8 @@ OTHER = 80.0
 def train(task: Task, spec: Any, hyperparameters: Mapping[str, float], config: Any, **options: Any) -> Record:
     """One, two and three points above the optimizer's own result, by seed; Adam's second run diverges."""
     seed = options["seed"]
-    diverged = spec.name == "Adam" and seed == 1001
-    value = RESULTS.get(spec.name, OTHER) + seed - 999
+    diverged = spec.name == "Adam" and seed == 5001
+    value = RESULTS.get(spec.name, OTHER) + seed - 4999
     return lab_fakes.record(
         optimizer=spec.name,
         hyperparameters=dict(hyperparameters),

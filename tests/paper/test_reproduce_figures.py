@@ -38,13 +38,13 @@ def test_figure_8_really_walks(tmp_path: Path, short: None) -> None:
     ]
     for one in reproduction.outcomes:
         assert one.same
-        assert [walk.seed for walk in one.walks] == [1000, 1001] == list(one.values)
+        assert [walk.seed for walk in one.walks] == [5000, 5001] == list(one.values)
         for walk in one.walks:
             assert walk.value == one.values[walk.seed]  # the walk is the comparison's own run
             assert walk.lowest <= walk.value
             assert len(walk.end) == 1
     assert of(reproduction, "Adam", "f1").walks[0].end[0] == pytest.approx(2.3, abs=0.3)
-    assert "seed 1000: ends at (" in reproduction.paths["markdown"].read_text()
+    assert "seed 5000: ends at (" in reproduction.paths["markdown"].read_text()
 
 
 def test_a_walk_that_diverges_says_so(tmp_path: Path, short: None) -> None:
@@ -104,7 +104,7 @@ def test_figure_3_measures_what_was_trained(tmp_path: Path, monkeypatch: pytest.
     reproduction = run(tmp_path, "figure-3", "LAMB, 16384: drift", seeds=2)
     assert [one.cell.column for one in reproduction.outcomes] == ["alpha -50", "alpha -5", "alpha 0", "alpha 5"]
     for one in reproduction.outcomes:
-        assert list(one.values) == [1000, 1001]
+        assert list(one.values) == [5000, 5001]
         assert all(value > 0 for value in one.values.values())
     assert [(one.first, one.second) for one in reproduction.contrasts] == [
         ("alpha -50", "alpha 0"),

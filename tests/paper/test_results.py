@@ -18,7 +18,7 @@ from valleys.paper.tables.numbers import find
 
 def test_ours_stands_beside_the_papers_with_its_interval(whole: Reproduction) -> None:
     alto = of(whole, "ALTO")
-    assert dict(alto.values) == {1000: 93.0, 1001: 94.0, 1002: 95.0}
+    assert dict(alto.values) == {5000: 93.0, 5001: 94.0, 5002: 95.0}
     half_width = 4.302652729749464 / 3**0.5  # t of 2 degrees of freedom, standard deviation 1
     assert alto.mean == pytest.approx(94.0)
     assert alto.half_width == pytest.approx(half_width)
@@ -31,7 +31,7 @@ def test_ours_stands_beside_the_papers_with_its_interval(whole: Reproduction) ->
 def test_runs_that_diverge_are_counted_and_left_out(whole: Reproduction) -> None:
     result = whole
     adam = of(result, "Adam")
-    assert (dict(adam.values), adam.runs) == ({1000: 89.0, 1002: 91.0}, 3)
+    assert (dict(adam.values), adam.runs) == ({5000: 89.0, 5002: 91.0}, 3)
     assert "1 of 3 runs diverged" in result.paths["markdown"].read_text()
 
 

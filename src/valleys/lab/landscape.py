@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from valleys.lab.config import ComparisonConfig
+from valleys.lab.config import LAYOUT, ComparisonConfig
 from valleys.lab.errors import LabError
 from valleys.lab.flatness.measure import EXAMPLES, MEASURES, chosen, measure
 from valleys.lab.flatness.table import Flatness
-from valleys.lab.optimizers import resolve as registry
 from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.seeds import seeded
@@ -23,7 +22,7 @@ from valleys.lab.problem.task import Problem, Task
 from valleys.lab.progress import Follow, watch
 from valleys.lab.record import Record
 from valleys.lab.report import document
-from valleys.lab.report.summary import Summary, summarize
+from valleys.lab.report.summary import Summary, lines, summarize
 from valleys.lab.run import trainer, weights
 from valleys.lab.run.config import RunConfig
 from valleys.lab.run.ranks import joined
@@ -127,8 +126,13 @@ def landscape(
         configuration, names, request = store.description()
         if not configuration:
             raise LabError(f"the storage holds no comparison called {store.name}; give --name")
-        problem = _problem(task, configuration, request, config.data_dir)
-        specs = _specs(names, optimizers, configuration["batch_size"])
+        if configuration.get("layout") != LAYOUT:
+            raise LabError(f"{folder} holds a comparison of another version of valleys, without rounds; compare anew")
+        compared = replace(_settings(configuration, ComparisonConfig), copies=request.get("copies", 1))
+        problem = _problem(task, compared, configuration, request, config.data_dir)
+        own = {spec.name: spec for spec in optimizers}
+        known = replace(compared, optimizers=[own.get(name, name) for name in names]).specs()
+        specs = {spec.name: spec for spec in known}
         spaces = {spec.name: spec.space for spec in specs.values()}
         results = store.results(spaces)
         jobs = _jobs(results, summarize(results))
@@ -137,7 +141,7 @@ def landscape(
         again = 0
         with watch(f"landscape of {problem.name}", len(jobs), progress) as bar:
             for number, job in enumerate(missing, len(jobs) - len(missing)):
-                follow = bar(f"{job.optimizer}, seed {job.key.seed}", number)
+                follow = bar(f"round {job.key.round + 1}, {job.optimizer}, seed {job.key.seed}", number)
                 record = results.final[job.optimizer][job.key]
                 device = torch.device(config.device)
                 one = _Run(problem, specs[job.optimizer], record, job, configuration, folder, device)
@@ -151,7 +155,9 @@ def landscape(
         summary = summarize(results)
         if summary.flatness is None:
             raise LabError(f"{folder} holds no finished run on a fresh seed yet; let `valleys compare` finish")
-        paths = document.write(results, summary, folder, request.get("command", f"valleys compare {problem.name}"))
+        command = request.get("command", f"valleys compare {problem.name}")
+        python = lines(known, summary, configuration["batch_size"])
+        paths = document.write(results, summary, folder, command, python)
     runs: dict[str, dict[int, Mapping[str, Any]]] = {}
     for job in jobs:
         runs.setdefault(job.optimizer, {})[job.key.seed] = results.flatness[job.optimizer][job.key]
@@ -166,17 +172,14 @@ def _settings(configuration: Mapping[str, Any], cls: type[Config]) -> Config:
 
 def _problem(
     task: str | Problem | None,
+    compared: ComparisonConfig,
     configuration: Mapping[str, Any],
     request: Mapping[str, Any],
     data_dir: Path | str | None,
 ) -> Task:
     name = task or request.get("task") or configuration["task"]
     recorded = request if isinstance(name, str) and from_file.file_of(name) is None else {}
-    before = replace(
-        _settings(configuration, ComparisonConfig),
-        data_dir=data_dir or recorded.get("data_dir"),
-        preset=recorded.get("preset"),
-    )
+    before = replace(compared, data_dir=data_dir or recorded.get("data_dir"), preset=recorded.get("preset"))
     problem = before.problem(name)
     if not isinstance(problem, Task):
         raise LabError(f"{problem.name} has a training loop of its own; flatness is measured of supervised tasks")
@@ -193,17 +196,13 @@ def _problem(
     return problem
 
 
-def _specs(names: Sequence[str], own_specs: Sequence[OptimizerSpec], batch_size: int) -> dict[str, OptimizerSpec]:
-    own = {spec.name: spec for spec in own_specs}
-    return {name: own[name] if name in own else registry.resolve(name, batch_size) for name in names}
-
-
 def _jobs(results: Results, summary: Summary) -> list[Job]:
     return [
         Job(name, "final", key, record.hyperparameters, results.spaces[name])
-        for name, runs in results.final.items()
-        for key, record in runs.items()
-        if key.point == summary.chosen[name] and not record.diverged
+        for name, rounds in summary.selections.items()
+        for selection in rounds.values()
+        for key, record in selection.runs.items()
+        if not record.diverged
     ]
 
 

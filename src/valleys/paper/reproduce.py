@@ -269,6 +269,7 @@ def _run(experiment: _Experiment, methods: Sequence[Method], out: Path, measures
         ComparisonConfig(
             optimizers=specs,
             batch_size=experiment.batch_size(problem),
+            rounds=1,
             trials=1,
             seeds=config.seeds,
             storage=config.storage,

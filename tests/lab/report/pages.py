@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -13,20 +13,22 @@ from valleys.lab.optimizers.spec import Range
 from valleys.lab.record import Evaluation, Record
 from valleys.lab.report import document as report
 from valleys.lab.report.summary import summarize
+from valleys.lab.search.candidates import FIXED, fresh_seed, select, tuning_seed
 from valleys.lab.store.job import Key, Results
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x$|`y`", "a\n\x07b")
 
-SPACE = {"lr": Range(1e-4, 1.0), "c": Range(-1.0, 1.0, log=False)}
+SPACE = {"lr": Range(1e-4, 1.0), "c": Range(-1.0, 1.0, "linear")}
+
+Runs = Mapping[str, Sequence[Record]]
 
 
-def run(name: str, seed: int, final: float, **changes: Any) -> Record:
+def run(name: str, final: float, **changes: Any) -> Record:
     """A run that ends at ``final`` and halves its distance to it at each of four evaluations."""
-    curve = [Evaluation(5 * k, 0.5 * k + 0.01 * seed, 1.0, final - 16 / 2**k) for k in range(1, 5)]
+    curve = [Evaluation(5 * k, 0.5 * k, 1.0, final - 16 / 2**k) for k in range(1, 5)]
     met = next((entry for entry in curve if entry.validation >= 90), None)
     fields = {
         "optimizer": name,
-        "seed": seed,
         "hyperparameters": {"lr": 0.01, "c": 0.5},
         "curve": curve,
         "validation": curve[-1].validation,
@@ -37,68 +39,102 @@ def run(name: str, seed: int, final: float, **changes: Any) -> Record:
     return record(**{**fields, **changes})
 
 
-def diverged(name: str, seed: int = 0, **changes: Any) -> Record:
+def diverged(name: str, **changes: Any) -> Record:
     """A run that did not get to its end."""
     absent = ("validation", "test", "steps_to_target", "seconds_to_target")
     nothing: dict[str, Any] = {"curve": [], **dict.fromkeys(absent)}
-    return run(name, seed, 0.0, diverged=True, **nothing, **changes)
+    return run(name, 0.0, diverged=True, **nothing, **changes)
 
 
 def trials(name: str, *finals: float | None) -> list[Record]:
-    """Tuning runs; None is one that diverged."""
+    """Tuning runs of one round; None is one that diverged."""
     rates = [{"lr": 10.0**-k, "c": 0.1 * k} for k in range(1, len(finals) + 1)]
     return [
-        diverged(name, hyperparameters=values)
-        if final is None
-        else run(name, 0, final, hyperparameters=values, test=None)
+        diverged(name, hyperparameters=values) if final is None else run(name, final, hyperparameters=values)
         for final, values in zip(finals, rates, strict=True)
     ]
 
 
 def finals(name: str, *values: float | None) -> list[Record]:
-    """Runs on fresh seeds; None is one that diverged."""
-    return [diverged(name, 1000 + k) if value is None else run(name, 1000 + k, value) for k, value in enumerate(values)]
+    """Runs on fresh seeds, one for each round; None is one that diverged."""
+    return [diverged(name) if value is None else run(name, value) for value in values]
 
 
-def document(
-    final: Mapping[str, Sequence[Record]],
-    tuning: Mapping[str, Sequence[Record]] | None = None,
-    command: str = "valleys compare fake",
+def results(
+    final: Runs,
+    tuning: Runs | None = None,
+    *,
     space: Mapping[str, Range] | None = None,
+    one_round: bool = False,
+    changes: Mapping[str, Any] | None = None,
     **configuration: Any,
-) -> dict[str, Any]:
-    """What ``report.to_json`` makes of these runs, once through JSON."""
+) -> Results:
+    """What a store holds after these runs.
+
+    Args:
+        final: runs on fresh seeds by optimizer, one for each round; or, with ``one_round``, all of one round.
+        tuning: trials by optimizer, the same in each round; None: one at 92.
+        space: of all optimizers.
+        one_round: whether the runs on fresh seeds are of one round.
+        changes: fields of the results.
+        configuration: settings.
+    """
+    space = SPACE if space is None else space
     tuned = tuning or {name: trials(name, 92.0) for name in final}
+    length = max(map(len, final.values())) or 1
+    rounds, seeds = (1, length) if one_round else (length, 1)
     settings = {
         "task": "fake",
         "metric": "accuracy %",
         "maximize": True,
         "target": 90.0,
+        "scale": "linear",
+        "resolution": 0.0,
         "schedule": "cosine",
         "data": [32, 8, 8],
         "batch_size": 16,
         "micro_batch": 16,
         "epochs": 2,
         "device": "cpu",
+        "layout": 2,
+        "rounds": rounds,
         "trials": max(map(len, tuned.values())),
-        "seeds": max(map(len, final.values())),
+        "seeds": seeds,
+        **configuration,
     }
-    results = Results(
-        {**settings, **configuration},
-        [{"python": "3.11", "torch": "2.6", "ranks": 1}],
-        dict.fromkeys(tuned, SPACE if space is None else space),
-        {name: {Key(point, 0): entry for point, entry in enumerate(runs)} for name, runs in tuned.items()},
-        {},
-    )
-    chosen = summarize(
-        Results(
-            results.configuration, results.environments, results.spaces, results.tuning, {name: {} for name in tuned}
-        )
-    ).chosen
-    held = {name: {Key(chosen[name] or 0, entry.seed): entry for entry in final[name]} for name in tuned}
-    full = Results(results.configuration, results.environments, results.spaces, results.tuning, held)
-    found: dict[str, Any] = json.loads(json.dumps(report.to_json(full, summarize(full), command), allow_nan=False))
-    return found
+    finished: dict[str, dict[Key, Record]] = {name: {} for name in tuned}
+    for name, runs in final.items():
+        point = select(dict(enumerate(tuned[name])), settings["maximize"]) if space else FIXED
+        for number, entry in enumerate(runs):
+            seed = fresh_seed(0, number) if one_round else fresh_seed(number, 0)
+            finished[name][Key(0 if one_round else number, point or 0, seed)] = replace(entry, seed=seed)
+    tried = {
+        name: {
+            Key(number, point, seed): replace(entry, seed=seed)
+            for number in range(rounds)
+            for point, entry in enumerate(runs)
+            for seed in [tuning_seed(number, point)]
+        }
+        for name, runs in tuned.items()
+        if space
+    }
+    environments = [{"python": "3.11", "torch": "2.6", "ranks": 1}]
+    fields = (settings, environments, dict.fromkeys(tuned, space), {name: tried.get(name, {}) for name in tuned})
+    return replace(Results(*fields, finished), **(changes or {}))
+
+
+def read(found: Results, command: str = "valleys compare fake", **lines: str) -> dict[str, Any]:
+    """The document of these results, once through JSON."""
+    text = json.dumps(report.to_json(found, summarize(found), command, lines), allow_nan=False)
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
+def document(
+    final: Runs, tuning: Runs | None = None, command: str = "valleys compare fake", **changes: Any
+) -> dict[str, Any]:
+    """What ``report.to_json`` makes of these runs; see ``results``."""
+    return read(results(final, tuning, **changes), command)
 
 
 def usual() -> dict[str, Any]:
@@ -114,6 +150,7 @@ def usual() -> dict[str, Any]:
             "lamb": trials("lamb", 60.0, None, 93.0, 91.0),
             "alto": trials("alto", 95.0, 96.0, 94.0, 93.0),
         },
+        changes={"planned": [("alto", "lamb"), ("lamb", "sgd")]},
     )
 
 
@@ -125,15 +162,16 @@ def twelve() -> dict[str, Any]:
         curve = [Evaluation(s, s / 100, 1.0, 1e-7 * (1 + 50 / s + k / 10 + seed % 7 / 50)) for s in range(1, 1001)]
         last = curve[-1].validation
         never = {"steps_to_target": None, "seconds_to_target": None}
-        return run(name, seed, 0.0, curve=curve, validation=last, test=last, **never)
+        return run(name, 0.0, curve=curve, validation=last, test=last, **never)
 
     return document(
-        {name: [long(name, 1000 + seed, k) for seed in range(3)] for k, name in enumerate(names)},
+        {name: [long(name, seed, k) for seed in range(3)] for k, name in enumerate(names)},
         {name: [long(name, 0, k)] for k, name in enumerate(names)},
         command=f"valleys compare {HOSTILE[0]}",
         task=HOSTILE[1],
         metric=f"loss {HOSTILE[2]} {HOSTILE[0]}",
         maximize=False,
+        scale="log",
         target=1.05e-7,
     )
 

@@ -167,7 +167,7 @@ def test_a_thinned_line_keeps_ends_spikes_and_the_widest_band() -> None:
 
 
 def test_a_strip_has_every_run_and_counts_the_lost() -> None:
-    rows = [Row("a", 0, [1.0, 1.0, 3.0], 1.67, 2.0), Row("b", 1, [2.0], 2.0, None, lost=2)]
+    rows = [Row("a", 0, [1.0, 1.0, 3.0], 1.67, 0.5, 4.0), Row("b", 1, [2.0], 2.0, lost=2)]
     root = read(strips.strip(rows, title="t", x_title="x", lost="missed"))
     runs = [(float(e.get("cx") or 0), float(e.get("cy") or 0)) for e in of_class(root, "run")]
     assert len(runs) == len(set(runs)) == 4  # equal runs are piled up
@@ -180,12 +180,15 @@ def test_a_strip_has_every_run_and_counts_the_lost() -> None:
 
 
 def test_slots_stand_side_by_side_with_their_intervals() -> None:
-    held = [Dots("a", 0, {0: (90.0, 1.0), 1: (80.0, None)}), Dots("b", 1, {1: (85.0, 2.0)})]
+    held = [Dots("a", 0, {0: (90.0, 89.0, 92.0), 1: (80.0, None, None)}), Dots("b", 1, {1: (85.0, 80.0, 89.0)})]
     root = read(charts.slots(held, ["128", "1024, epochs 9"], **TITLES))
     assert len(of_class(root, "interval")) == 2
     a0, a1 = (float(e.get("cx") or 0) for e in of_class(root, "mark") if e.tag == "circle")
     (b1,) = (places(e)[0][0] for e in of_class(root, "mark") if e.tag == "path")
     assert a0 < a1 < b1
+    first = places(of_class(root, "interval")[0])
+    mark = float(of_class(root, "mark")[0].get("cy") or 0)
+    assert first[0][1] - mark == pytest.approx((mark - first[1][1]) / 2, abs=0.2)  # one below, two above
     assert {"128", "1024", "epochs 9"} <= set(texts(root))
     assert inside(root)
 
@@ -240,7 +243,7 @@ def test_names_are_text(name: str) -> None:
     for picture in (
         charts.lines([Line(name, 0, [1], [1])], **titles),
         strips.strip([Row(name, 0, [1.0])], title=name, x_title=name, lost=name),
-        charts.slots([Dots(name, 0, {0: (1.0, None)})], [name], **titles),
+        charts.slots([Dots(name, 0, {0: (1.0, None, None)})], [name], **titles),
     ):
         root = read(picture)
         assert root.findtext("title") == name

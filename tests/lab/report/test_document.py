@@ -3,58 +3,27 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab_fakes import record
-from valleys.lab.optimizers.spec import Range
-from valleys.lab.record import Evaluation, Record
+from lab.report.pages import diverged, finals, read, results, run, trials
+from valleys.lab.record import Evaluation
 from valleys.lab.report import document as report
 from valleys.lab.report import learning_curves
-from valleys.lab.report.summary import cells, summarize
+from valleys.lab.report.summary import summarize
+from valleys.lab.report.text import budget, cells, method
+from valleys.lab.statistics.formatting import format_interval
 from valleys.lab.store.job import Key, Results
 
-SPACE = {"lr": Range(1e-4, 1.0)}
 NAN, INF = math.nan, math.inf
+COMMAND = "valleys compare fake"
 
 
-def results(final: Mapping[str, list[Record]], tuning: Mapping[str, list[Record]] | None = None) -> Results:
-    trials = tuning or {name: [record(optimizer=name)] for name in final}
-    return Results(
-        configuration={
-            "task": "fake",
-            "metric": "accuracy %",
-            "maximize": True,
-            "target": 90.0,
-            "schedule": "cosine",
-            "data": [32, 8, 8],
-            "batch_size": 16,
-            "micro_batch": 16,
-            "epochs": 2,
-            "device": "cpu",
-            "trials": 1,
-            "seeds": 3,
-        },
-        environments=[{"python": "3", "torch": "2", "ranks": 1}],
-        spaces=dict.fromkeys(final, SPACE),
-        tuning={name: {Key(i, 0): entry for i, entry in enumerate(runs)} for name, runs in trials.items()},
-        final={name: {Key(0, entry.seed): entry for entry in runs} for name, runs in final.items()},
-    )
-
-
-def finals(name: str, *tests: float, **changes: Any) -> list[Record]:
-    return [
-        record(optimizer=name, seed=1000 + i, test=value, validation=value + 1, **changes)
-        for i, value in enumerate(tests)
-    ]
-
-
-def written(found: Results, folder: Path) -> tuple[str, dict[str, Any]]:
-    paths = report.write(found, summarize(found), folder, "valleys compare fake")
+def written(found: Results, folder: Path, **lines: str) -> tuple[str, dict[str, Any]]:
+    paths = report.write(found, summarize(found), folder, COMMAND, lines)
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -70,64 +39,166 @@ def table_rows(markdown: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.replace("\\|", "\0").strip("|").split("|")] for line in lines]
 
 
-def test_a_missed_target_counts_as_infinite() -> None:
-    def row(steps: list[int | None]) -> Any:
-        runs = [
-            record(seed=i, steps_to_target=step, seconds_to_target=None if step is None else step / 10, test=1.0)
-            for i, step in enumerate(steps)
-        ]
-        return summarize(results({"sgd": runs})).rows[0]
-
-    assert (row([10, 30, None]).steps, row([10, 30, None]).seconds, row([10, 30, None]).reached) == (
-        30,
-        3.0,
-        2,
+def pair() -> Results:
+    """Two optimizers over three rounds, each with one diverged trial a round; the pair is planned."""
+    return results(
+        {"sgd": finals("sgd", 80.0, 81.0, 82.0), "alto": finals("alto", 90.0, 91.0, 92.1)},
+        {"sgd": trials("sgd", 80.0, None), "alto": trials("alto", None, 90.0)},
+        changes={"planned": [("alto", "sgd")]},
     )
-    assert row([10, None, None]).steps is None
-    assert row([10, None]).steps is None
-    assert row([10, 20]).steps == 15
-
-
-def test_a_diverged_run_is_counted_and_kept_out_of_the_means() -> None:
-    broken = record(seed=1009, diverged=True, validation=None, test=None, steps_to_target=None)
-    row = summarize(results({"sgd": [*finals("sgd", 80.0, 82.0), broken]})).rows[0]
-    assert row.diverged_runs == 1
-    assert row.runs == 3
-    assert row.test is not None
-    assert row.test[0] == 81.0
-    text = cells(row, "accuracy %")
-    assert text["diverged: tuning, final"] == "0/1, 1/3"
-    assert text["target reached"] == "2/3"
 
 
 def test_cells_show_the_units_they_name() -> None:
-    text = cells(summarize(results({"sgd": finals("sgd", 80.0, 82.0)})).rows[0], "accuracy %")
-    assert text["step ms"] == "100.00"
-    assert text["optimizer ms"] == "10.00"
-    assert text["state"] == "2.00x, 0.00 MB"
-    assert text["hyperparameters"] == "lr=0.1"
-    assert text["test accuracy %"] == "81 ± 13"
+    row = summarize(results({"sgd": finals("sgd", 80.0, None, 83.0)}, {"sgd": trials("sgd", 80.0, None)})).rows[0]
+    assert cells(row, "accuracy %") == {
+        "optimizer": "sgd",
+        "test accuracy %": format_interval(row.test),
+        "validation accuracy %": format_interval(row.validation),
+        "lost": "1/3",
+        "target reached": "0/3",
+        "steps to it": "-",
+        "seconds to it": "-",
+        "diverged trials": "3/6",
+        "step ms": "100.00",
+        "optimizer ms": "10.00",
+        "state": "2.00x, 0.00 MB",
+    }
+    assert format_interval(row.test) == "79.5 (60.4 to 98.6)"
 
 
-def test_rows_come_best_first_and_the_markdown_says_who_won(tmp_path: Path) -> None:
-    found = results({"sgd": finals("sgd", 80.0, 81.0, 82.0), "alto": finals("alto", 90.0, 91.0, 92.1)})
-    markdown, document = written(found, tmp_path)
+def test_every_run_is_in_the_document_with_its_round() -> None:
+    found = pair()
+    stray = run("alto", 12.0, seed=15000, hyperparameters={"lr": 0.5, "c": 0.0})
+    alto = {**found.final["alto"], Key(1, 0, 15000): stray}  # of a selection that a later trial changed
+    document = read(replace(found, final={**found.final, "alto": alto}))
+    runs = [(entry["round"], one) for entry in document["rounds"] for one in entry["runs"]]
+    assert len(runs) == 2 * 3 * (2 + 1) + 1
+    assert all(entry["complete"] for entry in document["rounds"])
+    of = {(number, one["optimizer"], one["phase"], one["trial"]): one for number, one in runs}
+    assert len(of) == len(runs)
+    for phase, kept in (("tuning", found.tuning), ("final", {**found.final, "alto": alto})):
+        for name, records in kept.items():
+            for key, record in records.items():
+                one = of[key.round + 1, name, phase, key.point + 1]
+                expected = report.plain(asdict(record))
+                assert {field: one[field] for field in expected} == expected
+                assert one["selected"] == (key.point == {"sgd": 0, "alto": 1}[name])
+                assert one["seed"] == key.seed
+
+
+def test_flatness_is_of_the_runs_that_count() -> None:
+    found = pair()
+    measured = {
+        name: {key: {"trace": 1.0 + key.round, "examples": 8, "note": ""} for key in runs}
+        for name, runs in found.final.items()
+    }
+    measured["alto"][Key(1, 0, 15000)] = {"trace": 99.0, "examples": 8, "note": ""}  # of a superseded run
+    flatness = read(replace(found, flatness=measured))["flatness"]
+    assert [(one["round"], one["seed"]) for one in flatness["runs"]["alto"]] == [(1, 5000), (2, 15000), (3, 25000)]
+    assert [one["trace"] for one in flatness["runs"]["alto"]] == [1.0, 2.0, 3.0]
+    assert [row["means"]["trace"]["estimate"] for row in flatness["rows"]] == [2.0, 2.0]
+    (contrast,) = flatness["contrasts"]
+    assert (contrast["first"], contrast["second"], contrast["units"]) == ("alto", "sgd", 3)
+    seeds = results({"sgd": finals("sgd", 80.0, 81.0)}, one_round=True)
+    both = {"sgd": {key: {"trace": 1.0, "examples": 8, "note": ""} for key in seeds.final["sgd"]}}
+    assert read(replace(seeds, flatness=both))["flatness"]["rows"][0]["units"] == 2
+
+
+def test_an_incomplete_round_is_shown_and_counts_for_nothing() -> None:
+    found = pair()
+    part = {key: record for key, record in found.final["alto"].items() if key.round < 2}
+    document = read(replace(found, final={**found.final, "alto": part}))
+    last = document["rounds"][-1]
+    assert [entry["complete"] for entry in document["rounds"]] == [True, True, False]
+    assert len(last["runs"]) == 2 * 2 + 1
+    assert not any(one["selected"] for one in last["runs"])
+    assert document["outcomes"]["sgd"]["test"] == {"1": 78.0, "2": 79.0}
+
+
+def test_the_document_has_table_verdicts_and_budget_as_the_summary_has_them() -> None:
+    found = pair()
+    document, summary = read(found, sgd="SGD()"), summarize(found)
+    plain = report.plain
+    assert document["verdicts"] == plain([asdict(verdict) for verdict in summary.verdicts])
+    assert document["table"] == plain([asdict(row) for row in summary.rows])
+    assert document["budget"] == plain({n: [asdict(point) for point in c] for n, c in summary.budget.items()})
+    assert document["spaces"]["sgd"]["lr"] == {"low": 1e-4, "high": 1.0, "scale": "log", "zero": 0.0}
+    assert document["lines"] == {"sgd": "SGD()"}
+    assert document["configuration"] == found.configuration
+    assert (document["notes"], document["command"]) == ([], COMMAND)
+    assert document["flatness"] is None
+
+
+def test_the_markdown_has_the_table_and_a_paragraph_for_each_verdict(tmp_path: Path) -> None:
+    found = pair()
+    markdown, document = written(found, tmp_path, alto="valleys.ALTO(model.parameters(), lr=0.01)")
     assert [row[0] for row in table_rows(markdown)[2:]] == ["alto", "sgd"]
-    assert "alto beats sgd (second) by 10.03 ± 0.14 test accuracy %" in markdown
-    assert document["verdict"]["leader"] == "alto"
-    assert document["final"]["alto"][2]["test"] == 92.1
-    assert document["spaces"]["sgd"]["lr"] == {"low": 1e-4, "high": 1.0, "log": True}
+    (verdict,) = document["verdicts"]
+    assert verdict["better"] == "alto"
+    paragraph = markdown.split("\n\n")[2].split("  \n")
+    assert paragraph == [
+        f"**{report.escape(verdict['sentence'])}.**",
+        f"Statistics: {report.escape(verdict['details'])}.",
+        f"Cost: {report.escape(verdict['cost'])}.",
+    ]
     for part in (
-        "valleys compare fake",
+        COMMAND,
         "curves.png",
         "| batch size | 16 |",
-        "| sgd | lr | 0.0001 | 1 | log | 0.1 |",
+        "| sgd | lr | 0.0001 to 1 (log) | 0.1, 0.1, 0.1 |",
+        "```python\noptimizer = valleys.ALTO(model.parameters(), lr=0.01)  # alto\n```",
+        "| optimizer | 1 trial | 2 trials |",
+        *map(report.escape, document["method"]),
     ):
         assert part in markdown
+    assert "layout" not in markdown
+
+
+def test_the_budget_table_has_powers_of_two_and_all_trials() -> None:
+    tuning = trials("sgd", 80.0, 81.0, 82.0, 83.0, 84.0, 85.0)
+    summary = summarize(results({"sgd": finals("sgd", 90.0, 91.0)}, {"sgd": tuning}))
+    titles, rows = budget(summary)
+    assert titles == ["optimizer", "1 trial", "2 trials", "4 trials", "6 trials"]
+    assert rows == [["sgd", "80.5", *(f"{summary.budget['sgd'][k - 1].mean:.4g}" for k in (2, 4)), "83"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, ["tuned by 2 trials", "run on 1 fresh seed", "There are 3 rounds", "means over rounds", "is 95 %"]),
+        ({"planned": [("alto", "sgd")] * 2}, ["The 2 planned pairs share", "97.50% (Bonferroni)"]),
+        ({"planned": ()}, ["the two best by validation", "a confidence of 95 %"]),
+    ],
+)
+def test_the_method_is_told_in_words(changes: dict[str, Any], parts: list[str]) -> None:
+    text = " ".join(method(replace(pair(), **changes)))
+    for part in parts:
+        assert part.replace("is 95 %", "confidence of 95 %") in text
+
+
+def test_the_method_of_one_round_and_of_fixed_values_and_of_a_logarithmic_scale() -> None:
+    runs = {"sgd": finals("sgd", 80.0, 81.0)}
+    one = " ".join(method(results(runs, one_round=True)))
+    assert "the verdicts speak of these tuned values, not of the optimizers" in one
+    assert "means over fresh seeds" in one
+    assert (
+        "Nothing was tuned: each optimizer was run on 2 fresh seeds"
+        in method(results(runs, space={}, one_round=True))[0]
+    )
+    assert "geometric means over rounds" in method(results(runs, scale="log", maximize=False))[1]
+    assert "Nothing was tuned: in each of 2 rounds" in method(results(runs, space={}))[0]
+    assert "a seed the same for all" in method(results(runs))[0]
+    assert (
+        "a seed of its own, since copies are compared" in method(results(runs, changes={"request": {"copies": 2}}))[0]
+    )
+
+
+def test_one_optimizer_alone_has_no_pair_to_speak_of() -> None:
+    assert "pair" not in " ".join(method(results({"sgd": finals("sgd", 80.0, 81.0)})))
 
 
 def test_the_layout_of_the_batch_is_told_where_it_is_not_one_backward_pass_in_one_process(tmp_path: Path) -> None:
-    found = results({"sgd": finals("sgd", 80.0, 81.0)})
+    found = pair()
     markdown, document = written(found, tmp_path)
     assert "global batch" not in markdown
     assert "ranks" not in markdown
@@ -142,43 +213,36 @@ def test_the_layout_of_the_batch_is_told_where_it_is_not_one_backward_pass_in_on
         "* Note: global batch 16: at most 5 per rank x 2 ranks x 2 accumulation steps.",
         "* Note: global batch 16: at most 5 per rank x 1 rank x 4 accumulation steps.",
     ]
-    assert "|  | python | torch | ranks |" in markdown
-    assert "| sitting 3 | 3 | 3 | 2 |" in markdown
+    assert "|  | sitting 1 | sitting 2 | sitting 3 |" in markdown
+    assert "| torch | 2.6 | 2.6 | 3 |\n| ranks | 2 | 1 | 2 |" in markdown
     assert [entry["ranks"] for entry in document["global_batch"]] == [2, 1, 2]
 
 
 def test_names_cannot_break_the_table(tmp_path: Path) -> None:
     name = "my|mod:`f`*<b>\n$x"
-    markdown, document = written(results({name: finals(name, 80.0, 81.0)}), tmp_path)
+    markdown, document = written(results({name: finals(name, 80.0, 81.0)}), tmp_path, **{name: "f()"})
     assert {len(row) for row in table_rows(markdown)} == {11}
     assert "my\\|mod:\\`f\\`\\*\\<b\\> $x" in markdown
     assert document["table"][0]["optimizer"] == name
+    assert "```python\noptimizer = f()  # my|mod:'f'*<b> $x\n```" in markdown
 
 
 def test_json_is_strict_where_runs_diverged(tmp_path: Path) -> None:
-    broken = record(diverged=True, validation=None, curve=[Evaluation(1, 0.1, NAN, INF)], test=None)
-    found = results({"sgd": [broken]}, {"sgd": [broken, record()]})
-    _, document = written(found, tmp_path)
-    assert document["trials"]["sgd"][0]["curve"][0]["validation"] is None
-    assert document["trials"]["sgd"][0]["diverged"] is True
+    broken = replace(diverged("sgd"), curve=[Evaluation(1, 0.1, NAN, INF)])
+    _, document = written(results({"sgd": [broken, run("sgd", 90.0)]}, {"sgd": [broken, run("sgd", 90.0)]}), tmp_path)
+    first = document["rounds"][0]["runs"][0]
+    assert first["curve"][0]["validation"] is None
+    assert first["diverged"] is True
+    assert document["outcomes"]["sgd"]["test"] == {"1": None, "2": 88.0}
 
 
 def test_a_comparison_in_which_everything_diverged_is_still_reported(tmp_path: Path) -> None:
-    broken = record(diverged=True, validation=None, curve=[], test=None)
-    markdown, document = written(results({"sgd": []}, {"sgd": [broken]}), tmp_path)
-    assert "all trials diverged" in markdown
-    assert "no optimizer finished a run" in markdown
+    markdown, document = written(
+        results({"sgd": [], "alto": []}, {name: trials(name, None) for name in ("sgd", "alto")}), tmp_path
+    )
+    assert document["verdicts"] == []
+    assert table_rows(markdown)[2][1:5] == ["-", "-", "1/1", "0/1"]
     assert document["table"][0]["test"] is None
-
-
-def test_the_band_covers_the_steps_that_all_runs_evaluated() -> None:
-    runs = [
-        record(curve=[Evaluation(1, 0, 0, 10.0), Evaluation(2, 0, 0, 20.0), Evaluation(3, 0, 0, NAN)]),
-        record(curve=[Evaluation(1, 0, 0, 30.0), Evaluation(2, 0, 0, 25.0), Evaluation(3, 0, 0, 1.0)]),
-        record(curve=[Evaluation(1, 0, 0, 20.0), Evaluation(2, 0, 0, 30.0)]),
-    ]
-    assert learning_curves.band(runs) == ([1, 2], [20.0, 25.0], [10.0, 20.0], [30.0, 30.0])
-    assert learning_curves.band([]) == ([], [], [], [])
 
 
 @pytest.mark.parametrize("metric", ["loss $x$", "accuracy %", "a_b^c"])
@@ -186,7 +250,27 @@ def test_the_picture_takes_any_metric_and_leaves_pyplot_alone(
     tmp_path: Path, metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # which other tests' libraries import
-    found = results({"$sgd": finals("$sgd", 80.0, 81.0)})
-    configuration = {**found.configuration, "metric": metric}
-    learning_curves.draw(configuration, summarize(found).records, ["$sgd"], tmp_path / "curves.png")
+    learning_curves.draw(read(results({"$sgd": finals("$sgd", 80.0, 81.0)}, metric=metric)), tmp_path / "curves.png")
     assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize(("scale", "expected"), [("linear", "linear"), ("log", "log")])
+def test_the_pictures_axis_is_of_the_tasks_scale(
+    tmp_path: Path, scale: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def saved(figure: Figure, *arguments: Any, **options: Any) -> None:
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    found = results({"sgd": finals("sgd", 80.0, None, 81.0)}, scale=scale, maximize=False)
+    learning_curves.draw(read(found), tmp_path / "curves.png")
+    (axes,) = figures[0].axes
+    assert axes.get_yscale() == expected
+    assert axes.get_title() == "fake at batch 16: mean and range of 2 runs"
+    assert [line.get_label() for line in axes.lines] == ["sgd (1 of 3 lost)", "target"]

@@ -12,19 +12,25 @@ import pytest
 
 from lab.report.pages import HOSTILE, Reader, diverged, document, finals, run, trials, twelve, usual
 from valleys.lab.errors import LabError
+from valleys.lab.optimizers.spec import Range
 from valleys.lab.report import html
-from valleys.lab.report.html import reading
-from valleys.lab.statistics import format_mean
+from valleys.lab.report.html import figures, reading
+from valleys.lab.statistics import Interval
+from valleys.lab.statistics.formatting import format_interval
 
-REAL = Path(__file__).parents[3] / "benchmarks/results/fashion-mnist-8192/report.json"
+OLD = Path(__file__).parents[3] / "benchmarks/results/fashion-mnist-8192/report.json"
 
 
 def only(found: dict[str, Any]) -> Reader:
     return Reader(html.render([found]))
 
 
-def verdicts(reader: Reader) -> list[str]:
-    return [text for tag, text in reader.texts if tag == "p" and text.strip().endswith(".") and "at batch" in text]
+def interval(limits: dict[str, Any] | None) -> str:
+    return format_interval(None if limits is None else Interval(**limits))
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    return [f"{verdict['sentence']}." for verdict in found["verdicts"]]
 
 
 def test_the_numbers_of_the_page_are_those_of_the_document() -> None:
@@ -33,74 +39,103 @@ def test_the_numbers_of_the_page_are_those_of_the_document() -> None:
     assert [row[0] for row in table.rows] == [row["optimizer"] for row in found["table"]] == ["alto", "lamb", "sgd"]
     for row in found["table"]:
         name = row["optimizer"]
-        assert table.column("test accuracy %")[name] == format_mean(*row["test"])
-        assert table.column("validation accuracy %")[name] == format_mean(*row["validation"])
-        assert table.column("target reached")[name] == f"{row['reached']} of {row['runs']}"
-        assert table.column("diverged trials")[name] == f"{row['diverged_trials']} of 4"
-        assert table.column("diverged runs")[name] == f"{row['diverged_runs']} of 3"
+        assert table.column("test accuracy %")[name] == interval(row["test"])
+        assert table.column("validation accuracy %")[name] == interval(row["validation"])
+        assert table.column("target reached")[name] == f"{row['reached']} of 3"
+        assert table.column("diverged trials")[name] == f"{row['diverged_trials']} of 12"
+        assert table.column("rounds lost")[name] == f"{row['lost']} of 3"
     place = table.titles.index("test accuracy %")
-    assert [row[place] for row in table.values] == [str(row["test"][0]) for row in found["table"]]
-    chosen = {"alto": "lr=0.01, c=0.2", "lamb": "lr=0.001, c=0.3", "sgd": "lr=0.001, c=0.3"}
-    assert table.column("hyperparameters") == chosen
+    assert [row[place] for row in table.values] == [str(row["test"]["estimate"]) for row in found["table"]]
+    spaces = only(found).table("Search space")
+    assert [row[1:] for row in spaces.rows if row[0] == "alto"] == [
+        ["lr", "0.0001 to 1 (log)", "0.01, 0.01, 0.01"],
+        ["c", "-1 to 1 (linear)", "0.2, 0.2, 0.2"],
+    ]
 
 
-def test_the_verdict_comes_before_everything_else() -> None:
+def test_the_verdicts_come_before_everything_else() -> None:
     found = usual()
     spoken = ("h1", "h2", "h3", "p", "caption", "li", "td", "th", "text")
     texts = [text.strip() for tag, text in only(found).texts if tag in spoken and text.strip()]
-    assert texts[:2] == ["fake at batch 16", f"{found['verdict']['sentence']}."]
+    expected = ["fake at batch 16"]
+    for verdict in found["verdicts"]:
+        expected += [f"{verdict['sentence']}.", f"Statistics: {verdict['details']}.", f"Cost: {verdict['cost']}."]
+    assert len(expected) == 7
+    assert texts[:7] == expected
+    short = copy.deepcopy(found)
+    short["verdicts"] = [{**found["verdicts"][0], "details": "", "cost": ""}]
+    assert not [text for _, text in only(short).texts if text.startswith(("Statistics:", "Cost:"))]
+    short["verdicts"] = []
+    assert ("p", "There is no pair of optimizers to compare.") in only(short).texts
 
 
-def test_a_missed_target_is_infinite_and_a_run_that_never_was_is_a_dash() -> None:
+def test_a_missed_target_is_infinite_and_one_that_nobody_tried_is_a_dash() -> None:
     found = document(
         {"sgd": finals("sgd", 91.2, 85.0, 85.0), "nil": []}, {"sgd": trials("sgd", 92.0), "nil": trials("nil", None)}
     )
     reader = only(found)
     main, times = reader.table("Results on fresh seeds"), reader.table("Time to the target")
-    assert main.column("median steps to it") == {"sgd": "∞", "nil": "-"}
-    assert times.column("steps of each seed") == {"sgd": "20, ∞, ∞", "nil": "-"}
-    assert times.column("median seconds") == {"sgd": "∞", "nil": "-"}
+    assert main.column("median steps to it") == {"sgd": "∞", "nil": "∞"}
+    assert times.column("steps of each round") == {"sgd": "20, ∞, ∞", "nil": "∞, ∞, ∞"}
+    assert times.column("median seconds") == {"sgd": "∞", "nil": "∞"}
     place = main.titles.index("median steps to it")
-    assert [row[place] for row in main.values] == ["inf", None]
-    assert main.column("hyperparameters")["nil"] == "all trials diverged"
+    assert [row[place] for row in main.values] == ["inf", "inf"]
+    assert reader.table("Search space").rows[-1][-1] == "-, -, -"
+    seeds = only(document({"sgd": finals("sgd", 91.2, 85.0)}, one_round=True)).table("Time to the target")
+    assert seeds.column("steps of each seed") == {"sgd": "20, ∞"}
+    part = document({"sgd": finals("sgd", 91.2, 85.0)}, rounds=3, trials=2)  # no round is complete
+    assert only(part).table("Results on fresh seeds").column("median steps to it") == {"sgd": "-"}
 
 
 def test_every_trial_is_listed_also_the_bad_ones() -> None:
     table = only(usual()).table("Every tuning trial")
-    assert len(table.rows) == 12
-    fates = [(row[0], row[1], row[-1]) for row in table.rows if row[-1]]
-    assert fates == [
-        ("sgd", "1", "diverged"),
-        ("sgd", "3", "chosen"),
-        ("lamb", "2", "diverged"),
-        ("lamb", "3", "chosen"),
-        ("alto", "2", "chosen"),
+    assert len(table.rows) == 3 * 12
+    statuses = [(row[0], row[1], row[2], row[-1]) for row in table.rows if row[-1] and row[1] == "2"]
+    assert statuses == [
+        ("sgd", "2", "1", "diverged"),
+        ("sgd", "2", "3", "selected"),
+        ("lamb", "2", "2", "diverged"),
+        ("lamb", "2", "3", "selected"),
+        ("alto", "2", "2", "selected"),
     ]
-    assert [row[3] for row in table.rows[:4]] == ["-", "79", "85", "39"]
+    assert [row[4] for row in table.rows[:4]] == ["-", "79", "85", "39"]
+    assert [row[5] for row in table.rows[:4]] == ["-", "78", "84", "38"]
 
 
-def test_rivals_show_what_newer_documents_say_and_do_without_it() -> None:
-    found = usual()
-    for rival in found["verdict"]["rivals"]:
-        for key in ("effect", "detectable", "wilcoxon_p"):
-            rival.pop(key, None)
-    old = only(found).table("alto against the others")
-    assert old.titles == ["against", "better by", "paired seeds", "p", "p (Holm)", "established"]
-    difference = found["verdict"]["rivals"][0]["difference"]
-    assert old.column("better by")["lamb"] == format_mean(difference["mean"], difference["half_width"])
-    found["verdict"]["rivals"][0].update(
-        effect={"estimate": 1.5, "low": 0.25, "high": None}, detectable={"difference": 0.75}, wilcoxon_p=0.0625
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_the_results_have_a_dot_for_each_round_on_the_metrics_scale(scale: str) -> None:
+    found = document(
+        {"sgd": [run("sgd", 91.0, test=value) for value in (1.0, 10.0, 100.0)]}, scale=scale, maximize=False
     )
-    new = only(found).table("alto against the others")
-    assert new.rows[0][-3:] == ["1.5 (0.25 to -)", "0.75", "0.0625"]
-    assert new.rows[1][-3:] == ["-", "-", "-"]
+    picture = str(figures.results(found, {"sgd": 0}))
+    a, b, c = (float(x) for x in re.findall(r'<circle class="run" cx="([\d.]+)"', picture))
+    assert (c - b) / (b - a) == pytest.approx(1.0 if scale == "log" else 10.0, rel=0.05)
+
+
+def test_lost_rounds_are_counted_beside_their_optimizer() -> None:
+    found = usual()
+    assert ">lost<" in str(figures.results(found, {"sgd": 0, "lamb": 1, "alto": 2}))
+    legends = [text for tag, text in only(found).texts if tag == "li"]
+    assert "sgd (1 of 3 rounds lost)" in legends
+    assert "alto" in legends
+    seeds = document({"sgd": finals("sgd", 85.0, None)}, one_round=True)
+    assert "sgd (1 of 2 seeds lost)" in [text for tag, text in only(seeds).texts if tag == "li"]
+
+
+def test_the_budget_curve_has_a_band_where_there_are_rounds() -> None:
+    tuning = {"sgd": trials("sgd", 80.0, 81.0)}
+    for rounds, bands in ((3, 1), (1, 0)):
+        found = document({"sgd": finals("sgd", *[91.0] * rounds)}, tuning)
+        assert str(figures.budget(found, {"sgd": 0})).count('class="band"') == bands
 
 
 def test_superseded_runs_are_left_out_of_charts_and_tables() -> None:
     found = usual()
-    stray = {**copy.deepcopy(found["final"]["alto"][0]), "point": 0, "superseded": True, "steps_to_target": 12345}
-    found["final"]["alto"].append(stray)
-    assert "12345" not in html.render([found])
+    runs = found["rounds"][1]["runs"]
+    final = next(run_ for run_ in runs if (run_["optimizer"], run_["phase"]) == ("alto", "final"))
+    before = html.render([found])
+    runs.append({**copy.deepcopy(final), "trial": 1, "selected": False, "step_seconds": 12.345, "curve": []})
+    assert html.render([found]) == before
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -169,10 +204,15 @@ def test_several_comparisons_have_their_verdicts_first_and_share_charts_by_task(
         "one at batch 128",
         "two at batch 16",
     ]
-    assert verdicts(reader)[:3] == [f"{held['verdict']['sentence']}." for held in (small, large, other)]
+    spoken = [text for tag, text in reader.texts if tag == "p" and text.strip()]
+    assert [text for text in spoken if not text.startswith(("Statistics", "Cost"))][:3] == [
+        *sentences(small),
+        *sentences(large),
+        *sentences(other),
+    ]
     table = reader.table("one: test accuracy %")
     assert table.titles == ["optimizer", "batch 128", "batch 1024"]
-    assert table.column("batch 128")["alto"] == format_mean(*large["table"][0]["test"])
+    assert table.column("batch 128")["alto"] == interval(large["table"][0]["test"])
     areas = reader.table("Area under the profile, up to a factor of 4")
     # alto is first on two of three and misses the third; sgd takes as many steps or twice as many on those two.
     assert dict(areas.rows)["alto"] == "0.667"
@@ -201,10 +241,15 @@ def test_the_band_covers_the_steps_that_all_runs_evaluated() -> None:
     def curve(*values: float | None) -> dict[str, Any]:
         return {"curve": [{"step": k, "seconds": k * len(values), "validation": v} for k, v in enumerate(values, 1)]}
 
-    band = reading.band([curve(10.0, 20.0, None), curve(30.0, 25.0, 1.0), curve(20.0, 30.0)])
+    linear, log = ({"configuration": {"scale": scale}} for scale in ("linear", "log"))
+    runs = [curve(10.0, 20.0, None), curve(30.0, 25.0, 1.0), curve(20.0, 30.0)]
+    band = reading.band(linear, runs)
     assert (band.steps, band.means, band.lows, band.highs) == ([1, 2], [20.0, 25.0], [10.0, 20.0], [30.0, 30.0])
     assert band.seconds == [pytest.approx(8 / 3), pytest.approx(16 / 3)]
-    assert reading.band([]) == reading.Band([], [], [], [], [])
+    assert reading.band(linear, []) == reading.Band([], [], [], [], [])
+    geometric = reading.band(log, runs)
+    assert geometric.means == pytest.approx([6000.0 ** (1 / 3), 15000.0 ** (1 / 3)])
+    assert (geometric.lows, geometric.highs) == (band.lows, band.highs)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +259,27 @@ def test_the_band_covers_the_steps_that_all_runs_evaluated() -> None:
         document({"sgd": []}, {"sgd": trials("sgd", None, None)}),
         document({"sgd": finals("sgd", None, None)}),
         document({"sgd": finals("sgd", 50.0, 51.0)}, space={}),
-        document({"sgd": [run("sgd", 1000, 91.0, curve=[], validation=None)], "alto": [diverged("alto", 1000)]}),
+        document({"sgd": [run("sgd", 91.0, curve=[], validation=None)], "alto": [diverged("alto")]}),
+        document({"sgd": finals("sgd", 50.0, 51.0)}, rounds=3),
+        document(
+            {"sgd": finals("sgd", 50.0, 51.0)},
+            space={"w": Range(1e-3, 1.0, zero=0.5), "m": Range(0.5, 0.9, "reverse-log")},
+            tuning={"sgd": [run("sgd", 50.0, hyperparameters={"w": w, "m": 0.6}) for w in (0.0, 0.1)]},
+        ),
+        document({"sgd": [run("sgd", 91.0, test=0.0, validation=0.0)]}, scale="log", maximize=False),
         twelve(),
     ],
-    ids=["one seed", "all trials diverged", "all runs diverged", "nothing to tune", "no evaluations", "twelve"],
+    ids=[
+        "one round",
+        "all trials diverged",
+        "all runs diverged",
+        "nothing to tune",
+        "no evaluations",
+        "incomplete",
+        "zero",
+        "no logarithm",
+        "twelve",
+    ],
 )
 def test_odd_comparisons_are_shown_too(found: dict[str, Any]) -> None:
     text = html.render([found])
@@ -228,12 +290,12 @@ def test_odd_comparisons_are_shown_too(found: dict[str, Any]) -> None:
     assert len(text) < 1_000_000
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the repository's results are not here")
-def test_a_report_of_an_older_version_is_read() -> None:
-    found = json.loads(REAL.read_text())
-    table = only(found).table("Results on fresh seeds")
-    assert table.column("test accuracy %")["lamb"] == "86.86 ± 0.54"
-    assert table.column("median steps to it") == {"lamb": "33", "alto": "39", "adamw": "42", "sgd": "∞"}
+@pytest.mark.skipif(not OLD.exists(), reason="the repository's results are not here")
+def test_a_report_of_an_older_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"lacks .*rounds.*; compare anew") as caught:
+        html.merge([OLD], tmp_path / "page.html")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_a_page_without_comparisons_is_refused() -> None:
@@ -271,7 +333,7 @@ def test_folders_are_merged_and_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"report\.json is no report"):
         html.merge([tmp_path / "one"], out)
     (tmp_path / "one" / "report.json").write_text('{"table": []}')
-    with pytest.raises(LabError, match="it lacks configuration, environments"):
+    with pytest.raises(LabError, match="it lacks budget, configuration, lines"):
         html.merge([tmp_path / "one"], out)
     with pytest.raises(LabError, match="nothing to show"):
         html.merge([], out)

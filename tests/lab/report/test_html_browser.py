@@ -73,11 +73,11 @@ def test_tables_sort_by_pointer_and_keyboard(browser: Browser, several: Path) ->
         f"[...({COLUMN % trials}).tHead.rows[0].cells].findIndex(c => c.textContent.startsWith('val'))"
     )
     values = f"[...({COLUMN % trials}).tBodies[0].rows].map(r => r.cells[{place}].textContent)"
-    for last in ([79, 85, 39], [39, 59, 79]), ([95, 94, 93], [95, 94, 93]):
+    for ends in ([39, 39, 39], [95, 95, 95]):
         tab.evaluate(f"({COLUMN % trials}).tHead.rows[0].cells[{place}].firstElementChild.click()")
         found = tab.evaluate(values)
-        assert found[:3] == list(map(str, last[1]))
-        assert found[-2:] == ["-", "-"]  # what has no value is last, both ways
+        assert found[:3] == list(map(str, ends))
+        assert found[-6:] == ["-"] * 6  # what has no value is last, both ways
     assert tab.complaints() == []
     assert tab.requests() == [several.resolve().as_uri()]
     tab.close()

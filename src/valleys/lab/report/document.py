@@ -13,32 +13,41 @@ from typing import Any
 from valleys.lab.atomic_write import write_whole
 from valleys.lab.flatness import text as flat
 from valleys.lab.report import html, learning_curves
-from valleys.lab.report.summary import Summary, cells, layouts
-from valleys.lab.statistics import format_mean
-from valleys.lab.statistics.planned_pairs import LEVEL
-from valleys.lab.store.job import Key, Results
+from valleys.lab.report import text as words
+from valleys.lab.report.html import reading, tables
+from valleys.lab.report.html.cells import Table
+from valleys.lab.report.summary import Summary, layouts
+from valleys.lab.store.job import Results
 
 
-def write(results: Results, summary: Summary, folder: Path, command: str) -> dict[str, Path]:
-    """Write ``report.md``, ``report.json``, ``report.html`` and ``curves.png``."""
+def write(
+    results: Results, summary: Summary, folder: Path, command: str, lines: Mapping[str, str] | None = None
+) -> dict[str, Path]:
+    """Write ``report.md``, ``report.json``, ``report.html`` and ``curves.png``.
+
+    Args:
+        results: everything the store holds.
+        summary: what ``summarize`` made of it.
+        folder: where to.
+        command: the command line that repeats the comparison.
+        lines: Python that builds an optimizer with the values selected last, by its name. Default: none is known.
+    """
     paths = {
         "markdown": folder / "report.md",
         "json": folder / "report.json",
         "html": folder / "report.html",
         "curves": folder / "curves.png",
     }
-    write_whole(paths["markdown"], to_markdown(results, summary, command))
-    document = to_json(results, summary, command)
+    document = to_json(results, summary, command, lines)
+    write_whole(paths["markdown"], to_markdown(document, summary))
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
     write_whole(paths["json"], text + "\n")
     html.write([document], paths["html"])
-    learning_curves.draw(
-        results.configuration, summary.records, [row.optimizer for row in summary.rows], paths["curves"]
-    )
+    learning_curves.draw(document, paths["curves"])
     return paths
 
 
-def to_json(results: Results, summary: Summary, command: str) -> dict[str, Any]:
+def to_json(results: Results, summary: Summary, command: str, lines: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return every number of the comparison as strict JSON: what is not finite is null."""
     document: dict[str, Any] = plain(
         {
@@ -55,74 +64,47 @@ def to_json(results: Results, summary: Summary, command: str) -> dict[str, Any]:
                 for layout in layouts(results)
             ],
             "spaces": {
-                name: {key: {"low": r.low, "high": r.high, "log": r.log} for key, r in space.items()}
-                for name, space in results.spaces.items()
+                name: {key: asdict(ranges) for key, ranges in space.items()} for name, space in results.spaces.items()
             },
+            "method": words.method(results),
             "table": [asdict(row) for row in summary.rows],
-            "verdict": asdict(summary.verdict),
-            "planned": [asdict(question) for question in summary.planned],
+            "verdicts": [asdict(verdict) for verdict in summary.verdicts],
+            "outcomes": {name: asdict(outcome) for name, outcome in summary.outcomes.items()},
+            "budget": {name: [asdict(point) for point in points] for name, points in summary.budget.items()},
             "notes": summary.notes,
-            "flatness": flat.document(summary.flatness, results, summary.chosen),
-            "chosen_trials": summary.chosen,
-            "trials": {name: _listed(runs) for name, runs in results.tuning.items()},
-            "final": {
-                name: [{**run, "superseded": run["point"] != summary.chosen[name]} for run in _listed(runs)]
-                for name, runs in results.final.items()
-            },
+            "lines": lines or {},
+            "flatness": _measured(results, summary),
+            "rounds": _rounds(results, summary),
         }
     )
     return document
 
 
-def to_markdown(results: Results, summary: Summary, command: str) -> str:
-    """Return the report as Markdown."""
-    configuration = results.configuration
-    name, batch = escape(configuration["task"]), configuration["batch_size"]
-    rows = [cells(row, configuration["metric"]) for row in summary.rows]
-    goal = "at least" if configuration["maximize"] else "at most"
-    lines = [
-        f"# {name} at batch {batch}",
-        "",
-        *_table(list(rows[0]), [list(row.values()) for row in rows]),
-        "",
-        f"**{escape(summary.verdict.sentence)}.**",
-        "",
-        *_planned(summary),
-        f"The target is a validation {escape(configuration['metric'])} of {goal} "
-        f"{configuration['target']:g}. Steps and seconds to it are medians over the fresh seeds; a run that "
-        "misses it counts as infinite ('-'). Metrics are means with 95 % intervals of Student's t over the "
-        "fresh seeds that did not diverge. The p values are of paired t tests, two-sided, with Holm's "
-        "correction over all pairs of optimizers; a difference counts below 0.05. The step time contains "
-        "forward and backward pass, the optimizer's time only its own step. The state's memory is a multiple "
-        "of the parameters' bytes.",
-        "",
-        *[f"* Note: {escape(note)}." for note in summary.notes],
-        *[""] * bool(summary.notes),
+def to_markdown(document: Mapping[str, Any], summary: Summary) -> str:
+    """Return the report as Markdown; ``document`` is what ``to_json`` made of the summary."""
+    configuration = document["configuration"]
+    metric = configuration["metric"]
+    rows = [words.cells(row, metric) for row in summary.rows]
+    index = reading.indices([document])
+    parts = [
+        f"# {escape(configuration['task'])} at batch {configuration['batch_size']}",
+        _table(list(rows[0]), [list(row.values()) for row in rows]),
+        *_verdicts(summary),
+        *map(escape, document["method"]),
+        _notes(document["notes"]),
         "![validation metric against steps](curves.png)",
-        "",
-        *_rivals(summary),
-        *_flatness(summary),
+        *_budget(summary, metric),
+        *_flatness(document, index),
         "## Configuration",
-        "",
-        *_table(["setting", "value"], _settings(results, summary)),
-        "",
+        _shown(tables.settings(document)),
         "## Search space",
-        "",
-        f"Each optimizer had {configuration['trials']} trials, the first points of one scrambled Sobol "
-        "sequence, and was chosen by its final validation metric. Every trial is in report.json.",
-        "",
-        *_table(["optimizer", "hyperparameter", "low", "high", "scale", "chosen"], _space(results, summary)),
-        "",
+        _shown(tables.spaces(document, index)),
+        *_code("Python", _python(document["lines"]), "python"),
         "## Environment",
-        "",
-        *_environments(results),
-        "",
-        "```",
-        command.replace("`", "'"),
-        "```",
-        "",
+        _shown(tables.environments(document)),
+        *_code("Command", document["command"]),
     ]
-    return "\n".join(lines)
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def escape(text: str) -> str:
@@ -149,98 +131,94 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _listed(runs: Mapping[Key, Any]) -> list[dict[str, Any]]:
-    return [{"point": key.point, **record.to_json()} for key, record in runs.items()]
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [list(map(escape, titles)), ["---"] * len(titles), *(list(map(escape, row)) for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def _planned(summary: Summary) -> list[str]:
-    """Return the planned pairs as Markdown."""
-    if not summary.planned:
-        return []
-    level = f"{LEVEL:g}/{len(summary.planned)}" if len(summary.planned) > 1 else f"{LEVEL:g}"
-    return [
-        f"Does E help? Each adapted optimizer against its base, pairs that were fixed beforehand, at level {level}:",
-        "",
-        *[f"* {escape(question.sentence)}." for question in summary.planned],
-        "",
-    ]
-
-
-def _rivals(summary: Summary) -> list[str]:
-    """The leader against each other optimizer, where the sentence names only the second."""
-    measured = [(rival, rival.difference) for rival in summary.verdict.rivals if rival.difference is not None]
-    if not measured:
-        return []
-    rows = [
-        [
-            rival.name,
-            format_mean(difference.mean, difference.half_width),
-            str(difference.pairs),
-            "-" if difference.p is None else f"{difference.p:.3g}",
-            "-" if rival.p is None else f"{rival.p:.3g}",
-            "yes" if rival.beaten else "no",
-        ]
-        for rival, difference in measured
-    ]
-    titles = ["against", "better by", "paired seeds", "p", "p (Holm)", "established"]
-    return [f"## {escape(str(summary.verdict.leader))} against the others", "", *_table(titles, rows), ""]
-
-
-def _flatness(summary: Summary) -> list[str]:
-    """Return the flatness of the minima as Markdown, if it was measured."""
+def _measured(results: Results, summary: Summary) -> dict[str, Any] | None:
+    """Return the flatness with every run that counts; None if nothing was measured."""
     if summary.flatness is None:
+        return None
+    return {
+        "method": flat.method(summary.flatness),
+        "ratios_method": flat.RATIOS,
+        **asdict(summary.flatness),
+        "runs": {
+            row.optimizer: [
+                {"round": key.round + 1, "seed": key.seed, **values}
+                for key, values in results.flatness[row.optimizer].items()
+                if any(key in selection.runs for selection in summary.selections[row.optimizer].values())
+            ]
+            for row in summary.flatness.rows
+        },
+    }
+
+
+def _rounds(results: Results, summary: Summary) -> list[dict[str, Any]]:
+    """Return every run, round by round; those of a selection that later trials changed are not selected."""
+    phases = {"tuning": results.tuning, "final": results.final}
+    return [
+        {
+            "round": number + 1,
+            "complete": all(number in selections for selections in summary.selections.values()),
+            "runs": [
+                {
+                    "phase": phase,
+                    "trial": key.point + 1,
+                    "selected": number in (made := summary.selections[name]) and made[number].point == key.point,
+                    **record.to_json(),
+                }
+                for name in results.spaces
+                for phase, runs in phases.items()
+                for key, record in runs[name].items()
+                if key.round == number
+            ],
+        }
+        for number in range(results.configuration["rounds"])
+    ]
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(map(escape, titles)), ["---"] * len(titles), *(list(map(escape, row)) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _verdicts(summary: Summary) -> list[str]:
+    """Return a paragraph for each verdict: the sentence, then details and cost on lines of their own."""
+    return [
+        "  \n".join([f"**{escape(one.sentence)}.**", *(f"{escape(line)}." for line in words.explained(one))])
+        for one in summary.verdicts
+    ]
+
+
+def _budget(summary: Summary, metric: str) -> list[str]:
+    if not summary.budget:
         return []
     return [
-        "## Flatness of the minima",
-        "",
-        *(_table(*flat.main(summary.flatness))),
-        "",
-        escape(flat.METHOD.format(examples=" and ".join(map(str, summary.flatness.examples)))),
-        "",
-        *([*_table(*flat.ratios(summary.flatness)), "", escape(flat.RATIOS), ""] * bool(summary.flatness.contrasts)),
-        *[f"* Note: {escape(note)}." for note in summary.flatness.notes],
-        *[""] * bool(summary.flatness.notes),
+        "## Tuning budget",
+        f"The test {escape(metric)} to expect of the best of so many trials by validation, over rounds and choices of "
+        "the trials. A trial that diverged counts as the worst. Intervals are in report.json.",
+        _table(*words.budget(summary)),
     ]
 
 
-def _settings(results: Results, summary: Summary) -> list[list[str]]:
-    configuration = dict(results.configuration)
-    sizes = configuration.pop("data")
-    steps = sorted({record.steps for runs in summary.records.values() for record in runs if not record.diverged})
-    settings = {
-        **configuration,
-        "examples": "{} train, {} validation, {} test".format(*sizes) if sizes else "made by the task's own loop",
-        "steps": ", ".join(map(str, steps)) or "-",
-    }
-    return [
-        [name.replace("_", " "), f"{value:g}" if isinstance(value, float) else str(value)]
-        for name, value in settings.items()
-        if name != "maximize"
-    ]
+def _flatness(document: Mapping[str, Any], index: dict[str, int]) -> list[str]:
+    """Return the flatness of the minima, if it was measured."""
+    shown = tables.flatness(document, index)
+    if shown is None:
+        return []
+    flatness, (means, ratios) = document["flatness"], shown
+    parts = ["## Flatness of the minima", _shown(means), escape(flatness["method"])]
+    return [*parts, *([_shown(ratios), escape(flatness["ratios_method"])] if ratios else []), _notes(flatness["notes"])]
 
 
-def _space(results: Results, summary: Summary) -> list[list[str]]:
-    rows = []
-    for optimizer, space in results.spaces.items():
-        chosen = summary.selected[optimizer]
-        for name, ranges in space.items():
-            value = "-" if chosen is None else f"{chosen[name]:.4g}"
-            scale = "log" if ranges.log else "linear"
-            rows.append([optimizer, name, f"{ranges.low:g}", f"{ranges.high:g}", scale, value])
-    return rows
+def _notes(notes: Sequence[str]) -> str:
+    return "\n".join(f"* Note: {escape(note)}." for note in notes)
 
 
-def _environments(results: Results) -> list[str]:
-    seen = results.environments
-    alone = all(environment["ranks"] == 1 for environment in seen)
-    names = [name for name in seen[-1] if not (alone and name == "ranks")]
-    rows = [
-        [f"sitting {number}", *(str(environment.get(name, "-")) for name in names)]
-        for number, environment in enumerate(seen, 1)
-    ]
-    return _table(["", *names], rows)
+def _shown(table: Table) -> str:
+    return _table(table.titles, [[cell.text for cell in row] for row in table.rows])
+
+
+def _python(lines: Mapping[str, str]) -> str:
+    return "\n".join(f"optimizer = {line}  # {' '.join(name.split())}" for name, line in lines.items())
+
+
+def _code(title: str, text: str, language: str = "") -> list[str]:
+    return [f"## {title}", f"```{language}\n{text.replace('`', chr(39))}\n```"] if text else []

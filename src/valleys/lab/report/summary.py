@@ -1,55 +1,79 @@
-"""From a store's records to the numbers of the table: what was chosen, how it did, who won."""
+"""From a store's records to the numbers of the report: what was selected, how it did, and the verdicts."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from valleys.lab.flatness.table import Flatness, tabulate
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 from valleys.lab.record import Record
 from valleys.lab.run.ranks import Layout
 from valleys.lab.search import candidates
-from valleys.lab.statistics import Verdict, format_mean, mean_interval, verdict
-from valleys.lab.statistics.planned_pairs import Question, questions
+from valleys.lab.statistics import Interval, median
+from valleys.lab.statistics.budget import BudgetPoint, budget_curve
+from valleys.lab.statistics.intervals import mean_on_scale
+from valleys.lab.statistics.outcome import Metric, Outcome, Verdict
 from valleys.lab.statistics.step_times import step_times
+from valleys.lab.statistics.verdicts import judge, two_best
 from valleys.lab.store.job import Key, Results
+
+_DIMENSIONS, _THOROUGH = 4, 16  # hyperparameters beyond which so many trials are advised: their pairs are then crossed
+_FEW = 3  # rounds below which the docs call a comparison inadequate
+
+_Unit = Mapping[Key, Record]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the tuning of one round selected for an optimizer.
+
+    Args:
+        point: number of the trial; None if every trial diverged.
+        hyperparameters: its values; None as well.
+        runs: runs with them on fresh seeds, in the order of the seeds.
+    """
+
+    point: int | None
+    hyperparameters: Mapping[str, float] | None
+    runs: Mapping[Key, Record]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One line of the table. A unit is a round or, with one round, a fresh seed.
 
     Args:
         optimizer: its name.
-        hyperparameters: the chosen values; None if every trial diverged.
-        runs: runs on fresh seeds.
-        reached: how many of them met the validation target.
-        steps, seconds: medians to the target, a missed target counting as infinite; None if infinite.
-        validation, test: mean and half width of the 95 % interval; None without a finished run.
-        trials: tuning runs.
-        diverged_trials, diverged_runs: how many diverged, in tuning and on fresh seeds.
-        step_seconds, optimizer_seconds: medians over the runs; None without runs.
+        units: complete ones.
+        lost: units lost to divergence: every trial of the round diverged, or a run on a fresh seed did.
+        reached: units that met the validation target.
+        steps, seconds: medians to the target over units, a missed target counting as infinite; None if infinite.
+        validation, test: means over the units that were not lost; None without one.
+        trials, diverged_trials: tuning runs, and how many of them diverged.
+        step_seconds, optimizer_seconds: medians over the runs on fresh seeds; None without runs.
         state_bytes, parameter_bytes: of the optimizer's state and of the parameters; None without runs.
+        hyperparameters: the selected values of each complete round; None where every trial diverged.
     """
 
     optimizer: str
-    hyperparameters: Mapping[str, float] | None
-    runs: int
+    units: int
+    lost: int
     reached: int
     steps: float | None
     seconds: float | None
-    validation: tuple[float, float | None] | None
-    test: tuple[float, float | None] | None
+    validation: Interval | None
+    test: Interval | None
     trials: int
     diverged_trials: int
-    diverged_runs: int
     step_seconds: float | None
     optimizer_seconds: float | None
     state_bytes: int | None
     parameter_bytes: int | None
+    hyperparameters: tuple[Mapping[str, float] | None, ...]
 
 
 @dataclass(frozen=True)
@@ -57,148 +81,279 @@ class Summary:
     """Selection, averages and verdicts of a comparison's records.
 
     Args:
-        chosen: number of the selected point, by optimizer; None if every trial diverged.
-        selected: its hyperparameters.
-        records: runs with them on fresh seeds, by optimizer, in the order of the seeds.
+        selections: by optimizer and complete round, counted from 0.
+        outcomes: the results by unit that the verdicts rest on, by optimizer.
         rows: the table, best optimizer first.
-        verdict: who won and by how much.
-        planned: whether E helps, for each adapted optimizer whose base takes part.
+        verdicts: one for each pair.
+        budget: the expected test metric by number of trials, of each optimizer that was tuned.
         notes: what a reader of the table should know.
         flatness: what ``valleys landscape`` measured; None if nothing was.
     """
 
-    chosen: Mapping[str, int | None]
-    selected: Mapping[str, Mapping[str, float] | None]
-    records: Mapping[str, tuple[Record, ...]]
+    selections: Mapping[str, Mapping[int, Selection]]
+    outcomes: Mapping[str, Outcome]
     rows: tuple[Row, ...]
-    verdict: Verdict
-    planned: tuple[Question, ...]
+    verdicts: tuple[Verdict, ...]
+    budget: Mapping[str, tuple[BudgetPoint, ...]]
     notes: tuple[str, ...]
     flatness: Flatness | None = None
+
+    @property
+    def selected(self) -> dict[str, tuple[Mapping[str, float] | None, ...]]:
+        """The selected hyperparameters of each complete round, by optimizer; None where every trial diverged."""
+        return {name: tuple(s.hyperparameters for s in rounds.values()) for name, rounds in self.selections.items()}
+
+    @property
+    def records(self) -> dict[str, tuple[Record, ...]]:
+        """The runs with the selected values on fresh seeds, by optimizer, in the order of rounds and seeds."""
+        return {name: tuple(_records(rounds)) for name, rounds in self.selections.items()}
 
 
 def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
     """Select, average and judge; earlier warnings come first among the notes."""
-    configuration = results.configuration
-    trials = {name: {key.point: record for key, record in runs.items()} for name, runs in results.tuning.items()}
-    chosen = {
-        name: candidates.select(runs, configuration["maximize"]) if results.spaces[name] else candidates.FIXED
-        for name, runs in trials.items()
+    metric = _metric(results)
+    selections = _selections(results)
+    units = {name: _units(rounds, results.configuration) for name, rounds in selections.items()}
+    timed = step_times({name: dict(enumerate(_records(rounds))) for name, rounds in selections.items()})
+    outcomes = {name: _outcome(runs, metric, name in timed) for name, runs in units.items()}
+    rows = [_row(name, results, selections[name], outcomes[name], metric) for name in units]
+    sign = -1.0 if metric.maximize else 1.0
+    rows.sort(key=lambda row: (row.lost, math.inf if row.test is None else sign * row.test.estimate))
+    pairs = [pair for pair in results.planned if set(pair) <= outcomes.keys()]
+    if not pairs and (best := two_best(outcomes, metric)) is not None:
+        pairs = [best]
+    measured = {
+        name: {number: [values[key] for key in runs if key in values] for number, runs in units[name].items()}
+        for name, values in results.flatness.items()
     }
-    selected: dict[str, Mapping[str, float] | None] = {
-        name: {} if not results.spaces[name] else None if point is None else trials[name][point].hyperparameters
-        for name, point in chosen.items()
-    }
-    records = {name: _of_point(results.final[name], point) for name, point in chosen.items()}
-    about: dict[str, Any] = {
-        "maximize": configuration["maximize"],
-        "metric": f"test {configuration['metric']}",
-        "batch_size": configuration["batch_size"],
-        "step_seconds": step_times(records),
-    }
-    outcome = verdict({name: {record.seed: record.test for record in runs} for name, runs in records.items()}, **about)
-    order = [outcome.leader] if outcome.leader is not None else []
-    order += [rival.name for rival in outcome.rivals]
-    order += [name for name in trials if name not in order]
-    planned = questions(records, **about)
     return Summary(
-        chosen,
-        selected,
-        records,
-        tuple(_row(name, selected[name], list(trials[name].values()), records[name]) for name in order),
-        outcome,
-        planned,
-        (*warnings, *_notes(results, selected)),
-        tabulate(results.flatness, chosen, [(question.adapted, question.base) for question in planned]),
+        selections,
+        outcomes,
+        tuple(rows),
+        judge(pairs, outcomes, metric, unit=unit(results)),
+        _budget(results, selections, metric),
+        (*warnings, *_notes(results, selections, metric)),
+        tabulate(measured, pairs),
     )
+
+
+def unit(results: Results) -> str:
+    """Return the unit of all statistics: "round" or, with one round, "seed"."""
+    return "round" if results.configuration["rounds"] > 1 else "seed"
 
 
 def layouts(results: Results) -> list[Layout]:
     """Return the layout of the batch over processes and backward passes, of each sitting."""
     configuration = results.configuration
     return [
-        Layout(configuration["batch_size"], configuration["micro_batch"], seen["ranks"])
-        for seen in results.environments
+        Layout(configuration["batch_size"], configuration["micro_batch"], environment["ranks"])
+        for environment in results.environments
     ]
 
 
-def cells(row: Row, metric: str) -> dict[str, str]:
-    """Return a row as text, by the column's title."""
-    chosen = row.hyperparameters
+def lines(specs: Iterable[OptimizerSpec], summary: Summary, batch_size: int) -> dict[str, str]:
+    """Return Python that builds each optimizer with the values selected in the last round, where it is known."""
+    texts = {}
+    for spec in specs:
+        points = [values for values in summary.selected[spec.name] if values is not None]
+        steps = summary.outcomes[spec.name].horizon
+        if spec.line is not None and points and steps is not None:
+            texts[spec.name] = spec.line(points[-1], Plan(batch_size, steps))
+    return texts
+
+
+def _metric(results: Results) -> Metric:
+    configuration = results.configuration
+    names = ("metric", "maximize", "scale", "resolution")
+    return Metric(*(configuration[name] for name in names))
+
+
+def _selections(results: Results) -> dict[str, dict[int, Selection]]:
+    """Return the selections of the complete rounds: those in which all optimizers have all their runs."""
+    rounds = {
+        number: {name: _selection(results, name, number) for name in results.spaces}
+        for number in range(results.configuration["rounds"])
+    }
+    complete = {number: made for number, made in rounds.items() if None not in made.values()}
     return {
-        "optimizer": row.optimizer,
-        "hyperparameters": "all trials diverged" if chosen is None else _hyperparameters(chosen),
-        "target reached": f"{row.reached}/{row.runs}",
-        "steps to it": _number(row.steps, "g"),
-        "seconds to it": _number(row.seconds, ".3g"),
-        f"validation {metric}": "-" if row.validation is None else format_mean(*row.validation),
-        f"test {metric}": "-" if row.test is None else format_mean(*row.test),
-        "diverged: tuning, final": f"{row.diverged_trials}/{row.trials}, {row.diverged_runs}/{row.runs}",
-        "step ms": _number(row.step_seconds, ".2f", 1e3),
-        "optimizer ms": _number(row.optimizer_seconds, ".2f", 1e3),
-        "state": _memory(row.state_bytes, row.parameter_bytes),
+        name: {number: made for number, by_name in complete.items() if (made := by_name[name]) is not None}
+        for name in results.spaces
     }
 
 
-def _of_point(runs: Mapping[Key, Record], point: int | None) -> tuple[Record, ...]:
-    """The runs of the selected point: others were run before more trials changed the selection."""
-    return tuple(record for key, record in runs.items() if key.point == point)
+def _selection(results: Results, name: str, number: int) -> Selection | None:
+    """Select in one round; None while runs are missing."""
+    configuration = results.configuration
+    trials = {key.point: record for key, record in results.tuning[name].items() if key.round == number}
+    point: int | None = candidates.FIXED
+    values: Mapping[str, float] = {}
+    if results.spaces[name]:
+        if len(trials) < configuration["trials"]:
+            return None
+        point = candidates.select(trials, configuration["maximize"])
+        if point is None:
+            return Selection(None, None, {})
+        values = trials[point].hyperparameters
+    runs = {key: record for key, record in results.final[name].items() if (key.round, key.point) == (number, point)}
+    if len(runs) < configuration["seeds"]:
+        return None
+    return Selection(point, values, dict(sorted(runs.items())))
 
 
-def _row(name: str, selected: Mapping[str, float] | None, trials: Sequence[Record], records: Sequence[Record]) -> Row:
-    reached = [record for record in records if record.steps_to_target is not None]
-    return Row(
-        name,
-        selected,
-        len(records),
-        len(reached),
-        _median([math.inf if record.steps_to_target is None else record.steps_to_target for record in records]),
-        _median([math.inf if record.seconds_to_target is None else record.seconds_to_target for record in records]),
-        _interval(records, lambda record: record.validation),
-        _interval(records, lambda record: record.test),
-        len(trials),
-        sum(record.diverged for record in trials),
-        sum(record.diverged for record in records),
-        _median([record.step_seconds for record in records]),
-        _median([record.optimizer_seconds for record in records]),
-        max((record.state_bytes for record in records), default=None),
-        max((record.parameter_bytes for record in records), default=None),
+def _records(rounds: Mapping[int, Selection]) -> Iterable[Record]:
+    return itertools.chain.from_iterable(selection.runs.values() for selection in rounds.values())
+
+
+def _units(rounds: Mapping[int, Selection], configuration: Mapping[str, int]) -> dict[int, _Unit]:
+    """Return the runs of each unit by its number, from 1; none where every trial diverged."""
+    if configuration["rounds"] > 1:
+        return {number + 1: selection.runs for number, selection in rounds.items()}
+    runs = [{key: record} for selection in rounds.values() for key, record in selection.runs.items()]
+    lost: list[_Unit] = [{}] * (configuration["seeds"] if rounds and not runs else 0)
+    return dict(enumerate(runs or lost, 1))
+
+
+def _outcome(units: Mapping[int, _Unit], metric: Metric, timed: bool) -> Outcome:
+    runs = {number: list(unit.values()) for number, unit in units.items()}
+    every = [record for records in runs.values() for record in records]
+    return Outcome(
+        test={number: _mean([record.test for record in records], metric) for number, records in runs.items()},
+        validation={
+            number: _mean([record.validation for record in records], metric) for number, records in runs.items()
+        },
+        steps={number: _time([record.steps_to_target for record in records]) for number, records in runs.items()},
+        seconds={number: _time([record.seconds_to_target for record in records]) for number, records in runs.items()},
+        step_seconds={
+            number: statistics.median(record.step_seconds for record in records)
+            for number, records in runs.items()
+            if records and timed
+        },
+        state_bytes=max((record.state_bytes for record in every), default=None),
+        parameter_bytes=max((record.parameter_bytes for record in every), default=None),
+        horizon=max((record.steps for record in every if not record.diverged), default=None),
     )
 
 
-def _median(values: Sequence[float]) -> float | None:
-    median = statistics.median(values) if values else math.inf
-    return median if math.isfinite(median) else None
+def _mean(values: Sequence[float | None], metric: Metric) -> float | None:
+    """Return the mean over a unit's fresh seeds; None if it is lost: one diverged, or there is none."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return mean_on_scale(finite, metric).estimate if finite and len(finite) == len(values) else None
 
 
-def _interval(records: Sequence[Record], metric: Callable[[Record], float | None]) -> tuple[float, float | None] | None:
-    values = [value for record in records if (value := metric(record)) is not None and math.isfinite(value)]
-    return mean_interval(values) if values else None
+def _time(times: Sequence[float | None]) -> float:
+    return median([math.inf if time is None else time for time in times]) if times else math.inf
 
 
-def _notes(results: Results, selected: Mapping[str, Mapping[str, float] | None]) -> list[str]:
+def _row(name: str, results: Results, rounds: Mapping[int, Selection], outcome: Outcome, metric: Metric) -> Row:
+    trials = list(results.tuning[name].values())
+    records = list(_records(rounds))
+    return Row(
+        optimizer=name,
+        units=len(outcome.test),
+        lost=sum(value is None for value in outcome.test.values()),
+        reached=sum(map(math.isfinite, outcome.steps.values())),
+        steps=_median(outcome.steps.values()),
+        seconds=_median(outcome.seconds.values()),
+        validation=_interval(outcome.validation.values(), metric),
+        test=_interval(outcome.test.values(), metric),
+        trials=len(trials),
+        diverged_trials=sum(record.diverged for record in trials),
+        step_seconds=_median(record.step_seconds for record in records),
+        optimizer_seconds=_median(record.optimizer_seconds for record in records),
+        state_bytes=outcome.state_bytes,
+        parameter_bytes=outcome.parameter_bytes,
+        hyperparameters=tuple(selection.hyperparameters for selection in rounds.values()),
+    )
+
+
+def _median(values: Iterable[float]) -> float | None:
+    known = list(values)
+    middle = median(known) if known else math.inf
+    return middle if math.isfinite(middle) else None
+
+
+def _interval(values: Iterable[float | None], metric: Metric) -> Interval | None:
+    known = [value for value in values if value is not None]
+    return mean_on_scale(known, metric) if known else None
+
+
+def _budget(
+    results: Results, selections: Mapping[str, Mapping[int, Selection]], metric: Metric
+) -> dict[str, tuple[BudgetPoint, ...]]:
+    trials = {
+        name: [
+            [(record.validation, record.test) for key, record in results.tuning[name].items() if key.round == number]
+            for number in rounds
+        ]
+        for name, rounds in selections.items()
+        if results.spaces[name]
+    }
+    tests = [
+        test
+        for rounds_ in trials.values()
+        for round_ in rounds_
+        for _, test in round_
+        if test is not None and math.isfinite(test)
+    ]
+    worst = (min if metric.maximize else max)(tests, default=None)
+    curves = {name: budget_curve(rounds_, metric, worst) for name, rounds_ in trials.items()}
+    return {name: curve for name, curve in curves.items() if curve}
+
+
+def _notes(results: Results, selections: Mapping[str, Mapping[int, Selection]], metric: Metric) -> list[str]:
     # Layouts in the order of their first sitting; one backward pass in one process goes without saying.
     notes = [str(layout) for layout in dict.fromkeys(layouts(results)) if layout.ranks * layout.accumulation_steps > 1]
-    for name, values in selected.items():
-        edges = [] if values is None else candidates.at_edge(values, results.spaces[name])
-        if edges:
+    rounds, seeds = results.configuration["rounds"], results.configuration["seeds"]
+    complete = len(next(iter(selections.values()), {}))
+    if complete < rounds:
+        notes.append(f"{complete} of {rounds} rounds are complete; the others are left out")
+    notes += _edges(results, selections)
+    floor = metric.resolution / 2
+    if metric.scale == "log" and floor:
+        records = [record for rounds_ in selections.values() for record in _records(rounds_)]
+        count = sum(value is not None and value < floor for r in records for value in (r.validation, r.test))
+        if count:
             notes.append(
-                f"{name}: chosen at the edge of the search space, a better value may lie outside: {', '.join(edges)}"
+                f"{count} values of {metric.name} are below half an example's worth and count as that ({floor:.3g}), "
+                "since the scale is logarithmic"
             )
-    if results.configuration["seeds"] == 1:
-        notes.append("one seed per optimizer: there are no intervals, and no difference can be established")
+    if results.plans > 1:
+        notes.append(
+            f"{results.plans} different lists of pairs have been compared in this folder: a pair chosen after results "
+            "were seen is not planned, and its verdict is too sure"
+        )
+    wide = [name for name, space in results.spaces.items() if len(space) > _DIMENSIONS]
+    if wide and results.configuration["trials"] < _THOROUGH:
+        notes.append(
+            f"{', '.join(wide)}: {results.configuration['trials']} trials are few for more than {_DIMENSIONS} "
+            f"hyperparameters; compare with {_THOROUGH} trials for all"
+        )
+    tuned = any(results.spaces.values())
+    if rounds == 1 and tuned:
+        notes.append(
+            "one round: the intervals know the luck of the seeds, not that of the tuning; use at least 3 rounds to "
+            "compare optimizers"
+        )
+    elif 1 < rounds < _FEW:
+        notes.append(f"{rounds} rounds make wide intervals; use at least {_FEW}")
+    if rounds == seeds == 1:
+        notes.append("one run per optimizer: there are no intervals, and no difference can be established")
     return notes
 
 
-def _hyperparameters(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name}={value:.3g}" for name, value in values.items()) or "none"
-
-
-def _number(value: float | None, form: str, scale: float = 1.0) -> str:
-    return "-" if value is None else format(value * scale, form)
-
-
-def _memory(state: int | None, parameters: int | None) -> str:
-    if state is None or not parameters:
-        return "-"
-    return f"{state / parameters:.2f}x, {state / 1e6:.2f} MB"
+def _edges(results: Results, selections: Mapping[str, Mapping[int, Selection]]) -> list[str]:
+    """Return a note for each optimizer of which values near an end of their range were selected."""
+    notes = []
+    for name, space in results.spaces.items():
+        points = [s.hyperparameters for s in selections[name].values() if s.hyperparameters is not None]
+        phrases = []
+        for key, ranges in space.items():
+            count = sum(bool(candidates.at_edge({key: point[key]}, {key: ranges})) for point in points)
+            if count:
+                phrases.append(f"{key} ({ranges.low:g} to {ranges.high:g}) in {count} of {len(points)}")
+        if phrases:
+            notes.append(
+                f"{name}: selected at the edge of its range, so that a better value may lie outside: "
+                f"{', '.join(phrases)} rounds"
+            )
+    return notes

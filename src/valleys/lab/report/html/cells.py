@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from valleys.lab.report.html.scales import number
-from valleys.lab.statistics import format_mean
+from valleys.lab.statistics.formatting import format_interval
+from valleys.lab.statistics.intervals import Interval
 
 __all__ = ["Cell", "Table"]
 
@@ -47,13 +48,10 @@ class Table:
 
 
 def about_optimizers(
-    caption: str, titles: Sequence[str], rows: Sequence[Sequence[Cell]], index: dict[str, int], text: int = 0
+    caption: str, titles: Sequence[str], rows: Sequence[Sequence[Cell]], index: dict[str, int]
 ) -> Table:
-    """Make a table about optimizers, which the first cells name.
-
-    All columns are numbers but the first and the last ``text`` ones.
-    """
-    numeric = [0 < k < len(titles) - text for k in range(len(titles))]
+    """Make a table about optimizers, which the first cells name; all other columns are numbers."""
+    numeric = [k > 0 for k in range(len(titles))]
     return Table(caption, titles, numeric, rows, [index[row[0].text] for row in rows])
 
 
@@ -62,23 +60,15 @@ def numeral(value: float | None, digits: int = 4) -> Cell:
     return Cell(number(value, digits), value)
 
 
-def duration(value: float | None, runs: int, digits: int = 6) -> Cell:
-    """Make a cell with the median of a time to the target: None is infinite where there are runs."""
-    time = math.inf if value is None and runs else value
+def duration(value: float | None, units: int, digits: int = 6) -> Cell:
+    """Make a cell with the median of a time to the target: None is infinite where there are units."""
+    time = math.inf if value is None and units else value
     return Cell(number(time, digits), time)
 
 
-def mean(estimate: Sequence[Any] | None) -> Cell:
-    """Make a cell with a mean and the half width of its interval, sorted by the mean."""
-    return Cell("-") if estimate is None else Cell(format_mean(estimate[0], estimate[1]), estimate[0])
-
-
 def interval(limits: Mapping[str, Any] | None) -> Cell:
-    """Make a cell with an ``estimate`` between ``low`` and ``high``, sorted by the estimate."""
-    if limits is None:
-        return Cell("-")
-    low, high = number(limits["low"], 2), number(limits["high"], 2)
-    return Cell(f"{number(limits['estimate'], 2)} ({low} to {high})", limits["estimate"])
+    """Make a cell with an ``Interval`` as a document has it, sorted by the estimate."""
+    return Cell("-") if limits is None else Cell(format_interval(Interval(**limits)), limits["estimate"])
 
 
 def scaled(value: float | None, factor: float) -> float | None:
@@ -86,9 +76,7 @@ def scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def hyperparameters(values: Mapping[str, float] | None) -> str:
-    """Return chosen values in words; None if every trial diverged."""
-    if values is None:
-        return "all trials diverged"
+def hyperparameters(values: Mapping[str, float]) -> str:
+    """Return values in words."""
     words = {name: value if isinstance(value, str) else number(value, 3) for name, value in values.items()}
     return ", ".join(f"{name}={word}" for name, word in words.items()) or "none"

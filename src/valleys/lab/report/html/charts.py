@@ -38,11 +38,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Dots:
-    """One optimizer's estimates: mean and half width (None without an interval) by the slot's number."""
+    """One optimizer's estimates by the slot's number: mean, and the limits of its interval, None without one."""
 
     name: str
     index: int
-    estimates: dict[int, tuple[float, float | None]]
+    estimates: dict[int, tuple[float, float | None, float | None]]
 
 
 def lines(
@@ -87,15 +87,17 @@ def lines(
     return svg.element(root)
 
 
-def slots(series: Sequence[Dots], labels: Sequence[str], *, title: str, x_title: str, y_title: str) -> Markup:
+def slots(
+    series: Sequence[Dots], labels: Sequence[str], *, title: str, x_title: str, y_title: str, log_y: bool = False
+) -> Markup:
     """Draw estimates with intervals, the optimizers side by side in each slot.
 
-    Slots have labels from left to right; what follows a comma stands on a second line. ``title`` is for readers who do
-    not see the picture.
+    All numbers on a logarithmic axis are positive. Slots have labels from left to right; what follows a comma stands on
+    a second line. ``title`` is for readers who do not see the picture.
     """
     description = "; ".join(
         f"{entry.name}: "
-        + ", ".join(f"{number(mean)} at {labels[slot]}" for slot, (mean, _) in entry.estimates.items())
+        + ", ".join(f"{number(mean)} at {labels[slot]}" for slot, (mean, *_) in entry.estimates.items())
         for entry in series
     )
     parts = [label.split(", ", 1) for label in labels]
@@ -103,13 +105,11 @@ def slots(series: Sequence[Dots], labels: Sequence[str], *, title: str, x_title:
     width, bottom = max(_WIDE, 60 + len(labels) * room), _HEIGHT - BOTTOM - 16
     root = svg.image(width, _HEIGHT, title, f"{x_title} across, {y_title} upwards. {description}.", "chart wide")
     root.set("width", svg.place(width))
-    heights = [
-        v for e in series for mean, half in e.estimates.values() for v in (mean - (half or 0), mean + (half or 0))
-    ]
+    heights = [v for entry in series for limits in entry.estimates.values() for v in limits if v is not None]
     if not heights:
         svg.message(root, width, _HEIGHT, "no run to show")
         return svg.element(root)
-    y = scale(heights, bottom, TOP)
+    y = scale(heights, bottom, TOP, log=log_y)
     left = svg.left(y)
     x = Scale(0, len(labels), left, width - RIGHT, False, ())
     svg.axes(root, x, y, "", y_title)
@@ -123,10 +123,10 @@ def slots(series: Sequence[Dots], labels: Sequence[str], *, title: str, x_title:
     for number_, entry in enumerate(series):
         shift = step * (number_ - (len(series) - 1) / 2)
         group = svg.series(root, entry.name, entry.index)
-        for slot, (mean, half) in sorted(entry.estimates.items()):
+        for slot, (mean, low, high) in sorted(entry.estimates.items()):
             middle = x(slot + 0.5) + shift
-            if half is not None:
-                svg.line(group, middle, y(mean - half), middle, y(mean + half), "interval")
+            if low is not None and high is not None:
+                svg.line(group, middle, y(low), middle, y(high), "interval")
             svg.marker(group, middle, y(mean), entry.index, 5)
     return svg.element(root)
 

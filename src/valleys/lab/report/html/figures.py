@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,11 @@ from valleys.lab.report.html.reading import (
     labels,
     logarithmic,
     optimizers,
-    reached,
     sound,
+    times,
     trials,
 )
-from valleys.lab.statistics import median, performance_profiles
+from valleys.lab.statistics import performance_profiles
 
 __all__ = ["Panel"]
 
@@ -36,17 +36,16 @@ class Panel:
 
 
 def results(document: Document, index: dict[str, int]) -> Markup:
-    """Draw the test metric of each run, with mean and interval, best optimizer first."""
+    """Draw the test metric of each unit, with mean and interval, best optimizer first."""
     rows = []
     for row in document["table"]:
-        runs = finals(document, row["optimizer"])
-        values = [run["test"] for run in sound(runs) if run["test"] is not None]
-        center, half = row["test"] or (None, None)
-        rows.append(strips.Row(row["optimizer"], index[row["optimizer"]], values, center, half, row["diverged_runs"]))
+        name = row["optimizer"]
+        values = [value for value in document["outcomes"][name]["test"].values() if value is not None]
+        rows.append(strips.Row(name, index[name], values, *_limits(row["test"]), row["lost"]))
     metric = f"test {document['configuration']['metric']}"
     places = [value for row in rows for value in strips.extent(row)]
     return strips.strip(
-        rows, title=f"{metric} by optimizer", x_title=metric, lost="diverged", log=logarithmic(document, places)
+        rows, title=f"{metric} by optimizer", x_title=metric, lost="lost", log=logarithmic(document, places)
     )
 
 
@@ -55,21 +54,25 @@ def flatness(document: Document, index: dict[str, int]) -> Markup | None:
     flat = document.get("flatness")
     if not flat or "top_eigenvalue" not in flat["measures"]:
         return None
-    rows = []
-    for row in flat["rows"]:
-        values = [run["top_eigenvalue"] for run in flat["runs"][row["optimizer"]]]
-        center, half = row["means"]["top_eigenvalue"]
-        rows.append(strips.Row(row["optimizer"], index[row["optimizer"]], values, center, half))
+    rows = [
+        strips.Row(
+            row["optimizer"],
+            index[row["optimizer"]],
+            [run["top_eigenvalue"] for run in flat["runs"][row["optimizer"]]],
+            *_limits(row["means"]["top_eigenvalue"]),
+        )
+        for row in flat["rows"]
+    ]
     places = [value for row in rows for value in strips.extent(row)]
     name = flat["measures"]["top_eigenvalue"]
     log = min(places) > 0 and max(places) > 10 * min(places)
-    return strips.strip(rows, title=f"{name} by optimizer", x_title=name, lost="diverged", log=log)
+    return strips.strip(rows, title=f"{name} by optimizer", x_title=name, lost="", log=log)
 
 
 def curves(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:
     """Draw the validation metric against steps and against seconds."""
     configuration = document["configuration"]
-    bands = {name: band(sound(finals(document, name))) for name in optimizers(document)}
+    bands = {name: band(document, sound(finals(document, name))) for name in optimizers(document)}
     metric, target = f"validation {configuration['metric']}", configuration["target"]
     values = [target, *(value for curve in bands.values() for value in (*curve.lows, *curve.highs))]
 
@@ -89,27 +92,20 @@ def curves(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:
     return chart("optimizer steps", lambda curve: curve.steps), chart("training seconds", lambda curve: curve.seconds)
 
 
-def times(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:
-    """Draw steps and seconds to the target, run by run; what missed it is counted at infinity."""
+def target(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:
+    """Draw steps and seconds to the target, unit by unit; what missed it is counted at infinity."""
 
-    def chart(key: str, x_title: str) -> Markup:
+    def chart(key: str) -> Markup:
         rows = []
         for row in document["table"]:
-            reached_at = reached(finals(document, row["optimizer"]), key)
-            finite = [value for value in reached_at if math.isfinite(value)]
-            center = median(reached_at) if reached_at else None
-            rows.append(
-                strips.Row(
-                    row["optimizer"],
-                    index[row["optimizer"]],
-                    finite,
-                    center if center is not None and math.isfinite(center) else None,
-                    lost=len(reached_at) - len(finite),
-                )
-            )
-        return strips.strip(rows, title=f"{x_title} by optimizer", x_title=x_title, lost="missed ∞")
+            name = row["optimizer"]
+            values = times(document, name, key)
+            finite = [value for value in values if math.isfinite(value)]
+            rows.append(strips.Row(name, index[name], finite, row[key], lost=len(values) - len(finite)))
+        title = f"{key} to the target"
+        return strips.strip(rows, title=f"{title} by optimizer", x_title=title, lost="missed ∞")
 
-    return chart("steps_to_target", "steps to the target"), chart("seconds_to_target", "seconds to the target")
+    return chart("steps"), chart("seconds")
 
 
 def step_times(document: Document, index: dict[str, int]) -> Markup:
@@ -124,64 +120,52 @@ def step_times(document: Document, index: dict[str, int]) -> Markup:
 
 
 def sensitivity(document: Document, index: dict[str, int]) -> list[Panel]:
-    """Draw every trial, an optimizer to a panel, all with the same axis upwards."""
+    """Draw every trial of all rounds, an optimizer to a panel, all with the same axis upwards."""
     configuration = document["configuration"]
     by_name = {name: trials(document, name) for name in optimizers(document)}
     ends = [run["validation"] for runs in by_name.values() for run in runs if run["validation"] is not None]
     extent = [*ends, configuration["target"]]
+    upwards = strips.Axis(f"validation {configuration['metric']}", extent, logarithmic(document, extent))
     panels = []
     for name, runs in by_name.items():
-        space = document["spaces"].get(name, {})
+        space = document["spaces"][name]
         key = next((key for key in ("lr", *space) if key in space), None)
-        panels.append(
-            Panel(
-                name,
-                index[name],
-                strips.panel(
-                    name,
-                    index[name],
-                    [
-                        strips.Trial(
-                            run["hyperparameters"][key] if key else run["point"] + 1,
-                            run["validation"],
-                            run["point"] == document["chosen_trials"][name],
-                        )
-                        for run in runs
-                    ],
-                    strips.Axis(key, (space[key]["low"], space[key]["high"]), bool(space[key]["log"]))
-                    if key
-                    else strips.Axis("trial"),
-                    strips.Axis(f"validation {configuration['metric']}", extent, logarithmic(document, extent)),
-                    maximize=configuration["maximize"],
-                    target=configuration["target"],
-                ),
-            )
+        picture = strips.panel(
+            name,
+            index[name],
+            [
+                strips.Trial(run["hyperparameters"][key] if key else run["trial"], run["validation"], run["selected"])
+                for run in runs
+            ],
+            strips.Axis("trial") if key is None else _across(key, space[key]),
+            upwards,
+            maximize=configuration["maximize"],
+            target=configuration["target"],
         )
+        panels.append(Panel(name, index[name], picture))
     return panels
 
 
-def progress(document: Document, index: dict[str, int]) -> Markup:
-    """Draw the best validation metric after each trial."""
-    configuration = document["configuration"]
-    better = max if configuration["maximize"] else min
+def _across(key: str, ranges: Mapping[str, Any]) -> strips.Axis:
+    """Return the axis of a hyperparameter; values of 0 have no place on a logarithmic one."""
+    return strips.Axis(key, (ranges["low"], ranges["high"]), ranges["scale"] == "log" and not ranges["zero"])
+
+
+def budget(document: Document, index: dict[str, int]) -> Markup:
+    """Draw the test metric to expect of so many trials, with its interval over rounds."""
+    metric = f"expected test {document['configuration']['metric']}"
     lines = []
-    for name in optimizers(document):
-        xs: list[float] = []
-        ys: list[float] = []
-        for number, run in enumerate(trials(document, name), 1):
-            value = run["validation"]
-            if value is not None or ys:
-                xs.append(number)
-                ys.append(better(entry for entry in (value, ys[-1] if ys else None) if entry is not None))
-        lines.append(charts.Line(name, index[name], xs, ys))
+    for name, points in document["budget"].items():
+        limits = [[point[key] for point in points] for key in ("low", "high")]
+        lows, highs = limits if None not in limits[0] + limits[1] else ((), ())
+        trials_, means = ([point[key] for point in points] for key in ("trials", "mean"))
+        lines.append(charts.Line(name, index[name], trials_, means, lows, highs))
     return charts.lines(
         lines,
-        title="best validation metric against number of trials",
+        title=f"{metric} against number of trials",
         x_title="trials",
-        y_title=f"best validation {configuration['metric']} so far",
-        target=configuration["target"],
-        log_y=logarithmic(document, [configuration["target"], *(y for line in lines for y in line.ys)]),
-        stairs=True,
+        y_title=metric,
+        log_y=logarithmic(document, [y for line in lines for y in (*line.ys, *line.lows, *line.highs)]),
     )
 
 
@@ -190,17 +174,19 @@ def across(documents: Sequence[Document], group: Sequence[int], index: dict[str,
     chosen = [documents[number] for number in group]
     task = chosen[0]["configuration"]["task"]
     metric = f"test {chosen[0]['configuration']['metric']}"
-    dots: dict[str, dict[int, tuple[float, float | None]]] = {}
+    dots: dict[str, dict[int, tuple[float, float | None, float | None]]] = {}
     for slot, document in enumerate(chosen):
         for row in document["table"]:
             if row["test"] is not None:
-                dots.setdefault(row["optimizer"], {})[slot] = (row["test"][0], row["test"][1])
+                dots.setdefault(row["optimizer"], {})[slot] = _limits(row["test"])
+    heights = [value for slots in dots.values() for limits in slots.values() for value in limits if value is not None]
     return charts.slots(
         [charts.Dots(name, index[name], dots[name]) for name in sorted(dots, key=index.__getitem__)],
         [label.removeprefix(f"{task} at batch ") for label in labels(chosen)],
         title=f"{task}: {metric} against batch size",
         x_title="batch size",
         y_title=metric,
+        log_y=logarithmic(chosen[0], heights),
     )
 
 
@@ -232,3 +218,7 @@ def profile(documents: Sequence[Document], index: dict[str, int]) -> tuple[Marku
         stairs=True,
     )
     return picture, {name: curve.area for name, curve in profiles.items()}
+
+
+def _limits(interval: Mapping[str, Any] | None) -> tuple[Any, Any, Any]:
+    return (None, None, None) if interval is None else (interval["estimate"], interval["low"], interval["high"])

@@ -17,7 +17,7 @@ from valleys.lab.atomic_write import write_whole
 from valleys.lab.errors import LabError
 from valleys.lab.report.html import figures, svg, tables
 from valleys.lab.report.html.cells import Table
-from valleys.lab.report.html.reading import indices, labels, optimizers, same_task
+from valleys.lab.report.html.reading import indices, labels, optimizers, same_task, unit
 
 __all__ = ["merge", "render", "write"]
 
@@ -30,10 +30,10 @@ class Section:
         anchor: its place, for links.
         label: its heading.
         document: what the report says.
-        legend: the optimizers and their numbers; those whose runs diverged say so.
-        results, curves, times, sensitivity, progress, step_times: the charts.
+        legend: the optimizers and their numbers; those that lost rounds say so.
+        results, curves, times, sensitivity, budget, step_times: the charts.
         flat: the top eigenvalues, if they were measured.
-        main, rivals, target, tuning, spaces, cost, settings, environments: the tables.
+        main, target, tuning, spaces, cost, settings, environments: the tables.
         flatness: the tables of what was measured of the finished runs.
     """
 
@@ -45,11 +45,10 @@ class Section:
     curves: tuple[Markup, Markup]
     times: tuple[Markup, Markup]
     sensitivity: Sequence[figures.Panel]
-    progress: Markup
+    budget: Markup
     step_times: Markup
     flat: Markup | None
     main: Table
-    rivals: Table | None
     target: Table
     tuning: Table
     spaces: Table
@@ -81,7 +80,7 @@ def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> 
     groups = same_task(documents)
     style, script = (_text(name) for name in ("style.css", "table.js"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(swatch=svg.swatch)
+    environment.globals.update(swatch=svg.swatch, unit=unit)
     profile = figures.profile(documents, index)
     return environment.from_string(_text("template.html.j2")).render(
         title=title or (names[0] if len(documents) == 1 else f"{len(documents)} comparisons"),
@@ -144,9 +143,11 @@ def merge(folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
             ) from error
         except ValueError as error:
             raise LabError(f"{source} is no report: {error}") from error
-        missing = [key for key in _NEEDED if not isinstance(document, dict) or key not in document]
+        missing = sorted(_NEEDED - document.keys() if isinstance(document, dict) else _NEEDED)
         if missing:
-            raise LabError(f"{source} is no report of a comparison: it lacks {', '.join(missing)}")
+            raise LabError(
+                f"{source} is no report of this version of valleys: it lacks {', '.join(missing)}; compare anew"
+            )
         documents.append(document)
     if not documents:
         raise LabError("there is nothing to show; name folders of finished comparisons")
@@ -157,7 +158,7 @@ def merge(folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
     return out
 
 
-_NEEDED = ("configuration", "environments", "spaces", "table", "verdict", "trials", "final", "chosen_trials", "command")
+_NEEDED = {"configuration", "table", "verdicts", "rounds", "outcomes", "budget", "spaces", "method", "lines"}
 
 
 def _section(number: int, document: Mapping[str, Any], label: str, index: dict[str, int]) -> Section:
@@ -168,13 +169,12 @@ def _section(number: int, document: Mapping[str, Any], label: str, index: dict[s
         [(_fate(document, name), index[name]) for name in optimizers(document)],
         figures.results(document, index),
         figures.curves(document, index),
-        figures.times(document, index),
+        figures.target(document, index),
         figures.sensitivity(document, index),
-        figures.progress(document, index),
+        figures.budget(document, index),
         figures.step_times(document, index),
         figures.flatness(document, index),
         tables.results(document, index),
-        tables.rivals(document, index),
         tables.times(document, index),
         tables.tuning(document, index),
         tables.spaces(document, index),
@@ -187,9 +187,7 @@ def _section(number: int, document: Mapping[str, Any], label: str, index: dict[s
 
 def _fate(document: Mapping[str, Any], name: str) -> str:
     row = next(row for row in document["table"] if row["optimizer"] == name)
-    if row["hyperparameters"] is None:
-        return f"{name} (all trials diverged)"
-    return f"{name} ({row['diverged_runs']} of {row['runs']} diverged)" if row["diverged_runs"] else name
+    return f"{name} ({row['lost']} of {row['units']} {unit(document)}s lost)" if row["lost"] else name
 
 
 def _text(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Values that a page needs from the documents that ``report.to_json`` makes; older ones may lack a field."""
+"""Values that a page and the picture need from the documents that ``report.to_json`` makes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ Document = Mapping[str, Any]
 """A comparison's ``report.json``."""
 
 # Settings in which two comparisons of one task at one batch size may differ, the most important first.
-_SETTINGS = ("variant", "epochs", "schedule", "precision", "micro_batch", "device", "trials", "seeds")
+_SETTINGS = ("variant", "epochs", "schedule", "precision", "micro_batch", "device", "rounds", "trials", "seeds")
 
 
 @dataclass(frozen=True)
 class Band:
-    """Mean and range of the validation metric, and mean training seconds, at the steps where all runs have it."""
+    """Mean and range of the validation metric, and mean training seconds, at the steps where all runs have it.
+
+    The mean is geometric where the metric's scale is logarithmic.
+    """
 
     steps: list[int]
     seconds: list[float]
@@ -30,14 +33,14 @@ class Band:
 
 def optimizers(document: Document) -> list[str]:
     """Return the optimizers in the order they were named, which is that of the picture's colours."""
-    return list(document["trials"])
+    return list(document["spaces"])
 
 
 def indices(documents: Sequence[Document]) -> dict[str, int]:
     """Number the optimizers in the order of appearance, the same on the whole page.
 
     Example:
-        >>> indices([{"trials": {"sgd": [], "lamb": []}}, {"trials": {"lamb": [], "alto": []}}])
+        >>> indices([{"spaces": {"sgd": {}, "lamb": {}}}, {"spaces": {"lamb": {}, "alto": {}}}])
         {'sgd': 0, 'lamb': 1, 'alto': 2}
     """
     names = dict.fromkeys(name for document in documents for name in optimizers(document))
@@ -85,13 +88,23 @@ def same_task(documents: Sequence[Document]) -> list[list[int]]:
 
 
 def trials(document: Document, name: str) -> list[Mapping[str, Any]]:
-    """Return the tuning runs of an optimizer, by number."""
-    return sorted(document["trials"][name], key=lambda run: run["point"])
+    """Return the tuning runs of an optimizer, each with the number of its round."""
+    return [
+        {**run, "round": entry["round"]}
+        for entry in document["rounds"]
+        for run in entry["runs"]
+        if (run["optimizer"], run["phase"]) == (name, "tuning")
+    ]
 
 
 def finals(document: Document, name: str) -> list[Mapping[str, Any]]:
-    """Return the runs on fresh seeds that count: those of the chosen trial."""
-    return [run for run in document["final"].get(name, []) if not run.get("superseded", False)]
+    """Return the runs of an optimizer on fresh seeds that count: those with the selected values."""
+    return [
+        run
+        for entry in document["rounds"]
+        for run in entry["runs"]
+        if (run["optimizer"], run["phase"]) == (name, "final") and run["selected"]
+    ]
 
 
 def sound(runs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -99,34 +112,43 @@ def sound(runs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [run for run in runs if not run["diverged"]]
 
 
-def reached(runs: Iterable[Mapping[str, Any]], key: str) -> list[float]:
-    """Return times to the target (``steps_to_target`` or ``seconds_to_target``), infinite where a run missed it.
+def unit(document: Document) -> str:
+    """Return the unit of all statistics: "round" or, with one round, "seed"."""
+    return "round" if document["configuration"]["rounds"] > 1 else "seed"
+
+
+def times(document: Document, name: str, key: str) -> list[float]:
+    """Return the steps or seconds (``key``) to the target of each unit, infinite where it was missed.
 
     Example:
-        >>> reached([{"steps_to_target": 3}, {"steps_to_target": None}], "steps_to_target")
+        >>> times({"outcomes": {"sgd": {"steps": {"1": 3, "2": None}}}}, "sgd", "steps")
         [3, inf]
     """
-    return [math.inf if run[key] is None else run[key] for run in runs]
+    return [math.inf if value is None else value for value in document["outcomes"][name][key].values()]
 
 
-def band(runs: Sequence[Mapping[str, Any]]) -> Band:
+def band(document: Document, runs: Sequence[Mapping[str, Any]]) -> Band:
     """Return mean and range over the runs, wherever all of them have a finite metric; empty without runs."""
     by_step: dict[int, list[tuple[float, float]]] = {}
     for run in runs:
         for entry in run["curve"]:
             if entry["validation"] is not None:
                 by_step.setdefault(entry["step"], []).append((entry["seconds"], entry["validation"]))
-    shared = sorted((step, seen) for step, seen in by_step.items() if len(seen) == len(runs))
-    values = [[value for _, value in seen] for _, seen in shared]
+    shared = sorted((step, entries) for step, entries in by_step.items() if len(entries) == len(runs))
+    values = [[value for _, value in entries] for _, entries in shared]
     return Band(
         [step for step, _ in shared],
-        [statistics.fmean(seconds for seconds, _ in seen) for _, seen in shared],
-        [statistics.fmean(entry) for entry in values],
+        [statistics.fmean(seconds for seconds, _ in entries) for _, entries in shared],
+        [_mean(document, entry) for entry in values],
         [min(entry) for entry in values],
         [max(entry) for entry in values],
     )
 
 
 def logarithmic(document: Document, values: Sequence[float]) -> bool:
-    """Return true for a metric to be minimized over more than a decade, which is better read on a logarithmic axis."""
-    return bool(values) and not document["configuration"]["maximize"] and 0 < min(values) < max(values) / 10
+    """Return True if values are drawn on a logarithmic axis: the metric's scale is one, and they have logarithms."""
+    return bool(values) and document["configuration"]["scale"] == "log" and min(values) > 0
+
+
+def _mean(document: Document, values: Sequence[float]) -> float:
+    return statistics.geometric_mean(values) if logarithmic(document, values) else statistics.fmean(values)

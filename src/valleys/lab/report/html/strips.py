@@ -24,8 +24,9 @@ class Row:
 
     Args:
         name, index: the optimizer and its number.
-        values: one per run, finite.
-        center, half_width: mean or median, and its interval's; None without one.
+        values: one per unit or run, finite.
+        center: mean or median; None without one.
+        low, high: limits of its interval; None without one.
         lost: runs that have no place on the axis.
     """
 
@@ -33,7 +34,8 @@ class Row:
     index: int
     values: Sequence[float]
     center: float | None = None
-    half_width: float | None = None
+    low: float | None = None
+    high: float | None = None
     lost: int = 0
 
 
@@ -55,13 +57,11 @@ class Axis:
     log: bool = False
 
 
-def strip(
-    rows: Sequence[Row], *, title: str, x_title: str, lost: str, target: float | None = None, log: bool = False
-) -> Markup:
+def strip(rows: Sequence[Row], *, title: str, x_title: str, lost: str, log: bool = False) -> Markup:
     """Draw a row per optimizer: a dot per run, the mean or median as a mark, its interval as a line.
 
     ``title`` is for readers who do not see the picture; ``lost`` heads the column that counts the runs without a place,
-    which is there if there are any; ``target`` is where a line across is drawn.
+    which is there if there are any.
     """
     height = TOP + _STEP * len(rows) + BOTTOM
     description = "; ".join(
@@ -73,8 +73,6 @@ def strip(
     left = svg.text_width(names) + 12
     right = _WIDTH - (86 if any(row.lost for row in rows) else RIGHT)
     places = [value for row in rows for value in extent(row)]
-    if target is not None and places:
-        places.append(target)
     x = scale(places or [0.0], left, right, log=log and bool(places), count=4)
     bottom = height - BOTTOM
     if places:
@@ -82,9 +80,6 @@ def strip(
             svg.line(root, x(tick), TOP - 8, x(tick), bottom, "grid")
             svg.text(root, x(tick), bottom + 18, label, anchor="middle")
         svg.text(root, right, bottom + 37, x_title, "title", "end")
-        if target is not None:
-            svg.line(root, x(target), TOP - 8, x(target), bottom, "target")
-            svg.text(root, x(target), TOP - 14, "target", "label", "middle")
     if any(row.lost for row in rows):
         svg.text(root, _WIDTH, TOP - 14, lost, "label", "end")
     for number_, (row, name) in enumerate(zip(rows, names, strict=True)):
@@ -145,19 +140,18 @@ def extent(row: Row) -> list[float]:
     """Return what an axis has to hold of a row: its values, and the ends of its interval.
 
     Example:
-        >>> extent(Row("sgd", 0, [1.0, 3.0], 2.0, 1.5))
-        [1.0, 3.0, 0.5, 3.5]
+        >>> extent(Row("sgd", 0, [1.0, 3.0], 2.0, 0.5, 3.5))
+        [1.0, 3.0, 2.0, 0.5, 3.5]
     """
-    ends = [] if row.center is None else [row.center - (row.half_width or 0), row.center + (row.half_width or 0)]
-    return [*row.values, *ends]
+    return [*row.values, *(value for value in (row.center, row.low, row.high) if value is not None)]
 
 
 def _strip_row(root: ET.Element, row: Row, name: str, x: Scale, y: float, left: float, right: float) -> None:
     svg.text(root, left - 12, y + 4, name, "label name", "end")
     group = svg.series(root, row.name, row.index)
     if row.center is not None:
-        if row.half_width:
-            svg.line(group, x(row.center - row.half_width), y, x(row.center + row.half_width), y, "interval")
+        if row.low is not None and row.high is not None:
+            svg.line(group, x(row.low), y, x(row.high), y, "interval")
         svg.marker(group, x(row.center), y, row.index, 5.5)
     seen: dict[int, int] = {}
     for value in row.values:
