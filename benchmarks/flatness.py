@@ -36,7 +36,6 @@ from valleys.lab.record import Evaluation
 from valleys.lab.run import trainer
 from valleys.lab.run.config import RunConfig
 from valleys.lab.statistics import format_mean, mean_interval
-from valleys.lab.store.job import Key
 from valleys.lab.tasks.fashion_mnist import load
 from valleys.lab.tasks.networks import cifar_resnet
 from valleys.landscape.curvature.spectrum import eigenvalues
@@ -294,9 +293,9 @@ def flatness(case: Case, folder: Path) -> tuple[Flatness, dict[tuple[float, floa
             one = json.loads(path.read_text(encoding="utf-8"))
             if not one["diverged"]:
                 found[e].append({**one, "top": one["tops"][-1][1], "test_error": 100 - one["test"], "examples": 0})
-    held = {name_of(e): {Key(0, one["seed"]): one for one in ones} for e, ones in found.items()}
+    held = {name_of(e): {one["seed"]: [one] for one in ones} for e, ones in found.items()}
     pairs = [(name_of(e), name_of(BASE)) for e in case.es if e != BASE]
-    tabulated = tabulate(held, dict.fromkeys(held, 0), pairs, MEASURES)
+    tabulated = tabulate(held, pairs, MEASURES)
     return None if tabulated is None else (tabulated, found)
 
 
@@ -314,8 +313,11 @@ def write(all_cases: Mapping[str, Case], runs: Path, texts: Mapping[str, str]) -
         means = [
             [
                 row.optimizer,
-                str(row.runs),
-                *(format_mean(*row.means[measure]) for measure in MEASURES),
+                str(row.units),
+                *(
+                    format_mean(one.estimate, None if one.high is None else one.high - one.estimate)
+                    for one in row.means.values()
+                ),
                 format_mean(*mean_interval([one["train_loss"] for one in found[e]])),
             ]
             for e in case.es
@@ -324,13 +326,14 @@ def write(all_cases: Mapping[str, Case], runs: Path, texts: Mapping[str, str]) -
         ]
         ratios = [
             [
-                entry.adapted,
+                entry.first,
                 MEASURES[entry.measure],
-                f"{entry.ratio:.3g}",
-                "-" if entry.low is None else f"{entry.low:.3g} to {entry.high:.3g}",
-                "-" if entry.low is None or entry.high is None else _says(entry.low, entry.high),
+                f"{ratio.estimate:.3g}",
+                "-" if ratio.low is None else f"{ratio.low:.3g} to {ratio.high:.3g}",
+                "-" if ratio.low is None or ratio.high is None else _says(ratio.low, ratio.high),
             ]
             for entry in tabulated.contrasts
+            for ratio in [entry.ratio]
         ]
         steps = max(one["steps"] for ones in found.values() for one in ones)
         parts += [

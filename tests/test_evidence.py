@@ -20,7 +20,17 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_overview_is_made_of_the_committed_reports(load: Any) -> None:
-    assert (ROOT / "benchmarks/results/evidence/README.md").read_text() == load("evidence").overview()
+    comparisons = load("comparisons")
+    assert (comparisons.RESULTS / "README.md").read_text() == comparisons.overview()
+    assert all((comparisons.RESULTS / name / "report.json").exists() for name in comparisons.STUDIES)
+
+
+def test_the_readme_quotes_the_verdicts_of_the_comparisons(load: Any) -> None:
+    comparisons = load("comparisons")
+    text = " ".join((ROOT / "README.md").read_text().split())
+    for name in comparisons.STUDIES:
+        document = json.loads((comparisons.RESULTS / name / "report.json").read_text())
+        assert f'"{document["verdicts"][0]["sentence"]}."' in text
 
 
 PAGES = [
@@ -41,11 +51,13 @@ def test_no_page_repeats_what_was_withdrawn(page: Path) -> None:
     assert not re.search(claim, text, flags=re.IGNORECASE)
 
 
-def test_whoever_finds_the_superseded_runs_is_told_so(load: Any) -> None:
-    evidence = load("evidence")
-    assert "confounded" in evidence.SUPERSEDED
-    for name in evidence.STUDIES:
-        assert evidence.MARK in (evidence.RESULTS / name / "report.md").read_text().splitlines()[2]
+def test_whoever_finds_the_superseded_runs_is_told_so() -> None:
+    superseded = ROOT / "benchmarks/results/evidence"
+    assert "confounded" in (superseded / "README.md").read_text()
+    reports = sorted(superseded.glob("*/report.md"))
+    assert len(reports) == 10
+    for report in reports:
+        assert report.read_text().splitlines()[2].startswith("**Superseded**: this comparison was confounded")
     for page in ("README.md", "docs/index.md", "docs/faq.md", "docs/how-it-works.md", "docs/reproduction.md"):
         text = " ".join((ROOT / page).read_text().split())
         assert "confounded" in text
@@ -53,18 +65,14 @@ def test_whoever_finds_the_superseded_runs_is_told_so(load: Any) -> None:
 
 
 def test_kept_reports_name_no_folder_of_the_machine(load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    evidence = load("evidence")
-    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "results")
+    comparisons = load("comparisons")
+    monkeypatch.setattr(comparisons, "RESULTS", tmp_path / "results")
     markdown, document = tmp_path / "report.md", tmp_path / "report.json"
     markdown.write_text("# x\n\n![curves](curves.png)\n\nrun `--data /data/images --out /my/runs/x`\n")
     document.write_text('{"command": "--data /data/images --out /my/runs/x"}')
-    evidence.keep("x", markdown, document, {"/my/runs": "runs/evidence", "/data/images": "FOLDER"})
-    assert (tmp_path / "results/x/report.md").read_text() == (
-        f"# x\n\n{evidence.MARK}\n\nrun `--data FOLDER --out runs/evidence/x`\n"
-    )
-    assert (
-        json.loads((tmp_path / "results/x/report.json").read_text())["command"] == "--data FOLDER --out runs/evidence/x"
-    )
+    comparisons.keep("x", markdown, document, {"/my/runs": "runs/x", "/data/images": "FOLDER"})
+    assert (tmp_path / "results/x/report.md").read_text() == "# x\n\nrun `--data FOLDER --out runs/x/x`\n"
+    assert json.loads((tmp_path / "results/x/report.json").read_text())["command"] == "--data FOLDER --out runs/x/x"
 
 
 def invented(e: tuple[float, float], seed: int) -> dict[str, Any]:
@@ -105,13 +113,13 @@ def panel(load: Any, tmp_path: Path) -> Any:
 def test_flatness_compares_the_last_eigenvalue_seed_by_seed(panel: Any) -> None:
     flatness, case, folder = panel
     tabulated, _ = flatness.flatness(case, folder)
-    found = {(c.adapted, c.measure): c for c in tabulated.contrasts}
+    found = {(c.first, c.measure): c.ratio for c in tabulated.contrasts}
     flat, far = found["alpha -5", "top"], found["alpha -5", "drift"]
-    assert flat.ratio == pytest.approx(0.5)
-    assert far.ratio == pytest.approx(3.0)
+    assert flat.estimate == pytest.approx(0.5)
+    assert far.estimate == pytest.approx(3.0)
     assert flat.high < 1 < far.low
     same = found["alpha -50", "top"]
-    assert same.ratio == pytest.approx(1.0)
+    assert same.estimate == pytest.approx(1.0)
     assert [flatness._says(*pair) for pair in ((0.4, 0.6), (2.0, 4.0), (0.9, 1.1))] == [
         "smaller",
         "larger",
@@ -127,7 +135,7 @@ def test_flatness_chooses_the_rate_without_e_and_leaves_diverged_runs_out(panel:
     lost = folder / "-5-0.99-1000.json"
     lost.write_text(json.dumps({**invented((-5.0, 0.99), 1000), "diverged": True}))
     tabulated, _found = flatness.flatness(case, folder)
-    assert {row.optimizer: row.runs for row in tabulated.rows}["alpha -5"] == 4
+    assert {row.optimizer: row.units for row in tabulated.rows}["alpha -5"] == 4
     lost.unlink()
     assert flatness.flatness(case, folder) is None
     (folder / "tune-0.003.json").unlink()
