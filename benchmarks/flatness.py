@@ -293,9 +293,9 @@ def flatness(case: Case, folder: Path) -> tuple[Flatness, dict[tuple[float, floa
             one = json.loads(path.read_text(encoding="utf-8"))
             if not one["diverged"]:
                 found[e].append({**one, "top": one["tops"][-1][1], "test_error": 100 - one["test"], "examples": 0})
-    held = {name_of(e): {one["seed"]: [one] for one in ones} for e, ones in found.items()}
+    measured = {name_of(e): {one["seed"]: [one] for one in ones} for e, ones in found.items()}
     pairs = [(name_of(e), name_of(BASE)) for e in case.es if e != BASE]
-    tabulated = tabulate(held, pairs, MEASURES)
+    tabulated = tabulate(measured, pairs, MEASURES)
     return None if tabulated is None else (tabulated, found)
 
 

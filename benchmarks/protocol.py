@@ -1,4 +1,4 @@
-"""How often the lab calls one of two equal optimizers better, and how often it finds a true difference.
+"""False "better" among equal optimizers, and power for a true difference, by simulation.
 
 Optimizers are simulated: a response surface over learning rate and momentum, with noise from run to run. Points,
 selection and verdict are the lab's own.
@@ -132,7 +132,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Rate:
-    """How often something happened, with Clopper and Pearson's 95 % interval."""
+    """A share of comparisons, with Clopper and Pearson's 95 % interval."""
 
     title: str
     hits: int

@@ -1,4 +1,4 @@
-"""What cannot be compared is refused before the first run: one line on stderr, exit code 2, and no folder."""
+"""Bad input is refused before the first run: one line on stderr, exit code 2, and no folder."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from valleys.lab.problem.resolution import resolution
 from valleys.lab.problem.task import Problem, Task
 
 
-def digits(**changes: object) -> Task:
+def digits(**changes: Any) -> Task:
     task = tasks.load("digits")
     assert isinstance(task, Task)
     return replace(task, resolution=None, **changes)

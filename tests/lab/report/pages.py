@@ -69,7 +69,7 @@ def results(
     changes: Mapping[str, Any] | None = None,
     **configuration: Any,
 ) -> Results:
-    """What a store holds after these runs.
+    """Contents of a store after these runs.
 
     Args:
         final: runs on fresh seeds by optimizer, one for each round; or, with ``one_round``, all of one round.

@@ -23,7 +23,7 @@ PARAMETERS = {
     "all": "model.parameters()",
     "model": "model",
 }
-"""What an optimizer is given first: groups of which weights alone decay; all parameters alike; the model itself."""
+"""First argument of an optimizer: groups of which weights alone decay; all parameters alike; the model itself."""
 
 
 @dataclass(frozen=True)

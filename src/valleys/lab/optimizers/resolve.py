@@ -93,10 +93,10 @@ def _from_module(name: str) -> OptimizerSpec:
         raise LabError(f"optimizer {name!r}: {attribute} is a {type(make).__name__}, which cannot be called")
     _check_class(name, make)
     space = _own_space(name, make)
-    given = "named_parameters" if _first_parameter(make) == "named_parameters" else "parameters"
+    method = "named_parameters" if _first_parameter(make) == "named_parameters" else "parameters"
 
     def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
-        optimizer = make(list(getattr(model, given)()), **values)
+        optimizer = make(list(getattr(model, method)()), **values)
         if not isinstance(optimizer, Optimizer):
             raise LabError(
                 f"optimizer {name!r} returned a {type(optimizer).__name__}; it must return a torch.optim.Optimizer"
@@ -105,7 +105,7 @@ def _from_module(name: str) -> OptimizerSpec:
 
     def line(values: Mapping[str, float], plan: Plan) -> str:
         words = [f"{key}={value!r}" for key, value in values.items()]
-        return f"{module_name}.{attribute}({', '.join([f'list(model.{given}())', *words])})"
+        return f"{module_name}.{attribute}({', '.join([f'list(model.{method}())', *words])})"
 
     return OptimizerSpec(name, build, space, line=line)
 

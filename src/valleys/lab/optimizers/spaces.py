@@ -19,7 +19,7 @@ MEANING = {
     "c": "mixing share of E, alpha (1 - beta)",
     "memory": "steps over which E's average reaches, 1 / (1 - beta)",
 }
-"""What a hyperparameter of this name is, in every optimizer."""
+"""Meaning of a hyperparameter's name, in every optimizer."""
 
 MOMENTUM = Range(0.7, 0.97, "reverse-log")
 """Momentum of most optimizers."""

@@ -29,7 +29,7 @@ _Unit = Mapping[Key, Record]
 
 @dataclass(frozen=True)
 class Selection:
-    """What the tuning of one round selected for an optimizer.
+    """Selected values of an optimizer in one round, and their runs.
 
     Args:
         point: number of the trial; None if every trial diverged.

@@ -30,7 +30,7 @@ _UPDATES, _SECONDS = 10, 2.0
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What one optimizer's steps cost here.
+    """Cost of one optimizer's steps on this machine.
 
     Args:
         optimizer: its name.

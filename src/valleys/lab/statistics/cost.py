@@ -1,4 +1,4 @@
-"""What a step of an optimizer and its way to the target cost beside another's, in words."""
+"""Cost of an optimizer's step and of its way to the target beside another's, in words."""
 
 from __future__ import annotations
 

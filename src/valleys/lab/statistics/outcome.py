@@ -1,4 +1,4 @@
-"""What the statistics are given of a comparison, and what they say of a pair of optimizers."""
+"""Input of the statistics, a comparison's outcomes, and their output, the verdict on a pair."""
 
 from __future__ import annotations
 
