@@ -133,7 +133,7 @@ def read(found: Results, command: str = "valleys compare fake", **lines: str) ->
 def document(
     final: Runs, tuning: Runs | None = None, command: str = "valleys compare fake", **changes: Any
 ) -> dict[str, Any]:
-    """What ``report.to_json`` makes of these runs; see ``results``."""
+    """Result of ``report.to_json`` for these runs; see ``results``."""
     return read(results(final, tuning, **changes), command)
 
 

@@ -180,8 +180,8 @@ def test_a_strip_has_every_run_and_counts_the_lost() -> None:
 
 
 def test_slots_stand_side_by_side_with_their_intervals() -> None:
-    held = [Dots("a", 0, {0: (90.0, 89.0, 92.0), 1: (80.0, None, None)}), Dots("b", 1, {1: (85.0, 80.0, 89.0)})]
-    root = read(charts.slots(held, ["128", "1024, epochs 9"], **TITLES))
+    series = [Dots("a", 0, {0: (90.0, 89.0, 92.0), 1: (80.0, None, None)}), Dots("b", 1, {1: (85.0, 80.0, 89.0)})]
+    root = read(charts.slots(series, ["128", "1024, epochs 9"], **TITLES))
     assert len(of_class(root, "interval")) == 2
     a0, a1 = (float(e.get("cx") or 0) for e in of_class(root, "mark") if e.tag == "circle")
     (b1,) = (places(e)[0][0] for e in of_class(root, "mark") if e.tag == "path")

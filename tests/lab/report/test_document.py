@@ -22,8 +22,8 @@ NAN, INF = math.nan, math.inf
 COMMAND = "valleys compare fake"
 
 
-def written(found: Results, folder: Path, **lines: str) -> tuple[str, dict[str, Any]]:
-    paths = report.write(found, summarize(found), folder, COMMAND, lines)
+def written(contents: Results, folder: Path, **lines: str) -> tuple[str, dict[str, Any]]:
+    paths = report.write(contents, summarize(contents), folder, COMMAND, lines)
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -67,16 +67,16 @@ def test_cells_show_the_units_they_name() -> None:
 
 
 def test_every_run_is_in_the_document_with_its_round() -> None:
-    found = pair()
+    contents = pair()
     stray = run("alto", 12.0, seed=15000, hyperparameters={"lr": 0.5, "c": 0.0})
-    alto = {**found.final["alto"], Key(1, 0, 15000): stray}  # of a selection that a later trial changed
-    document = read(replace(found, final={**found.final, "alto": alto}))
+    alto = {**contents.final["alto"], Key(1, 0, 15000): stray}  # of a selection that a later trial changed
+    document = read(replace(contents, final={**contents.final, "alto": alto}))
     runs = [(entry["round"], one) for entry in document["rounds"] for one in entry["runs"]]
     assert len(runs) == 2 * 3 * (2 + 1) + 1
     assert all(entry["complete"] for entry in document["rounds"])
     of = {(number, one["optimizer"], one["phase"], one["trial"]): one for number, one in runs}
     assert len(of) == len(runs)
-    for phase, kept in (("tuning", found.tuning), ("final", {**found.final, "alto": alto})):
+    for phase, kept in (("tuning", contents.tuning), ("final", {**contents.final, "alto": alto})):
         for name, records in kept.items():
             for key, record in records.items():
                 one = of[key.round + 1, name, phase, key.point + 1]
@@ -87,13 +87,13 @@ def test_every_run_is_in_the_document_with_its_round() -> None:
 
 
 def test_flatness_is_of_the_runs_that_count() -> None:
-    found = pair()
+    contents = pair()
     measured = {
         name: {key: {"trace": 1.0 + key.round, "examples": 8, "note": ""} for key in runs}
-        for name, runs in found.final.items()
+        for name, runs in contents.final.items()
     }
     measured["alto"][Key(1, 0, 15000)] = {"trace": 99.0, "examples": 8, "note": ""}  # of a superseded run
-    flatness = read(replace(found, flatness=measured))["flatness"]
+    flatness = read(replace(contents, flatness=measured))["flatness"]
     assert [(one["round"], one["seed"]) for one in flatness["runs"]["alto"]] == [(1, 5000), (2, 15000), (3, 25000)]
     assert [one["trace"] for one in flatness["runs"]["alto"]] == [1.0, 2.0, 3.0]
     assert [row["means"]["trace"]["estimate"] for row in flatness["rows"]] == [2.0, 2.0]
@@ -105,9 +105,9 @@ def test_flatness_is_of_the_runs_that_count() -> None:
 
 
 def test_an_incomplete_round_is_shown_and_counts_for_nothing() -> None:
-    found = pair()
-    part = {key: record for key, record in found.final["alto"].items() if key.round < 2}
-    document = read(replace(found, final={**found.final, "alto": part}))
+    contents = pair()
+    part = {key: record for key, record in contents.final["alto"].items() if key.round < 2}
+    document = read(replace(contents, final={**contents.final, "alto": part}))
     last = document["rounds"][-1]
     assert [entry["complete"] for entry in document["rounds"]] == [True, True, False]
     assert len(last["runs"]) == 2 * 2 + 1
@@ -116,22 +116,22 @@ def test_an_incomplete_round_is_shown_and_counts_for_nothing() -> None:
 
 
 def test_the_document_has_table_verdicts_and_budget_as_the_summary_has_them() -> None:
-    found = pair()
-    document, summary = read(found, sgd="SGD()"), summarize(found)
+    contents = pair()
+    document, summary = read(contents, sgd="SGD()"), summarize(contents)
     plain = report.plain
     assert document["verdicts"] == plain([asdict(verdict) for verdict in summary.verdicts])
     assert document["table"] == plain([asdict(row) for row in summary.rows])
     assert document["budget"] == plain({n: [asdict(point) for point in c] for n, c in summary.budget.items()})
     assert document["spaces"]["sgd"]["lr"] == {"low": 1e-4, "high": 1.0, "scale": "log", "zero": 0.0}
     assert document["lines"] == {"sgd": "SGD()"}
-    assert document["configuration"] == found.configuration
+    assert document["configuration"] == contents.configuration
     assert (document["notes"], document["command"]) == ([], COMMAND)
     assert document["flatness"] is None
 
 
 def test_the_markdown_has_the_table_and_a_paragraph_for_each_verdict(tmp_path: Path) -> None:
-    found = pair()
-    markdown, document = written(found, tmp_path, alto="valleys.ALTO(model.parameters(), lr=0.01)")
+    contents = pair()
+    markdown, document = written(contents, tmp_path, alto="valleys.ALTO(model.parameters(), lr=0.01)")
     assert [row[0] for row in table_rows(markdown)[2:]] == ["alto", "sgd"]
     (verdict,) = document["verdicts"]
     assert verdict["better"] == "alto"
@@ -198,15 +198,15 @@ def test_one_optimizer_alone_has_no_pair_to_speak_of() -> None:
 
 
 def test_the_layout_of_the_batch_is_told_where_it_is_not_one_backward_pass_in_one_process(tmp_path: Path) -> None:
-    found = pair()
-    markdown, document = written(found, tmp_path)
+    contents = pair()
+    markdown, document = written(contents, tmp_path)
     assert "global batch" not in markdown
     assert "ranks" not in markdown
     assert document["global_batch"] == [{"batch_size": 16, "per_rank": 16, "ranks": 1, "accumulation_steps": 1}]
 
-    alone, shared = found.environments[0], {**found.environments[0], "ranks": 2}
-    accumulated = {**found.configuration, "micro_batch": 5}
-    sittings = replace(found, configuration=accumulated, environments=[shared, alone, {**shared, "torch": "3"}])
+    alone, shared = contents.environments[0], {**contents.environments[0], "ranks": 2}
+    accumulated = {**contents.configuration, "micro_batch": 5}
+    sittings = replace(contents, configuration=accumulated, environments=[shared, alone, {**shared, "torch": "3"}])
     markdown, document = written(sittings, tmp_path)
     notes = [line for line in markdown.splitlines() if "global batch" in line]
     assert notes == [
@@ -268,8 +268,8 @@ def test_the_pictures_axis_is_of_the_tasks_scale(
         save(figure, *arguments, **options)
 
     monkeypatch.setattr(Figure, "savefig", saved)
-    found = results({"sgd": finals("sgd", 80.0, None, 81.0)}, scale=scale, maximize=False)
-    learning_curves.draw(read(found), tmp_path / "curves.png")
+    contents = results({"sgd": finals("sgd", 80.0, None, 81.0)}, scale=scale, maximize=False)
+    learning_curves.draw(read(contents), tmp_path / "curves.png")
     (axes,) = figures[0].axes
     assert axes.get_yscale() == expected
     assert axes.get_title() == "fake at batch 16: mean and range of 2 runs"

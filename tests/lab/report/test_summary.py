@@ -23,20 +23,20 @@ def loss(name: str, *values: float) -> list[Record]:
     return [run(name, 92.0, test=value, validation=value) for value in values]
 
 
-def grown(found: Results, name: str, key: Key, record: Record, phase: str = "final") -> Results:
+def grown(contents: Results, name: str, key: Key, record: Record, phase: str = "final") -> Results:
     """The same results with one more run, or another one in its place."""
-    runs = getattr(found, phase)
+    runs = getattr(contents, phase)
     changes: dict[str, Any] = {phase: {**runs, name: {**runs[name], key: replace(record, seed=key.seed)}}}
-    return replace(found, **changes)
+    return replace(contents, **changes)
 
 
 def test_each_round_selects_its_own_trial_by_validation_alone() -> None:
-    found = results({"sgd": finals("sgd", 91.0, 92.0)}, {"sgd": trials("sgd", 80.0, 95.0, 90.0)})
-    first = next(key for key in found.tuning["sgd"] if (key.round, key.point) == (1, 0))
+    contents = results({"sgd": finals("sgd", 91.0, 92.0)}, {"sgd": trials("sgd", 80.0, 95.0, 90.0)})
+    first = next(key for key in contents.tuning["sgd"] if (key.round, key.point) == (1, 0))
     better = run("sgd", 99.0, hyperparameters={"lr": 0.7, "c": 0.0}, test=0.0)
-    found = grown(found, "sgd", first, better, "tuning")
-    found = grown(found, "sgd", Key(1, 0, 15000), run("sgd", 50.0))
-    summary = summarize(found)
+    contents = grown(contents, "sgd", first, better, "tuning")
+    contents = grown(contents, "sgd", Key(1, 0, 15000), run("sgd", 50.0))
+    summary = summarize(contents)
     assert [selection.point for selection in summary.selections["sgd"].values()] == [1, 0]
     assert summary.selected["sgd"] == ({"lr": 0.01, "c": 0.2}, {"lr": 0.7, "c": 0.0})
     assert [record.test for record in summary.records["sgd"]] == [89.0, 48.0]
@@ -45,12 +45,14 @@ def test_each_round_selects_its_own_trial_by_validation_alone() -> None:
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_a_round_counts_once_however_many_seeds_it_has(scale: str) -> None:
-    found = results({"sgd": loss("sgd", 1.0, 2.0)}, {"sgd": loss("sgd", 1.0)}, **{**LOSS, "scale": scale})
+    contents = results({"sgd": loss("sgd", 1.0, 2.0)}, {"sgd": loss("sgd", 1.0)}, **{**LOSS, "scale": scale})
     for number, value in ((0, 4.0), (1, 8.0)):
-        found = grown(found, "sgd", Key(number, 0, 10000 * number + 5001), run("sgd", 92.0, test=value, validation=3.0))
-    found = replace(found, configuration={**found.configuration, "seeds": 2})
+        contents = grown(
+            contents, "sgd", Key(number, 0, 10000 * number + 5001), run("sgd", 92.0, test=value, validation=3.0)
+        )
+    contents = replace(contents, configuration={**contents.configuration, "seeds": 2})
     mean = statistics.geometric_mean if scale == "log" else statistics.fmean
-    summary = summarize(found)
+    summary = summarize(contents)
     assert summary.outcomes["sgd"].test == pytest.approx({1: mean([1.0, 4.0]), 2: mean([2.0, 8.0])})
     row = summary.rows[0]
     assert row.units == 2
@@ -61,11 +63,13 @@ def test_a_round_counts_once_however_many_seeds_it_has(scale: str) -> None:
 
 
 def test_a_round_is_lost_with_all_its_trials_or_with_one_of_its_fresh_runs() -> None:
-    found = results({"sgd": finals("sgd", 80.0, None, 82.0, 84.0)}, {"sgd": trials("sgd", 90.0, 91.0)})
-    found = replace(found, final={"sgd": {key: run_ for key, run_ in found.final["sgd"].items() if key.round != 2}})
+    contents = results({"sgd": finals("sgd", 80.0, None, 82.0, 84.0)}, {"sgd": trials("sgd", 90.0, 91.0)})
+    contents = replace(
+        contents, final={"sgd": {key: run_ for key, run_ in contents.final["sgd"].items() if key.round != 2}}
+    )
     for point in (0, 1):
-        found = grown(found, "sgd", Key(2, point, 20000 + point), diverged("sgd"), "tuning")
-    summary = summarize(found)
+        contents = grown(contents, "sgd", Key(2, point, 20000 + point), diverged("sgd"), "tuning")
+    summary = summarize(contents)
     (row,) = summary.rows
     assert summary.outcomes["sgd"].test == {1: 78.0, 2: None, 3: None, 4: 82.0}
     assert (row.units, row.lost, row.diverged_trials, row.trials) == (4, 2, 2, 8)
@@ -76,17 +80,17 @@ def test_a_round_is_lost_with_all_its_trials_or_with_one_of_its_fresh_runs() -> 
 
 
 def test_a_fresh_run_that_diverges_loses_the_round_of_the_others() -> None:
-    found = results({"sgd": finals("sgd", 80.0, 81.0)})
+    contents = results({"sgd": finals("sgd", 80.0, 81.0)})
     for number, record in ((0, run("sgd", 82.0)), (1, diverged("sgd"))):
-        found = grown(found, "sgd", Key(number, 0, 10000 * number + 5001), record)
-    found = replace(found, configuration={**found.configuration, "seeds": 2})
-    assert summarize(found).outcomes["sgd"].test == {1: 79.0, 2: None}
-    assert summarize(found).outcomes["sgd"].validation == {1: 80.0, 2: None}
+        contents = grown(contents, "sgd", Key(number, 0, 10000 * number + 5001), record)
+    contents = replace(contents, configuration={**contents.configuration, "seeds": 2})
+    assert summarize(contents).outcomes["sgd"].test == {1: 79.0, 2: None}
+    assert summarize(contents).outcomes["sgd"].validation == {1: 80.0, 2: None}
 
 
 def test_a_test_metric_that_is_no_number_loses_the_round() -> None:
-    found = results({"sgd": [run("sgd", 91.0, test=math.inf), run("sgd", 91.0, test=math.nan), run("sgd", 91.0)]})
-    assert summarize(found).outcomes["sgd"].test == {1: None, 2: None, 3: 89.0}
+    contents = results({"sgd": [run("sgd", 91.0, test=math.inf), run("sgd", 91.0, test=math.nan), run("sgd", 91.0)]})
+    assert summarize(contents).outcomes["sgd"].test == {1: None, 2: None, 3: 89.0}
 
 
 def test_a_round_counts_when_all_optimizers_have_all_its_runs() -> None:
@@ -118,25 +122,27 @@ def test_more_rounds_leave_the_earlier_ones_as_they_were() -> None:
 
 
 def test_superseded_runs_are_left_out() -> None:
-    found = results({"sgd": finals("sgd", 91.0, 92.0)}, {"sgd": trials("sgd", 80.0, 95.0)})
-    assert summarize(grown(found, "sgd", Key(1, 0, 15000), run("sgd", 99.0))).rows == summarize(found).rows
+    contents = results({"sgd": finals("sgd", 91.0, 92.0)}, {"sgd": trials("sgd", 80.0, 95.0)})
+    assert summarize(grown(contents, "sgd", Key(1, 0, 15000), run("sgd", 99.0))).rows == summarize(contents).rows
 
 
 def test_with_one_round_the_fresh_seeds_are_the_units() -> None:
-    found = results({"sgd": finals("sgd", 80.0, 81.0, None), "lamb": finals("lamb", 82.0, 84.0, 85.0)}, one_round=True)
-    summary = summarize(found)
+    contents = results(
+        {"sgd": finals("sgd", 80.0, 81.0, None), "lamb": finals("lamb", 82.0, 84.0, 85.0)}, one_round=True
+    )
+    summary = summarize(contents)
     assert summary.outcomes["sgd"].test == {1: 78.0, 2: 79.0, 3: None}
     (verdict,) = summary.verdicts
     assert (verdict.unit, verdict.units) == ("seed", 2)
     assert any("one round" in note for note in summary.notes)
-    nothing = summarize(replace(found, tuning={**found.tuning, "sgd": {Key(0, 0, 0): diverged("sgd")}}))
+    nothing = summarize(replace(contents, tuning={**contents.tuning, "sgd": {Key(0, 0, 0): diverged("sgd")}}))
     assert nothing.outcomes["sgd"].test == {1: None, 2: None, 3: None}
 
 
 def test_seeds_of_salted_copies_pair_by_their_number() -> None:
-    found = results({"a": finals("a", 80.0, 81.0, 83.0), "b": finals("b", 82.0, 84.0, 85.0)}, one_round=True)
-    salted = {Key(k.round, k.point, k.seed + (1 << 40)): run_ for k, run_ in found.final["b"].items()}
-    assert summarize(replace(found, final={**found.final, "b": salted})).verdicts == summarize(found).verdicts
+    contents = results({"a": finals("a", 80.0, 81.0, 83.0), "b": finals("b", 82.0, 84.0, 85.0)}, one_round=True)
+    salted = {Key(k.round, k.point, k.seed + (1 << 40)): run_ for k, run_ in contents.final["b"].items()}
+    assert summarize(replace(contents, final={**contents.final, "b": salted})).verdicts == summarize(contents).verdicts
 
 
 def test_planned_pairs_share_the_level() -> None:
@@ -145,8 +151,8 @@ def test_planned_pairs_share_the_level() -> None:
         "lamb": finals("lamb", 82.0, 84.0, 84.5),
         "alto": finals("alto", 95.0, 95.5, 96.5),
     }
-    found = results(runs, changes={"planned": [("alto", "lamb"), ("lamb", "sgd"), ("alto", "gone")]})
-    summary = summarize(found)
+    contents = results(runs, changes={"planned": [("alto", "lamb"), ("lamb", "sgd"), ("alto", "gone")]})
+    summary = summarize(contents)
     assert [(verdict.first, verdict.second) for verdict in summary.verdicts] == [("alto", "lamb"), ("lamb", "sgd")]
     expected = paired_difference(summary.outcomes["alto"].test, summary.outcomes["lamb"].test, confidence=0.975)  # type: ignore[arg-type]
     assert expected is not None
@@ -160,8 +166,8 @@ def test_without_a_plan_the_two_best_by_validation_are_compared() -> None:
     runs = {"sgd": finals("sgd", 80.0, 81.0), "lamb": finals("lamb", 92.0, 94.0), "alto": finals("alto", 95.0, 95.5)}
     worst = {name: [replace(one, test=1.0 + k) for one in runs[name]] for k, name in enumerate(runs)}
     worst["alto"] = [replace(one, test=0.0) for one in worst["alto"]]
-    for found in (results(runs), results(worst)):
-        (verdict,) = summarize(found).verdicts
+    for contents in (results(runs), results(worst)):
+        (verdict,) = summarize(contents).verdicts
         assert (verdict.first, verdict.second) == ("alto", "lamb")
         assert verdict.confidence == 0.95
     assert summarize(results({"sgd": runs["sgd"]})).verdicts == ()
@@ -225,8 +231,8 @@ def test_times_of_optimizers_that_ran_on_other_days_are_not_compared() -> None:
 
 
 def test_notes_say_what_a_reader_should_know() -> None:
-    def notes(found: Results, *warnings: str) -> list[str]:
-        return list(summarize(found, warnings).notes)
+    def notes(contents: Results, *warnings: str) -> list[str]:
+        return list(summarize(contents, warnings).notes)
 
     three = results({"sgd": finals("sgd", 80.0, 81.0, 82.0)}, space={"lr": Range(1e-4, 1.0)})
     assert notes(three, "earlier") == ["earlier"]
@@ -250,9 +256,9 @@ def test_notes_say_what_a_reader_should_know() -> None:
 
 
 def test_a_line_of_python_has_the_values_of_the_last_round_that_has_any() -> None:
-    found = results({"sgd": finals("sgd", 80.0, 81.0)})
-    last = grown(found, "sgd", Key(1, 0, 10000), run("sgd", 92.0, hyperparameters={"lr": 0.7, "c": 0.0}), "tuning")
-    lost = grown(found, "sgd", Key(1, 0, 10000), diverged("sgd"), "tuning")
+    contents = results({"sgd": finals("sgd", 80.0, 81.0)})
+    last = grown(contents, "sgd", Key(1, 0, 10000), run("sgd", 92.0, hyperparameters={"lr": 0.7, "c": 0.0}), "tuning")
+    lost = grown(contents, "sgd", Key(1, 0, 10000), diverged("sgd"), "tuning")
 
     def build(*_: Any) -> Any:
         raise AssertionError
