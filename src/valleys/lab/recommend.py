@@ -111,7 +111,7 @@ def recommend(
     size = max(2, min(batch_size, _MODERATE, len(problem.train) // 4))
     run = RunConfig(
         batch_size=size,
-        epochs=math.ceil(config.steps / (len(problem.train) // size)),
+        epochs=math.ceil(config.steps / problem.steps(size, 1)),
         micro_batch=min(problem.micro_batch, max(1, size // _PARTS)),
         device=config.device,
     )
@@ -123,7 +123,7 @@ def recommend(
     command = comparison.command(
         task if isinstance(task, str) else problem.name, Path(f"runs/{problem.name}-{batch_size}")
     )
-    run_steps = problem.epochs * (len(problem.train) // batch_size)
+    run_steps = problem.steps(batch_size, problem.epochs)
     trial = Trial(problem.name, config.optimizer, values, size, config.steps, early, late, run_steps, command)
     return Recommendation(batch_size, suggest(batch_size), trial)
 

@@ -201,6 +201,9 @@ def test_channels_last_lays_out_images_and_changes_no_result() -> None:
     problem = task(train=split, validation=split, test=split, build_model=Look)
     plain, laid_out = losses(run(problem)), losses(run(replace(problem, channels_last=True)))
     assert seen.count(True) == seen.count(False) > 0
+    seen.clear()
+    assert losses(run(replace(problem, channels_last="cpu"))) == laid_out
+    assert all(seen)
     assert [loss for pair in plain for loss in pair] == pytest.approx(
         [loss for pair in laid_out for loss in pair], rel=1e-5
     )

@@ -148,7 +148,8 @@ def test_the_gradient_is_that_of_the_mean_loss_over_the_batch() -> None:
         torch.testing.assert_close(ours, parameter.grad, rtol=1e-5, atol=1e-7)
 
 
-def test_an_epoch_sees_each_example_once_in_a_new_order_and_drops_the_last_partial_batch() -> None:
+@pytest.mark.parametrize(("drop_last", "sizes"), [(True, [5] * 4), (False, [5] * 4 + [3])])
+def test_an_epoch_sees_each_example_once_in_a_new_order(drop_last: bool, sizes: list[int]) -> None:
     rows = torch.arange(23, dtype=torch.float32).unsqueeze(1)
     seen: list[float] = []
 
@@ -159,14 +160,31 @@ def test_an_epoch_sees_each_example_once_in_a_new_order_and_drops_the_last_parti
             return super().forward(x)
 
     task = make_task(
-        train=Split(rows, rows), validation=Split(rows, rows), test=Split(rows, rows), build_model=lambda: Watch(1, 1)
+        train=Split(rows, rows),
+        validation=Split(rows, rows),
+        test=Split(rows, rows),
+        build_model=lambda: Watch(1, 1),
+        drop_last=drop_last,
     )
     record = lab_fakes.train_really(task, spec(), {"lr": 1e-6}, batch_size=5, seed=3, epochs=2, micro_batch=2)
-    assert record.steps == 8
-    first, second = seen[:20], seen[20:]
-    assert len(set(first)) == len(set(second)) == 20
+    count = sum(sizes)
+    assert (record.steps, record.examples) == (2 * len(sizes), 2 * count)
+    first, second = seen[:count], seen[count:]
+    assert len(set(first)) == len(set(second)) == count
     assert first != second
     assert first != sorted(first)
+
+
+def test_the_gradient_of_a_smaller_last_batch_is_its_own_mean() -> None:
+    task = make_task(build_model=lambda: Net(dropout=0.0), train=split(N + 7, 1), drop_last=False)
+    record = lab_fakes.train_really(task, spec(Spy), {"lr": 1e-30}, batch_size=N, seed=0, micro_batch=4, epochs=1)
+    assert record.steps == 2
+    last = torch.randperm(N + 7, generator=torch.Generator().manual_seed(0))[N:]
+    torch.manual_seed(0)
+    model = task.build_model()
+    task.loss(model(task.train.inputs[last]), task.train.targets[last]).backward()
+    for gradient, parameter in zip(Spy.seen[1][1], model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("epochs", [1, 12, 40])

@@ -11,48 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from lab.tasks.cifar_data import examples, in_memory, load, numbers, parts, write_binary, write_pickles
 from valleys.lab.errors import LabError
 from valleys.lab.problem.schedules import Schedule
-from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks import cifar
 from valleys.lab.tasks.data import cifar_files
 from valleys.lab.tasks.data.augmentation import Normalized, crop_and_flip
 from valleys.lab.tasks.data.cifar_files import CIFAR10, CIFAR100, Cifar, read_cifar
 
 KINDS = pytest.mark.parametrize("kind", [CIFAR10, CIFAR100], ids=["cifar10", "cifar100"])
-
-
-def examples(count: int, first: int, classes: int) -> tuple[np.ndarray, list[int]]:
-    """Images whose first two bytes are their number, the other bytes noise; labels in turn."""
-    pixels = np.random.default_rng(first).integers(0, 256, (count, 3072), dtype=np.uint8)
-    numbers = first + np.arange(count)
-    pixels[:, 0], pixels[:, 1] = numbers // 256, numbers % 256
-    return pixels, [int(number) % classes for number in numbers]
-
-
-def parts(kind: Cifar, per_file: int, tests: int) -> dict[str, tuple[np.ndarray, list[int]]]:
-    files = {name: examples(per_file, i * per_file, kind.classes) for i, name in enumerate(kind.train)}
-    return {**files, kind.test[0]: examples(tests, 60_000, kind.classes)}
-
-
-def write_binary(kind: Cifar, folder: Path, per_file: int = 40, tests: int = 20) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (pixels, labels) in parts(kind, per_file, tests).items():
-        coarse = np.full((len(labels), kind.label_bytes - 1), 19, dtype=np.uint8)
-        records = np.concatenate([coarse, np.array(labels, dtype=np.uint8)[:, None], pixels], axis=1)
-        (folder / f"{name}.bin").write_bytes(records.tobytes())
-    return folder
-
-
-def write_pickles(kind: Cifar, folder: Path, per_file: int = 40, tests: int = 20, protocol: int = 2) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (pixels, labels) in parts(kind, per_file, tests).items():
-        content: dict[bytes, Any] = {b"batch_label": name.encode(), kind.key.encode(): labels, b"data": pixels}
-        content[b"coarse_labels"] = [0] * len(labels)
-        (folder / name).write_bytes(pickle.dumps(content, protocol=protocol))
-    return folder
 
 
 def python2(pixels: np.ndarray, labels: list[int], key: str) -> bytes:
@@ -70,26 +39,6 @@ def python2(pixels: np.ndarray, labels: list[int], key: str) -> bytes:
     )  # fmt: skip
     numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
     return b"\x80\x02}(" + text("data") + array + text(key) + numbers + b"u."
-
-
-def numbers(images: Tensor) -> list[int]:
-    return (images[:, 0, 0, 0].int() * 256 + images[:, 0, 0, 1].int()).tolist()
-
-
-def load(folder: Path, name: str = "cifar10-resnet20", preset: str = "paper") -> Task:
-    task = cifar.ENTRIES[name].load(folder, preset)
-    assert isinstance(task, Task)
-    return task
-
-
-def in_memory(task: Task) -> list[tuple[Tensor, Tensor]]:
-    splits = []
-    for split in (task.train, task.validation, task.test):
-        assert isinstance(split, Split)
-        assert isinstance(split.inputs, Tensor)
-        assert isinstance(split.targets, Tensor)
-        splits.append((split.inputs, split.targets))
-    return splits
 
 
 @KINDS
@@ -298,6 +247,10 @@ PRESETS = [
     ("cifar10-resnet18", "smoke", 30, 5, Schedule("cosine"), 176_402),
     ("cifar100-vgg16", "smoke", 3, 5, Schedule("cosine"), 270_248),
     ("cifar100-densenet169", "smoke", 3, 5, Schedule("cosine"), 32_228),
+    ("cifar10-resnet20", "tenth", 60, 400, Schedule("step"), 269_722),
+    ("cifar10-resnet20", "fortieth-16px", 40, 400, Schedule("step"), 269_722),
+    ("cifar100-resnet20", "tenth-16px", 20, 400, Schedule("step"), 275_572),
+    ("cifar100-vgg16", "fortieth", 10, 400, Schedule("step"), 34_095_108),
     ("cifar10-resnet8", "standard", 70, 10, Schedule("cosine"), 75_290),
     ("cifar10-resnet8", "half", 50, 5, Schedule("cosine"), 19_218),
 ]
@@ -308,7 +261,7 @@ def test_every_task_and_preset_is_known() -> None:
         *((f"{data}-{network}", preset)
           for data in ("cifar10", "cifar100")
           for network in ("resnet20", "resnet18", "vgg16", "densenet169")
-          for preset in ("paper", "smoke")),
+          for preset in ("paper", "smoke", "tenth", "fortieth", "tenth-16px", "fortieth-16px")),
         ("cifar10-resnet8", "standard"),
         ("cifar10-resnet8", "half"),
     }  # fmt: skip
@@ -328,7 +281,9 @@ def test_a_preset_is_what_it_says(
         model = task.build_model()
     assert sum(param.numel() for param in model.parameters()) == count
     assert (task.name, task.target, task.epochs, task.schedule) == (name, target, epochs, schedule)
-    assert (task.batch_size, task.augment, task.metric_name, task.maximize) == (128, crop_and_flip, "accuracy %", True)
+    batch_size = {"tenth": 1638, "fortieth": 410}.get(preset.removesuffix("-16px"), 128)
+    assert (task.batch_size, task.metric_name, task.maximize) == (batch_size, "accuracy %", True)
+    assert (task.augment is crop_and_flip) == (not preset.endswith("-16px"))
     parts = [] if preset == "standard" else [preset]
     assert task.variant == ", ".join([*parts, f"{40 * len(kind.train)} + 20 images"])
 

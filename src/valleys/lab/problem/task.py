@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,8 @@ class Task(Problem):
         schedule: learning-rate schedule over a run. Default: cosine with a warm-up over 5 % of the steps.
         clip: the gradient's largest norm, above which it is scaled down; None: no clipping.
         micro_batch: the most examples of one backward pass unless the user says otherwise.
-        channels_last: whether model and inputs of four dimensions are laid out so.
+        drop_last: whether an epoch leaves out its last examples, which do not fill a batch. Default: True.
+        channels_last: whether model and inputs of four dimensions are laid out so: True, False, or "cpu": there alone.
     """
 
     train: Split | Stream
@@ -98,7 +99,17 @@ class Task(Problem):
     schedule: Schedule = field(default_factory=lambda: Schedule("cosine"))
     clip: float | None = None
     micro_batch: int = MICRO_BATCH
-    channels_last: bool = False
+    drop_last: bool = True
+    channels_last: bool | Literal["cpu"] = False
+
+    def steps(self, batch_size: int, epochs: int) -> int:
+        """Return the optimizer steps of a run."""
+        return epochs * (len(self.train) // batch_size if self.drop_last else -(-len(self.train) // batch_size))
+
+    def laid_out(self, device: torch.device) -> torch.memory_format:
+        """Return the memory format of model and inputs on a device."""
+        chosen = device.type == "cpu" if self.channels_last == "cpu" else self.channels_last
+        return torch.channels_last if chosen else torch.preserve_format
 
     def score(self, means: Tensor) -> float:
         """The metric of a whole split.

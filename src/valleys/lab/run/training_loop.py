@@ -80,8 +80,8 @@ class Fitting:
         of: Mapping[str, Any] | None = None,
     ) -> None:
         """Step and evaluate until the epochs are over or the run diverges."""
-        task, examples = self.task, len(self.task.train)
-        total = epochs * (examples // self.batch_size)
+        task = self.task
+        total = task.steps(self.batch_size, epochs)
         schedule = Schedule("constant") if self.spec.own_schedule else task.schedule
         scheduler = schedule.build(self.optimizer, total)
         due = {math.ceil(total * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS)}
@@ -92,7 +92,7 @@ class Fitting:
             scheduler.load_state_dict(state["scheduler"])
             loss_sum, since = state["loss_sum"].to(self.device), state["since"]
             self._restore(state)
-        batches = itertools.islice(_batches(examples, self.batch_size, epochs, self.seed), self.steps, None)
+        batches = itertools.islice(_batches(task, self.batch_size, epochs, self.seed), self.steps, None)
         parts = (self.ranks.parts(batch, self.micro_batch) for batch in batches)
         weights, chosen = itertools.tee(parts)
         reading = self._reader.read(part for batch in chosen for part, _ in batch)
@@ -216,12 +216,17 @@ class Fitting:
                 if micro is not None:
                     micro.take(weight)
         if micro is not None and noise is not None:
-            micro.put(noise, self.batch_size)
+            micro.put(noise, self._examples())
         check_averaged(self.replica)
         if self.task.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.task.clip)
-        self.examples += self.batch_size
+        self.examples += self._examples()
         return loss
+
+    def _examples(self) -> int:
+        """Return the number of examples of this step's batch; an epoch may end with a smaller one."""
+        batches = self.steps % self.task.steps(self.batch_size, 1)
+        return min(self.batch_size, len(self.task.train) - batches * self.batch_size)
 
     def _backward(self, inputs: Batch, targets: Batch, weight: float, generator: torch.Generator | None) -> Tensor:
         """Add a micro-batch's part of the gradient; return its part of the loss."""
@@ -267,8 +272,8 @@ class Fitting:
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
     def _laid_out(self, inputs: Batch) -> Batch:
-        if self.task.channels_last and isinstance(inputs, Tensor) and inputs.dim() == 4:
-            return inputs.contiguous(memory_format=torch.channels_last)
+        if isinstance(inputs, Tensor) and inputs.dim() == 4:
+            return inputs.to(memory_format=self.task.laid_out(self.device))
         return inputs
 
     def _random(self) -> dict[str, Tensor]:
@@ -325,15 +330,13 @@ def start(
     assert config.epochs is not None
     device, size = ranks.device(config.device), config.batch_size
     micro_batch = config.micro_batch or task.micro_batch
-    model = task.build_model().to(device)
-    if task.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = task.build_model().to(device).to(memory_format=task.laid_out(device))  # type: ignore[call-overload]
     return Fitting(
         task,
         spec,
         model,
         ranks.replicate(model),
-        spec.build(model, values, Plan(size, config.epochs * (len(task.train) // size))),
+        spec.build(model, values, Plan(size, task.steps(size, config.epochs))),
         device,
         ranks,
         size,
@@ -348,8 +351,9 @@ def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
     return (parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
-def _batches(examples: int, batch_size: int, epochs: int, seed: int) -> Iterator[Tensor]:
+def _batches(task: Task, batch_size: int, epochs: int, seed: int) -> Iterator[Tensor]:
     """Indices of each batch, on the CPU so that every device sees the same order."""
     generator = torch.Generator().manual_seed(seed)  # its own: dropout must not change the order of the data
     for _ in range(epochs):
-        yield from torch.randperm(examples, generator=generator).split(batch_size)[: examples // batch_size]
+        order = torch.randperm(len(task.train), generator=generator)
+        yield from order.split(batch_size)[: task.steps(batch_size, 1)]

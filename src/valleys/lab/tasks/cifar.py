@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from valleys.lab.errors import LabError
 from valleys.lab.problem.schedules import Schedule
@@ -25,6 +25,20 @@ __all__ = ["load"]
 
 _TRAIN = 50_000  # of the original; another number is another problem, and its variant says so
 _SMOKE_TRAIN, _SMOKE_HELD_OUT = 4_000, 1_000
+_SHARE_HELD_OUT = 2_000
+_HALVED = "-16px"  # ending of the presets with images of 16x16 pixels
+_BATCH, _GPUS = 16_384, 4  # of the paper's runs at large batch
+
+
+class _Share(NamedTuple):
+    """A share of the training images, which is then the share of the paper's batch, too."""
+
+    part: int
+    targets: tuple[float, float]  # accuracy on CIFAR-10 and CIFAR-100
+
+
+_SHARES = {"tenth": _Share(10, (60.0, 20.0)), "fortieth": _Share(40, (40.0, 10.0))}
+_SHARES |= {name + _HALVED: share for name, share in _SHARES.items()}
 
 
 class _Pixels(NamedTuple):
@@ -92,6 +106,11 @@ def load(kind: Cifar, network: str, data_dir: Path | None, preset: str) -> Task:
     - ``smoke``: 4,000 training, 1,000 validation and 1,000 test images, class by class; ResNet-8 for ResNet-20, an
       eighth of the channels for ResNet-18 and VGG-16 (128 units in its linear layers), 12 dense layers of growth 8 for
       DenseNet-169; 5 epochs; cosine schedule with a warm-up. Targets: 30 % and 3 %, three times chance.
+    - ``tenth`` and ``fortieth``: 5,000 or 1,250 training images, class by class, in place of the paper's 50,000, and
+      2,000 to validate; else as ``paper`` with 400 epochs. At the same share of the batch, 1,638 or 410 in place of
+      16,384, a run has the paper's 1,200 updates and the same schedule. A backward pass has a quarter of that batch,
+      so that batch normalisation sees the share of it that it sees on the paper's four GPUs. ``tenth-16px`` and
+      ``fortieth-16px``: the same with images of 16x16 pixels, the means of 2x2, padded by 2: a quarter of the work.
     - ``standard``, of ``cifar10-resnet8`` only: all images; ResNet-8; 10 epochs; cosine schedule with a warm-up.
       Target: 70 %, which a network without convolutions does not reach.
     - ``half``, of ``cifar10-resnet8`` only: half of the training images, 1,000 + 2,000 to validate and test, and half
@@ -107,32 +126,53 @@ def load(kind: Cifar, network: str, data_dir: Path | None, preset: str) -> Task:
     images, labels, test_images, test_labels = read_cifar(kind, data_dir)
     if len(images) < 2:
         raise LabError(f"{data_dir} has 1 training image of {kind.name}; it needs at least 2, one of them to validate")
-    train, validation = hold_out(labels)
-    train, test = train.sort().values, torch.arange(len(test_labels))
-    if preset == "smoke":
-        train = train[spread_by_class(labels[train], _SMOKE_TRAIN)]
-        validation = validation[spread_by_class(labels[validation], _SMOKE_HELD_OUT)]
-        test = test[spread_by_class(test_labels, _SMOKE_HELD_OUT)]
-    if preset == "half":
-        train = train[spread_by_class(labels[train], len(train) // 2)]
-        validation = validation[spread_by_class(labels[validation], _SMOKE_HELD_OUT)]
-        test = test[spread_by_class(test_labels, 2 * _SMOKE_HELD_OUT)]
+    chosen = _choose(preset, labels, test_labels)
+    halve = _halved if preset.endswith(_HALVED) else (lambda pixels: pixels)
     recipe = _recipe(kind, network, preset)
     unusual = "" if len(images) == _TRAIN else f"{len(images)} + {len(test_images)} images"
     return classification(
         name=f"{kind.name.lower().replace('-', '')}-{network}",
-        train=Split(images[train], labels[train]),
-        validation=Split(images[validation], labels[validation]),
-        test=Split(test_images[test], test_labels[test]),
+        train=Split(halve(images[chosen.train]), labels[chosen.train]),
+        validation=Split(halve(images[chosen.validation]), labels[chosen.validation]),
+        test=Split(halve(test_images[chosen.test]), test_labels[chosen.test]),
         build_model=partial(_model, kind, recipe.build),
         target=recipe.target,
         epochs=recipe.epochs,
-        batch_size=128,
+        batch_size=recipe.batch_size,
         variant=", ".join(part for part in ("" if preset == STANDARD else preset, unusual) if part),
-        augment=crop_and_flip,
+        augment=partial(crop_and_flip, padding=2) if preset.endswith(_HALVED) else crop_and_flip,
         schedule=recipe.schedule,
         micro_batch=recipe.micro_batch,
+        channels_last="cpu",
     )
+
+
+class _Chosen(NamedTuple):
+    """Indices of the images of each split."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+def _choose(preset: str, labels: Tensor, test_labels: Tensor) -> _Chosen:
+    train, validation = hold_out(labels)
+    train, test = train.sort().values, torch.arange(len(test_labels))
+    limits = {
+        "smoke": (_SMOKE_TRAIN, _SMOKE_HELD_OUT, _SMOKE_HELD_OUT),
+        "half": (len(train) // 2, _SMOKE_HELD_OUT, 2 * _SMOKE_HELD_OUT),
+        **{name: (_TRAIN // share.part, _SHARE_HELD_OUT, len(test)) for name, share in _SHARES.items()},
+    }.get(preset)
+    if limits is not None:
+        train = train[spread_by_class(labels[train], limits[0])]
+        validation = validation[spread_by_class(labels[validation], limits[1])]
+        test = test[spread_by_class(test_labels, limits[2])]
+    return _Chosen(train, validation, test)
+
+
+def _halved(images: Tensor) -> Tensor:
+    """Average squares of 2x2 pixels; bytes are rounded."""
+    return nn.functional.avg_pool2d(images.float(), 2).round().to(torch.uint8)
 
 
 class _Recipe(NamedTuple):
@@ -141,6 +181,7 @@ class _Recipe(NamedTuple):
     epochs: int
     schedule: Schedule
     micro_batch: int
+    batch_size: int = 128
 
 
 def _recipe(kind: Cifar, network: str, preset: str) -> _Recipe:
@@ -152,8 +193,12 @@ def _recipe(kind: Cifar, network: str, preset: str) -> _Recipe:
     if preset == "smoke":
         # Larger passes are slower on a CPU: their buffers are given back to the system and fetched again each time.
         return _Recipe(chosen.smoke, 300 / kind.classes, 5, Schedule("cosine"), 256)
-    target = chosen.targets[kind is CIFAR100]
-    return _Recipe(chosen.paper, target, 200, Schedule("step", gamma=0.1, drops=4), chosen.micro_batch)
+    schedule = Schedule("step", gamma=0.1, drops=4)
+    if (share := _SHARES.get(preset)) is not None:
+        batch_size = round(_BATCH / share.part)
+        target = share.targets[kind is CIFAR100]
+        return _Recipe(chosen.paper, target, 400, schedule, -(-batch_size // _GPUS), batch_size)
+    return _Recipe(chosen.paper, chosen.targets[kind is CIFAR100], 200, schedule, chosen.micro_batch)
 
 
 def _model(kind: Cifar, build: Callable[[int], nn.Module]) -> nn.Module:
@@ -166,7 +211,7 @@ def _entries(kind: Cifar, name: str) -> dict[str, Entry]:
             what=f"{kind.name}, 45,000 training images of 32x32 pixels, {chosen.what}, accuracy",
             data=f"{kind.folders[0]} (binary) or {kind.folders[1]} (Python) in a folder you name",
             load=lambda data_dir, preset, network=network: load(kind, network, data_dir, preset),  # type: ignore[misc]
-            presets=("paper", "smoke"),
+            presets=("paper", "smoke", *_SHARES),
             needs="the data set",
             reads_folder=True,
         )

@@ -20,7 +20,6 @@ __all__ = [
     "resized_crop_and_flip",
 ]
 
-_PADDING = 4
 _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
@@ -120,9 +119,9 @@ def random_resized_crop(images: Tensor, size: int, generator: torch.Generator) -
     return sampled if images.is_floating_point() else sampled.round_().clamp_(0, 255).to(images.dtype)
 
 
-def crop_and_flip(inputs: Batch, generator: torch.Generator) -> Tensor:
-    """Apply the standard augmentation of CIFAR: a crop after padding by 4 pixels, and a flip."""
-    return random_flip(random_crop(_images(inputs), _PADDING, generator), generator)
+def crop_and_flip(inputs: Batch, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Apply the standard augmentation of CIFAR: a crop after padding, by 4 pixels unless told otherwise, and a flip."""
+    return random_flip(random_crop(_images(inputs), padding, generator), generator)
 
 
 def resized_crop_and_flip(inputs: Batch, generator: torch.Generator, size: int = 224) -> Tensor:
