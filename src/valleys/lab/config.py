@@ -6,7 +6,7 @@ import itertools
 import os
 import shlex
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -153,22 +153,31 @@ class ComparisonConfig(RunConfig):
 
     def command(self, task: str | Problem, out: Path) -> str:
         """Return what repeats the comparison, in a shell or in Python; a storage's password stays out of it."""
-        options = {
+        if not isinstance(task, str) or any(not isinstance(entry, str) for entry in self.optimizers):
+            arguments = [task if isinstance(task, str) else task.name, f"optimizers=[{', '.join(self.originals)}]"]
+            options = [f"{name}={value!r}" for name, value in self.options(out, ("optimizers",)).items()]
+            return f"valleys.lab.compare({', '.join(arguments + options)})"
+        return shlex.join(
+            ["valleys", "compare", task, "--optimizers", ",".join(self.originals), *self.flags(out, ("optimizers",))]
+        )
+
+    def options(self, out: Path, without: Collection[str]) -> dict[str, Any]:
+        """Return the settings to repeat, by name: those that are always shown, and those that are no default."""
+        chosen = {
             entry.name: "URL" if entry.name == "storage" else _printable(getattr(self, entry.name))
             for entry in fields(self)
-            if entry.name != "optimizers" and ("shown" in entry.metadata or getattr(self, entry.name) != entry.default)
+            if entry.name not in without and ("shown" in entry.metadata or getattr(self, entry.name) != entry.default)
         }
-        options["out"] = str(out)
-        if not isinstance(task, str) or any(not isinstance(entry, str) for entry in self.optimizers):
-            arguments = "".join(f", {name}={value!r}" for name, value in options.items())
-            name = task if isinstance(task, str) else task.name
-            return f"valleys.lab.compare({name}, optimizers=[{', '.join(self.originals)}]{arguments})"
+        return {**chosen, "out": str(out)}
+
+    def flags(self, out: Path, without: Collection[str]) -> list[str]:
+        """Return the same as options of the command line."""
         flags = {entry.name: entry.metadata.get("flag") for entry in fields(self)}
-        words = ["valleys", "compare", task, "--optimizers", ",".join(self.originals)]
-        for name, value in options.items():
+        words = []
+        for name, value in self.options(out, without).items():
             option = flags.get(name) or f"--{name.replace('_', '-')}"
             words += [option] if value is True else [option, str(value)]
-        return shlex.join(words)
+        return words
 
 
 def _pair(text: str, names: Sequence[str]) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from valleys.lab.config import ComparisonConfig
-from valleys.lab.optimizers.spec import OptimizerSpec
+from valleys.lab.optimizers.spec import OptimizerSpec, tunable
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.progress import duration
@@ -75,12 +75,12 @@ def forecast(problem: Problem, specs: Sequence[OptimizerSpec], config: Compariso
     assert config.batch_size is not None
     assert config.epochs is not None
     if isinstance(problem, Task):
-        steps = config.epochs * (len(problem.train) // config.batch_size)
+        steps = problem.steps(config.batch_size, config.epochs)
     else:
         assert isinstance(problem, Loop)
         steps = problem.plan(config.batch_size, config.epochs).steps
     seconds = {one.optimizer: _seconds(one, problem, config, steps) for one in rehearsals if isinstance(problem, Task)}
-    runs = {spec.name: (config.trials if spec.space else 0) + config.seeds for spec in specs}
+    runs = {spec.name: (config.trials if tunable(spec.space) else 0) + config.seeds for spec in specs}
     return Forecast(
         config.rounds * sum(runs.values()),
         _product(specs, config),
@@ -106,7 +106,7 @@ def _product(specs: Sequence[OptimizerSpec], config: ComparisonConfig) -> str:
         return f"{count} {word}{'s' * (count != 1)}"
 
     seeds, rounds = counted(config.seeds, "fresh seed"), counted(config.rounds, "round")
-    tuned = sum(bool(spec.space) for spec in specs)
+    tuned = sum(tunable(spec.space) for spec in specs)
     parts = [
         f"{counted(tuned, 'optimizer')} x {rounds} x ({counted(config.trials, 'trial')} + {seeds})" * bool(tuned),
         f"{counted(len(specs) - tuned, 'untuned optimizer')} x {rounds} x {seeds}" * (tuned < len(specs)),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from valleys.lab.optimizers.spec import OptimizerSpec
+from valleys.lab.optimizers.spec import OptimizerSpec, tunable
 from valleys.lab.progress import Announce, Follow, watch
 from valleys.lab.record import Record
 from valleys.lab.search import candidates
@@ -44,7 +44,7 @@ class Work:
             for trial in range(self.trials):
                 for spec in self.specs:
                     key = Key(round_, trial, candidates.tuning_seed(round_, trial, spec.salt))
-                    if spec.space and key not in tuned[spec.name]:
+                    if tunable(spec.space) and key not in tuned[spec.name]:
                         untuned.add(spec.name)
                         missing.append(Job(spec.name, "tuning", key, points[spec.name][trial], spec.space))
             waiting += self.seeds * len(untuned)
@@ -60,14 +60,14 @@ class Work:
 
     def _chosen(self, spec: OptimizerSpec, tuned: Mapping[Key, Record], round_: int) -> int | None:
         """Return the point with which an optimizer's round goes on; None if every trial diverged."""
-        if not spec.space:
+        if not tunable(spec.space):
             return candidates.FIXED
         records = {key.point: record for key, record in tuned.items() if key.round == round_}
         return candidates.select(records, self.maximize)
 
     def total(self) -> int:
         """Return the number of runs."""
-        return self.rounds * sum((self.trials if spec.space else 0) + self.seeds for spec in self.specs)
+        return self.rounds * sum((self.trials if tunable(spec.space) else 0) + self.seeds for spec in self.specs)
 
 
 def work(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from valleys.lab.errors import LabError
 
-__all__ = ["OptimizerSpec", "Plan", "Range", "has_modes", "judged"]
+__all__ = ["OptimizerSpec", "Plan", "Range", "has_modes", "judged", "tunable"]
 
 SCALES = ("log", "linear", "reverse-log")
 
@@ -109,6 +109,16 @@ class Range:
         return f"{self.low:g} to {self.high:g} ({self.shape})"
 
 
+def tunable(space: Mapping[str, Range]) -> bool:
+    """Return whether a search space has more than one point.
+
+    Example:
+        >>> tunable({"lr": Range(0.05, 0.05)}), tunable({"lr": Range(0.01, 0.1)})
+        (False, True)
+    """
+    return any(ranges.low < ranges.high or ranges.zero for ranges in space.values())
+
+
 @dataclass(frozen=True)
 class Plan:
     """Batch size and length of the run that an optimizer is built for.
@@ -129,12 +139,13 @@ class OptimizerSpec:
     Args:
         name: in tables and on the command line.
         build: makes it from a model, values of ``space``, and the plan of the run.
-        space: what is tuned.
+        space: what is tuned, and what has a fixed value: a range of that one.
         base: name of the optimizer that it adapts by E; None: it adapts none.
         closure: whether its step, called with the gradient in place, gets a closure that computes it again on the same
             examples. Default: False.
         own_schedule: whether it sets its learning rate itself over a run, so that the task's schedule is left out.
             Default: False.
+        settings: what else it is made of, in JSON's types: a comparison that was begun with others is refused.
         salt: added to all seeds of its runs. Default: 0, which gives all optimizers the same seeds.
         line: Python that builds it of ``model`` with given values; None: unknown.
         about, source: what it is, and where that is written.
@@ -146,6 +157,7 @@ class OptimizerSpec:
     base: str | None = None
     closure: bool = False
     own_schedule: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
     salt: int = 0
     line: Callable[[Mapping[str, float], Plan], str] | None = None
     about: str = ""

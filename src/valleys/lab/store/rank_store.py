@@ -50,9 +50,11 @@ class RankStore:
         environment: Mapping[str, Any],
         spaces: Mapping[str, Mapping[str, Range]],
         request: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> list[str]:
         """``Store.configure`` on rank 0."""
-        return self._ranks.decide(lambda: self._stores[0].configure(configuration, environment, spaces, request))
+        arguments = configuration, environment, spaces, request, settings
+        return self._ranks.decide(lambda: self._stores[0].configure(*arguments))
 
     def claim(self, jobs: Sequence[Job]) -> Job | None:
         """``Store.claim`` on rank 0."""

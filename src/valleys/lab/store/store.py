@@ -88,11 +88,22 @@ class Store:
         environment: Mapping[str, Any],
         spaces: Mapping[str, Mapping[str, Range]],
         request: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> list[str]:
         """Set the comparison's configuration and return warnings; refuse a comparison of something else.
 
-        Settings in ``GROWING`` may have grown, the others must be as they were; optimizers may be added or left out; a
-        change of the environment only warns.
+        Configured numbers in ``GROWING`` may have grown, the others must be as they were; optimizers may be added or
+        left out; a change of the environment only warns.
+
+        Args:
+            configuration: what the comparison is.
+            environment: where this worker runs.
+            request: how it was asked for.
+            spaces: range of each hyperparameter, by optimizer.
+            settings: what else an optimizer is made of, by optimizer.
+
+        Returns:
+            The warnings.
 
         Raises:
             LabError: naming what differs, and the remedy.
@@ -112,9 +123,16 @@ class Store:
                 for name, value in configuration.items()
                 if name in old and (value < old[name] if name in GROWING else value != old[name])
             ]
-            for name, space in spaces.items():
-                if known.get(f"space:{name}", _plain(space)) != _plain(space):
-                    differences.append(f"another search space of {name}")
+            definitions = {f"space:{name}": _plain(space) for name, space in spaces.items()}
+            definitions |= {f"settings:{name}": dict(chosen) for name, chosen in (settings or {}).items()}
+            for name, definition in definitions.items():
+                kind, _, optimizer = name.partition(":")
+                # An optimizer that is there without settings, which older versions did not know, has none.
+                absent = {} if kind == "settings" and f"space:{optimizer}" in known else definition
+                if known.get(name, absent) != definition:
+                    differences.append(
+                        f"{'another search space' if kind == 'space' else 'other settings'} of {optimizer}"
+                    )
             if differences:
                 raise LabError(
                     f"{self.folder} holds a comparison with other settings ({'; '.join(differences)}); choose another "
@@ -122,9 +140,9 @@ class Store:
                 )
             if old != dict(configuration):
                 study.set_user_attr("configuration", dict(configuration))
-            for name, space in spaces.items():
-                if f"space:{name}" not in known:
-                    study.set_user_attr(f"space:{name}", _plain(space))
+            for name in sorted(definitions.keys() - known.keys()):  # settings first: a space says that they are known
+                if definitions[name] or name.startswith("space:"):
+                    study.set_user_attr(name, definitions[name])
             if request is not None and known.get("request") != dict(request):
                 study.set_user_attr("request", dict(request))
             plans = known.get("plans", [])
