@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from valleys.lab.attribution import Attribution, AttributionConfig, Recipe, attribute
 from valleys.lab.compare import Comparison, compare
 from valleys.lab.config import ComparisonConfig
 from valleys.lab.errors import LabError
@@ -12,6 +13,8 @@ from valleys.lab.problem.task import Split, Stream, Task
 from valleys.lab.record import Record
 
 __all__ = [
+    "Attribution",
+    "AttributionConfig",
     "Comparison",
     "ComparisonConfig",
     "LabError",
@@ -19,11 +22,13 @@ __all__ = [
     "OptimizerSpec",
     "Plan",
     "Range",
+    "Recipe",
     "Record",
     "Running",
     "Schedule",
     "Split",
     "Stream",
     "Task",
+    "attribute",
     "compare",
 ]

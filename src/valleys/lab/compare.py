@@ -23,7 +23,7 @@ from valleys.lab.run.checkpoint import Checkpoint
 from valleys.lab.run.environment import environment
 from valleys.lab.run.ranks import Ranks, joined
 from valleys.lab.statistics.budget import BudgetPoint
-from valleys.lab.statistics.outcome import Verdict
+from valleys.lab.statistics.outcome import Metric, Outcome, Verdict
 from valleys.lab.store.job import Job
 from valleys.lab.store.rank_store import RankStore
 from valleys.lab.tasks import from_file
@@ -46,6 +46,8 @@ class Comparison:
         rows: the table, best optimizer first.
         verdicts: one for each planned pair; without any, one for the two best by validation.
         budget: the expected test metric by number of trials, by optimizer.
+        outcomes: results by round or, with one round, by fresh seed, by optimizer; what the verdicts rest on.
+        test_metric: the metric as the verdicts judge it.
         warnings: what a reader of the numbers should know.
         paths: the files written: ``markdown``, ``json``, ``html``, ``curves``.
     """
@@ -59,6 +61,8 @@ class Comparison:
     rows: tuple[Row, ...]
     verdicts: tuple[Verdict, ...]
     budget: Mapping[str, tuple[BudgetPoint, ...]]
+    outcomes: Mapping[str, Outcome]
+    test_metric: Metric
     warnings: tuple[str, ...]
     paths: Mapping[str, Path]
 
@@ -70,6 +74,7 @@ def compare(
     out: Path | str,
     progress: bool | None = None,
     announce: Announce | None = None,
+    command: str | None = None,
     **settings: Any,
 ) -> Comparison:
     """Compare optimizers in rounds: in each, tune all with equally many trials and run the best on fresh seeds.
@@ -86,6 +91,7 @@ def compare(
         progress: whether to show a progress bar on stderr; default: where it is a terminal.
         announce: called with lines for the user: what the comparison costs, before its first run, and, where there is
             no bar, how far it is. Default: they are not shown.
+        command: the command line of the report. Default: what repeats this call.
         settings: fields of ``ComparisonConfig``, in place of ``config`` or of its values.
 
     Returns:
@@ -97,10 +103,11 @@ def compare(
     config = replace(config or ComparisonConfig(), **settings)
     with joined() as ranks:
         setup = ranks.agree(lambda: _Setup(task, config, Path(out), ranks))
+        setup.request["command"] = command or setup.request["command"]
         cost = ranks.agree(setup.forecast)
         with RankStore(ranks, setup.folder, config.storage, config.name) as store:
             seen = environment(setup.config.device, ranks.size)
-            warnings = store.configure(setup.identity, seen, setup.spaces, setup.request)
+            warnings = store.configure(setup.identity, seen, setup.spaces, setup.request, setup.settings)
             plan = Work(setup.specs, config.rounds, config.trials, config.seeds, setup.problem.maximize)
             _, finished = plan.status(store)
             if announce is not None and ranks.main and finished < plan.total():
@@ -110,8 +117,8 @@ def compare(
             results = store.results(setup.spaces)
             summary = summarize(results, warnings)
             python = lines(setup.specs, summary, setup.identity["batch_size"])
-            command = setup.request["command"]
-            paths = ranks.decide(lambda: document.write(results, summary, setup.folder, command, python))
+            line = setup.request["command"]
+            paths = ranks.decide(lambda: document.write(results, summary, setup.folder, line, python))
     return Comparison(
         setup.problem.name,
         setup.identity["batch_size"],
@@ -122,6 +129,8 @@ def compare(
         summary.rows,
         summary.verdicts,
         summary.budget,
+        summary.outcomes,
+        summary.metric,
         summary.notes,
         paths,
     )
@@ -184,6 +193,10 @@ class _Setup:
     @property
     def spaces(self) -> dict[str, Mapping[str, Any]]:
         return {spec.name: spec.space for spec in self.specs}
+
+    @property
+    def settings(self) -> dict[str, Mapping[str, Any]]:
+        return {spec.name: spec.settings for spec in self.specs}
 
     def run(self, job: Job, follow: Follow) -> Record:
         """Train once, followed by the trackers, and from the run's checkpoint if it was interrupted."""

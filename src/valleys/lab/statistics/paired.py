@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from valleys.lab.statistics.intervals import Scale, scale_of, standard_error, t_quantile
 from valleys.lab.statistics.outcome import Metric
 
-__all__ = ["Difference", "paired_difference"]
+__all__ = ["Difference", "least_difference", "paired_difference"]
 
 _LINEAR = Metric("metric", maximize=True)
 _SLACK = 1e-9  # of an example: accuracies are sums of shares that were rounded
@@ -83,7 +83,7 @@ def paired_difference(
     scale = scale_of(metric, [*sides[0], *sides[1]])
     places = [[scale.apply(value) for value in side] for side in sides]
     values = tuple(first - second for first, second in zip(*places, strict=True))
-    n, least = len(values), _least(metric.resolution, scale, places)
+    n, least = len(values), least_difference(metric.resolution, scale, places)
     deviation = standard_error(values) * math.sqrt(n) if n > 1 else None
     return Difference(
         values,
@@ -97,7 +97,8 @@ def paired_difference(
     )
 
 
-def _least(resolution: float, scale: Scale, places: list[list[float]]) -> float:
+def least_difference(resolution: float, scale: Scale, places: Sequence[Sequence[float]]) -> float:
+    """Return one test example's worth on the scale, at the smallest mean of several groups of places."""
     if not scale.log or resolution == 0:
         return resolution
     return math.log1p(resolution / math.exp(min(math.fsum(side) / len(side) for side in places)))
