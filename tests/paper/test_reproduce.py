@@ -13,6 +13,8 @@ from torch import nn
 import lab_fakes
 from paper.reproductions import ROW, Call, no_gpu, of, run
 from valleys.lab import LabError, Task
+from valleys.lab.optimizers.spec import Plan
+from valleys.paper.tables.methods import spec
 from valleys.paper.tables.numbers import find
 
 
@@ -91,6 +93,79 @@ def test_a_batch_is_never_more_than_there_is(
     monkeypatch.setattr("valleys.lab.tasks.load", lambda *arguments: lab_fakes.task(examples=20))
     run(tmp_path / "few", "table-5a", "200", seeds=1)
     assert {call["batch_size"] for call in calls} == {20}
+
+
+def test_preset_paper_trains_on_what_cifar_holds_out_too(tmp_path: Path, calls: list[Call]) -> None:
+    def load(name: str, data_dir: object, preset: str | None) -> Task:
+        return replace(
+            lab_fakes.task(name, examples=45000), validation=lab_fakes.split(5000), test=lab_fakes.split(100)
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("valleys.lab.tasks.load", load)
+        reproduction = run(tmp_path, "headline", None, preset="paper", device="cpu", seeds=1)
+        run(tmp_path, "headline", None, preset="paper", device="cpu", seeds=1, keep_last_batch=True)
+    whole, kept = calls[0]["task"], calls[-1]["task"]
+    assert len(calls) == 8  # the two are other runs
+    assert (len(whole.train), len(whole.validation), whole.variant) == (50000, 100, "all training examples")
+    assert whole.steps(16384, whole.epochs) == 1200
+    assert kept.steps(16384, kept.epochs) == 1600
+    assert "batch 16384 of 50,000 examples, 400 epochs, 1,200 steps" in reproduction.problems["CIFAR-10, 16384"]
+
+
+@pytest.mark.parametrize("preset", ["tenth", "fortieth-16px"])
+def test_a_share_keeps_the_paper_s_length_and_schedule(preset: str, tmp_path: Path, calls: list[Call]) -> None:
+    part = 10 if preset == "tenth" else 40
+
+    def load(name: str, data_dir: object, preset: str | None) -> Task:
+        return replace(lab_fakes.task(name, examples=50000 // part), micro_batch=103)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("valleys.lab.tasks.load", load)
+        reproduction = run(tmp_path, "headline", None, preset=preset, seeds=1)
+    task = calls[0]["task"]
+    assert [call["optimizer"] for call in calls] == ["LAMB", "without a, bias correction", "without a", "ALTO"]
+    assert {call["batch_size"] for call in calls} == {round(16384 / part)}
+    assert (task.epochs, task.schedule.kind, task.schedule.drops) == (400, "step", 4)
+    assert "1,200 steps" in reproduction.problems["CIFAR-10, 16384"]
+    assert not any(o.same for o in reproduction.outcomes)
+    assert "PRESET SMOKE" not in reproduction.paths["markdown"].read_text()
+    (column,) = {o.cell.column for o in reproduction.outcomes if o.cell.value == 88.11}
+    assert column == "without a"
+
+
+def test_a_task_without_the_share_is_blank(tmp_path: Path, calls: list[Call]) -> None:
+    reproduction = run(tmp_path, "table-9", "MRPC", preset="tenth")
+    assert {o.blank for o in reproduction.outcomes} == {"the task bert-mrpc has no preset tenth"}
+    assert calls == []
+
+
+def test_the_authors_options_reach_clipping_and_parameter_groups(
+    tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reproduction = run(tmp_path, seeds=1)
+    plain = {call["optimizer"]: call for call in calls}
+    calls.clear()
+    reproduction = run(tmp_path, seeds=1, exclude_norms=True, clip=1.0)
+    assert len(calls) == len(plain)  # other runs
+    model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+    for call in calls:
+        assert call["task"].clip == 1.0
+        assert plain[call["optimizer"]]["task"].clip is None
+    for column, ratio in {"ALTO": True, "LAMB": True, "AdamW": None}.items():
+        cell = of(reproduction, column).cell
+        assert cell.method is not None
+        (groups, alike) = (
+            spec(cell.method, excluded).build(model, {}, Plan(128, 10)).param_groups for excluded in (True, False)
+        )
+        assert [len(group["params"]) for group in groups] == [1, 3]
+        assert groups[0]["weight_decay"] == alike[0]["weight_decay"]
+        assert groups[1]["weight_decay"] == 0
+        assert len(alike) == 1
+        if ratio is not None:
+            assert [group["layer_adaptation"] for group in (*groups, *alike)] == [True, False, True]
+    text = reproduction.paths["markdown"].read_text()
+    assert "gradient clipped to 1, norms and biases without weight decay and ratio" in text
 
 
 def test_a_clipped_gradient_is_clipped_in_both_presets(tmp_path: Path, calls: list[Call]) -> None:
@@ -174,6 +249,7 @@ def test_without_a_gpu_the_paper_s_problems_do_not_start_by_themselves(
     ("changes", "message"),
     [
         ({"preset": "big"}, r"unknown preset 'big'.*smoke, paper"),
+        ({"clip": 0.0}, r"clip must be a number above 0, not 0.0"),
         ({"seeds": 0}, r"seeds must be at least 1, not 0"),
         ({"device": "tpu"}, r"unknown device 'tpu'.*auto, cpu, cuda"),
         ({"number": "table-99"}, r"unknown table or figure 'table-99'"),

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from valleys.cli.app import app
+from valleys.cli.app import app, configured
 from valleys.cli.console import console
-from valleys.cli.options import configured
 from valleys.paper import render
 from valleys.paper.reproduce import ReproductionConfig, reproduce
 from valleys.paper.tables.numbers import find

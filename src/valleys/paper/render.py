@@ -29,6 +29,10 @@ _SMALLER = (
     "PRESET SMOKE: smaller problems than the paper's, so a difference to the paper's number is no test of the paper. "
     "What can be looked at is the order of the optimizers, below; it is no test either."
 )
+_SHARE = (
+    "A SHARE OF THE PAPER'S PROBLEM: fewer images and as much smaller a batch, with the paper's number of updates and "
+    "schedule. Accuracies are lower than the paper's; what can be compared is the order of the optimizers, below."
+)
 _MARKED = "set by us"
 _ONCE = ("memory", "sign")  # measured once, without seeds
 
@@ -102,7 +106,7 @@ def _document(reproduction: Reproduction) -> Iterator[tuple[str, Any]]:
     table = reproduction.table
     yield "title", f"{_name(table)}: {table.title} ({table.unit})"
     if any(outcome.mean is not None and not outcome.same for outcome in reproduction.outcomes):
-        yield "text", _SMALLER
+        yield "text", _SMALLER if reproduction.preset == "smoke" else _SHARE
     reasons = _reasons(reproduction.outcomes)
     yield "table", (_TITLES, [_row(table, outcome, reasons) for outcome in reproduction.outcomes])
     if reproduction.contrasts:
@@ -124,7 +128,7 @@ def _name(table: Table) -> str:
     names = []
     for name in (table.number, *table.aliases):
         kind, _, number = name.partition("-")
-        names.append(f"{kind.capitalize()} {number if number[0].isdigit() else number.upper()}")
+        names.append(f"{kind.capitalize()} {number if number[:1].isdigit() else number.upper()}".strip())
     return " = ".join(names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ from valleys.lab.errors import LabError, unknown
 from valleys.lab.landscape import LandscapeConfig, landscape
 from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.problem.loop import Loop
-from valleys.lab.problem.task import Problem, Task
+from valleys.lab.problem.task import Problem, Split, Task
 from valleys.lab.run.ranks import joined
 from valleys.lab.settings import documented, option
 from valleys.paper import memory, render
@@ -30,9 +31,12 @@ from valleys.paper.walks.endpoints import walk
 
 __all__ = ["PRESETS", "ReproductionConfig", "reproduce"]
 
-PRESETS = ("smoke", "paper")
-"""``paper`` is the paper's model, data, length, batch and schedule; ``smoke`` a smaller problem of the same kind, which
-takes minutes on two cores and tests nothing but that it runs, and which way the differences point."""
+SHARES = ("tenth", "fortieth", "tenth-16px", "fortieth-16px")
+PRESETS = ("smoke", "paper", *SHARES)
+"""``paper`` is the paper's model, data, length, batch and schedule; ``tenth`` and ``fortieth`` are the same with that
+share of CIFAR's images and of the batch, with images of 16x16 pixels where they end in ``16px``; ``smoke`` is a smaller
+problem of the same kind, which takes minutes on two cores and tests nothing but that it runs, and which way the
+differences point."""
 
 _FLAT_EXAMPLES = 256  # training examples whose loss has the Hessian of Figure 3
 _LEAST_BATCH = 32  # examples per step of a smaller problem, at least
@@ -49,10 +53,15 @@ class ReproductionConfig:
         LabError: an unknown preset or device, a device that is not there, or fewer than one seed.
     """
 
-    preset: str = option(PRESETS[0], "smoke (a smaller problem) or paper.")
+    preset: str = option(PRESETS[0], f"smoke (a smaller problem), paper, or of CIFAR {', '.join(SHARES)}.")
     only: str | None = option(None, "A row, or an unambiguous beginning of its label; default: all.")
     seeds: int = option(3, "Runs of each optimizer on each problem.")
     data_dir: Path | str | None = option(None, "Folder of the data.", flag="--data", cli=Path | None)
+    exclude_norms: bool = option(False, "No weight decay and no ratio for norms and biases, as the authors' package.")
+    clip: float | None = option(None, "Largest norm of the gradient; the authors' package has 1. Default: the paper's.")
+    keep_last_batch: bool = option(
+        False, "Use the last batch of an epoch though it is smaller: 1,600 steps, not 1,200."
+    )
     storage: str | None = option(None, "Optuna storage URL; default: SQLite in --out.")
     device: str = option("auto", "auto, cpu or cuda; what is hopeless without a GPU runs without one only for cpu.")
 
@@ -61,6 +70,8 @@ class ReproductionConfig:
             raise unknown("preset", self.preset, PRESETS)
         if self.seeds < 1:
             raise LabError(f"seeds must be at least 1, not {self.seeds}")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise LabError(f"clip must be a number above 0, not {self.clip}")
         if self.device not in DEVICES:
             raise unknown("device", self.device, DEVICES)
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -119,7 +130,7 @@ def reproduce(
         raise LabError(f"--out {str(folder)!r} cannot be made ({error.strerror}); choose another folder") from error
     ran, reports = {}, []
     for setting, methods in _problems(cells).items():
-        place = folder / _name(setting, config.preset)
+        place = folder / _name(setting, config)
         measures = {cell.measure for cell in cells if cell.setting == setting}
         ran[setting] = _run(_Experiment(config, setting, progress), methods, place, measures)
         if ran[setting].records:
@@ -167,7 +178,7 @@ def _problems(cells: Sequence[Cell]) -> dict[Setting, list[Method]]:
     return {setting: list(methods) for setting, methods in problems.items()}
 
 
-def _name(setting: Setting, preset: str) -> str:
+def _name(setting: Setting, config: ReproductionConfig) -> str:
     """A folder for a problem, another one for any other hyperparameters, which the comparison itself cannot see.
 
     The optimizers of all tables count, so that tables with a problem in common share its runs.
@@ -175,9 +186,10 @@ def _name(setting: Setting, preset: str) -> str:
     methods = {
         method for table in numbers.TABLES for cell in table.cells for at, method in cell.runs() if at == setting
     }
-    mark = hashlib.sha256(repr((setting, preset, sorted(map(repr, methods)))).encode()).hexdigest()[:8]
+    options = config.exclude_norms, config.clip, config.keep_last_batch
+    mark = hashlib.sha256(repr((setting, config.preset, options, sorted(map(repr, methods)))).encode()).hexdigest()[:8]
     size = "" if setting.batch_size is None else f"-{setting.batch_size}"
-    return f"{setting.task}{size}-{preset}-{mark}"
+    return f"{setting.task}{size}-{config.preset}-{mark}"
 
 
 @dataclass(frozen=True)
@@ -189,9 +201,14 @@ class _Experiment:
     progress: bool | None
 
     @property
-    def scaled(self) -> bool:
-        """True for the task's smoke preset, a smaller problem than the paper's."""
+    def short(self) -> bool:
+        """True for the task's smoke preset, another problem than the paper's and another length."""
         return self.config.preset == "smoke" and "smoke" in tasks.entries()[self.setting.task].presets
+
+    @property
+    def scaled(self) -> bool:
+        """True for a smaller problem than the paper's."""
+        return self.short or self.config.preset in SHARES
 
     def problem(self) -> Problem:
         config, setting = self.config, self.setting
@@ -199,11 +216,16 @@ class _Experiment:
         if entry.reads_folder and config.data_dir is not None:
             inside = Path(config.data_dir) / setting.folder
             folder = inside if setting.folder and inside.is_dir() else Path(config.data_dir)
+        if preset in SHARES and preset not in entry.presets:
+            raise LabError(f"the task {setting.task} has no preset {preset}")
         problem = tasks.load(setting.task, folder, preset if preset in entry.presets else None)
         changes: dict[str, Any] = {}
-        if isinstance(problem, Task) and setting.clip is not None:
-            changes["clip"] = setting.clip
-        if not self.scaled:
+        if isinstance(problem, Task):
+            changes |= {"clip": setting.clip if config.clip is None else config.clip}
+            changes |= {"drop_last": False} if config.keep_last_batch else {}
+            if preset == "paper" and setting.examples == len(problem.train) + len(problem.validation):
+                changes |= _all_training(problem)
+        if not self.short:
             epochs = setting.epochs if preset == "paper" or setting.smoke_epochs is None else setting.smoke_epochs
             changes |= {} if epochs is None else {"epochs": epochs}
             if isinstance(problem, Task) and setting.schedule is not None:
@@ -229,9 +251,10 @@ class _Experiment:
             return f"{name}, {problem.steps(batch_size, problem.epochs):,} steps of batch {batch_size}"
         assert isinstance(problem, Task)
         examples = len(problem.train)
-        steps = problem.epochs * (examples // batch_size)
+        steps = problem.steps(batch_size, problem.epochs)
         words = f"{name}, batch {batch_size} of {examples:,} examples, {problem.epochs} epochs, {steps:,} steps"
         clip = "" if problem.clip is None else f", gradient clipped to {problem.clip:g}"
+        clip += ", norms and biases without weight decay and ratio" * self.config.exclude_norms
         remark = f" (set by us: {self.setting.ours})" if self.setting.ours else ""
         other = "; another, smaller problem than the paper's" if self.scaled else remark
         return f"{words}, {problem.schedule.describe()}{clip}{other}"
@@ -250,7 +273,7 @@ def _run(experiment: _Experiment, methods: Sequence[Method], out: Path, measures
     specs, blanks = [], {}
     for method in methods:
         try:
-            specs.append(spec(method))
+            specs.append(spec(method, config.exclude_norms))
         except LabError as error:
             blanks[method.name] = str(error)
     ran = Ran(
@@ -301,6 +324,20 @@ def _flat(experiment: _Experiment, ran: Ran, problem: Problem, specs: Sequence[O
     except LabError as error:
         return replace(ran, unmeasured=str(error))
     return replace(ran, flat=measured.runs)
+
+
+def _all_training(task: Task) -> dict[str, Any]:
+    """Return the changes by which a task trains on what it held out, too, as the paper does: nothing is selected here.
+
+    Its curves are then of the test examples, as the paper's are.
+    """
+    if not (isinstance(task.train, Split) and isinstance(task.validation, Split)):
+        return {}
+    inputs, targets = (
+        torch.cat([getattr(task.train, side), getattr(task.validation, side)]) for side in ("inputs", "targets")
+    )
+    variant = ", ".join(filter(None, [task.variant, "all training examples"]))
+    return {"train": Split(inputs, targets), "validation": task.test, "variant": variant}
 
 
 def _build_once(problem: Problem) -> None:

@@ -101,7 +101,7 @@ class Reproduction:
 
     Args:
         table: the paper's.
-        preset: ``paper`` or ``smoke``.
+        preset: ``paper``, ``smoke``, or a share such as ``tenth``.
         seeds: runs per cell.
         outcomes: the selected cells in the table's order.
         contrasts: the selected rows' orders.

@@ -10,6 +10,7 @@ from torch import nn
 from valleys.lab import LabError, tasks
 from valleys.lab.optimizers.spec import Plan
 from valleys.lab.tasks.reinforcement import COLLECT
+from valleys.paper.reproduce import SHARES
 from valleys.paper.tables.methods import MAKERS, method, spec
 from valleys.paper.tables.model import Cell, Method, Setting, Table
 from valleys.paper.tables.numbers import TABLES, find, row
@@ -150,12 +151,19 @@ def test_table_10_is_table_3_with_one_more_column() -> None:
             assert cell("table-8", label, column) == cell("table-3", label, column)
 
 
+def test_the_headline_s_arms_are_those_of_tables_3_and_7() -> None:
+    label = "CIFAR-10, 16384"
+    assert [one.column for one in find("headline").cells] == ["LAMB", "without a, bias correction", "without a", "ALTO"]
+    for one in find("headline").cells:
+        assert one == cell("table-3" if one.column == "LAMB" else "table-7", label, one.column)
+
+
 def test_every_table_and_figure_has_a_number_of_its_own() -> None:
     names = Counter(name for table in TABLES for name in (table.number, *table.aliases))
     assert set(names.values()) == {1}
     tables = {f"table-{n}" for n in ("1", "3", "4", "5a", "5b", "5c", "6", "7", "8", "9", "10", "11", "15", "16", "18")}
     others = {"table-20", "table-35", "figure-1", "figure-3", "figure-8", "figure-ppo", "appendix-a"}
-    assert set(names) == tables | others
+    assert set(names) == tables | others | {"headline"}
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.number)
@@ -174,7 +182,7 @@ def test_tasks_exist_and_take_what_is_asked_of_them() -> None:
     for table, one in CELLS:
         for setting, _ in one.runs():
             entry = entries[setting.task]
-            assert set(entry.presets) in ({"paper", "smoke"}, {"standard"}), table.number
+            assert {*entry.presets} - {*SHARES} in ({"paper", "smoke"}, {"standard"}), table.number
             assert not setting.folder or entry.reads_folder
             assert setting.gpu == (entry.presets[0] == "paper" and not setting.task.startswith("ppo"))
             assert setting.smoke_epochs is None or entry.presets == ("standard",)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from valleys.groups import param_groups
 from valleys.hyperparameters import suggest
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan
@@ -113,8 +114,15 @@ def method(
     return Method(optimizer if name is None else name, kind, chosen, ours)
 
 
-def spec(chosen: Method) -> OptimizerSpec:
+def spec(chosen: Method, exclude_norms: bool = False) -> OptimizerSpec:
     """Return a method as the lab runs it, with nothing left to tune.
+
+    Args:
+        chosen: the method.
+        exclude_norms: whether norms and biases have neither weight decay nor ratio, as in the authors' package.
+
+    Returns:
+        The specification.
 
     Raises:
         LabError: its package is not installed.
@@ -127,6 +135,14 @@ def spec(chosen: Method) -> OptimizerSpec:
         raise LabError(f"{chosen.name} needs the package pytorch_optimizer; pip install 'valleys[lab]'")
 
     def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
-        return MAKERS[chosen.kind](list(model.parameters()), **dict(chosen.options))
+        options: dict[str, Any] = dict(chosen.options)
+        parameters: list[Any] = list(model.parameters())
+        if exclude_norms:
+            adapted = options.get("layer_adaptation", True)
+            parameters = param_groups(model, weight_decay=options.get("weight_decay", 0.0))
+            parameters = [{**one, "layer_adaptation": one["layer_adaptation"] and adapted} for one in parameters]
+        return MAKERS[chosen.kind](parameters, **options)
 
-    return OptimizerSpec(chosen.name, build, {})
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.options}
+    settings |= {"exclude_norms": True} if exclude_norms else {}
+    return OptimizerSpec(chosen.name, build, {}, settings={"kind": chosen.kind, **settings})
