@@ -1,113 +1,20 @@
-"""Headless Chromium through its DevTools protocol over a pipe: the standard library is enough."""
+"""Headless Chromium, as readers have a page: by Playwright, with the system's own browser."""
 
 from __future__ import annotations
 
-import base64
-import fcntl
-import json
-import os
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from playwright.sync_api import Browser, sync_playwright
+
+__all__ = ["BINARY", "Browser", "Tab", "running"]
+
 BINARY = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-extensions",
-    "--hide-scrollbars",
-    "--remote-debugging-pipe",
-)
-
-SECONDS = 60.0
-"""Longest wait for an answer."""
-
-
-class Browser:
-    """One browser process.
-
-    Args:
-        profile: an empty folder.
-    """
-
-    def __init__(self, profile: Path) -> None:
-        assert BINARY is not None
-        inwards, self._write = os.pipe()
-        self._read, outwards = os.pipe()
-        # The browser reads from descriptor 3 and writes to 4; from above 9 neither copy runs over the other.
-        theirs, ours = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (inwards, outwards))
-        script = f'exec 3<&{theirs} 4>&{ours} {theirs}<&- {ours}>&-; exec "$@"'
-        self._process = subprocess.Popen(
-            ["bash", "-c", script, "bash", BINARY, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(theirs, ours),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        for end in (inwards, outwards, theirs, ours):
-            os.close(end)
-        os.set_blocking(self._read, False)
-        self._buffer = b""
-        self._number = 0
-        self._deadline = time.monotonic() + SECONDS
-        self.events: list[dict[str, Any]] = []
-
-    def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
-        """Ask, and wait for the answer."""
-        self._number += 1
-        self._deadline = time.monotonic() + SECONDS
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        if session is not None:
-            message["sessionId"] = session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, (method, answer["error"])
-                result: dict[str, Any] = answer["result"]
-                return result
-            self.events.append(answer)
-
-    def wait(self, method: str, session: str) -> None:
-        """Wait for an event that comes after now, or came since the events were last cleared."""
-        while not any(event.get("method") == method and event.get("sessionId") == session for event in self.events):
-            self.events.append(self._next())
-
-    def close(self) -> None:
-        """End the process and those it started."""
-        os.close(self._write)
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        os.close(self._read)
-
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self._buffer:
-            assert time.monotonic() < self._deadline, "Chromium does not answer"
-            assert self._process.poll() is None, "Chromium has ended"
-            try:
-                self._buffer += os.read(self._read, 1 << 20)
-            except BlockingIOError:
-                time.sleep(0.01)
-        message, self._buffer = self._buffer.split(b"\0", 1)
-        answer: dict[str, Any] = json.loads(message)
-        return answer
 
 
 class Tab:
@@ -130,68 +37,58 @@ class Tab:
         dark: bool = False,
         scripts: bool = True,
     ) -> None:
-        self._browser = browser
-        self._target = browser.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = browser.call("Target.attachToTarget", targetId=self._target, flatten=True)["sessionId"]
-        browser.events.clear()
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        self._context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            java_script_enabled=scripts,
+            is_mobile=width < 600,
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
-        self.call("Page.navigate", url=page.resolve().as_uri())
-        browser.wait("Page.loadEventFired", self._session)
+        self.page = self._context.new_page()
+        self._session = self._context.new_cdp_session(self.page)
+        self._complaints: list[str] = []
+        self._requests: list[str] = []
+        self.page.on("console", lambda message: self._complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self._complaints.append(str(error)))
+        self.page.on("request", lambda request: self._requests.append(request.url))
+        self.page.goto(page.resolve().as_uri())
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Ask the page's own session."""
-        return self._browser.call(method, self._session, **parameters)
+        """Ask through the DevTools protocol."""
+        answer: dict[str, Any] = self._session.send(method, parameters)
+        return answer
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
+        """Return the value of a JavaScript expression."""
+        return self.page.evaluate(expression)
 
-    def press(self, key: str, code: int, text: str = "") -> None:
+    def press(self, key: str, code: int = 0, text: str = "") -> None:
         """Press a key and let it go."""
-        common = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **common)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+        self.page.keyboard.press(key)
 
-    def complaints(self) -> list[Any]:
-        """Console messages, errors and refusals of the page's policy since it was opened."""
+    def complaints(self) -> list[str]:
+        """Return console messages, errors and refusals of the page's policy since it was opened."""
         self.evaluate("1")  # what was sent before the answer has come by now
-        names = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-        return [event["params"] for event in self._events() if event["method"] in names]
+        return list(self._complaints)
 
     def requests(self) -> list[str]:
-        """Everything that the page has asked for."""
-        events = [event for event in self._events() if event["method"] == "Network.requestWillBeSent"]
-        return [event["params"]["request"]["url"] for event in events]
+        """Return everything that the page has asked for."""
+        return list(self._requests)
 
     def screenshot(self, path: Path) -> None:
-        """The whole page as PNG."""
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        image = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
-        path.write_bytes(base64.b64decode(image))
+        """Write the whole page as PNG."""
+        self.page.screenshot(path=path, full_page=True)
 
     def close(self) -> None:
         """Close the page."""
-        self._browser.call("Target.closeTarget", targetId=self._target)
-
-    def _events(self) -> list[dict[str, Any]]:
-        return [event for event in self._browser.events if event.get("sessionId") == self._session]
+        self._context.close()
 
 
 @contextmanager
 def running(profile: Path) -> Iterator[Browser]:
-    """A browser that ends with the block."""
-    browser = Browser(profile)
-    try:
-        yield browser
-    finally:
-        browser.close()
+    """Start a browser that ends with the block."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BINARY, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield browser
+        finally:
+            browser.close()

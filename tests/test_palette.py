@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-import xml.etree.ElementTree as ET
 from importlib.resources import files
 
 from valleys import palette
-from valleys.lab.report.html import svg
+from valleys.lab.report.html import marks, plots
 
 STYLE = files("valleys.lab.report.html").joinpath("style.css").read_text(encoding="utf-8")
 
@@ -29,12 +28,11 @@ def test_the_style_sheet_has_a_colour_in_the_dark_and_a_dash_for_each() -> None:
 
 
 def test_the_report_draws_as_many_markers() -> None:
-    shapes = set()
-    for index in range(2 * len(palette.MARKERS)):
-        group = ET.Element("g")
-        svg.marker(group, 0, 0, index)
-        shapes.add((group[0].tag, group[0].get("d")))
-    assert len(shapes) == len(palette.MARKERS)
+    shapes = {
+        re.findall(r'class="mark" d="([^"]+)"', marks.swatch(index))[0] for index in range(2 * len(palette.MARKERS))
+    }
+    assert len(shapes) == len(palette.MARKERS) == len(plots.SYMBOLS)
+    assert len(plots.DASHES) == len(palette.DASHES)
 
 
 def test_colours_and_dashes_pair_before_they_repeat() -> None:

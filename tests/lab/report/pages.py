@@ -85,6 +85,7 @@ def results(
     rounds, seeds = (1, length) if one_round else (length, 1)
     settings = {
         "task": "fake",
+        "variant": "",
         "metric": "accuracy %",
         "maximize": True,
         "target": 90.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lab_fakes import record
 from valleys.lab.record import Record
-from valleys.lab.statistics.step_times import _SLACK, step_times
+from valleys.lab.statistics.cost import _SLACK, step_times
 
 
 def runs(*ended: float | None) -> dict[int, Record]:

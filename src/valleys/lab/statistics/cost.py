@@ -1,15 +1,19 @@
-"""Cost of an optimizer's step and of its way to the target beside another's, in words."""
+"""Cost of an optimizer's step and of its way to the target beside another's: times that compare, and words."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
+from valleys.lab.record import Record
 from valleys.lab.statistics.censored import TimeComparison
 from valleys.lab.statistics.intervals import mean_interval
 from valleys.lab.statistics.outcome import Outcome, Verdict
 from valleys.lab.statistics.sentences import count
 
-__all__ = ["cost_sentence"]
+__all__ = ["cost_sentence", "step_times"]
+
+_SLACK = 600.0  # seconds by which runs that take turns may lie apart
 
 # A step takes about as long where its excess is at most the first, or may be 0, and is surely below the second.
 _EQUAL, _SAME = 0.01, 0.05
@@ -89,3 +93,39 @@ def _times(times: TimeComparison, what: str) -> str:
     assert times.ratio is not None
     text = f"{times.ratio:.2f}" if 0.1 <= times.ratio < 10 else f"{times.ratio:.2g}"
     return f"{times.bound} {text} times the {what}".strip() if times.ratio != 1 else f"as many {what}"
+
+
+def step_times(records: Mapping[str, Mapping[int, Record]]) -> dict[str, dict[int, float]]:
+    """Return seconds per step by optimizer and unit, of the optimizers whose runs took turns.
+
+    An optimizer that joins a comparison days later finds the machine in another state: its times say nothing beside the
+    others', whatever their intervals. The largest group of optimizers whose runs lie in one stretch of time is kept.
+    A run without an end may have been made at any time.
+
+    Example:
+        >>> run = dict(optimizer="a", hyperparameters={}, batch_size=1, steps=1, diverged=False, step_seconds=0.1)
+        >>> old, new = (Record(seed=0, ended=ended, **run) for ended in (0.0, 1e6))
+        >>> step_times({"a": {1: old}, "b": {1: old}, "late": {1: new}})
+        {'a': {1: 0.1}, 'b': {1: 0.1}}
+    """
+    spans = sorted((*_span(list(runs.values())), name) for name, runs in records.items() if runs)
+    groups: list[list[str]] = []
+    end = -math.inf
+    for first, last, name in spans:
+        if not groups or first > end:
+            groups.append([])
+        groups[-1].append(name)
+        end = max(end, last)
+    largest = max(groups, key=len, default=[])
+    return {
+        name: {unit: record.step_seconds for unit, record in runs.items()}
+        for name, runs in records.items()
+        if name in largest
+    }
+
+
+def _span(runs: Sequence[Record]) -> tuple[float, float]:
+    ends = [record.ended for record in runs if record.ended is not None]
+    if len(ends) < len(runs):
+        return -math.inf, math.inf
+    return min(ends) - _SLACK, max(ends) + _SLACK

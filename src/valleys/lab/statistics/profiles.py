@@ -1,13 +1,13 @@
-"""Performance profiles over several tasks."""
+"""Several comparisons together: performance profiles and mean ranks."""
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Profile", "performance_profiles"]
+__all__ = ["Profile", "Ranking", "performance_profiles", "ranking"]
 
 
 @dataclass(frozen=True)
@@ -92,3 +92,72 @@ def _profile(ratios: list[float], tau_max: float) -> Profile:
     # Each task adds the stretch from its ratio to the end, which is the integral of its step.
     stretches = math.fsum(max(tau_max - ratio, 0.0) for ratio in ratios)
     return Profile(taus, shares, stretches / len(ratios) / (tau_max - 1), tau_max)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Mean ranks over comparisons.
+
+    Args:
+        ranks: mean rank of each optimizer, the best (lowest) first.
+        critical: the difference of two mean ranks beyond which they differ significantly.
+        groups: the largest sets of optimizers, neighbours by rank, whose mean ranks do not differ significantly; those
+            of one optimizer are left out.
+        comparisons: their number.
+    """
+
+    ranks: Mapping[str, float]
+    critical: float
+    groups: tuple[tuple[str, ...], ...]
+    comparisons: int
+
+
+def ranking(scores: Sequence[Mapping[str, float]], *, level: float = 0.05) -> Ranking:
+    r"""Rank optimizers in each comparison and average the ranks; equal scores share the mean of their ranks.
+
+    .. math:: \mathrm{CD} = q_{\alpha} \sqrt{\frac{k (k + 1)}{6 N}}
+
+    for k optimizers over N comparisons, with the studentized range :math:`q_\alpha` for k groups and infinitely many
+    degrees of freedom, divided by :math:`\sqrt 2`.
+
+    Args:
+        scores: of each comparison, by optimizer; larger is better, minus infinity for one that diverged. All have the
+            same optimizers, two or more.
+        level: chance of any false difference, in (0, 1). Default: 0.05.
+
+    Returns:
+        The ranking.
+
+    Raises:
+        ValueError: without comparisons, with fewer than two optimizers, or with different ones.
+
+    Example:
+        >>> result = ranking([{"sgd": 1.0, "lamb": 2.0, "alto": 2.0}, {"sgd": 1.0, "lamb": 3.0, "alto": 2.0}])
+        >>> result.ranks, round(result.critical, 2), result.groups
+        ({'lamb': 1.25, 'alto': 1.75, 'sgd': 3.0}, 2.34, (('lamb', 'alto', 'sgd'),))
+
+    Source:
+        Demsar, Statistical comparisons of classifiers over multiple data sets, Journal of Machine Learning Research 7,
+        2006 (Nemenyi's test).
+    """
+    from scipy.stats import rankdata, studentized_range
+
+    names = list(scores[0]) if scores else []
+    if len(names) < 2 or any(row.keys() != scores[0].keys() for row in scores):
+        raise ValueError("a ranking needs comparisons of the same optimizers, two or more")
+    columns = zip(*(rankdata([-row[name] for name in names]) for row in scores), strict=True)
+    means = {name: math.fsum(map(float, column)) / len(scores) for name, column in zip(names, columns, strict=True)}
+    ranks = dict(sorted(means.items(), key=lambda entry: entry[1]))
+    k = len(names)
+    critical = (
+        float(studentized_range.ppf(1 - level, k, math.inf)) / math.sqrt(2) * math.sqrt(k * (k + 1) / 6 / len(scores))
+    )
+    order = list(ranks)
+    reach = [sum(ranks[other] - ranks[name] <= critical for other in order[start:]) for start, name in enumerate(order)]
+    ends = [start + length for start, length in enumerate(reach)]
+    groups = [
+        tuple(order[start:end])
+        for start, end in enumerate(ends)
+        if end - start > 1 and (start == 0 or end > ends[start - 1])
+    ]
+    return Ranking(ranks, critical, tuple(groups), len(scores))

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from valleys.lab.report.html.scales import number
 from valleys.lab.statistics.formatting import format_interval
 from valleys.lab.statistics.intervals import Interval
 
-__all__ = ["Cell", "Table"]
+__all__ = ["Cell", "Table", "number"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,21 @@ class Table:
     sortable: bool = True
 
 
+def number(value: float | None, digits: int = 4) -> str:
+    """Format a number as a table shows it: a dash for None, the sign for infinity.
+
+    Example:
+        >>> number(0.123456), number(None), number(math.inf), number(3.2e-7), number(16384.0, 3)
+        ('0.1235', '-', '∞', '3.2e-7', '16384')
+    """
+    if value is None or math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    whole = float(value).is_integer() and abs(value) < 1e15
+    return str(int(value)) if whole else _short(f"{value:.{digits}g}")
+
+
 def about_optimizers(
     caption: str, titles: Sequence[str], rows: Sequence[Sequence[Cell]], index: dict[str, int]
 ) -> Table:
@@ -80,3 +94,9 @@ def hyperparameters(values: Mapping[str, float]) -> str:
     """Return values in words."""
     words = {name: value if isinstance(value, str) else number(value, 3) for name, value in values.items()}
     return ", ".join(f"{name}={word}" for name, word in words.items()) or "none"
+
+
+def _short(text: str) -> str:
+    """Shorten ``1e-07`` to ``1e-7``, ``1e+06`` to ``1e6``."""
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if e else text

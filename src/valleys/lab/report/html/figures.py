@@ -1,224 +1,309 @@
-"""The charts of a comparison, and those over several; ``index`` is a number by optimizer."""
+"""The figures of one comparison, as Plotly draws them; ``index`` is a number by optimizer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from valleys.lab.report.html import charts, strips
+from valleys.lab.report.html import plots
+from valleys.lab.report.html.cells import hyperparameters, number
+from valleys.lab.report.html.plots import Figure, text
 from valleys.lab.report.html.reading import (
     Document,
     band,
     finals,
-    labels,
     logarithmic,
     optimizers,
     sound,
     times,
     trials,
+    unit,
 )
-from valleys.lab.statistics import performance_profiles
 
-__all__ = ["Panel"]
+__all__ = ["results"]
 
-
-@dataclass(frozen=True)
-class Panel:
-    """The chart of one optimizer and its number."""
-
-    name: str
-    index: int
-    picture: Markup
+_ROW = 46  # pixels of a row of marks
 
 
-def results(document: Document, index: dict[str, int]) -> Markup:
-    """Draw the test metric of each unit, with mean and interval, best optimizer first."""
-    rows = []
-    for row in document["table"]:
-        name = row["optimizer"]
-        values = [value for value in document["outcomes"][name]["test"].values() if value is not None]
-        rows.append(strips.Row(name, index[name], values, *_limits(row["test"]), row["lost"]))
+def forest(document: Document, index: Mapping[str, int]) -> Figure | None:
+    """Draw the difference of each pair with its interval; None where no pair has a difference."""
+    verdicts = [verdict for verdict in document["verdicts"] if verdict["difference"] is not None]
+    if not verdicts:
+        return None
+    log = all(verdict["scale"] == "log" for verdict in verdicts)
+    shown = [verdict for verdict in verdicts if (verdict["scale"] == "log") == log]
     metric = f"test {document['configuration']['metric']}"
-    places = [value for row in rows for value in strips.extent(row)]
-    return strips.strip(
-        rows, title=f"{metric} by optimizer", x_title=metric, lost="lost", log=logarithmic(document, places)
+    rows = [f"{verdict['first']} {'/' if log else '-'} {verdict['second']}" for verdict in shown]
+    data = [
+        plots.intervals(
+            row,
+            index[verdict["better"] or verdict["first"]],
+            verdict["difference"],
+            text(row),
+            (verdict["low"], verdict["high"]),
+            verdict["sentence"],
+        )
+        for row, verdict in zip(rows, shown, strict=True)
+    ]
+    title = f"ratio of {metric}" if log else f"difference of {metric}"
+    return plots.figure(
+        data,
+        x=plots.axis(title, log),
+        y=plots.rows(rows),
+        height=110 + _ROW * len(rows),
+        showlegend=False,
+        shapes=[plots.rule(1.0 if log else 0.0, "x")],
     )
 
 
-def flatness(document: Document, index: dict[str, int]) -> Markup | None:
+def strip(
+    rows: Sequence[
+        tuple[str, int, Sequence[float], Sequence[str], float | None, tuple[float | None, float | None], str]
+    ],
+    title: str,
+    log: bool,
+) -> Figure:
+    """Draw a row for each optimizer: small marks, and a large one with whiskers.
+
+    Args:
+        rows: name, number, values with their hover texts, the large mark's value, its interval, and its hover text.
+        title: of the axis.
+        log: whether the axis is logarithmic.
+    """
+    data = []
+    for name, number_, values, hovers, center, limits, hover in rows:
+        data.append(plots.dots(name, number_, values, text(name), hovers))
+        if center is not None:
+            data.append(plots.intervals(name, number_, center, text(name), limits, hover))
+    return plots.figure(
+        data,
+        x=plots.axis(title, log),
+        y=plots.rows([row[0] for row in rows]),
+        height=100 + _ROW * len(rows),
+        showlegend=False,
+    )
+
+
+def results(document: Document, index: Mapping[str, int]) -> Figure:
+    """Draw the test metric of each unit, with mean and interval, best optimizer first."""
+    rows, places = [], []
+    for row in document["table"]:
+        name = row["optimizer"]
+        tests = {key: value for key, value in document["outcomes"][name]["test"].items() if value is not None}
+        limits = row["test"] or {"estimate": None, "low": None, "high": None}
+        hovers = [f"{name}, {unit(document)} {key}: {number(value)}" for key, value in tests.items()]
+        lost = f"; {row['lost']} of {row['units']} {unit(document)}s lost" * bool(row["lost"])
+        ends = (limits["low"], limits["high"])
+        mean = f"{name}: mean {number(limits['estimate'])}{lost}"
+        rows.append((name, index[name], list(tests.values()), hovers, limits["estimate"], ends, mean))
+        places += [*tests.values(), *(end for end in ends if end is not None)]
+    return strip(rows, f"test {document['configuration']['metric']}", logarithmic(document, places))
+
+
+def curves(document: Document, index: Mapping[str, int]) -> Figure:
+    """Draw the validation metric against steps or seconds, with buttons for either and for the scale."""
+    configuration = document["configuration"]
+    metric = f"validation {configuration['metric']}"
+    data, steps, seconds, values = [], [], [], [configuration["target"]]
+    for name in optimizers(document):
+        area = band(document, sound(finals(document, name)))
+        number_ = index[name]
+        data.append(plots.band(name, number_, area.steps, area.lows, area.highs))
+        data.append(plots.line(name, number_, area.steps, area.means, hovertemplate="%{y:.5g} at %{x:.5g}"))
+        steps += [[*area.steps, *reversed(area.steps)], area.steps]
+        seconds += [[*area.seconds, *reversed(area.seconds)], area.seconds]
+        values += [*area.lows, *area.highs]
+    log = logarithmic(document, values)
+    across: list[plots.Choice] = [
+        ("steps", {"x": steps}, {"xaxis.title.text": "optimizer steps"}),
+        ("seconds", {"x": seconds}, {"xaxis.title.text": "training seconds"}),
+    ]
+    upwards: list[plots.Choice] = [(kind, {}, {"yaxis.type": kind}) for kind in ("linear", "log")]
+    controls = [plots.control("horizontal axis", across)]
+    if min(values) > 0:
+        controls.append(plots.control("vertical axis", upwards, int(log)))
+    return plots.figure(
+        data,
+        x=plots.axis("optimizer steps"),
+        y=plots.axis(metric, log),
+        height=440,
+        shapes=[plots.rule(configuration["target"], label="target")],
+        controls=controls,
+    )
+
+
+def target(document: Document, index: Mapping[str, int], key: str) -> Figure:
+    """Draw steps or seconds (``key``) to the target of each unit; what missed it is counted in the row's name."""
+    rows = []
+    for row in document["table"]:
+        name = row["optimizer"]
+        spent = times(document, name, key)
+        finite = [value for value in spent if math.isfinite(value)]
+        missed = len(spent) - len(finite)
+        label = f"{name} ({missed} missed)" if missed else name
+        hovers = [f"{name}: {number(value)} {key}" for value in finite]
+        rows.append((label, index[name], finite, hovers, row[key], (None, None), f"{name}: median {number(row[key])}"))
+    return strip(rows, f"{key} to the target", log=False)
+
+
+def step_times(document: Document, index: Mapping[str, int]) -> Figure:
+    """Draw the milliseconds of a training step, run by run."""
+    rows = []
+    for row in document["table"]:
+        name = row["optimizer"]
+        values = [1e3 * run["step_seconds"] for run in finals(document, name)]
+        center = None if row["step_seconds"] is None else 1e3 * row["step_seconds"]
+        hovers = [f"{name}: {number(value)} ms" for value in values]
+        rows.append((name, index[name], values, hovers, center, (None, None), f"{name}: median {number(center)} ms"))
+    return strip(rows, "milliseconds of a training step", log=False)
+
+
+def flatness(document: Document, index: Mapping[str, int]) -> Figure | None:
     """Draw the top eigenvalue of each run, with the mean; None if nothing was measured."""
     flat = document.get("flatness")
     if not flat or "top_eigenvalue" not in flat["measures"]:
         return None
-    rows = [
-        strips.Row(
-            row["optimizer"],
-            index[row["optimizer"]],
-            [run["top_eigenvalue"] for run in flat["runs"][row["optimizer"]]],
-            *_limits(row["means"]["top_eigenvalue"]),
+    rows, places = [], []
+    for row in flat["rows"]:
+        name = row["optimizer"]
+        values = [run["top_eigenvalue"] for run in flat["runs"][name]]
+        limits = row["means"]["top_eigenvalue"] or {"estimate": None, "low": None, "high": None}
+        ends = (limits["low"], limits["high"])
+        hovers = [f"{name}: {number(value)}" for value in values]
+        rows.append(
+            (name, index[name], values, hovers, limits["estimate"], ends, f"{name}: {number(limits['estimate'])}")
         )
-        for row in flat["rows"]
-    ]
-    places = [value for row in rows for value in strips.extent(row)]
-    name = flat["measures"]["top_eigenvalue"]
-    log = min(places) > 0 and max(places) > 10 * min(places)
-    return strips.strip(rows, title=f"{name} by optimizer", x_title=name, lost="", log=log)
+        places += [*values, *(end for end in ends if end is not None)]
+    return strip(rows, flat["measures"]["top_eigenvalue"], log=min(places) > 0 and max(places) > 10 * min(places))
 
 
-def curves(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:
-    """Draw the validation metric against steps and against seconds."""
+def trial_figure(document: Document, index: Mapping[str, int]) -> Figure | None:
+    """Draw every trial of all rounds by one hyperparameter, with a button for each; None where nothing was tuned."""
     configuration = document["configuration"]
-    bands = {name: band(document, sound(finals(document, name))) for name in optimizers(document)}
-    metric, target = f"validation {configuration['metric']}", configuration["target"]
-    values = [target, *(value for curve in bands.values() for value in (*curve.lows, *curve.highs))]
-
-    def chart(x_title: str, xs: Callable[[Any], Sequence[float]]) -> Markup:
-        return charts.lines(
-            [
-                charts.Line(name, index[name], xs(curve), curve.means, curve.lows, curve.highs)
-                for name, curve in bands.items()
-            ],
-            title=f"{metric} against {x_title}",
-            x_title=x_title,
-            y_title=metric,
-            target=target,
-            log_y=logarithmic(document, values),
-        )
-
-    return chart("optimizer steps", lambda curve: curve.steps), chart("training seconds", lambda curve: curve.seconds)
-
-
-def target(document: Document, index: dict[str, int]) -> tuple[Markup, Markup]:
-    """Draw steps and seconds to the target, unit by unit; what missed it is counted at infinity."""
-
-    def chart(key: str) -> Markup:
-        rows = []
-        for row in document["table"]:
-            name = row["optimizer"]
-            values = times(document, name, key)
-            finite = [value for value in values if math.isfinite(value)]
-            rows.append(strips.Row(name, index[name], finite, row[key], lost=len(values) - len(finite)))
-        title = f"{key} to the target"
-        return strips.strip(rows, title=f"{title} by optimizer", x_title=title, lost="missed ∞")
-
-    return chart("steps"), chart("seconds")
-
-
-def step_times(document: Document, index: dict[str, int]) -> Markup:
-    """Draw the milliseconds of a training step, run by run."""
-    rows = []
-    for row in document["table"]:
-        values = [1e3 * run["step_seconds"] for run in finals(document, row["optimizer"])]
-        center = None if row["step_seconds"] is None else 1e3 * row["step_seconds"]
-        rows.append(strips.Row(row["optimizer"], index[row["optimizer"]], values, center))
-    title = "milliseconds per training step"
-    return strips.strip(rows, title=f"{title} by optimizer", x_title=title, lost="")
-
-
-def sensitivity(document: Document, index: dict[str, int]) -> list[Panel]:
-    """Draw every trial of all rounds, an optimizer to a panel, all with the same axis upwards."""
-    configuration = document["configuration"]
-    by_name = {name: trials(document, name) for name in optimizers(document)}
-    ends = [run["validation"] for runs in by_name.values() for run in runs if run["validation"] is not None]
-    extent = [*ends, configuration["target"]]
-    upwards = strips.Axis(f"validation {configuration['metric']}", extent, logarithmic(document, extent))
-    panels = []
-    for name, runs in by_name.items():
-        space = document["spaces"][name]
-        key = next((key for key in ("lr", *space) if key in space), None)
-        picture = strips.panel(
-            name,
-            index[name],
-            [
-                strips.Trial(run["hyperparameters"][key] if key else run["trial"], run["validation"], run["selected"])
-                for run in runs
-            ],
-            strips.Axis("trial") if key is None else _across(key, space[key]),
-            upwards,
-            maximize=configuration["maximize"],
-            target=configuration["target"],
-        )
-        panels.append(Panel(name, index[name], picture))
-    return panels
-
-
-def _across(key: str, ranges: Mapping[str, Any]) -> strips.Axis:
-    """Return the axis of a hyperparameter; values of 0 have no place on a logarithmic one."""
-    return strips.Axis(key, (ranges["low"], ranges["high"]), ranges["scale"] == "log" and not ranges["zero"])
-
-
-def budget(document: Document, index: dict[str, int]) -> Markup:
-    """Draw the test metric to expect of so many trials, with its interval over rounds."""
-    metric = f"expected test {document['configuration']['metric']}"
-    lines = []
-    for name, points in document["budget"].items():
-        limits = [[point[key] for point in points] for key in ("low", "high")]
-        lows, highs = limits if None not in limits[0] + limits[1] else ((), ())
-        trials_, means = ([point[key] for point in points] for key in ("trials", "mean"))
-        lines.append(charts.Line(name, index[name], trials_, means, lows, highs))
-    return charts.lines(
-        lines,
-        title=f"{metric} against number of trials",
-        x_title="trials",
-        y_title=metric,
-        log_y=logarithmic(document, [y for line in lines for y in (*line.ys, *line.lows, *line.highs)]),
-    )
-
-
-def across(documents: Sequence[Document], group: Sequence[int], index: dict[str, int]) -> Markup:
-    """Draw the test metric against the batch size, over the comparisons in ``group``, which are of one task."""
-    chosen = [documents[number] for number in group]
-    task = chosen[0]["configuration"]["task"]
-    metric = f"test {chosen[0]['configuration']['metric']}"
-    dots: dict[str, dict[int, tuple[float, float | None, float | None]]] = {}
-    for slot, document in enumerate(chosen):
-        for row in document["table"]:
-            if row["test"] is not None:
-                dots.setdefault(row["optimizer"], {})[slot] = _limits(row["test"])
-    heights = [value for slots in dots.values() for limits in slots.values() for value in limits if value is not None]
-    return charts.slots(
-        [charts.Dots(name, index[name], dots[name]) for name in sorted(dots, key=index.__getitem__)],
-        [label.removeprefix(f"{task} at batch ") for label in labels(chosen)],
-        title=f"{task}: {metric} against batch size",
-        x_title="batch size",
-        y_title=metric,
-        log_y=logarithmic(chosen[0], heights),
-    )
-
-
-def profile(documents: Sequence[Document], index: dict[str, int]) -> tuple[Markup, dict[str, float]] | None:
-    """Draw performance profiles of the steps to the target, and return the area under each optimizer's.
-
-    None unless two or more comparisons share two or more optimizers.
-    """
-    shared = [name for name in index if all(name in optimizers(document) for document in documents)]
-    if len(documents) < 2 or len(shared) < 2:
+    spaces = document["spaces"]
+    names = [name for name in optimizers(document) if trials(document, name)]
+    keys = list(dict.fromkeys(key for name in names for key in ("lr", *spaces[name]) if key in spaces[name]))
+    if not keys:
         return None
-    steps = {
-        label: {row["optimizer"]: row["steps"] or math.inf for row in document["table"] if row["optimizer"] in shared}
-        for label, document in zip(labels(documents), documents, strict=True)
-    }
-    # In one order everywhere: the profiles come in that of the first.
-    profiles = performance_profiles({label: {name: row[name] for name in shared} for label, row in steps.items()})
-    end = max([2.0, *(tau for curve in profiles.values() for tau in curve.taus)]) * 1.1
-    lines = [
-        charts.Line(name, index[name], [*curve.taus, end], [*curve.shares, curve.shares[-1]])
-        for name, curve in profiles.items()
+    ends = [run["validation"] for name in names for run in trials(document, name) if run["validation"] is not None]
+    worst = (min if configuration["maximize"] else max)([*ends, configuration["target"]])
+    data: list[dict[str, Any]] = []
+    places: dict[str, list[list[float | None]]] = {key: [] for key in keys}
+    for name in names:
+        runs = trials(document, name)
+        style = plots.look(index[name])
+        for selected in (False, True):
+            chosen = [run for run in runs if run["selected"] == selected]
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": text(f"{name}, selected" if selected else name),
+                    "legendgroup": str(index[name]),
+                    "showlegend": not selected,
+                    "y": [worst if run["validation"] is None else run["validation"] for run in chosen],
+                    "text": [text(_trial(name, run)) for run in chosen],
+                    "hovertemplate": "%{text}<extra></extra>",
+                    "marker": {
+                        "color": style["color"],
+                        "symbol": ["x" if run["diverged"] else style["symbol"] for run in chosen],
+                        "size": 12 if selected else 8,
+                        "line": {"width": 2 if selected else 0, "color": plots.INK},
+                    },
+                }
+            )
+            for key in keys:
+                least = _floor(spaces[name].get(key))
+                values = [run["hyperparameters"].get(key) for run in chosen]
+                places[key].append([None if value is None else max(value, least) for value in values])
+    for trace, xs in zip(data, places[keys[0]], strict=True):
+        trace["x"] = xs
+    kinds = {key: _log(spaces, names, key) for key in keys}
+    choices: list[plots.Choice] = [
+        (key, {"x": places[key]}, {"xaxis.title.text": text(key), "xaxis.type": "log" if kinds[key] else "linear"})
+        for key in keys
     ]
-    picture = charts.lines(
-        lines,
-        title="performance profiles of steps to the target",
-        x_title="steps, as a multiple of the fewest",
-        y_title="share of comparisons",
-        log_x=True,
-        stairs=True,
+    ends = [*ends, configuration["target"]]
+    return plots.figure(
+        data,
+        x=plots.axis(keys[0], kinds[keys[0]]),
+        y=plots.axis(f"validation {configuration['metric']}", logarithmic(document, ends)),
+        height=440,
+        shapes=[plots.rule(configuration["target"], label="target")],
+        controls=[plots.control("hyperparameter", choices)] if len(keys) > 1 else [],
     )
-    return picture, {name: curve.area for name, curve in profiles.items()}
 
 
-def _limits(interval: Mapping[str, Any] | None) -> tuple[Any, Any, Any]:
-    return (None, None, None) if interval is None else (interval["estimate"], interval["low"], interval["high"])
+def _trial(name: str, run: Mapping[str, Any]) -> str:
+    end = "diverged" if run["diverged"] else f"validation {number(run['validation'])}"
+    return f"{name}, round {run['round']}, trial {run['trial']}: {hyperparameters(run['hyperparameters'])}: {end}"
+
+
+def _floor(ranges: Mapping[str, Any] | None) -> float:
+    """Return where a value of 0 is drawn on a logarithmic axis: half the range's lower end."""
+    return ranges["low"] / 2 if ranges and ranges["scale"] == "log" else -math.inf
+
+
+def _log(spaces: Mapping[str, Any], names: Sequence[str], key: str) -> bool:
+    return any(spaces[name][key]["scale"] == "log" for name in names if key in spaces[name])
+
+
+def budget(document: Document, index: Mapping[str, int]) -> Figure | None:
+    """Draw the test metric to expect of so many trials, with its interval over rounds; None where nothing was tuned."""
+    if not document["budget"]:
+        return None
+    metric = f"expected test {document['configuration']['metric']}"
+    data, values = [], []
+    for name, points in document["budget"].items():
+        counts, means, lows, highs = ([point[key] for point in points] for key in ("trials", "mean", "low", "high"))
+        if None not in (*lows, *highs):
+            data.append(plots.band(name, index[name], counts, lows, highs))
+            values += [*lows, *highs]
+        data.append(plots.line(name, index[name], counts, means, hovertemplate="%{y:.5g} of %{x} trials"))
+        values += means
+    return plots.figure(
+        data, x=plots.axis("trials", tick0=1), y=plots.axis(metric, logarithmic(document, values)), height=400
+    )
+
+
+def waterfall(attribution: Mapping[str, Any]) -> Figure | None:
+    """Draw the way from the first recipe to the last, switch by switch; None where an effect is unknown."""
+    effects = attribution["switches"]
+    if attribution["start"] is None or any(effect["mean"] is None for effect in effects):
+        return None
+    metric, log = attribution["metric"], attribution["scale"] == "log"
+
+    def shown(place: float) -> float:
+        return math.exp(place) if log else place
+
+    place, data = attribution["start"], []
+    names = [attribution["first"], *(effect["name"] for effect in effects), attribution["last"]]
+    for effect in effects:
+        before, place = place, place + effect["mean"]
+        better = (effect["mean"] > 0) == metric["maximize"]
+        style = plots.look(0 if better else 1)
+        width = effect["half_width"]
+        limits = (None, None) if width is None else (shown(place - width), shown(place + width))
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "base": [shown(before)],
+                "x": [shown(place) - shown(before)],
+                "y": [text(effect["name"])],
+                "marker": {"color": style["color"], "opacity": 1.0 if effect["significant"] else 0.35},
+                "hoverinfo": "skip",
+            }
+        )
+        hover = f"{effect['name']}: {'significant' if effect['significant'] else 'not significant'}"
+        data.append(plots.intervals(effect["name"], 6, shown(place), text(effect["name"]), limits, hover))
+    for name, at in ((names[0], attribution["start"]), (names[-1], place)):
+        data.append(plots.intervals(name, 6, shown(at), text(name), (None, None), f"{name}: {number(shown(at))}"))
+    return plots.figure(
+        data,
+        x=plots.axis(f"test {metric['name']}", log),
+        y=plots.rows(names),
+        height=110 + _ROW * len(names),
+        showlegend=False,
+    )

@@ -15,9 +15,13 @@ from markupsafe import Markup
 
 from valleys.lab.atomic_write import write_whole
 from valleys.lab.errors import LabError
-from valleys.lab.report.html import figures, svg, tables
+from valleys.lab.report.html import across, figures, tables
 from valleys.lab.report.html.cells import Table
-from valleys.lab.report.html.reading import indices, labels, optimizers, same_task, unit
+from valleys.lab.report.html.marks import swatch
+from valleys.lab.report.html.plots import INK, SOFT, Figure
+from valleys.lab.report.html.reading import indices, labels, same_task, unit
+from valleys.lab.report.schema import load
+from valleys.palette import COLORS
 
 __all__ = ["merge", "render", "write"]
 
@@ -30,31 +34,16 @@ class Section:
         anchor: its place, for links.
         label: its heading.
         document: what the report says.
-        legend: the optimizers and their numbers; those that lost rounds say so.
-        results, curves, times, sensitivity, budget, step_times: the charts.
-        flat: the top eigenvalues, if they were measured.
-        main, target, tuning, spaces, cost, settings, environments: the tables.
+        figures: the charts by name; None where there is nothing to draw.
+        tables: the tables by name.
         flatness: the tables of what was measured of the finished runs.
     """
 
     anchor: str
     label: str
     document: Mapping[str, Any]
-    legend: Sequence[tuple[str, int]]
-    results: Markup
-    curves: tuple[Markup, Markup]
-    times: tuple[Markup, Markup]
-    sensitivity: Sequence[figures.Panel]
-    budget: Markup
-    step_times: Markup
-    flat: Markup | None
-    main: Table
-    target: Table
-    tuning: Table
-    spaces: Table
-    cost: Table
-    settings: Table
-    environments: Table
+    figures: Mapping[str, Figure | None]
+    tables: Mapping[str, Table]
     flatness: tuple[Table, Table | None] | None
 
 
@@ -66,44 +55,47 @@ def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> 
         title: the page's; default: the comparison's, or their number.
 
     Returns:
-        HTML that needs nothing else.
+        HTML that needs nothing else: plotly.js is in it, which makes 5 MB.
 
     Raises:
         ValueError: without a document.
     """
     from jinja2 import Environment, StrictUndefined
+    from plotly.offline import get_plotlyjs
 
     if not documents:
         raise ValueError("a page needs at least one comparison")
     names = labels(documents)
     index = indices(documents)
-    groups = same_task(documents)
-    style, script = (_text(name) for name in ("style.css", "table.js"))
+    style, script, library = _text("style.css"), _text("page.js"), get_plotlyjs()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(swatch=svg.swatch, unit=unit)
-    profile = figures.profile(documents, index)
+    environment.globals.update(swatch=swatch, unit=unit, json=_json)
+    profile, ranks = across.profile(documents, index), across.ranked(documents, index)
     return environment.from_string(_text("template.html.j2")).render(
         title=title or (names[0] if len(documents) == 1 else f"{len(documents)} comparisons"),
-        # The file's own text, which a template would escape.
+        # The files' own texts, which a template would escape.
         style=Markup(style),  # noqa: S704
         script=Markup(script),  # noqa: S704
-        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; "
-        "form-action 'none'",
+        library=Markup(library),  # noqa: S704
+        colors=_colors(),
+        # Plotly adds rules to a style sheet of its own.
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src {_hash(library)} {_hash(script)}; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'",
         sections=[
             _section(number, document, label, index)
             for number, (document, label) in enumerate(zip(documents, names, strict=True), 1)
         ],
-        legend_all=list(index.items()),
-        across=[
+        batch_sizes=[
             (
                 documents[group[0]]["configuration"]["task"],
-                figures.across(documents, group, index),
+                across.against_batch_size(documents, group, index),
                 tables.across(documents, group, index),
             )
-            for group in groups
+            for group in same_task(documents)
         ],
         profile=profile and profile[0],
         areas=profile and tables.areas(profile[1], index),
+        ranks=ranks and across.critical_difference(ranks, index),
     )
 
 
@@ -130,25 +122,9 @@ def merge(folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
         The file.
 
     Raises:
-        LabError: if a folder has no report, what it has is none, or the file cannot be written.
+        LabError: if a folder has no report that ``load`` reads, or the file cannot be written.
     """
-    documents = []
-    for folder in folders:
-        source = folder / "report.json" if folder.is_dir() else folder
-        try:
-            document = json.loads(source.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise LabError(
-                f"cannot read {source}: {error.strerror or error}; name folders of finished comparisons"
-            ) from error
-        except ValueError as error:
-            raise LabError(f"{source} is no report: {error}") from error
-        missing = sorted(_NEEDED - document.keys() if isinstance(document, dict) else _NEEDED)
-        if missing:
-            raise LabError(
-                f"{source} is no report of this version of valleys: it lacks {', '.join(missing)}; compare anew"
-            )
-        documents.append(document)
+    documents = [load(folder) for folder in folders]
     if not documents:
         raise LabError("there is nothing to show; name folders of finished comparisons")
     try:
@@ -158,36 +134,50 @@ def merge(folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
     return out
 
 
-_NEEDED = {"configuration", "table", "verdicts", "rounds", "outcomes", "budget", "spaces", "method", "lines"}
-
-
 def _section(number: int, document: Mapping[str, Any], label: str, index: dict[str, int]) -> Section:
-    return Section(
-        f"comparison-{number}",
-        label,
-        document,
-        [(_fate(document, name), index[name]) for name in optimizers(document)],
-        figures.results(document, index),
-        figures.curves(document, index),
-        figures.target(document, index),
-        figures.sensitivity(document, index),
-        figures.budget(document, index),
-        figures.step_times(document, index),
-        figures.flatness(document, index),
-        tables.results(document, index),
-        tables.times(document, index),
-        tables.tuning(document, index),
-        tables.spaces(document, index),
-        tables.cost(document, index),
-        tables.settings(document),
-        tables.environments(document),
-        tables.flatness(document, index),
-    )
+    drawn = {
+        "forest": figures.forest(document, index),
+        "results": figures.results(document, index),
+        "curves": figures.curves(document, index),
+        "steps": figures.target(document, index, "steps"),
+        "seconds": figures.target(document, index, "seconds"),
+        "trials": figures.trial_figure(document, index),
+        "budget": figures.budget(document, index),
+        "step_times": figures.step_times(document, index),
+        "flatness": figures.flatness(document, index),
+        "waterfall": figures.waterfall(document["attribution"]) if document.get("attribution") else None,
+    }
+    shown = {
+        "main": tables.results(document, index),
+        "target": tables.times(document, index),
+        "tuning": tables.tuning(document, index),
+        "spaces": tables.spaces(document, index),
+        "cost": tables.cost(document, index),
+        "settings": tables.settings(document),
+        "environments": tables.environments(document),
+    }
+    return Section(f"comparison-{number}", label, document, drawn, shown, tables.flatness(document, index))
 
 
-def _fate(document: Mapping[str, Any], name: str) -> str:
-    row = next(row for row in document["table"] if row["optimizer"] == name)
-    return f"{name} ({row['lost']} of {row['units']} {unit(document)}s lost)" if row["lost"] else name
+def _json(value: Any) -> Markup:
+    """Return a value as JSON that may stand in a script element: nothing in it ends one."""
+    text = json.dumps(_rounded(value), allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
+
+
+def _rounded(value: Any) -> Any:
+    """Return a figure whose numbers have the seven digits that a reader may see: a thousand evaluations add up."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _colors() -> dict[str, str]:
+    """Return the style sheet's names of the colours that figures have, which differ in the dark."""
+    named = {color.lower(): f"--c{number}" for number, color in enumerate(COLORS)}
+    return {**named, INK: "--ink", SOFT: "--soft", "#dfe3e8": "--rule", "#ffffff": "--paper", "#f5f7f9": "--shade"}
 
 
 def _text(name: str) -> str:

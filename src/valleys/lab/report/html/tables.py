@@ -14,11 +14,11 @@ from valleys.lab.report.html.cells import (
     duration,
     hyperparameters,
     interval,
+    number,
     numeral,
     scaled,
 )
 from valleys.lab.report.html.reading import Document, labels, optimizers, trials
-from valleys.lab.report.html.scales import number
 
 __all__ = ["areas", "results"]
 
