@@ -1,4 +1,4 @@
-"""The report of a comparison: Markdown and a page for people, JSON for programs, a picture for both."""
+"""The report of a comparison: Markdown and a page for people, JSON and CSV for programs, a picture for both."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from valleys.lab.atomic_write import write_whole
+from valleys.lab.flatness import pictures
 from valleys.lab.flatness import text as flat
-from valleys.lab.report import html, learning_curves
+from valleys.lab.report import html, learning_curves, runs, schema
 from valleys.lab.report import text as words
 from valleys.lab.report.html import reading, tables
 from valleys.lab.report.html.cells import Table
 from valleys.lab.report.summary import Summary, layouts
-from valleys.lab.store.job import Results
+from valleys.lab.store.job import Key, Results
+
+DRAWING = "landscape.json"
+"""File of what ``valleys landscape --draw`` measured, in the comparison's folder."""
 
 
 def write(
     results: Results, summary: Summary, folder: Path, command: str, lines: Mapping[str, str] | None = None
 ) -> dict[str, Path]:
-    """Write ``report.md``, ``report.json``, ``report.html`` and ``curves.png``.
+    """Write ``report.md``, ``report.json``, ``runs.csv``, ``report.html`` and ``curves.png``.
 
     Args:
         results: everything the store holds.
@@ -35,13 +39,15 @@ def write(
     paths = {
         "markdown": folder / "report.md",
         "json": folder / "report.json",
+        "csv": folder / "runs.csv",
         "html": folder / "report.html",
         "curves": folder / "curves.png",
     }
     document = to_json(results, summary, command, lines)
-    write_whole(paths["markdown"], to_markdown(document, summary))
+    write_whole(paths["markdown"], to_markdown(document, summary, _drawing(folder)))
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
     write_whole(paths["json"], text + "\n")
+    write_whole(paths["csv"], runs.to_csv(document))
     html.write([document], paths["html"])
     learning_curves.draw(document, paths["curves"])
     return paths
@@ -51,6 +57,7 @@ def to_json(results: Results, summary: Summary, command: str, lines: Mapping[str
     """Return every number of the comparison as strict JSON: what is not finite is null."""
     document: dict[str, Any] = plain(
         {
+            "schema": schema.VERSION,
             "command": command,
             "configuration": results.configuration,
             "environments": results.environments,
@@ -80,21 +87,22 @@ def to_json(results: Results, summary: Summary, command: str, lines: Mapping[str
     return document
 
 
-def to_markdown(document: Mapping[str, Any], summary: Summary) -> str:
-    """Return the report as Markdown; ``document`` is what ``to_json`` made of the summary."""
+def to_markdown(document: Mapping[str, Any], summary: Summary, drawn: Mapping[str, Any] | None = None) -> str:
+    """Return the report as Markdown; ``document`` is what ``to_json`` made of the summary, ``drawn`` the landscape."""
     configuration = document["configuration"]
     metric = configuration["metric"]
     rows = [words.cells(row, metric) for row in summary.rows]
     index = reading.indices([document])
     parts = [
         f"# {escape(configuration['task'])} at batch {configuration['batch_size']}",
-        _table(list(rows[0]), [list(row.values()) for row in rows]),
+        markdown_table(list(rows[0]), [list(row.values()) for row in rows]),
         *_verdicts(summary),
         *map(escape, document["method"]),
         _notes(document["notes"]),
         "![validation metric against steps](curves.png)",
         *_budget(summary, metric),
         *_flatness(document, index),
+        *_landscape(drawn, summary),
         "## Configuration",
         _shown(tables.settings(document)),
         "## Search space",
@@ -174,7 +182,8 @@ def _rounds(results: Results, summary: Summary) -> list[dict[str, Any]]:
     ]
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown; its cells are escaped."""
     lines = [list(map(escape, titles)), ["---"] * len(titles), *(list(map(escape, row)) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -194,7 +203,7 @@ def _budget(summary: Summary, metric: str) -> list[str]:
         "## Tuning budget",
         f"The test {escape(metric)} to expect of the best of so many trials by validation, over rounds and choices of "
         "the trials. A trial that diverged counts as the worst. Intervals are in report.json.",
-        _table(*words.budget(summary)),
+        markdown_table(*words.budget(summary)),
     ]
 
 
@@ -208,12 +217,36 @@ def _flatness(document: Mapping[str, Any], index: dict[str, int]) -> list[str]:
     return [*parts, *([_shown(ratios), escape(flatness["ratios_method"])] if ratios else []), _notes(flatness["notes"])]
 
 
+def _drawing(folder: Path) -> dict[str, Any] | None:
+    """Return the landscape that was drawn; None if none was."""
+    path = folder / DRAWING
+    drawn: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return drawn
+
+
+def _landscape(drawn: Mapping[str, Any] | None, summary: Summary) -> list[str]:
+    """Return the landscape between the minima, if it was drawn."""
+    if drawn is None:
+        return []
+    title = "## The landscape between the minima"
+    for entry in drawn["minima"]:
+        made = summary.selections.get(entry["optimizer"], {}).get(entry["round"] - 1)
+        if made is None or Key(entry["round"] - 1, entry["trial"] - 1, entry["seed"]) not in made.runs:
+            return [title, _notes(["it was drawn of runs that are no longer selected; run `valleys landscape --draw`"])]
+    images = {name: f"![{about}](landscape-{name}.png)" for name, (_, about) in pictures.PICTURES.items()}
+    tables = {"surface": flat.minima(drawn), "barriers": flat.barriers(drawn)}
+    parts = [title, escape(flat.drawn(drawn)), _notes(drawn["notes"])]
+    for name, image in images.items():
+        parts += [image, *([markdown_table(*tables[name])] if name in tables else [])]
+    return parts
+
+
 def _notes(notes: Sequence[str]) -> str:
     return "\n".join(f"* Note: {escape(note)}." for note in notes)
 
 
 def _shown(table: Table) -> str:
-    return _table(table.titles, [[cell.text for cell in row] for row in table.rows])
+    return markdown_table(table.titles, [[cell.text for cell in row] for row in table.rows])
 
 
 def _python(lines: Mapping[str, str]) -> str:

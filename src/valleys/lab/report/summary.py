@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from valleys.lab.flatness.table import Flatness, tabulate
-from valleys.lab.optimizers.spec import OptimizerSpec, Plan
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan, tunable
 from valleys.lab.record import Record
 from valleys.lab.run.ranks import Layout
 from valleys.lab.search import candidates
 from valleys.lab.statistics import Interval, median
 from valleys.lab.statistics.budget import BudgetPoint, budget_curve
+from valleys.lab.statistics.cost import step_times
 from valleys.lab.statistics.intervals import mean_on_scale
 from valleys.lab.statistics.outcome import Metric, Outcome, Verdict
-from valleys.lab.statistics.step_times import step_times
 from valleys.lab.statistics.verdicts import judge, two_best
 from valleys.lab.store.job import Key, Results
 
@@ -87,6 +87,7 @@ class Summary:
         verdicts: one for each pair.
         budget: the expected test metric by number of trials, of each optimizer that was tuned.
         notes: what a reader of the table should know.
+        metric: the test metric.
         flatness: what ``valleys landscape`` measured; None if nothing was.
     """
 
@@ -96,6 +97,7 @@ class Summary:
     verdicts: tuple[Verdict, ...]
     budget: Mapping[str, tuple[BudgetPoint, ...]]
     notes: tuple[str, ...]
+    metric: Metric
     flatness: Flatness | None = None
 
     @property
@@ -133,6 +135,7 @@ def summarize(results: Results, warnings: Sequence[str] = ()) -> Summary:
         judge(pairs, outcomes, metric, unit=unit(results)),
         _budget(results, selections, metric),
         (*warnings, *_notes(results, selections, metric)),
+        metric,
         tabulate(measured, pairs),
     )
 
@@ -186,8 +189,8 @@ def _selection(results: Results, name: str, number: int) -> Selection | None:
     configuration = results.configuration
     trials = {key.point: record for key, record in results.tuning[name].items() if key.round == number}
     point: int | None = candidates.FIXED
-    values: Mapping[str, float] = {}
-    if results.spaces[name]:
+    values: Mapping[str, float] = {key: ranges.low for key, ranges in results.spaces[name].items()}
+    if tunable(results.spaces[name]):
         if len(trials) < configuration["trials"]:
             return None
         point = candidates.select(trials, configuration["maximize"])
@@ -286,7 +289,7 @@ def _budget(
             for number in rounds
         ]
         for name, rounds in selections.items()
-        if results.spaces[name]
+        if tunable(results.spaces[name])
     }
     tests = [
         test

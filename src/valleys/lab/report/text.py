@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from valleys.lab.optimizers.spec import tunable
 from valleys.lab.report.summary import Row, Summary, unit
 from valleys.lab.statistics.formatting import format_interval
 from valleys.lab.statistics.outcome import Verdict
@@ -66,7 +67,7 @@ def _procedure(results: Results) -> str:
     seeds = f"{configuration['seeds']} fresh seed{'s' * (configuration['seeds'] > 1)}"
     rounds = unit(results) == "round"
     shared = "of its own, since copies are compared" if results.request.get("copies", 1) > 1 else "the same for all"
-    if not any(results.spaces.values()):
+    if not any(map(tunable, results.spaces.values())):
         where = f"in each of {configuration['rounds']} rounds " * rounds
         return f"Nothing was tuned: {where}each optimizer was run on {seeds}, {shared}."
     trials = f"{configuration['trials']} trial{'s' * (configuration['trials'] > 1)}"
