@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from valleys.cli.app import app
+from valleys.cli.app import app, configured
 from valleys.cli.console import print_lines, print_table
-from valleys.cli.options import configured
 from valleys.lab.flatness import text
 from valleys.lab.landscape import LandscapeConfig, landscape
 
@@ -26,19 +25,30 @@ def _landscape(
     Measures what `compare --keep-weights` kept; other runs are trained again from their seeds. Nothing is measured
     twice. The measurements are added to the comparison's report.
 
+    With --draw the first finished run of each optimizer is drawn: the loss
+    over the plane through three of the minima, the barriers between them, the
+    Hessian's spectral density, and sharpness by radius.
+
     \b
     Files:
       report.html, .md, .json  of RUN, with the measurements added
+      landscape.json           with --draw: all its numbers
+      landscape-*.png          surface, barriers, spectra, sharpness
 
     \b
     Examples:
       valleys landscape runs/digits
       valleys landscape runs/digits --measures top_eigenvalue,drift
+      valleys landscape runs/digits --draw
     """
     measured = landscape(run, config, task=task)
     print_table(*text.main(measured.flatness), title=f"{measured.task} at batch {measured.batch_size}: flatness")
     if measured.flatness.contrasts:
         print_table(*text.ratios(measured.flatness))
+    if measured.drawing is not None:
+        print_table(*text.minima(measured.drawing), title="The landscape between the minima")
+        print_table(*text.barriers(measured.drawing))
+        print_lines(text.drawn(measured.drawing), *measured.drawing["notes"])
     if measured.trained_again:
         print_lines(f"note: {measured.trained_again} runs had no weights left and were trained again (--keep-weights)")
     print_lines(*measured.flatness.notes, *measured.paths.values())

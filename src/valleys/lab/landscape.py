@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -11,8 +12,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from valleys.lab.atomic_write import write_whole
 from valleys.lab.config import LAYOUT, ComparisonConfig
 from valleys.lab.errors import LabError
+from valleys.lab.flatness import pictures
+from valleys.lab.flatness.drawing import GRID, Minimum, drawing, parts
 from valleys.lab.flatness.measure import EXAMPLES, MEASURES, chosen, measure
 from valleys.lab.flatness.table import Flatness
 from valleys.lab.optimizers.spec import OptimizerSpec
@@ -48,7 +52,8 @@ class Measured:
         flatness: the table.
         runs: the measurements of each run that counts, by optimizer and seed.
         trained_again: how many runs had no weights left and were trained again.
-        paths: the report's files.
+        paths: the report's files, and those of the drawing.
+        drawing: what ``landscape.json`` holds; None if nothing was drawn.
     """
 
     task: str
@@ -57,6 +62,7 @@ class Measured:
     runs: Mapping[str, Mapping[int, Mapping[str, Any]]]
     trained_again: int
     paths: dict[str, Path]
+    drawing: Mapping[str, Any] | None = None
 
 
 @documented
@@ -65,7 +71,7 @@ class LandscapeConfig:
     """Settings of the measurements.
 
     Raises:
-        LabError: fewer than one example, or an unknown measure.
+        LabError: fewer than one example, fewer than two points of the grid, or an unknown measure.
     """
 
     data_dir: Path | str | None = option(
@@ -73,6 +79,10 @@ class LandscapeConfig:
     )
     examples: int = option(EXAMPLES, "Training examples of the loss that is measured.")
     measures: Sequence[str] = option((), f"By commas, of {', '.join(MEASURES)}; default: all.")
+    draw: bool = option(
+        False, "Draw the surface that the minima share, barriers, spectra and sharpness.", flag="--draw"
+    )
+    grid: int = option(GRID, "Points on each side of the drawn surface.")
     storage: str | None = option(None, "The comparison's Optuna storage URL, if it had one.")
     name: str | None = option(None, "The comparison's name in --storage; default: RUN's.")
     device: str = option("cpu", "cpu or cuda.")
@@ -80,6 +90,8 @@ class LandscapeConfig:
     def __post_init__(self) -> None:
         if self.examples < 1:
             raise LabError(f"examples {self.examples}: choose 1 or more")
+        if self.grid < 2:
+            raise LabError(f"grid {self.grid}: choose 2 or more; {GRID} is usual")
         chosen(self.measures or None)
 
 
@@ -99,6 +111,15 @@ def landscape(
     reaches is compared with its record. The measurements are kept in the comparison's storage, and its report is
     written again with them.
 
+    With ``draw``, the first of these runs of each optimizer (the earliest round, the lowest seed) is drawn: ``RUN``
+    gets ``landscape.json`` and the pictures ``landscape-*.png``, and its report a section with them. The JSON holds
+    what :func:`valleys.lab.flatness.drawing.drawing` returns, inf and NaN as null, and
+
+    * ``task``, ``batch_size``, and ``title``, which names both;
+    * ``optimizers``: all of the comparison, in the order of the palette's colours;
+    * ``left_out``: those of them that have no run that stayed finite;
+    * ``notes``: what a reader should know.
+
     Args:
         run: folder of the comparison.
         config: all settings. More measures may be asked for later.
@@ -112,7 +133,8 @@ def landscape(
 
     Raises:
         LabError: an unknown measure; no comparison, or an unfinished one; a task or an optimizer that cannot be found
-            or is not the one that was compared; a task with a training loop of its own; several processes.
+            or is not the one that was compared; a task with a training loop of its own; several processes; of
+            ``draw``, fewer than two optimizers with a run that did not diverge, and what ``drawing`` raises.
     """
     config = replace(config or LandscapeConfig(), **settings)
     folder = Path(run)
@@ -123,45 +145,160 @@ def landscape(
     if config.storage is None and not (folder / "comparison.db").exists():
         raise LabError(f"{folder} holds no comparison; name the folder that `valleys compare --out` wrote")
     with Store(folder, config.storage, config.name) as store:
-        configuration, names, request = store.description()
-        if not configuration:
+        finished = _Finished(store, folder, config, task, optimizers)
+        finished.measure(measures, progress)
+        drawn = finished.draw(progress) if config.draw else None
+        return finished.report(drawn)
+
+
+class _Finished:
+    """A finished comparison with its task, its optimizers, and the runs that count."""
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        config: LandscapeConfig,
+        task: str | Problem | None,
+        optimizers: Sequence[OptimizerSpec],
+    ) -> None:
+        self.store, self.folder, self.config = store, folder, config
+        self.again = 0  # runs that were trained again
+        self.configuration, names, self.request = store.description()
+        if not self.configuration:
             raise LabError(f"the storage holds no comparison called {store.name}; give --name")
-        if configuration.get("layout") != LAYOUT:
+        if self.configuration.get("layout") != LAYOUT:
             raise LabError(f"{folder} holds a comparison of another version of valleys, without rounds; compare anew")
-        compared = replace(_settings(configuration, ComparisonConfig), copies=request.get("copies", 1))
-        problem = _problem(task, compared, configuration, request, config.data_dir)
+        compared = replace(_settings(self.configuration, ComparisonConfig), copies=self.request.get("copies", 1))
+        self.problem = _problem(task, compared, self.configuration, self.request, config.data_dir)
         own = {spec.name: spec for spec in optimizers}
-        known = replace(compared, optimizers=[own.get(name, name) for name in names]).specs()
-        specs = {spec.name: spec for spec in known}
-        spaces = {spec.name: spec.space for spec in specs.values()}
-        results = store.results(spaces)
-        jobs = _jobs(results, summarize(results))
-        examples = min(config.examples, len(problem.train))
-        missing = [job for job in jobs if _missing(results, job, examples, measures)]
-        again = 0
-        with watch(f"landscape of {problem.name}", len(jobs), progress) as bar:
-            for number, job in enumerate(missing, len(jobs) - len(missing)):
+        self.known = replace(compared, optimizers=[own.get(name, name) for name in names]).specs()
+        self.specs = {spec.name: spec for spec in self.known}
+        results = self._results()
+        self.summary = summarize(results)
+        self.jobs = _jobs(results, self.summary)
+        if not self.jobs:
+            raise LabError(f"{folder} holds no finished run on a fresh seed yet; let `valleys compare` finish")
+        self.first: dict[str, Job] = {}
+        for job in self.jobs:
+            self.first.setdefault(job.optimizer, job)
+        if config.draw and len(self.first) == 1:
+            raise LabError(
+                f"{folder} has a finite final run of {self.jobs[0].optimizer} alone, and a drawing needs the minima of "
+                "two optimizers; leave --draw out, or compare more of them"
+            )
+
+    def measure(self, measures: Sequence[str], progress: bool | None) -> None:
+        """Measure what is not measured yet."""
+        results = self._results()
+        examples = min(self.config.examples, len(self.problem.train))
+        missing = [job for job in self.jobs if _missing(results, job, examples, measures)]
+        with watch(f"landscape of {self.problem.name}", len(self.jobs), progress) as bar:
+            for number, job in enumerate(missing, len(self.jobs) - len(missing)):
                 follow = bar(f"round {job.key.round + 1}, {job.optimizer}, seed {job.key.seed}", number)
-                record = results.final[job.optimizer][job.key]
-                device = torch.device(config.device)
-                one = _Run(problem, specs[job.optimizer], record, job, configuration, folder, device)
-                measurements, trained = one.measured(examples, measures, follow)
+                model, start, note = self._models(job, follow)
+                values = measure(
+                    self.problem,
+                    model,
+                    start,
+                    examples=examples,
+                    device=self.config.device,
+                    measures=measures,
+                    progress=follow,
+                )
                 before = results.flatness.get(job.optimizer, {}).get(job.key, {})
                 kept = before if before.get("examples") == examples else {}
-                store.measured(job.optimizer, job.key, {**kept, **measurements})
-                again += trained
-            bar("", len(jobs))
-        results = store.results(spaces)
+                self.store.measured(job.optimizer, job.key, {**kept, **values, "examples": examples, "note": note})
+            bar("", len(self.jobs))
+
+    def draw(self, progress: bool | None) -> dict[str, Any]:
+        """Draw the first run of each optimizer; write the numbers and the pictures."""
+        size, minima, notes = self.configuration["batch_size"], [], []
+        with watch(f"drawing of {self.problem.name}", parts(len(self.first)), progress) as bar:
+            for name, job in self.first.items():
+                model, start, note = self._models(job, bar(f"weights of {name}", 0))
+                run = {"round": job.key.round + 1, "seed": job.key.seed, "trial": job.key.point + 1}
+                validation = self._record(job).validation
+                assert validation is not None
+                score = validation if self.problem.maximize else -validation
+                minima.append(Minimum(name, model.eval(), start, run, score))
+                notes += [note] * bool(note)
+            numbers = drawing(
+                self.problem,
+                minima,
+                examples=self.config.examples,
+                device=self.config.device,
+                grid=self.config.grid,
+                bar=bar,
+            )
+        drawn = {
+            "task": self.problem.name,
+            "batch_size": size,
+            "title": f"{self.problem.name} at batch {size}",
+            "optimizers": list(self.specs),
+            "left_out": [name for name in self.specs if name not in self.first],
+            "notes": notes,
+            **numbers,
+        }
+        text = json.dumps(document.plain(drawn), allow_nan=False, ensure_ascii=False)
+        write_whole(self.folder / document.DRAWING, text + "\n")
+        pictures.write(drawn, self.folder)
+        return drawn
+
+    def report(self, drawn: Mapping[str, Any] | None) -> Measured:
+        """Write the comparison's report again, with all that was measured."""
+        results = self._results()
         summary = summarize(results)
-        if summary.flatness is None:
-            raise LabError(f"{folder} holds no finished run on a fresh seed yet; let `valleys compare` finish")
-        command = request.get("command", f"valleys compare {problem.name}")
-        python = lines(known, summary, configuration["batch_size"])
-        paths = document.write(results, summary, folder, command, python)
-    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for job in jobs:
-        runs.setdefault(job.optimizer, {})[job.key.seed] = results.flatness[job.optimizer][job.key]
-    return Measured(problem.name, configuration["batch_size"], summary.flatness, runs, again, paths)
+        assert summary.flatness is not None
+        name, size = self.problem.name, self.configuration["batch_size"]
+        command = self.request.get("command", f"valleys compare {name}")
+        paths = document.write(results, summary, self.folder, command, lines(self.known, summary, size))
+        if drawn is not None:
+            paths |= {"drawing": self.folder / document.DRAWING, **pictures.paths(self.folder)}
+        runs: dict[str, dict[int, Mapping[str, Any]]] = {}
+        for job in self.jobs:
+            runs.setdefault(job.optimizer, {})[job.key.seed] = results.flatness[job.optimizer][job.key]
+        return Measured(name, size, summary.flatness, runs, self.again, paths, drawn)
+
+    def _results(self) -> Results:
+        return self.store.results({name: spec.space for name, spec in self.specs.items()})
+
+    def _record(self, job: Job) -> Record:
+        return self.summary.selections[job.optimizer][job.key.round].runs[job.key]
+
+    def _models(self, job: Job, follow: Follow) -> tuple[nn.Module, nn.Module, str]:
+        """Return a run's model as it ended and as it began, and a note if it was trained again to another result."""
+        file, device, note = weights.path(self.folder, job.stem), torch.device(self.config.device), ""
+        state = weights.load(file, device)
+        if state is None:
+            note = self._train(job, file, follow)
+            state = weights.load(file, device)
+            self.again += 1
+        assert state is not None
+        models = []
+        for _ in range(2):
+            with seeded(device, self._record(job).seed):
+                models.append(self.problem.build_model().to(device))
+        models[0].load_state_dict(state)
+        return models[0], models[1], note
+
+    def _train(self, job: Job, file: Path, follow: Follow) -> str:
+        """Train a run again and keep its weights; say so if it is not the run that was recorded."""
+        record, spec = self._record(job), self.specs[job.optimizer]
+        config = replace(_settings(self.configuration, RunConfig), device=self.config.device)
+        hooks = trainer.Hooks(follow, keep=partial(weights.save, path=file))
+        now = trainer.train(self.problem, spec, record.hyperparameters, config, seed=record.seed, hooks=hooks)
+        if now.diverged or now.validation is None or record.validation is None:
+            raise LabError(
+                f"{record.optimizer} with seed {record.seed} diverged when it was trained again, which it did not "
+                "before: this machine is not like the one that compared; compare anew with --keep-weights"
+            )
+        if abs(now.validation - record.validation) > _SAME * abs(record.validation):
+            return (
+                f"{record.optimizer}, seed {record.seed}: trained again on another machine or version, the validation "
+                f"metric is {now.validation:.6g} and was {record.validation:.6g}"
+            )
+        return ""
 
 
 def _settings(configuration: Mapping[str, Any], cls: type[Config]) -> Config:
@@ -209,55 +346,3 @@ def _jobs(results: Results, summary: Summary) -> list[Job]:
 def _missing(results: Results, job: Job, examples: int, measures: Sequence[str]) -> bool:
     measured = results.flatness.get(job.optimizer, {}).get(job.key)
     return measured is None or measured["examples"] != examples or any(name not in measured for name in measures)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A finished run whose model is wanted back."""
-
-    problem: Task
-    spec: OptimizerSpec
-    record: Record
-    job: Job
-    configuration: Mapping[str, Any]
-    folder: Path
-    device: torch.device
-
-    def measured(self, examples: int, measures: Sequence[str], follow: Follow) -> tuple[dict[str, Any], bool]:
-        """Return the measurements, and whether the run had to be trained again for them."""
-        file = weights.path(self.folder, self.job.stem)
-        state, note = weights.load(file, self.device), ""
-        trained = state is None
-        if trained:
-            note = self._train(file, follow)
-            state = weights.load(file, self.device)
-        assert state is not None
-        model, start = self._model(), self._model()
-        model.load_state_dict(state)
-        values: dict[str, Any] = measure(
-            self.problem, model, start, examples=examples, device=self.device, measures=measures, progress=follow
-        )
-        return {**values, "examples": examples, "note": note}, trained
-
-    def _model(self) -> nn.Module:
-        """The model as the run with this seed began."""
-        with seeded(self.device, self.record.seed):
-            return self.problem.build_model().to(self.device)
-
-    def _train(self, file: Path, follow: Follow) -> str:
-        """Train a run again and keep its weights; say so if it is not the run that was recorded."""
-        record = self.record
-        config = replace(_settings(self.configuration, RunConfig), device=str(self.device))
-        hooks = trainer.Hooks(follow, keep=partial(weights.save, path=file))
-        now = trainer.train(self.problem, self.spec, record.hyperparameters, config, seed=record.seed, hooks=hooks)
-        if now.diverged or now.validation is None or record.validation is None:
-            raise LabError(
-                f"{record.optimizer} with seed {record.seed} diverged when it was trained again, which it did not "
-                "before: this machine is not like the one that compared; compare anew with --keep-weights"
-            )
-        if abs(now.validation - record.validation) > _SAME * abs(record.validation):
-            return (
-                f"{record.optimizer}, seed {record.seed}: trained again on another machine or version, the validation "
-                f"metric is {now.validation:.6g} and was {record.validation:.6g}"
-            )
-        return ""

@@ -17,7 +17,7 @@ __all__ = ["EXAMPLES", "MEASURES", "measure"]
 
 EXAMPLES = 1024
 """Training examples whose loss is measured."""
-_CHUNK = 256  # examples that a pass takes at a time
+_CHUNK = 256  # examples that a pass takes at most at a time
 # Radius of the l2 ball, of the adaptive one, and the standard deviation of the average.
 _RHO, _ADAPTIVE_RHO, _SIGMA = 0.05, 0.5, 0.05
 _MATVECS, _PAIRS, _STEPS = 50, 20, 20
@@ -80,7 +80,7 @@ def measure(
     training = model.training
     model.eval()
     try:
-        objective = Objective(model, task.loss, _Spaced(task.train, examples, device))
+        objective = Objective(model, task.loss, Spaced(task.train, examples, device))
         setup = _Setup(task, objective, model, start, device, seed)
         values: dict[str, float] = {}
         for done, name in enumerate(chosen(measures), 1):
@@ -161,7 +161,7 @@ def _gap(setup: _Setup) -> dict[str, float]:
     from valleys.landscape.sharpness.generalization import gap
 
     test = setup.task.test
-    held_out = Objective(setup.model, setup.task.loss, _Spaced(test, len(test), setup.device), check=False)
+    held_out = Objective(setup.model, setup.task.loss, Spaced(test, len(test), setup.device), check=False)
     result = gap(setup.objective, held_out)
     return {"test_loss": result.test, "gap": result.value}
 
@@ -188,7 +188,7 @@ _FUNCTIONS: dict[str, Callable[[_Setup], dict[str, float]]] = {
 
 
 @dataclass(frozen=True)
-class _Spaced:
+class Spaced:
     """Evenly spaced examples of a split, read anew each time, so that a large split need not fit into memory."""
 
     split: Split | Stream
@@ -198,4 +198,5 @@ class _Spaced:
     def __iter__(self) -> Iterator[tuple[Batch, Batch]]:
         size = min(self.examples, len(self.split))
         spaced = (torch.arange(size) * len(self.split)) // size
-        return self.split.reader(self.device).read(spaced.split(_CHUNK))
+        # Chunks of equal size: batch normalisation has no variance over a last one of a single example.
+        return self.split.reader(self.device).read(spaced.tensor_split(-(-size // _CHUNK)))

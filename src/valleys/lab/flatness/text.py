@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from valleys.lab.flatness.table import Flatness
 from valleys.lab.statistics.formatting import format_interval
 
-__all__ = ["RATIOS", "main", "method", "ratios"]
+__all__ = ["RATIOS", "barriers", "drawn", "main", "method", "minima", "ratios"]
+
+_ROUNDING = 1e-12  # what is left of a distance that is zero
 
 RATIOS = (
     "Geometric mean of the first optimizer's value divided by the second's in the same round or, with one round, on "
@@ -47,3 +53,62 @@ def ratios(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
         ]
         for entry in flatness.contrasts
     ]
+
+
+def drawn(drawing: Mapping[str, Any]) -> str:
+    """Return a paragraph that says what a drawing shows of which runs."""
+    examples, left_out = drawing["examples"], drawing["left_out"]
+    return (
+        "Of the first finished run with the selected values of each optimizer (earliest round, lowest seed): "
+        f"{examples['training']} training and {examples['validation']} validation examples, without augmentation, in "
+        f"evaluation mode. The plane goes through {', '.join(drawing['plane']['spanned_by'])}; coordinates are "
+        "distances of the weights. A minimum that does not lie in it has a hollow mark where it is nearest. A "
+        "barrier is the largest loss on the straight line between two minima above the line through the losses at its "
+        "ends, of 21 points; permuted hidden units alone make one. Batch normalisation has the statistics of the "
+        "weights at each point. Sharpness is what 10 steps of ascent reached, a lower bound."
+        + f" Left out, since no final run stayed finite: {', '.join(left_out)}."
+        * bool(left_out)
+    )
+
+
+def minima(drawing: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return titles and rows of the table of minima."""
+    numbers = {
+        "training loss": "training_loss",
+        "validation loss": "validation_loss",
+        "x": "x",
+        "y": "y",
+        "distance from the plane": "distance",
+    }
+    return ["minimum", "round", "seed", *numbers], [
+        [
+            entry["optimizer"],
+            str(entry["round"]),
+            str(entry["seed"]),
+            *(_number(entry[key]) for key in numbers.values()),
+        ]
+        for entry in drawing["minima"]
+    ]
+
+
+def barriers(drawing: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return titles and rows of the table of barriers."""
+    return ["pair", "distance", "training barrier", "at", "validation barrier", "at"], [
+        [
+            f"{entry['first']} to {entry['second']}",
+            _number(entry["distance"]),
+            *(text for split in ("training", "validation") for text in _height(entry[split])),
+        ]
+        for entry in drawing["barriers"]
+    ]
+
+
+def _height(path: Mapping[str, Any]) -> tuple[str, str]:
+    return _number(path["barrier"]), _number(path["at"]) if path["barrier"] else "-"
+
+
+def _number(value: float | None) -> str:
+    """Return a number as tables show it; a loss that overflowed is null in the file."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{0 if abs(value) < _ROUNDING else value:.3g}"

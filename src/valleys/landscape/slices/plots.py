@@ -69,7 +69,7 @@ def plot_1d(
             raise ValueError(f"curves: {name!r} is a plane; draw it with contour or surface")
         if metric is not None and curve.metric is None:
             raise ValueError(f"metric {metric!r}: {name!r} has none; pass metric= where it is measured")
-    figure = _figure((8, 5) if metric is None else (8, 7))
+    figure = new_figure((8, 5) if metric is None else (8, 7))
     panels = figure.subplots(1 if metric is None else 2, 1, sharex=True, squeeze=False)[:, 0]
     seen: list[float] = []
     for number, (name, curve) in enumerate(named.items()):
@@ -81,7 +81,7 @@ def plot_1d(
         else:
             x, losses = curve.t, curve.losses
             label = f"{name} (barrier {curve.barrier:.3g})" if name else f"barrier {curve.barrier:.3g}"
-        panels[0].plot(x, losses, label=_text(label) or None, **look)
+        panels[0].plot(x, losses, label=literal(label) or None, **look)
         if isinstance(curve, Path1D):
             panels[0].plot(x, losses - curve.excess, ":", color=color, linewidth=1, label="_line between the ends")
         _mark_missing(panels[0], x, losses, color)
@@ -92,11 +92,11 @@ def plot_1d(
         panels[0].set_yscale("log")
     panels[0].set_ylabel("loss")
     if metric is not None:
-        panels[1].set_ylabel(_text(metric))
+        panels[1].set_ylabel(literal(metric))
     both_ends = all(isinstance(curve, Path1D) for curve in named.values())
     default = "t, from the first solution (0) to the second (1)" if both_ends else "coordinate along the direction"
-    panels[-1].set_xlabel(_text(default if xlabel is None else xlabel))
-    panels[0].set_title(_text(title))
+    panels[-1].set_xlabel(literal(default if xlabel is None else xlabel))
+    panels[0].set_title(literal(title))
     for axes in panels:
         if not both_ends:
             axes.axvline(0, color="#777777", linewidth=0.8, linestyle="--", zorder=0)
@@ -159,7 +159,7 @@ def contour(
     low, high, logarithmic = color_range(values, metric is None)
     steps = levels_between(low, high, levels, logarithmic)
     extend = "min" if float(values[values.isfinite()].min()) < low else "neither"
-    figure = _figure((7.5, 6))
+    figure = new_figure((7.5, 6))
     axes = figure.add_subplot()
     axes.set_facecolor(_MISSING)
     # A logarithm takes no zero: what is below the scale goes just below it.
@@ -168,7 +168,7 @@ def contour(
         plane.x, plane.y, shown, levels=steps, norm=norm(low, high, logarithmic), cmap=_MAP, extend=extend
     )
     axes.contour(plane.x, plane.y, shown, levels=steps, colors="white", linewidths=0.4, alpha=0.5)
-    bar = figure.colorbar(filled, ax=axes, label=_text(metric or "loss"))
+    bar = figure.colorbar(filled, ax=axes, label=literal(metric or "loss"))
     if logarithmic:
         bar.set_ticks(round_ticks(low, high), labels=[f"{tick:g}" for tick in round_ticks(low, high)])
         bar.ax.minorticks_off()
@@ -234,12 +234,12 @@ def surface(
     heights = torch.where(values.isfinite(), values.clamp(min=low), math.nan)
     heights = heights.log10() if logarithmic else heights
     ends = (math.log10(low), math.log10(high)) if logarithmic else (low, high)
-    figure = _figure((8, 6.5))
+    figure = new_figure((8, 6.5))
     axes = figure.add_subplot(projection="3d", computed_zorder=False)
     xs, ys = np.meshgrid(plane.x.numpy(), _y(plane).numpy())
     look: dict[str, Any] = {"cmap": _MAP, "norm": norm(*ends, False), "linewidth": 0.15, "edgecolor": (1, 1, 1, 0.35)}
     drawn = axes.plot_surface(xs, ys, heights.numpy(), rcount=len(ys), ccount=len(xs[0]), zorder=1, **look)
-    bar = figure.colorbar(drawn, ax=axes, label=_text(metric or "loss"), shrink=0.65, pad=0.1)
+    bar = figure.colorbar(drawn, ax=axes, label=literal(metric or "loss"), shrink=0.65, pad=0.1)
     if logarithmic:
         ticks = round_ticks(low, high)
         for axis in (bar, axes.zaxis):
@@ -249,12 +249,12 @@ def surface(
         handles = _draw_trajectory(axes, points, plane, lifted)
         axes.legend(handles=handles, loc="upper left", framealpha=0.85, fontsize=9)
     axes.view_init(elev=elevation, azim=azimuth)
-    axes.set_zlabel(_text(metric or "loss"))
+    axes.set_zlabel(literal(metric or "loss"))
     _frame(axes, plane, xlabel, ylabel, title)
     return _written(figure, path)
 
 
-def _figure(size: tuple[float, float]) -> Figure:
+def new_figure(size: tuple[float, float]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -265,7 +265,7 @@ def _figure(size: tuple[float, float]) -> Figure:
 
 
 def _frame(axes: Any, plane: Slice, xlabel: str, ylabel: str, title: str) -> None:
-    axes.set(xlabel=_text(xlabel), ylabel=_text(ylabel), title=_text(title))
+    axes.set(xlabel=literal(xlabel), ylabel=literal(ylabel), title=literal(title))
     axes.set(xlim=(float(plane.x[0]), float(plane.x[-1])), ylim=(float(_y(plane)[0]), float(_y(plane)[-1])))
 
 
@@ -342,6 +342,6 @@ def _mark_missing(axes: Any, x: Tensor, losses: Tensor, color: str) -> None:
         axes.plot(missing, [0.98] * len(missing), "x", color=color, transform=where, label="not finite")
 
 
-def _text(text: str) -> str:
+def literal(text: str) -> str:
     """Return text that matplotlib shows as it is: dollar signs would start a formula."""
     return text.replace("$", r"\$")
