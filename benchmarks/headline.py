@@ -1,0 +1,233 @@
+"""The paper's headline at its own number of updates, on shares of CIFAR-10, part by part.
+
+    OMP_NUM_THREADS=1 python benchmarks/headline.py --data FOLDER
+
+* ``fortieth``: all 16 recipes of beta3, bias correction, exclusion of norms and biases, and E (``headline.yaml``);
+* ``tenth``: the four printed arms of ``valleys reproduce headline``, with the options of the authors' package;
+* ``digits``: from LAMB as published to ALTO on scikit-learn's digits, tuned, 5 rounds of 8 trials (10 minutes);
+* ``rates``: ``lamb`` and ``alto`` with norms and biases excluded, the learning rate tuned by 4 trials in each round.
+
+Interrupted, it goes on where it was; the same command in a second shell joins in; ``--rounds`` and ``--seeds`` may
+grow.
+The finished runs are in ``benchmarks/results/headline``, from where any machine can go on. A run of ``fortieth`` takes
+about 7 minutes of one core, of ``tenth`` about 26; all of it about 20 core-hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from valleys.lab.attribution import attribute
+from valleys.paper.reproduce import reproduce
+
+RESULTS = Path(__file__).parent / "results" / "headline"
+RECIPES = Path(__file__).with_name("headline.yaml")
+PAPER = {"momentum": 0.9, "weight_decay": 1e-4}  # as in the paper's tables
+
+
+def fortieth(data: Path, out: Path, rounds: int, seeds: int) -> None:
+    """Share the difference between two recipes out among the four switches in which they differ."""
+    attribute(
+        "cifar10-resnet20",
+        preset="fortieth-16px",
+        data_dir=data,
+        first="lamb-uncorrected",
+        last="alto-excluded",
+        recipes=RECIPES,
+        fixed={"lr": 0.05, **PAPER},
+        rounds=rounds,
+        device="cpu",
+        out=out,
+        announce=print,
+    )
+
+
+def tenth(data: Path, out: Path, rounds: int, seeds: int) -> None:
+    """Run the paper's four arms."""
+    settings: dict[str, Any] = {"preset": "tenth-16px", "exclude_norms": True, "clip": 1.0, "device": "cpu"}
+    reproduce("headline", data_dir=data, seeds=seeds, out=out, **settings)
+
+
+def rates(data: Path, out: Path, rounds: int, seeds: int) -> None:
+    """Compare LAMB and ALTO where the learning rate is tuned."""
+    attribute(
+        "cifar10-resnet20",
+        preset="fortieth-16px",
+        data_dir=data,
+        first="lamb-excluded",
+        last="alto-excluded",
+        recipes=RECIPES,
+        fixed=PAPER,
+        rounds=rounds,
+        trials=4,
+        device="cpu",
+        out=out,
+        announce=print,
+    )
+
+
+def digits(data: Path, out: Path, rounds: int, seeds: int) -> None:
+    """Tune LAMB as published, ALTO and what lies between on scikit-learn's digits."""
+    attribute("digits", batch_size=1024, first="lamb-paper", last="alto", device="cpu", out=out, announce=print)
+
+
+STUDIES: dict[str, Callable[[Path, Path, int, int], None]] = {
+    "fortieth": fortieth,
+    "tenth": tenth,
+    "rates": rates,
+    "digits": digits,
+}
+
+
+TITLES = {
+    "fortieth": "A fortieth: 1,250 images, batch 410, four switches",
+    "tenth": "A tenth: 5,000 images, batch 1,638, the four printed arms, with the options of the authors' package",
+    "rates": "A fortieth with the learning rate tuned: is it E?",
+    "digits": "Scikit-learn's digits at batch 1,024, all tuned: from LAMB as published to ALTO",
+}
+
+
+def main() -> None:
+    """Run the studies."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of cifar-10-batches-bin")
+    parser.add_argument("--runs", type=Path, default=Path("runs/headline"), help="folder of the runs")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of fortieth and rates (default: 3)")
+    parser.add_argument("--seeds", type=int, default=2, help="runs of each of tenth's arms (default: 2)")
+    parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES), help="studies to run")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # two processes then use both cores, and no run depends on how many there are
+    for name in arguments.only:
+        out = arguments.runs / name
+        restore(RESULTS / name, out)
+        STUDIES[name](arguments.data, out, arguments.rounds, arguments.seeds)
+        keep(out, RESULTS / name, {str(arguments.runs): "runs/headline", str(arguments.data): "FOLDER"})
+        (RESULTS / "README.md").write_text(overview(), encoding="utf-8")
+
+
+def restore(results: Path, out: Path) -> None:
+    """Copy the committed databases to where the runs go on, unless there are some."""
+    for database in results.rglob("comparison.db"):
+        target = out / database.relative_to(results)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(database, target)
+
+
+def keep(out: Path, results: Path, hidden: dict[str, str]) -> None:
+    """Keep the finished runs, and the reports as text: pictures and pages are made again from the numbers.
+
+    Args:
+        out: folder of the runs.
+        results: where they are committed.
+        hidden: folders of this machine, and what stands for them in the commands.
+    """
+    large = {"comparison.db", "report.json"} if out.name == "digits" else set()  # made again in minutes
+    for path in sorted(out.rglob("*")):
+        target = results / path.relative_to(out)
+        if path.name in large:
+            continue
+        if path.name == "comparison.db":
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_runs(path, target, hidden)
+        elif path.suffix in (".md", ".json") or path.name == "waterfall.png":
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".png":
+                shutil.copyfile(path, target)
+                continue
+            text = path.read_text(encoding="utf-8").replace("![validation metric against steps](curves.png)\n\n", "")
+            if path.suffix == ".json":
+                text = json.dumps(json.loads(text), separators=(",", ":")) + "\n"
+            for place, word in hidden.items():
+                text = text.replace(place, word)
+            target.write_text(text, encoding="utf-8")
+
+
+def copy_runs(database: Path, target: Path, hidden: dict[str, str]) -> None:
+    """Copy a database, in which others may be writing, without what it says of this machine."""
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+        for place, word in hidden.items():
+            copy.execute("UPDATE study_user_attributes SET value_json = replace(value_json, ?, ?)", (place, word))
+        copy.execute("DELETE FROM trial_user_attributes WHERE key = 'worker'")
+        copy.commit()
+        copy.execute("VACUUM")
+
+
+def finished(database: Path) -> dict[str, dict[int, float | None]]:
+    """Return the test accuracy of every finished final run by optimizer and seed; None where it diverged."""
+    query = "SELECT value_json FROM trial_user_attributes WHERE key = 'record' ORDER BY trial_id"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        records = [json.loads(text) for (text,) in connection.execute(query)]
+    tests: dict[str, dict[int, float | None]] = {}
+    for record in records:
+        if record["seed"] % 10_000 >= 5_000:  # a fresh seed, not a trial's
+            tests.setdefault(record["optimizer"], {})[record["seed"]] = record["test"]
+    return tests
+
+
+def overview() -> str:
+    """All studies in Markdown: every finished run and, of whole rounds, what follows from them."""
+    lines = [
+        "# The paper's headline, part by part",
+        "",
+        "ALTO and LAMB on CIFAR-10 with ResNet-20 at the paper's number of updates (1,200), its learning rate (0.05, a "
+        "tenth after each quarter) and its 400 epochs, on a share of the images and of the batch, the images of 16x16 "
+        "pixels. They were JPEG-compressed once: CIFAR-10 (JPEG). Made by `OMP_NUM_THREADS=1 python "
+        "benchmarks/headline.py --data FOLDER` on 2 cores of an AMD EPYC, torch 2.13.0+cpu; other work shared them, so "
+        "there are no times. The databases have every run; the same command goes on from them.",
+    ]
+    for name, title in TITLES.items():
+        folder = RESULTS / name
+        databases = sorted(folder.rglob("comparison.db"))
+        if not folder.exists():
+            continue
+        lines += ["", f"## {title}", ""]
+        if databases:
+            tests = finished(databases[0])
+        if (folder / "attribution.json").exists():
+            document = json.loads((folder / "attribution.json").read_text(encoding="utf-8"))
+            lines += [f"{document['sentence']}. [Tables]({name}/attribution.md)", ""]
+            lines += [f"![from the first recipe to the last, switch by switch]({name}/waterfall.png)", ""]
+            tests = {recipe["name"]: recipe["test"] for recipe in document["recipes"]}
+        if (folder / "reproduce.json").exists():
+            lines += _printed(name, json.loads((folder / "reproduce.json").read_text(encoding="utf-8")))
+        lines += _runs(tests)
+    return "\n".join(lines) + "\n"
+
+
+def _runs(tests: dict[str, dict[Any, float | None]]) -> list[str]:
+    """Return a table of the runs, a column for each round or seed."""
+    seeds = sorted({int(seed) for runs in tests.values() for seed in runs})
+    tests = {name: {int(seed): test for seed, test in runs.items()} for name, runs in tests.items()}
+    rows = [["test accuracy %, by round or seed", *map(str, seeds)], ["---"] * (len(seeds) + 1)]
+    for name, runs in tests.items():
+        cells = [
+            "" if seed not in runs else "diverged" if runs[seed] is None else f"{runs[seed]:.2f}" for seed in seeds
+        ]
+        rows.append([name, *cells])
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def _printed(name: str, document: dict[str, Any]) -> list[str]:
+    """Return printed and measured differences between the arms."""
+    lines = [f"[Printed, ours, difference]({name}/reproduce.md)", ""]
+    lines += ["| difference | printed | ours (95 % interval, paired by seed) |", "| --- | --- | --- |"]
+    for order in document["orders"]:
+        ours, width = order["ours"], order["ours"]["half_width"]
+        limits = "" if width is None else f" ({ours['mean'] - width:+.2f} to {ours['mean'] + width:+.2f})"
+        lines.append(f"| {order['first']} - {order['second']} | {order['paper']:+.2f} | {ours['mean']:+.2f}{limits} |")
+    return [*lines, ""]
+
+
+if __name__ == "__main__":
+    main()
