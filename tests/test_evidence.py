@@ -33,6 +33,26 @@ def test_the_readme_quotes_the_verdicts_of_the_comparisons(load: Any) -> None:
         assert f'"{document["verdicts"][0]["sentence"]}."' in text
 
 
+def test_the_page_of_the_headline_is_made_of_the_committed_runs(load: Any) -> None:
+    headline = load("headline")
+    assert (headline.RESULTS / "README.md").read_text() == headline.overview()
+    for database in headline.RESULTS.rglob("comparison.db"):
+        assert headline.finished(database)
+        assert b'"/' not in database.read_bytes(), "a path of the machine that made it"
+
+
+def test_the_runs_of_the_headline_go_on_elsewhere(load: Any, tmp_path: Path) -> None:
+    headline = load("headline")
+    headline.restore(headline.RESULTS / "fortieth", tmp_path)
+    assert headline.finished(tmp_path / "comparison.db") == headline.finished(
+        headline.RESULTS / "fortieth" / "comparison.db"
+    )
+    (tmp_path / "attribution.json").write_text('{"command": "valleys attribute --data /secret/data"}')
+    headline.keep(tmp_path, tmp_path / "kept", {"/secret/data": "FOLDER"})
+    assert "FOLDER" in (tmp_path / "kept" / "attribution.json").read_text()
+    assert headline.finished(tmp_path / "kept" / "comparison.db") == headline.finished(tmp_path / "comparison.db")
+
+
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",

@@ -49,6 +49,7 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: list[Pa
         "kernels/update.c",
         "paper/playground/app.js",
         "lab/report/html/style.css",
+        "lab/report/schema.json",
         "lab/report/html/template.html.j2",
     ):
         assert f"valleys/{needed}" in names
@@ -68,6 +69,7 @@ def test_the_sdist_has_what_its_tests_need(built: list[Path]) -> None:
         "tests/conftest.py",
         "src/valleys/alto.py",
         "examples/my_task.py",
+        "examples/read_runs.py",
         "website/build.py",
     ):
         assert needed in names

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from valleys.lab.optimizers.recipe_files import recipes
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md")))]
 ELSEWHERE = ["docs/trainers.md", "docs/distributed.md"]
@@ -38,7 +40,7 @@ def test_there_are_pages_to_run_and_no_block_is_left_out() -> None:
     assert len(PAGES) > 12
     for page in DOCUMENTS:
         kinds = re.findall(r"^```(.+)$", (ROOT / page).read_text(), flags=re.M)
-        assert set(kinds) <= {"python"}, f"{page}: a block that is meant to run is called python"
+        assert set(kinds) <= {"python", "yaml"}, f"{page}: a block that is meant to run is called python"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -56,6 +58,14 @@ def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_example_in_the_documentation_is_the_file_that_runs() -> None:
     assert (ROOT / "examples" / "my_task.py").read_text() in blocks("docs/lab.md")
+
+
+def test_the_recipes_of_the_documentation_are_understood(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/lab.md").read_text(), flags=re.S)
+    (tmp_path / "mine.yaml").write_text(text)
+    table = recipes(1024, tmp_path / "mine.yaml")
+    assert {"mine", "momentum-only", "nesterov", "plain"} <= table.keys()
+    assert table["plain"].optimizer == "torch.optim.SGD"
 
 
 def test_the_readme_is_short() -> None:

@@ -60,8 +60,8 @@ def test_compare_prints_table_verdict_and_paths_and_the_cost_on_stderr(valleys: 
     assert "of 30 runs, about " in err
     assert "fake at batch 16" in out
     assert "No difference between sgd and adamw: equal test accuracy in all 3 rounds" in out
-    written = ("report.md", "report.json", "report.html", "curves.png")
-    assert out.splitlines()[-4:] == [str(tmp_path / name) for name in written]
+    written = ("report.md", "report.json", "runs.csv", "report.html", "curves.png")
+    assert out.splitlines()[-len(written) :] == [str(tmp_path / name) for name in written]
     files = {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"} | {"checkpoints", "weights"}
     listed = valleys("compare", "--help")[1].split("Files:")[1].split("Examples:")[0]
     assert files == set(re.findall(r"^    ([a-z.]+)  ", listed, flags=re.MULTILINE))
