@@ -234,7 +234,7 @@ def _rewritten(text: str, page: Path, docs: Path) -> str:
 def _examples() -> list[Path]:
     """Programs of the examples page; what the trainers' share comes before them."""
     shared = EXAMPLES / "digits.py"
-    return [EXAMPLES.parent / "my_task.py", shared, *sorted(p for p in EXAMPLES.glob("*.py") if p != shared)]
+    return [*sorted(EXAMPLES.parent.glob("*.py")), shared, *sorted(p for p in EXAMPLES.glob("*.py") if p != shared)]
 
 
 def _relative(goal: Path, page: Path) -> str:

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from valleys.cli.app import app
+from valleys.cli.app import app, configured
 from valleys.cli.console import print_comparison, print_lines
-from valleys.cli.options import configured
 from valleys.lab.compare import compare, dry_run
 from valleys.lab.config import ComparisonConfig
 
@@ -40,6 +39,7 @@ def _compare(
                      environment; needs no network
       report.md      the same as text
       report.json    every run and every number
+      runs.csv       one row for each run, for spreadsheets and pandas
       curves.png     metric against steps, with intervals
       comparison.db  finished runs, unless --storage names another place
       checkpoints    of the runs under way

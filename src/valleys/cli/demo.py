@@ -25,6 +25,7 @@ def _demo(out: Annotated[Path, typer.Option(help="Folder of the reports.")]) -> 
       TASK/report.html    the page of each comparison
       TASK/report.md      the same as text
       TASK/report.json    every run and every number
+      TASK/runs.csv       one row for each run, for spreadsheets and pandas
       TASK/curves.png     metric against steps, with intervals
       TASK/comparison.db  finished runs
 

@@ -20,8 +20,8 @@ def _report(
 ) -> None:
     """Put finished comparisons on one HTML page.
 
-    Verdicts first, then tables and charts. Comparisons of one task at several batch sizes get a chart of the metric
-    against the batch size.
+    Verdicts first, then charts and tables. Comparisons of one task at several batch sizes get a chart of the metric
+    against the batch size; optimizers that all comparisons share get performance profiles and mean ranks.
 
     \b
     Examples:

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from valleys.cli.app import app
-from valleys.cli.options import configured
+from valleys.cli.app import app, configured
 from valleys.lab.progress import watch
 from valleys.lab.recommend import BriefRunConfig, recommend
 

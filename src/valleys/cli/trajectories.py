@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from valleys.cli.app import app
+from valleys.cli.app import app, words
 from valleys.cli.console import plain_errors, print_lines, print_table
-from valleys.cli.options import words
 from valleys.lab.errors import LabError
 from valleys.paper.walks.functions import FUNCTIONS
 from valleys.paper.walks.plots import draw
