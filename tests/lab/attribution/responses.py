@@ -49,7 +49,7 @@ def responding(patch: pytest.MonkeyPatch, response: Response) -> list[Call]:
 
 
 def luck(seed: int) -> float:
-    """What all recipes of a round share."""
+    """Return the part of the metric that all recipes of a round share."""
     return (seed * 7919) % 13 / 10
 
 

@@ -25,10 +25,10 @@ def valid(picture: plots.Figure | None) -> plots.Figure:
 
 
 def test_the_forest_has_the_verdicts_differences_and_intervals() -> None:
-    found = usual()
-    picture = valid(figures.forest(found, INDEX))
-    assert len(picture["data"]) == len(found["verdicts"]) == 2
-    for trace, verdict in zip(picture["data"], found["verdicts"], strict=True):
+    content = usual()
+    picture = valid(figures.forest(content, INDEX))
+    assert len(picture["data"]) == len(content["verdicts"]) == 2
+    for trace, verdict in zip(picture["data"], content["verdicts"], strict=True):
         assert trace["x"] == [verdict["difference"]]
         assert trace["x"][0] + trace["error_x"]["array"][0] == pytest.approx(verdict["high"])
         assert trace["x"][0] - trace["error_x"]["arrayminus"][0] == pytest.approx(verdict["low"])
@@ -44,16 +44,16 @@ def test_the_forest_has_the_verdicts_differences_and_intervals() -> None:
     picture = valid(figures.forest(log, INDEX))
     assert picture["layout"]["xaxis"]["type"] == "log"
     assert picture["layout"]["shapes"][0]["x0"] == 1.0
-    assert figures.forest({**found, "verdicts": []}, INDEX) is None
+    assert figures.forest({**content, "verdicts": []}, INDEX) is None
 
 
 def test_curves_have_means_bands_and_both_axes() -> None:
-    found = usual()
-    picture = valid(figures.curves(found, INDEX))
+    content = usual()
+    picture = valid(figures.curves(content, INDEX))
     assert len(picture["data"]) == 2 * 3
     band, line = picture["data"][2:4]
     assert band["legendgroup"] == line["legendgroup"] == "1"
-    area = reading.band(found, reading.sound(reading.finals(found, "lamb")))
+    area = reading.band(content, reading.sound(reading.finals(content, "lamb")))
     assert (line["x"], line["y"]) == (area.steps, area.means)
     assert (min(band["y"]), max(band["y"])) == (min(area.lows), max(area.highs))
     steps, seconds = picture["controls"][0]["choices"]
@@ -68,12 +68,12 @@ def test_what_missed_the_target_is_counted_in_its_row() -> None:
 
 
 def test_a_trial_of_value_zero_has_a_place_on_a_logarithmic_axis() -> None:
-    found = document(
+    content = document(
         {"sgd": finals("sgd", 50.0, 51.0)},
         space={"w": Range(1e-3, 1.0, zero=0.5), "m": Range(0.5, 0.9, "reverse-log")},
         tuning={"sgd": [run("sgd", 50.0, hyperparameters={"w": w, "m": 0.6}) for w in (0.0, 0.1)]},
     )
-    picture = valid(figures.trial_figure(found, INDEX))
+    picture = valid(figures.trial_figure(content, INDEX))
     assert picture["layout"]["xaxis"]["type"] == "log"
     assert sorted({x for trace in picture["data"] for x in trace["x"]}) == [5e-4, 0.1]
     assert any("w=0, m=0.6" in text for trace in picture["data"] for text in trace["text"])

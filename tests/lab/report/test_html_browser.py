@@ -63,7 +63,7 @@ def names(tab: Tab, caption: str) -> Any:
 
 
 def overflow(tab: Tab) -> Any:
-    """What sticks out of the page, those inside a scrolling container or a chart left out."""
+    """Return the elements that stick out of the page, those inside a scrolling container or a chart left out."""
     return tab.evaluate(
         """[...document.querySelectorAll("body *")].filter(e => !e.closest(".scroll, .plot")
         && e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.tagName + e.className)"""

@@ -31,7 +31,7 @@ Report = dict[str, Any]
 
 
 def mistakes(report: Any) -> list[str]:
-    """Where a document is not as the schema says."""
+    """Return the places where a document is not as the schema says."""
     validator = jsonschema.Draft202012Validator(SCHEMA)
     return [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(report)]
 

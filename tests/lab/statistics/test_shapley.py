@@ -117,8 +117,8 @@ def test_a_rounding_error_is_no_effect(size: float) -> None:
 
 def test_the_order_of_the_switches_changes_nothing_but_the_order_of_the_parts() -> None:
     values = noise("abc", seed=3)
-    there, back = (decompose(values, order, SCORE) for order in ("abc", "cba"))
-    assert {part.name: part.mean for part in there.effects} == pytest.approx({p.name: p.mean for p in back.effects})
+    forth, back = (decompose(values, order, SCORE) for order in ("abc", "cba"))
+    assert {part.name: part.mean for part in forth.effects} == pytest.approx({p.name: p.mean for p in back.effects})
 
 
 def test_on_a_logarithmic_scale_the_factors_multiply_to_the_total_factor() -> None:

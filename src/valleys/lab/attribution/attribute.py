@@ -1,4 +1,4 @@
-"""Which part made the difference: run the recipes between two others and share the difference out."""
+"""Attribution: a comparison of the recipes between two others, and their difference shared out among the switches."""
 
 from __future__ import annotations
 

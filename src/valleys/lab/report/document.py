@@ -44,11 +44,13 @@ def write(
         "curves": folder / "curves.png",
     }
     document = to_json(results, summary, command, lines)
-    write_whole(paths["markdown"], to_markdown(document, summary, _drawing(folder)))
+    drawn = _drawing(folder)
+    write_whole(paths["markdown"], to_markdown(document, summary, drawn))
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
     write_whole(paths["json"], text + "\n")
     write_whole(paths["csv"], runs.to_csv(document))
-    html.write([document], paths["html"])
+    current = drawn is not None and _current(drawn, summary)
+    html.write([{**document, "landscape": drawn if current else None}], paths["html"])
     learning_curves.draw(document, paths["curves"])
     return paths
 
@@ -224,15 +226,22 @@ def _drawing(folder: Path) -> dict[str, Any] | None:
     return drawn
 
 
+def _current(drawn: Mapping[str, Any], summary: Summary) -> bool:
+    """Return whether the runs that were drawn are still selected."""
+    for entry in drawn["minima"]:
+        selection = summary.selections.get(entry["optimizer"], {}).get(entry["round"] - 1)
+        if selection is None or Key(entry["round"] - 1, entry["trial"] - 1, entry["seed"]) not in selection.runs:
+            return False
+    return True
+
+
 def _landscape(drawn: Mapping[str, Any] | None, summary: Summary) -> list[str]:
     """Return the landscape between the minima, if it was drawn."""
     if drawn is None:
         return []
     title = "## The landscape between the minima"
-    for entry in drawn["minima"]:
-        made = summary.selections.get(entry["optimizer"], {}).get(entry["round"] - 1)
-        if made is None or Key(entry["round"] - 1, entry["trial"] - 1, entry["seed"]) not in made.runs:
-            return [title, _notes(["it was drawn of runs that are no longer selected; run `valleys landscape --draw`"])]
+    if not _current(drawn, summary):
+        return [title, _notes(["it was drawn of runs that are no longer selected; run `valleys landscape --draw`"])]
     images = {name: f"![{about}](landscape-{name}.png)" for name, (_, about) in pictures.PICTURES.items()}
     tables = {"surface": flat.minima(drawn), "barriers": flat.barriers(drawn)}
     parts = [title, escape(flat.drawn(drawn)), _notes(drawn["notes"])]

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from valleys.lab.atomic_write import write_whole
 from valleys.lab.errors import LabError
-from valleys.lab.report.html import across, figures, tables
+from valleys.lab.report.html import across, figures, tables, terrain
 from valleys.lab.report.html.cells import Table
 from valleys.lab.report.html.marks import swatch
 from valleys.lab.report.html.plots import INK, SOFT, Figure
@@ -51,7 +51,8 @@ def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> 
     """Render the page as text.
 
     Args:
-        documents: what ``report.to_json`` made, of one comparison or several.
+        documents: what ``report.to_json`` made, of one comparison or several; with an entry ``landscape``, what
+            ``valleys landscape --draw`` measured, its figures are there, too.
         title: the page's; default: the comparison's, or their number.
 
     Returns:
@@ -156,6 +157,8 @@ def _section(number: int, document: Mapping[str, Any], label: str, index: dict[s
         "settings": tables.settings(document),
         "environments": tables.environments(document),
     }
+    if document.get("landscape"):
+        drawn |= terrain.figures(document["landscape"], index)
     return Section(f"comparison-{number}", label, document, drawn, shown, tables.flatness(document, index))
 
 

@@ -15,7 +15,7 @@ from valleys.palette import COLORS
 __all__ = ["Figure"]
 
 Figure = dict[str, Any]
-"""What plotly.js draws."""
+"""A figure as plotly.js takes it."""
 
 Choice = tuple[str, Mapping[str, Any], Mapping[str, Any]]
 """A button's label, and its changes of all traces and of the layout."""
@@ -84,7 +84,8 @@ def figure(
 
 def axis(title: str, log: bool = False, **settings: Any) -> dict[str, Any]:
     """Return an axis with a title, logarithmic or not."""
-    return {"title": {"text": text(title)}, "type": "log" if log else "linear", **settings}
+    scale = {"type": "log", "exponentformat": "power"} if log else {"type": "linear"}
+    return {"title": {"text": text(title)}, **scale, **settings}
 
 
 def line(name: str, index: int, xs: Sequence[float], ys: Sequence[float], **more: Any) -> dict[str, Any]:
