@@ -31,7 +31,7 @@ def wait(tab: Tab, condition: str, seconds: float = 30.0) -> None:
 
 def reload(tab: Tab, address: str = "") -> None:
     tab.evaluate(f"history.replaceState(null, '', {address!r} || location.pathname); window.old = true")
-    tab.call("Page.reload")
+    tab.page.reload()
     wait(tab, "typeof old === 'undefined' && document.readyState === 'complete' && page.both !== null")
 
 

@@ -1,7 +1,7 @@
 """Parts that Plotly figures share: traces in an optimizer's colour, dash and mark, and axes.
 
 A figure is plain data: ``data`` and ``layout`` as plotly.js takes them, and ``controls``, the buttons above it.
-``page.js`` draws it in the colours of the reader's scheme. Colours are those of :mod:`valleys.palette`.
+``page.js`` draws it in the colours of the reader's scheme. Colours are those of ``valleys.palette``.
 """
 
 from __future__ import annotations
