@@ -64,13 +64,13 @@ def test_a_recipe_that_diverged_once_is_left_out_and_the_parts_add_up(
 
 def test_what_is_left_of_a_diverged_recipe_is_used_nowhere() -> None:
     values = lossy("ab", ["b"])
-    there = decompose(values, "ab", SCORE)
+    result = decompose(values, "ab", SCORE)
     values[frozenset("b")] = {1: 1e9, 2: None, 3: -1e9}
-    assert decompose(values, "ab", SCORE) == there
+    assert decompose(values, "ab", SCORE) == result
     base, a, both = (values[frozenset(changed)] for changed in ("", "a", "ab"))
-    assert there.effects[0].values == pytest.approx([a[unit] - base[unit] for unit in (1, 2, 3)])  # type: ignore[operator]
-    assert there.effects[1].values == pytest.approx([both[unit] - a[unit] for unit in (1, 2, 3)])  # type: ignore[operator]
-    assert [part.mean for part in there.interactions] == [None]
+    assert result.effects[0].values == pytest.approx([a[unit] - base[unit] for unit in (1, 2, 3)])  # type: ignore[operator]
+    assert result.effects[1].values == pytest.approx([both[unit] - a[unit] for unit in (1, 2, 3)])  # type: ignore[operator]
+    assert [part.mean for part in result.interactions] == [None]
 
 
 def test_interactions_are_averaged_over_the_sets_that_are_left() -> None:
