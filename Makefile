@@ -1,11 +1,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+LAB := $(VENV)/.lab
 READY := $(VENV)/.ready
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test lint docs clean
 
-demo: $(READY)
+demo: $(LAB)
+	@echo 'Two comparisons of optimizers, about 4 minutes on 2 idle cores.'
 	$(BIN)/valleys demo --out runs/demo
 
 test: $(READY)
@@ -22,11 +25,17 @@ docs: $(READY)
 	$(BIN)/python website/build.py
 	@echo build/site/index.html
 
-$(READY): pyproject.toml constraints.txt
+$(LAB): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "valleys needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
+	@echo 'Installing torch and the lab into $(VENV): some minutes, 1.4 GB (more with a CUDA build of torch).'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab,test,dev]'
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[lab]'
+	@touch $@
+
+$(READY): $(LAB)
+	@echo 'Installing what the tests need (JAX, Triton, transformers, MuJoCo, ...) into $(VENV): 2.2 GB more, some minutes.'
+	$(INSTALL) --editable '.[lab,test,dev]'
 	@touch $@
 
 clean:

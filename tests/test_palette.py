@@ -35,6 +35,13 @@ def test_the_report_draws_as_many_markers() -> None:
     assert len(plots.DASHES) == len(palette.DASHES)
 
 
+def test_the_playground_has_the_colours_of_the_report() -> None:
+    sheet = files("valleys.paper.playground").joinpath("style.css").read_text(encoding="utf-8")
+    schemes = [dict(re.findall(r"--(c0|c1): (#\w+)", part)) for part in STYLE.split("@media")[:2]]
+    pairs = zip(re.findall(r"--adapted: (#\w+)", sheet), re.findall(r"--plain: (#\w+)", sheet), strict=True)
+    assert [{"c0": adapted, "c1": plain} for adapted, plain in pairs] == schemes
+
+
 def test_colours_and_dashes_pair_before_they_repeat() -> None:
     assert len(set(palette.COLORS)) == len(palette.COLORS)
     assert math.gcd(len(palette.COLORS), len(palette.DASHES)) == 1

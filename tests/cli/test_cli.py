@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -180,10 +181,17 @@ def test_demo_shows_both_comparisons_and_reuses_them(
     monkeypatch.setattr("valleys.lab.demo.STAGES", small)
     code, out, err = valleys("demo", "--out", tmp_path)
     assert code == 0
-    assert err.count("4 optimizers x 3 rounds x (1 trial + 2 fresh seeds) = 36 runs") == 2
-    assert "digits at batch 1024" in out
-    assert "sine at batch 16384" in out
-    assert str(tmp_path / "digits" / "curves.png") in out
+    assert "3 optimizers x 5 rounds x (1 trial + 2 fresh seeds) = 45 runs" in err
+    assert "2 optimizers x 5 rounds x (1 trial + 2 fresh seeds) = 30 runs" in err
+    assert max(map(len, out.splitlines())) <= 100, "of which the paths of this test are no part"
+    digits, sine, rest = out.split("\n\n")
+    assert rest == ""
+    for text, task, optimizers in ((digits, "digits", 3), (sine, "sine", 2)):
+        title, _, *lines, page = text.splitlines()
+        report = tmp_path / task / "report.html"
+        (verdict,) = json.loads(report.with_suffix(".json").read_text())["verdicts"]
+        assert (title.split()[0], page) == (task, str(report))
+        assert " ".join("\n".join(lines[optimizers:]).split()) == f"{verdict['sentence']}."
 
     def never(*_: Any, **__: Any) -> Record:
         raise AssertionError("a finished run was repeated")

@@ -89,7 +89,7 @@ def test_the_report_shows_them(measured: tuple[Measured, Path]) -> None:
     assert "## Flatness of the minima" in text
     assert "| alto / lamb | Hessian trace |" in text
     reader = Reader((out / "report.html").read_text())
-    table = reader.table("The finished runs on fresh seeds")
+    table = reader.table("Flatness of the finished runs on fresh seeds")
     assert [row[0] for row in table.rows] == OPTIMIZERS
     assert reader.table("Flatness of pairs").rows[0][0] == "alto / lamb"
     (line,) = [line for line in text.splitlines() if "# alto" in line]
@@ -219,7 +219,7 @@ def test_the_command_finds_the_task_by_itself(tmp_path: Path) -> None:
     assert call(app, ["compare", "digits", *words.split(), str(tmp_path / "d")]).exit_code == 0
     result = call(app, ["landscape", str(tmp_path / "d"), "--examples", "64"])
     assert result.exit_code == 0, result.output
-    assert "digits at batch 512: flatness" in result.output
+    assert "Flatness of the finished runs" in result.output
     assert "top Hessian eigenvalue" in result.output
     assert "trained again" not in result.output
     lost = call(app, ["landscape", str(tmp_path / "gone")])

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from paper.reproductions import Call, run
+from valleys.lab.report.table import Table
 from valleys.paper import render
 from valleys.paper.results import Reproduction
 from valleys.paper.tables.numbers import TABLES
@@ -41,7 +42,7 @@ def test_a_terminal_shows_numbers_reasons_and_whose_choice_it_was(whole: Reprodu
     shown = io.StringIO()
     console = Console(file=shown, width=200)
     for part in render.parts(whole):
-        console.print(part)
+        console.print(part.to_rich() if isinstance(part, Table) else part)
     text = shown.getvalue()
     assert "PRESET SMOKE" in text
     assert "94.00 ± 2.48 (3 seeds)" in text
@@ -57,7 +58,5 @@ def test_the_paper_s_problem_is_not_called_smaller(tmp_path: Path, calls: list[C
 
 
 def test_the_list_names_everything() -> None:
-    shown = io.StringIO()
-    for part in render.parts():
-        Console(file=shown, width=250).print(part)
-    assert all(name in shown.getvalue() for table in TABLES for name in (table.number, *table.aliases))
+    listed = render.listing().to_markdown()
+    assert all(name in listed for table in TABLES for name in (table.number, *table.aliases))

@@ -49,5 +49,5 @@ def _attribute(
         print_lines(dry_run_attribution(task, config, out))
         return
     result = attribute(task, config, out=out, announce=partial(typer.echo, err=True))
-    print_table(*effects(result))
+    print_table(effects(result))
     print_lines(f"{result.sentence}.", *result.paths.values(), *result.comparison.paths.values())

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from valleys.lab.compare import Comparison
 from valleys.lab.errors import LabError
-from valleys.lab.report.text import cells, explained
+from valleys.lab.report.html import reading, tables
+from valleys.lab.report.schema import load
+from valleys.lab.report.table import Table
+from valleys.lab.report.text import explained
 
 _WIDE = 200  # columns of a table that goes to a file or a pipe: nothing is cut
-_REPORT_ONLY = "optimizer ms"  # a terminal has no room for it, nor for the validation metric
+_TEXT = 100  # columns of sentences and of a comparison's table
 
 
 @contextmanager
@@ -43,25 +47,32 @@ def print_lines(*lines: object) -> None:
         console().print(escape(str(line)), soft_wrap=True, highlight=False)
 
 
-def print_table(titles: list[str], rows: list[list[str]], title: str | None = None) -> None:
+def print_text(text: str, indent: str = "") -> None:
+    """Print a sentence in lines of whole words; all but the first line are indented further."""
+    width = min(console().width, _TEXT)
+    wrapper = textwrap.TextWrapper(width, indent, f"{indent}  ", break_long_words=False)
+    print_lines(*wrapper.wrap(text))
+
+
+def print_table(table: Table) -> None:
     """Print a table without lines."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in titles:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console().print(table)
+    console().print(table.to_rich())
 
 
-def print_comparison(comparison: Comparison) -> None:
-    """Print a comparison's table, verdicts, notes and files."""
-    rows = [cells(row, comparison.metric) for row in comparison.rows]
-    titles = [title for title in rows[0] if title != _REPORT_ONLY and not title.startswith("validation")]
-    print_table(
-        titles,
-        [[row[title] for title in titles] for row in rows],
-        f"{comparison.task} at batch {comparison.batch_size}",
-    )
+def print_comparison(comparison: Comparison, brief: bool = False) -> None:
+    """Print a comparison's table, verdicts, notes and files; of the files only the page if ``brief``."""
+    document = load(comparison.paths["json"])
+    table = tables.results(document, reading.indices([document]))
+    titles = [title for title in table.titles if not title.startswith("validation")]
+    title = f"{comparison.task} at batch {comparison.batch_size}"
+    print_table(replace(table, caption=title).select(titles, min(console().width, _TEXT)))
     for verdict in comparison.verdicts:
-        print_lines(verdict.sentence, *(f"  {line}" for line in explained(verdict)))
-    print_lines(*(f"note: {note}" for note in comparison.warnings), *comparison.paths.values())
+        print_text(f"{verdict.sentence}.")
+        for line in [] if brief else explained(verdict):
+            print_text(f"{line}.", "  ")
+    if brief:
+        print_lines(comparison.paths["html"], "")
+        return
+    for note in comparison.warnings:
+        print_text(f"note: {note}")
+    print_lines(*comparison.paths.values())

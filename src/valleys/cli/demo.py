@@ -15,10 +15,9 @@ from valleys.lab import demo
 
 @app.command("demo")
 def _demo(out: Annotated[Path, typer.Option(help="Folder of the reports.")]) -> None:
-    """Compare four optimizers on digits and sine.
+    """Compare AdamW, LAMB and ALTO on digits and sine.
 
-    SGD, AdamW, LAMB and ALTO at large batch. Data and sizes are fixed; a few minutes on two cores. The same command
-    goes on where it stopped.
+    At large batch. Data and sizes are fixed; a few minutes on two cores. The same command goes on where it stopped.
 
     \b
     Files:
@@ -35,4 +34,4 @@ def _demo(out: Annotated[Path, typer.Option(help="Folder of the reports.")]) -> 
     """
     with plain_errors():
         for comparison in demo.run(out, announce=partial(typer.echo, err=True)):
-            print_comparison(comparison)
+            print_comparison(comparison, brief=True)

@@ -11,6 +11,8 @@ from valleys.cli.app import app, configured
 from valleys.cli.console import print_lines, print_table
 from valleys.lab.flatness import text
 from valleys.lab.landscape import LandscapeConfig, landscape
+from valleys.lab.report.html import reading, tables
+from valleys.lab.report.schema import load
 
 
 @app.command("landscape")
@@ -42,12 +44,12 @@ def _landscape(
       valleys landscape runs/digits --draw
     """
     measured = landscape(run, config, task=task)
-    print_table(*text.main(measured.flatness), title=f"{measured.task} at batch {measured.batch_size}: flatness")
-    if measured.flatness.contrasts:
-        print_table(*text.ratios(measured.flatness))
+    document = load(measured.paths["json"])
+    for table in tables.flatness(document, reading.indices([document])):
+        print_table(table)
     if measured.drawing is not None:
-        print_table(*text.minima(measured.drawing), title="The landscape between the minima")
-        print_table(*text.barriers(measured.drawing))
+        print_table(tables.minima(measured.drawing))
+        print_table(tables.barriers(measured.drawing))
         print_lines(text.drawn(measured.drawing), *measured.drawing["notes"])
     if measured.trained_again:
         print_lines(f"note: {measured.trained_again} runs had no weights left and were trained again (--keep-weights)")

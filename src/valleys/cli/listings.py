@@ -16,6 +16,7 @@ from valleys.lab.optimizers import resolve as registry
 from valleys.lab.optimizers.entry import modules
 from valleys.lab.optimizers.spaces import MEANING
 from valleys.lab.optimizers.spec import Plan, Range
+from valleys.lab.report.table import Table
 
 
 @app.command("tasks")
@@ -31,7 +32,7 @@ def _tasks() -> None:
             [name, entry.what, ", ".join(entry.presets), entry.data, entry.needs or "-"]
             for name, entry in tasks.entries().items()
         ]
-        print_table(["task", "what it is", "presets", "data", "needs"], rows)
+        print_table(Table.of_text(["task", "what it is", "presets", "data", "needs"], rows))
 
 
 @app.command("optimizers")
@@ -54,7 +55,7 @@ def _optimizers(
         if name is None:
             specs = [registry.resolve(known, batch_size) for known in registry.names()]
             rows = [[spec.name, ", ".join(f"{key} {r}" for key, r in spec.space.items())] for spec in specs]
-            print_table(["optimizer", "search space"], rows)
+            print_table(Table.of_text(["optimizer", "search space"], rows))
             return
         spec = registry.resolve(name, batch_size)
         point = _point(values, spec.space)
@@ -62,7 +63,7 @@ def _optimizers(
         base = [f"base, which it adapts by E: {spec.base}"] if spec.base else []
         print_lines(*about, *base, *([f"source: {spec.source}"] if spec.source else []), "")
         rows = [[key, f"{r.low:g} to {r.high:g}", r.shape, MEANING.get(key, "-")] for key, r in spec.space.items()]
-        print_table(["tuned", "range", "scale", "what it is"], rows)
+        print_table(Table.of_text(["tuned", "range", "scale", "what it is"], rows))
         if spec.line is not None:
             line = spec.line(point, Plan(batch_size, steps))
             print_lines("", f"import {', '.join(modules(line))}", f"optimizer = {line}")

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from valleys.cli.app import app, configured
-from valleys.cli.console import console
+from valleys.cli.console import print_lines, print_table
+from valleys.lab.report.table import Table
 from valleys.paper import render
 from valleys.paper.reproduce import ReproductionConfig, reproduce
 from valleys.paper.tables.numbers import find
@@ -38,10 +38,12 @@ def _reproduce(
       valleys reproduce table-3 --data FOLDER --only CIFAR-10
       valleys reproduce figure-8
     """
-    result = None
-    if number != "list":
-        folder = Path("reproduce") / find(number).number if out is None else out
-        result = reproduce(number, config, out=folder)
-    screen = console()
-    for part in render.parts(result):
-        screen.print(part, soft_wrap=isinstance(part, Text))
+    if number == "list":
+        print_table(render.listing())
+        return
+    folder = Path("reproduce") / find(number).number if out is None else out
+    for part in render.parts(reproduce(number, config, out=folder)):
+        if isinstance(part, Table):
+            print_table(part)
+        else:
+            print_lines(part)

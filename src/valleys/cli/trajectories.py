@@ -10,6 +10,7 @@ import typer
 from valleys.cli.app import app, words
 from valleys.cli.console import plain_errors, print_lines, print_table
 from valleys.lab.errors import LabError
+from valleys.lab.report.table import Table
 from valleys.paper.walks.functions import FUNCTIONS
 from valleys.paper.walks.plots import draw
 
@@ -58,5 +59,5 @@ def _trajectories(
         except (ValueError, OSError) as error:
             raise LabError(str(error)) from error
         titles, *rows = report.table()
-        print_table(titles, rows)
+        print_table(Table.of_text(titles, rows))
         print_lines(*report.pictures)

@@ -7,19 +7,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from valleys.lab.report.document import escape, plain
+from valleys.lab.report.document import plain
+from valleys.lab.report.table import Table as Shown
+from valleys.lab.report.table import escape
 from valleys.paper.results import Contrast, Outcome, Reproduction
 from valleys.paper.tables.model import COMPARABLE, Cell, Table
 from valleys.paper.tables.numbers import TABLES
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 _TITLES = ("row", "column", "paper", "ours", "ours - paper [95 %]", "remark")
 _ORDER_TITLES = ("row", "order", "paper", "ours [95 %]", "sign")
-_LIST_TITLES = ("number", "what it is", "rows", "needs")
 
 _HOW = (
     "Ours: mean with its 95 % interval of Student's t over the seeds whose run did not diverge. The difference's "
@@ -37,34 +35,29 @@ _MARKED = "set by us"
 _ONCE = ("memory", "sign")  # measured once, without seeds
 
 
-def listing() -> list[list[str]]:
-    """Return number and aliases, title, rows and needs of all tables and figures."""
-    return [
-        [", ".join((table.number, *table.aliases)), table.title, "; ".join(table.rows), table.needs] for table in TABLES
-    ]
+def listing() -> Shown:
+    """Return the table of number and aliases, title, rows and needs of all tables and figures."""
+    return Shown.of_text(
+        ["number", "what it is", "rows", "needs"],
+        [
+            [", ".join((table.number, *table.aliases)), table.title, "; ".join(table.rows), table.needs]
+            for table in TABLES
+        ],
+    )
 
 
-def parts(reproduction: Reproduction | None = None) -> Iterator[RenderableType]:
-    """Yield tables and lines of text for a rich console; without a reproduction the list of tables and figures."""
-    from rich.text import Text
-
-    if reproduction is None:
-        yield _rich(_LIST_TITLES, listing())
-        return
-    for kind, content in _document(reproduction):
-        yield _rich(*content) if kind == "table" else Text(content)
-    for path in (*reproduction.paths.values(), *(folder / "report.html" for folder in reproduction.reports)):
-        yield Text(str(path))
+def parts(reproduction: Reproduction) -> Iterator[Shown | str]:
+    """Yield tables and lines of text for a terminal."""
+    yield from (content for _, content in _document(reproduction))
+    yield from map(str, (*reproduction.paths.values(), *(folder / "report.html" for folder in reproduction.reports)))
 
 
 def to_markdown(reproduction: Reproduction) -> str:
     """Return the same as Markdown."""
     lines: list[str] = []
     for kind, content in _document(reproduction):
-        if kind == "table":
-            titles, rows = content
-            lines += ["| " + " | ".join(map(escape, row)) + " |" for row in (titles, *rows)]
-            lines.insert(len(lines) - len(rows), "|" + " --- |" * len(titles))
+        if isinstance(content, Shown):
+            lines.append(content.to_markdown())
         else:
             lines.append(("# " if kind == "title" else "- " if kind == "note" else "") + escape(content))
         if kind != "note":
@@ -102,15 +95,15 @@ def write(reproduction: Reproduction) -> dict[str, Path]:
     return paths
 
 
-def _document(reproduction: Reproduction) -> Iterator[tuple[str, Any]]:
+def _document(reproduction: Reproduction) -> Iterator[tuple[str, Shown | str]]:
     table = reproduction.table
     yield "title", f"{_name(table)}: {table.title} ({table.unit})"
     if any(outcome.mean is not None and not outcome.same for outcome in reproduction.outcomes):
         yield "text", _SMALLER if reproduction.preset == "smoke" else _SHARE
     reasons = _reasons(reproduction.outcomes)
-    yield "table", (_TITLES, [_row(table, outcome, reasons) for outcome in reproduction.outcomes])
+    yield "table", Shown.of_text(_TITLES, [_row(table, outcome, reasons) for outcome in reproduction.outcomes])
     if reproduction.contrasts:
-        yield "table", (_ORDER_TITLES, [_order(table, contrast) for contrast in reproduction.contrasts])
+        yield "table", Shown.of_text(_ORDER_TITLES, [_order(table, contrast) for contrast in reproduction.contrasts])
     for reason, number in reasons.items():
         yield "note", f"blank ({number}): {reason}"
     for outcome in reproduction.outcomes:
@@ -232,15 +225,3 @@ def _number(value: float, decimals: int) -> str:
 
 def _signed(value: float, decimals: int) -> str:
     return ("" if math.copysign(1, value) < 0 else "+") + _number(value, decimals)
-
-
-def _rich(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
-    from rich.markup import escape as literal
-    from rich.table import Table as Rich
-
-    table = Rich(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in titles:
-        table.add_column(literal(title), overflow="fold")
-    for row in rows:
-        table.add_row(*map(literal, row))
-    return table

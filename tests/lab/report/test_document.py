@@ -13,9 +13,10 @@ from lab.report.pages import diverged, finals, read, results, run, trials
 from valleys.lab.record import Evaluation
 from valleys.lab.report import document as report
 from valleys.lab.report import learning_curves
+from valleys.lab.report.html import tables
 from valleys.lab.report.summary import summarize
-from valleys.lab.report.text import budget, cells, method
-from valleys.lab.statistics.formatting import format_interval
+from valleys.lab.report.table import escape
+from valleys.lab.report.text import method
 from valleys.lab.store.job import Key, Results
 
 NAN, INF = math.nan, math.inf
@@ -48,22 +49,22 @@ def pair() -> Results:
     )
 
 
-def test_cells_show_the_units_they_name() -> None:
-    row = summarize(results({"sgd": finals("sgd", 80.0, None, 83.0)}, {"sgd": trials("sgd", 80.0, None)})).rows[0]
-    assert cells(row, "accuracy %") == {
-        "optimizer": "sgd",
-        "test accuracy %": format_interval(row.test),
-        "validation accuracy %": format_interval(row.validation),
-        "lost": "1/3",
-        "target reached": "0/3",
-        "steps to it": "-",
-        "seconds to it": "-",
-        "diverged trials": "3/6",
-        "step ms": "100.00",
-        "optimizer ms": "10.00",
-        "state": "2.00x, 0.00 MB",
-    }
-    assert format_interval(row.test) == "79.5 (60.4 to 98.6)"
+def test_the_tables_show_the_units_they_name() -> None:
+    document = read(results({"sgd": finals("sgd", 80.0, None, 83.0)}, {"sgd": trials("sgd", 80.0, None)}))
+    made = [tables.results(document, {"sgd": 0}), tables.cost(document, {"sgd": 0})]
+    assert [dict(zip(table.titles, (cell.text for cell in table.rows[0]), strict=True)) for table in made] == [
+        {
+            "optimizer": "sgd",
+            "test accuracy %": "79.5 (60.4 to 98.6)",
+            "validation accuracy %": "80.5 (61.4 to 99.6)",
+            "target reached": "0 of 3",
+            "steps to target": "∞",
+            "seconds to target": "∞",
+            "rounds lost": "1 of 3",
+            "diverged trials": "3 of 6",
+        },
+        {"optimizer": "sgd", "step ms": "100", "optimizer ms": "10", "state MB": "0.0024", "state / parameters": "2"},
+    ]
 
 
 def test_every_run_is_in_the_document_with_its_round() -> None:
@@ -137,9 +138,9 @@ def test_the_markdown_has_the_table_and_a_paragraph_for_each_verdict(tmp_path: P
     assert verdict["better"] == "alto"
     paragraph = markdown.split("\n\n")[2].split("  \n")
     assert paragraph == [
-        f"**{report.escape(verdict['sentence'])}.**",
-        f"Statistics: {report.escape(verdict['details'])}.",
-        f"Cost: {report.escape(verdict['cost'])}.",
+        f"**{escape(verdict['sentence'])}.**",
+        f"Statistics: {escape(verdict['details'])}.",
+        f"Cost: {escape(verdict['cost'])}.",
     ]
     for part in (
         COMMAND,
@@ -148,7 +149,7 @@ def test_the_markdown_has_the_table_and_a_paragraph_for_each_verdict(tmp_path: P
         "| sgd | lr | 0.0001 to 1 (log) | 0.1, 0.1, 0.1 |",
         "```python\noptimizer = valleys.ALTO(model.parameters(), lr=0.01)  # alto\n```",
         "| optimizer | 1 trial | 2 trials |",
-        *map(report.escape, document["method"]),
+        *map(escape, document["method"]),
     ):
         assert part in markdown
     assert "layout" not in markdown
@@ -156,10 +157,12 @@ def test_the_markdown_has_the_table_and_a_paragraph_for_each_verdict(tmp_path: P
 
 def test_the_budget_table_has_powers_of_two_and_all_trials() -> None:
     tuning = trials("sgd", 80.0, 81.0, 82.0, 83.0, 84.0, 85.0)
-    summary = summarize(results({"sgd": finals("sgd", 90.0, 91.0)}, {"sgd": tuning}))
-    titles, rows = budget(summary)
-    assert titles == ["optimizer", "1 trial", "2 trials", "4 trials", "6 trials"]
-    assert rows == [["sgd", "80.5", *(f"{summary.budget['sgd'][k - 1].mean:.4g}" for k in (2, 4)), "83"]]
+    document = read(results({"sgd": finals("sgd", 90.0, 91.0)}, {"sgd": tuning}))
+    table = tables.budget(document, {"sgd": 0})
+    means = [document["budget"]["sgd"][k - 1]["mean"] for k in (1, 2, 4, 6)]
+    assert table.titles == ["optimizer", "1 trial", "2 trials", "4 trials", "6 trials"]
+    assert [cell.value for cell in table.rows[0]] == [None, *means]
+    assert [cell.text for cell in table.rows[0]] == ["sgd", "80.5", *(f"{mean:.4g}" for mean in means[1:3]), "83"]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +224,7 @@ def test_the_layout_of_the_batch_is_told_where_it_is_not_one_backward_pass_in_on
 def test_names_cannot_break_the_table(tmp_path: Path) -> None:
     name = "my|mod:`f`*<b>\n$x"
     markdown, document = written(results({name: finals(name, 80.0, 81.0)}), tmp_path, **{name: "f()"})
-    assert {len(row) for row in table_rows(markdown)} == {11}
+    assert {len(row) for row in table_rows(markdown)} == {8}
     assert "my\\|mod:\\`f\\`\\*\\<b\\> $x" in markdown
     assert document["table"][0]["optimizer"] == name
     assert "```python\noptimizer = f()  # my|mod:'f'*<b> $x\n```" in markdown
@@ -241,7 +244,7 @@ def test_a_comparison_in_which_everything_diverged_is_still_reported(tmp_path: P
         results({"sgd": [], "alto": []}, {name: trials(name, None) for name in ("sgd", "alto")}), tmp_path
     )
     assert document["verdicts"] == []
-    assert table_rows(markdown)[2][1:5] == ["-", "-", "1/1", "0/1"]
+    assert table_rows(markdown)[2][1:] == ["-", "-", "0 of 1", "∞", "∞", "1 of 1", "1 of 1"]
     assert document["table"][0]["test"] is None
 
 

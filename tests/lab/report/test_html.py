@@ -82,16 +82,16 @@ def test_a_missed_target_is_infinite_and_one_that_nobody_tried_is_a_dash() -> No
     )
     reader = only(found)
     main, times = reader.table("Results on fresh seeds"), reader.table("Time to the target")
-    assert main.column("median steps to it") == {"sgd": "∞", "nil": "∞"}
+    assert main.column("steps to target") == {"sgd": "∞", "nil": "∞"}
     assert times.column("steps of each round") == {"sgd": "20, ∞, ∞", "nil": "∞, ∞, ∞"}
     assert times.column("median seconds") == {"sgd": "∞", "nil": "∞"}
-    place = main.titles.index("median steps to it")
+    place = main.titles.index("steps to target")
     assert [row[place] for row in main.values] == ["inf", "inf"]
     assert reader.table("Search space").rows[-1][-1] == "-, -, -"
     seeds = only(document({"sgd": finals("sgd", 91.2, 85.0)}, one_round=True)).table("Time to the target")
     assert seeds.column("steps of each seed") == {"sgd": "20, ∞"}
     part = document({"sgd": finals("sgd", 91.2, 85.0)}, rounds=3, trials=2)  # no round is complete
-    assert only(part).table("Results on fresh seeds").column("median steps to it") == {"sgd": "-"}
+    assert only(part).table("Results on fresh seeds").column("steps to target") == {"sgd": "-"}
 
 
 def test_every_trial_is_listed_also_the_bad_ones() -> None:

@@ -14,7 +14,8 @@ from valleys.lab.attribution import waterfall
 from valleys.lab.attribution.sentence import amount
 from valleys.lab.optimizers.recipes import Recipe, setting
 from valleys.lab.report import html
-from valleys.lab.report.document import escape, markdown_table, plain
+from valleys.lab.report.document import plain
+from valleys.lab.report.table import Table, escape
 from valleys.lab.statistics.formatting import format_interval
 from valleys.lab.statistics.intervals import mean_on_scale
 from valleys.lab.statistics.shapley import Decomposition, Effect
@@ -124,10 +125,10 @@ def _markdown(
         escape(title).replace("\\#", "#"),
         f"**{escape(result.sentence)}.**",
         "![from the first recipe to the last, switch by switch](waterfall.png)" if drawn else "",
-        markdown_table(*effects(result)),
+        effects(result).to_markdown(),
         escape(_method(result, fixed)),
         "## Recipes",
-        markdown_table(*_recipes(result, recipes)),
+        _recipes(result, recipes).to_markdown(),
         *_interactions(decomposition),
         "Every run, the tuning and the cost: [report.md](report.md).",
         f"```\n{command.replace('`', chr(39))}\n```",
@@ -135,8 +136,8 @@ def _markdown(
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def effects(result: Attribution) -> tuple[list[str], list[list[str]]]:
-    """Return titles and rows of the table of the switches' effects."""
+def effects(result: Attribution) -> Table:
+    """Make the table of the switches' effects."""
     decomposition = result.decomposition
     rows = []
     for index, effect in enumerate(decomposition.effects):
@@ -148,18 +149,15 @@ def effects(result: Attribution) -> tuple[list[str], list[list[str]]]:
         values = [str(setting(recipe, effect.name)) for recipe in (result.first, result.last)]
         rows.append([effect.name, *values, "; ".join(words), ", ".join(remarks)])
     total = "significant" if decomposition.total.significant else ""
-    titles = ["switch", "from", "to", "effect (interval)", ""]
-    return titles, [
-        *rows,
-        ["all", result.first.name, result.last.name, _cell(decomposition.total, decomposition), total],
-    ]
+    rows.append(["all", result.first.name, result.last.name, _cell(decomposition.total, decomposition), total])
+    return Table.of_text(["switch", "from", "to", "effect (interval)", ""], rows)
 
 
 def _cell(effect: Effect, decomposition: Decomposition) -> str:
     return "-" if effect.mean is None else amount(effect, decomposition)
 
 
-def _recipes(result: Attribution, recipes: Mapping[str, Recipe]) -> tuple[list[str], list[list[str]]]:
+def _recipes(result: Attribution, recipes: Mapping[str, Recipe]) -> Table:
     comparison, metric = result.comparison, result.comparison.test_metric
     rows = []
     for name in dict.fromkeys(result.recipes.values()):
@@ -168,7 +166,7 @@ def _recipes(result: Attribution, recipes: Mapping[str, Recipe]) -> tuple[list[s
         mean = format_interval(mean_on_scale(values, metric)) if values else "-"
         chosen = [str(setting(recipes[name], switch)) for switch in result.switches]
         rows.append([name, *chosen, mean, f"{lost} diverged" if lost else ""])
-    return ["recipe", *result.switches, f"test {metric.name} (95 % interval)", ""], rows
+    return Table.of_text(["recipe", *result.switches, f"test {metric.name} (95 % interval)", ""], rows)
 
 
 def _interactions(decomposition: Decomposition) -> list[str]:
@@ -181,7 +179,7 @@ def _interactions(decomposition: Decomposition) -> list[str]:
         "## Interactions",
         "What two switches change together beyond what they change alone. Exploratory: the intervals are of 95 % each, "
         "none is corrected for their number.",
-        markdown_table(["switches", "interaction (interval)"], rows),
+        Table.of_text(["switches", "interaction (interval)"], rows).to_markdown(),
     ]
 
 

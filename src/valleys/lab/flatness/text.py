@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from valleys.lab.flatness.table import Flatness
-from valleys.lab.statistics.formatting import format_interval
 
-__all__ = ["RATIOS", "barriers", "drawn", "main", "method", "minima", "ratios"]
-
-_ROUNDING = 1e-12  # what is left of a distance that is zero
+__all__ = ["RATIOS", "drawn", "method"]
 
 RATIOS = (
     "Geometric mean of the first optimizer's value divided by the second's in the same round or, with one round, on "
@@ -33,28 +29,6 @@ def method(flatness: Flatness) -> str:
     )
 
 
-def main(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
-    """Return titles and rows of the table of means."""
-    titles = ["optimizer", "units", *flatness.measures.values()]
-    return titles, [
-        [row.optimizer, str(row.units), *(format_interval(row.means[measure]) for measure in flatness.measures)]
-        for row in flatness.rows
-    ]
-
-
-def ratios(flatness: Flatness) -> tuple[list[str], list[list[str]]]:
-    """Return titles and rows of the table of pairs."""
-    return ["pair", "measure", "ratio", "units"], [
-        [
-            f"{entry.first} / {entry.second}",
-            flatness.measures[entry.measure],
-            format_interval(entry.ratio),
-            str(entry.units),
-        ]
-        for entry in flatness.contrasts
-    ]
-
-
 def drawn(drawing: Mapping[str, Any]) -> str:
     """Return a paragraph that says what a drawing shows of which runs."""
     examples, left_out = drawing["examples"], drawing["left_out"]
@@ -69,46 +43,3 @@ def drawn(drawing: Mapping[str, Any]) -> str:
         + f" Left out, since no final run stayed finite: {', '.join(left_out)}."
         * bool(left_out)
     )
-
-
-def minima(drawing: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return titles and rows of the table of minima."""
-    numbers = {
-        "training loss": "training_loss",
-        "validation loss": "validation_loss",
-        "x": "x",
-        "y": "y",
-        "distance from the plane": "distance",
-    }
-    return ["minimum", "round", "seed", *numbers], [
-        [
-            entry["optimizer"],
-            str(entry["round"]),
-            str(entry["seed"]),
-            *(_number(entry[key]) for key in numbers.values()),
-        ]
-        for entry in drawing["minima"]
-    ]
-
-
-def barriers(drawing: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return titles and rows of the table of barriers."""
-    return ["pair", "distance", "training barrier", "at", "validation barrier", "at"], [
-        [
-            f"{entry['first']} to {entry['second']}",
-            _number(entry["distance"]),
-            *(text for split in ("training", "validation") for text in _height(entry[split])),
-        ]
-        for entry in drawing["barriers"]
-    ]
-
-
-def _height(path: Mapping[str, Any]) -> tuple[str, str]:
-    return _number(path["barrier"]), _number(path["at"]) if path["barrier"] else "-"
-
-
-def _number(value: float | None) -> str:
-    """Return a number as tables show it; a loss that overflowed is null in the file."""
-    if value is None or not math.isfinite(value):
-        return "not finite"
-    return f"{0 if abs(value) < _ROUNDING else value:.3g}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +15,8 @@ from valleys.lab.flatness import text as flat
 from valleys.lab.report import html, learning_curves, runs, schema
 from valleys.lab.report import text as words
 from valleys.lab.report.html import reading, tables
-from valleys.lab.report.html.cells import Table
 from valleys.lab.report.summary import Summary, layouts
+from valleys.lab.report.table import escape
 from valleys.lab.store.job import Key, Results
 
 DRAWING = "landscape.json"
@@ -92,39 +91,30 @@ def to_json(results: Results, summary: Summary, command: str, lines: Mapping[str
 def to_markdown(document: Mapping[str, Any], summary: Summary, drawn: Mapping[str, Any] | None = None) -> str:
     """Return the report as Markdown; ``document`` is what ``to_json`` made of the summary, ``drawn`` the landscape."""
     configuration = document["configuration"]
-    metric = configuration["metric"]
-    rows = [words.cells(row, metric) for row in summary.rows]
     index = reading.indices([document])
     parts = [
         f"# {escape(configuration['task'])} at batch {configuration['batch_size']}",
-        markdown_table(list(rows[0]), [list(row.values()) for row in rows]),
+        tables.results(document, index).to_markdown(),
         *_verdicts(summary),
         *map(escape, document["method"]),
         _notes(document["notes"]),
         "![validation metric against steps](curves.png)",
-        *_budget(summary, metric),
+        *_budget(document, index),
+        "## Cost",
+        tables.cost(document, index).to_markdown(),
+        tables.COST,
         *_flatness(document, index),
         *_landscape(drawn, summary),
         "## Configuration",
-        _shown(tables.settings(document)),
+        tables.settings(document).to_markdown(),
         "## Search space",
-        _shown(tables.spaces(document, index)),
+        tables.spaces(document, index).to_markdown(),
         *_code("Python", _python(document["lines"]), "python"),
         "## Environment",
-        _shown(tables.environments(document)),
+        tables.environments(document).to_markdown(),
         *_code("Command", document["command"]),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def escape(text: str) -> str:
-    r"""Escape Markdown's own characters; the result is one line, for tables too.
-
-    Example:
-        >>> print(escape("a|b"))
-        a\|b
-    """
-    return re.sub(r"([\\`*<>\[\]|])", r"\\\1", " ".join(text.split()))
 
 
 def plain(value: Any) -> Any:
@@ -184,12 +174,6 @@ def _rounds(results: Results, summary: Summary) -> list[dict[str, Any]]:
     ]
 
 
-def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown; its cells are escaped."""
-    lines = [list(map(escape, titles)), ["---"] * len(titles), *(list(map(escape, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _verdicts(summary: Summary) -> list[str]:
     """Return a paragraph for each verdict: the sentence, then details and cost on lines of their own."""
     return [
@@ -198,25 +182,27 @@ def _verdicts(summary: Summary) -> list[str]:
     ]
 
 
-def _budget(summary: Summary, metric: str) -> list[str]:
-    if not summary.budget:
+def _budget(document: Mapping[str, Any], index: dict[str, int]) -> list[str]:
+    if not document["budget"]:
         return []
+    metric = escape(document["configuration"]["metric"])
     return [
         "## Tuning budget",
-        f"The test {escape(metric)} to expect of the best of so many trials by validation, over rounds and choices of "
-        "the trials. A trial that diverged counts as the worst. Intervals are in report.json.",
-        markdown_table(*words.budget(summary)),
+        f"The test {metric} to expect of the best of so many trials by validation, over rounds and choices of the "
+        "trials. A trial that diverged counts as the worst. Intervals are in report.json.",
+        tables.budget(document, index).to_markdown(),
     ]
 
 
 def _flatness(document: Mapping[str, Any], index: dict[str, int]) -> list[str]:
     """Return the flatness of the minima, if it was measured."""
-    shown = tables.flatness(document, index)
-    if shown is None:
+    flatness = document["flatness"]
+    if flatness is None:
         return []
-    flatness, (means, ratios) = document["flatness"], shown
-    parts = ["## Flatness of the minima", _shown(means), escape(flatness["method"])]
-    return [*parts, *([_shown(ratios), escape(flatness["ratios_method"])] if ratios else []), _notes(flatness["notes"])]
+    parts = ["## Flatness of the minima"]
+    for table, explanation in zip(tables.flatness(document, index), ("method", "ratios_method"), strict=False):
+        parts += [table.to_markdown(), escape(flatness[explanation])]
+    return [*parts, _notes(flatness["notes"])]
 
 
 def _drawing(folder: Path) -> dict[str, Any] | None:
@@ -243,19 +229,15 @@ def _landscape(drawn: Mapping[str, Any] | None, summary: Summary) -> list[str]:
     if not _current(drawn, summary):
         return [title, _notes(["it was drawn of runs that are no longer selected; run `valleys landscape --draw`"])]
     images = {name: f"![{about}](landscape-{name}.png)" for name, (_, about) in pictures.PICTURES.items()}
-    tables = {"surface": flat.minima(drawn), "barriers": flat.barriers(drawn)}
+    shown = {"surface": tables.minima(drawn), "barriers": tables.barriers(drawn)}
     parts = [title, escape(flat.drawn(drawn)), _notes(drawn["notes"])]
     for name, image in images.items():
-        parts += [image, *([markdown_table(*tables[name])] if name in tables else [])]
+        parts += [image, *([shown[name].to_markdown()] if name in shown else [])]
     return parts
 
 
 def _notes(notes: Sequence[str]) -> str:
     return "\n".join(f"* Note: {escape(note)}." for note in notes)
-
-
-def _shown(table: Table) -> str:
-    return markdown_table(table.titles, [[cell.text for cell in row] for row in table.rows])
 
 
 def _python(lines: Mapping[str, str]) -> str:

@@ -1,45 +1,16 @@
-"""Words and tables of a report that Markdown, the page and the terminal share."""
+"""Words of a report that Markdown, the page and the terminal share."""
 
 from __future__ import annotations
 
 from valleys.lab.optimizers.spec import tunable
-from valleys.lab.report.summary import Row, Summary, unit
-from valleys.lab.statistics.formatting import format_interval
+from valleys.lab.report.summary import unit
 from valleys.lab.statistics.outcome import Verdict
 from valleys.lab.store.job import Results
-
-
-def cells(row: Row, metric: str) -> dict[str, str]:
-    """Return a row of the main table by the column's title."""
-    return {
-        "optimizer": row.optimizer,
-        f"test {metric}": format_interval(row.test),
-        f"validation {metric}": format_interval(row.validation),
-        "lost": f"{row.lost}/{row.units}",
-        "target reached": f"{row.reached}/{row.units}",
-        "steps to it": _number(row.steps, "g"),
-        "seconds to it": _number(row.seconds, ".3g"),
-        "diverged trials": f"{row.diverged_trials}/{row.trials}",
-        "step ms": _number(row.step_seconds, ".2f", 1e3),
-        "optimizer ms": _number(row.optimizer_seconds, ".2f", 1e3),
-        "state": _memory(row.state_bytes, row.parameter_bytes),
-    }
 
 
 def explained(verdict: Verdict) -> list[str]:
     """Return the lines that follow the sentence: what a statistician wants, and the cost, if they are known."""
     return [f"{title}: {line}" for title, line in (("Statistics", verdict.details), ("Cost", verdict.cost)) if line]
-
-
-def budget(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """Return titles and rows of the expected test metric by number of trials: powers of two, and all of them."""
-    longest = max((len(points) for points in summary.budget.values()), default=0)
-    counts = sorted({*(2**k for k in range(longest.bit_length())), longest} - {0})
-    rows = []
-    for name, points in summary.budget.items():
-        means = {point.trials: point.mean for point in points}
-        rows.append([name, *(_number(means.get(count), ".4g") for count in counts)])
-    return ["optimizer", *(f"{count} trial{'s' * (count > 1)}" for count in counts)], rows
 
 
 def method(results: Results) -> list[str]:
@@ -55,9 +26,9 @@ def method(results: Results) -> list[str]:
         f"Metrics are {'geometric ' * log}means over {over} with 95 % intervals of Student's t"
         + " on the logarithm: the scale is logarithmic, and a difference is a ratio" * log
         + f". {lost} is lost: it counts against the optimizer and is in no mean. The target is a validation "
-        f"{configuration['metric']} of {goal} {configuration['target']:g}; steps and seconds to it are medians over "
-        f"{over}, and a missed target counts as infinite ('-'). The step time contains forward and backward pass, the "
-        "optimizer's time only its own step. The memory of its state is a multiple of the parameters' bytes.",
+        f"{configuration['metric']} of {goal} {configuration['target']:g}; steps and seconds to target are medians "
+        f"over {over}, and a missed target counts as infinite (∞). The step time contains forward and backward pass, "
+        "the optimizer's time only its own step. The memory of its state is a multiple of the parameters' bytes.",
         _comparison(results),
     ]
 
@@ -109,13 +80,3 @@ def _comparison(results: Results) -> str:
         "One optimizer is called better than another exactly where the interval of their difference excludes zero (of "
         f"a ratio: one) and it did not diverge more often. {shared} {sealed}"
     )
-
-
-def _number(value: float | None, form: str, scale: float = 1.0) -> str:
-    return "-" if value is None else format(value * scale, form)
-
-
-def _memory(state: int | None, parameters: int | None) -> str:
-    if state is None or not parameters:
-        return "-"
-    return f"{state / parameters:.2f}x, {state / 1e6:.2f} MB"

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from valleys.lab.report.html import plots
-from valleys.lab.report.html.cells import number
 from valleys.lab.report.html.plots import Figure, text
 from valleys.lab.report.html.reading import Document, labels, logarithmic, optimizers
+from valleys.lab.report.table import number
 from valleys.lab.statistics.profiles import Ranking, performance_profiles, ranking
 
 __all__ = ["profile"]

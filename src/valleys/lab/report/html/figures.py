@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from valleys.lab.report.html import plots
-from valleys.lab.report.html.cells import hyperparameters, number
 from valleys.lab.report.html.plots import Figure, text
 from valleys.lab.report.html.reading import (
     Document,
@@ -20,6 +19,7 @@ from valleys.lab.report.html.reading import (
     trials,
     unit,
 )
+from valleys.lab.report.table import hyperparameters, number
 
 __all__ = ["results"]
 

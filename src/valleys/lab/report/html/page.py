@@ -16,11 +16,11 @@ from markupsafe import Markup
 from valleys.lab.atomic_write import write_whole
 from valleys.lab.errors import LabError
 from valleys.lab.report.html import across, figures, tables, terrain
-from valleys.lab.report.html.cells import Table
 from valleys.lab.report.html.marks import swatch
 from valleys.lab.report.html.plots import INK, SOFT, Figure
 from valleys.lab.report.html.reading import indices, labels, same_task, unit
 from valleys.lab.report.schema import load
+from valleys.lab.report.table import Table
 from valleys.palette import COLORS
 
 __all__ = ["merge", "render", "write"]
@@ -44,7 +44,7 @@ class Section:
     document: Mapping[str, Any]
     figures: Mapping[str, Figure | None]
     tables: Mapping[str, Table]
-    flatness: tuple[Table, Table | None] | None
+    flatness: Sequence[Table]
 
 
 def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> str:
@@ -70,7 +70,7 @@ def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> 
     index = indices(documents)
     style, script, library = _text("style.css"), _text("page.js"), get_plotlyjs()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(swatch=swatch, unit=unit, json=_json)
+    environment.globals.update(swatch=swatch, unit=unit, json=_json, cost=tables.COST)
     profile, ranks = across.profile(documents, index), across.ranked(documents, index)
     return environment.from_string(_text("template.html.j2")).render(
         title=title or (names[0] if len(documents) == 1 else f"{len(documents)} comparisons"),
@@ -158,6 +158,7 @@ def _section(number: int, document: Mapping[str, Any], label: str, index: dict[s
         "environments": tables.environments(document),
     }
     if document.get("landscape"):
+        shown |= {"minima": tables.minima(document["landscape"]), "barriers": tables.barriers(document["landscape"])}
         drawn |= terrain.figures(document["landscape"], index)
     return Section(f"comparison-{number}", label, document, drawn, shown, tables.flatness(document, index))
 

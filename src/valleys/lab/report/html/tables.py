@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from valleys.lab.optimizers.spec import Range
 from valleys.lab.report.html import reading
-from valleys.lab.report.html.cells import (
+from valleys.lab.report.html.reading import Document, labels, optimizers, trials
+from valleys.lab.report.table import (
     Cell,
     Table,
     about_optimizers,
@@ -18,15 +20,22 @@ from valleys.lab.report.html.cells import (
     numeral,
     scaled,
 )
-from valleys.lab.report.html.reading import Document, labels, optimizers, trials
 
 __all__ = ["areas", "results"]
+
+COST = (
+    "Medians over the runs. The step contains forward and backward pass; the optimizer's time is its own step alone. "
+    "State: what the optimizer keeps, parameters left out."
+)
+"""Explanation of the table of cost."""
+
+_ROUNDING = 1e-12  # what is left of a distance that is zero
 
 
 def results(document: Document, index: dict[str, int]) -> Table:
     """Make the main table, best optimizer first."""
     metric = document["configuration"]["metric"]
-    titles = [f"test {metric}", f"validation {metric}", "target reached", "median steps to it", "median seconds to it"]
+    titles = [f"test {metric}", f"validation {metric}", "target reached", "steps to target", "seconds to target"]
     titles = ["optimizer", *titles, f"{reading.unit(document)}s lost", "diverged trials"]
     rows = [
         [
@@ -44,20 +53,22 @@ def results(document: Document, index: dict[str, int]) -> Table:
     return about_optimizers("Results on fresh seeds", titles, rows, index)
 
 
-def flatness(document: Document, index: dict[str, int]) -> tuple[Table, Table | None] | None:
-    """Make the tables of flatness and of its ratios (None without a pair); None if nothing was measured."""
+def flatness(document: Document, index: dict[str, int]) -> list[Table]:
+    """Make the tables of flatness and, where there are pairs, of its ratios; none if nothing was measured."""
     flat = document.get("flatness")
     if not flat:
-        return None
+        return []
     measures = flat["measures"]
     unit = f"{reading.unit(document)}s"
     rows = [
         [Cell(row["optimizer"]), numeral(row["units"]), *(interval(row["means"][measure]) for measure in measures)]
         for row in flat["rows"]
     ]
-    means = about_optimizers("The finished runs on fresh seeds", ["optimizer", unit, *measures.values()], rows, index)
+    means = about_optimizers(
+        "Flatness of the finished runs on fresh seeds", ["optimizer", unit, *measures.values()], rows, index
+    )
     if not flat["contrasts"]:
-        return means, None
+        return [means]
     ratios = [
         [
             Cell(f"{entry['first']} / {entry['second']}"),
@@ -68,7 +79,7 @@ def flatness(document: Document, index: dict[str, int]) -> tuple[Table, Table | 
         for entry in flat["contrasts"]
     ]
     titles = ["pair", "measure", "ratio with 95 % interval", unit]
-    return means, Table("Flatness of pairs", titles, [False, False, True, True], ratios)
+    return [means, Table("Flatness of pairs", titles, [False, False, True, True], ratios)]
 
 
 def times(document: Document, index: dict[str, int]) -> Table:
@@ -103,6 +114,46 @@ def cost(document: Document, index: dict[str, int]) -> Table:
         )
     titles = ["optimizer", "step ms", "optimizer ms", "state MB", "state / parameters"]
     return about_optimizers("Cost of a step", titles, rows, index)
+
+
+def budget(document: Document, index: dict[str, int]) -> Table:
+    """Make the table of the expected test metric by number of trials: powers of two, and all of them."""
+    longest = max(map(len, document["budget"].values()))
+    counts = sorted({*(2**k for k in range(longest.bit_length())), longest})
+    rows = []
+    for name, points in document["budget"].items():
+        means = {point["trials"]: point["mean"] for point in points}
+        rows.append([Cell(name), *(numeral(means.get(count)) for count in counts)])
+    titles = [f"{count} trial{'s' * (count > 1)}" for count in counts]
+    return about_optimizers("Expected test metric by number of trials", ["optimizer", *titles], rows, index)
+
+
+def minima(drawing: Mapping[str, Any]) -> Table:
+    """Make the table of the minima that were drawn."""
+    numbers = {
+        "training loss": "training_loss",
+        "validation loss": "validation_loss",
+        "x": "x",
+        "y": "y",
+        "distance from the plane": "distance",
+    }
+    rows = [
+        [Cell(entry["optimizer"]), *(_finite(entry[key]) for key in ("round", "seed", *numbers.values()))]
+        for entry in drawing["minima"]
+    ]
+    return Table("The landscape between the minima", ["minimum", "round", "seed", *numbers], [False] + [True] * 7, rows)
+
+
+def barriers(drawing: Mapping[str, Any]) -> Table:
+    """Make the table of the barriers between minima, each with the place on the line where it stands."""
+    rows = []
+    for entry in drawing["barriers"]:
+        cells = [Cell(f"{entry['first']} to {entry['second']}"), _finite(entry["distance"])]
+        for path in (entry["training"], entry["validation"]):
+            cells += [_finite(path["barrier"]), _finite(path["at"]) if path["barrier"] else Cell("-")]
+        rows.append(cells)
+    titles = ["pair", "distance", "training barrier", "at", "validation barrier", "at"]
+    return Table("Barriers on straight lines", titles, [False] + [True] * 5, rows)
 
 
 def tuning(document: Document, index: dict[str, int]) -> Table:
@@ -194,3 +245,10 @@ def areas(area: Mapping[str, float], index: dict[str, int]) -> Table:
     return about_optimizers(
         "Area under the profile, up to a factor of 4", ["optimizer", "area (1 is best)"], rows, index
     )
+
+
+def _finite(value: float | None) -> Cell:
+    """Make a cell with a number; a loss that overflowed is null in the file."""
+    if value is None:
+        return Cell("not finite")
+    return numeral(0 if abs(value) < _ROUNDING else value, 3 if isinstance(value, float) else 12)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from valleys.lab.report.html import plots
-from valleys.lab.report.html.cells import number
 from valleys.lab.report.html.plots import Figure, text
+from valleys.lab.report.table import number
 
 __all__ = ["figures"]
 
