@@ -25,7 +25,7 @@ from valleys.lab.problem.seeds import seeded
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.progress import Follow, watch
 from valleys.lab.record import Record
-from valleys.lab.report import document
+from valleys.lab.report import additions, document
 from valleys.lab.report.summary import Summary, lines, summarize
 from valleys.lab.run import trainer, weights
 from valleys.lab.run.config import RunConfig
@@ -241,7 +241,7 @@ class _Finished:
             **numbers,
         }
         text = json.dumps(document.plain(drawn), allow_nan=False, ensure_ascii=False)
-        write_whole(self.folder / document.DRAWING, text + "\n")
+        write_whole(self.folder / additions.DRAWING, text + "\n")
         pictures.write(drawn, self.folder)
         return drawn
 
@@ -254,7 +254,7 @@ class _Finished:
         command = self.request.get("command", f"valleys compare {name}")
         paths = document.write(results, summary, self.folder, command, lines(self.known, summary, size))
         if drawn is not None:
-            paths |= {"drawing": self.folder / document.DRAWING, **pictures.paths(self.folder)}
+            paths |= {"drawing": self.folder / additions.DRAWING, **pictures.paths(self.folder)}
         runs: dict[str, dict[int, Mapping[str, Any]]] = {}
         for job in self.jobs:
             runs.setdefault(job.optimizer, {})[job.key.seed] = results.flatness[job.optimizer][job.key]

@@ -277,3 +277,19 @@ def test_the_pictures_axis_is_of_the_tasks_scale(
     assert axes.get_yscale() == expected
     assert axes.get_title() == "fake at batch 16: mean and range of 2 runs"
     assert [line.get_label() for line in axes.lines] == ["sgd (1 of 3 lost)", "target"]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_attribution_of_the_same_results_stays_when_the_report_is_written_anew(
+    changed: bool, tmp_path: Path
+) -> None:
+    _, document = written(pair(), tmp_path)
+    assert "attribution" not in document
+    tests = {name: dict(outcome["test"]) for name, outcome in document["outcomes"].items()}
+    tests["sgd"]["2"] += changed
+    attribution = {"start": None, "switches": [], "sentence": "From sgd to alto", "recipes": [
+        {"name": name, "test": test} for name, test in tests.items()
+    ]}  # fmt: skip
+    (tmp_path / "attribution.json").write_text(json.dumps(attribution))
+    _, document = written(pair(), tmp_path)
+    assert document.get("attribution") == (None if changed else attribution)

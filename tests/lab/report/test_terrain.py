@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 import pytest
 
 from lab.report.pages import Reader, finals, results
+from valleys.lab.report import additions, html
 from valleys.lab.report import document as report
-from valleys.lab.report import html
 from valleys.lab.report.html import terrain
 from valleys.lab.report.summary import summarize
 
@@ -80,11 +80,11 @@ def test_the_page_has_the_landscape_while_its_runs_are_selected(seed: int, tmp_p
     drawn = landscape()
     for entry in drawn["minima"]:
         entry["seed"] = seed
-    (tmp_path / report.DRAWING).write_text(json.dumps(drawn))
+    (tmp_path / additions.DRAWING).write_text(json.dumps(drawn))
     report.write(contents, summarize(contents), tmp_path, "valleys compare fake")
-    reader = Reader((tmp_path / "report.html").read_text())
-    headings = [text for tag, text in reader.texts if tag == "h3"]
-    assert ("The landscape between the minima" in headings) == (seed == 5000)
+    for page in (tmp_path / "report.html", html.merge([tmp_path], tmp_path / "merged.html")):
+        headings = [text for tag, text in Reader(page.read_text()).texts if tag == "h3"]
+        assert ("The landscape between the minima" in headings) == (seed == 5000)
     assert "landscape" not in json.loads((tmp_path / "report.json").read_text())
 
 

@@ -13,8 +13,9 @@ from valleys.lab.atomic_write import write_whole
 from valleys.lab.attribution import waterfall
 from valleys.lab.attribution.sentence import amount
 from valleys.lab.optimizers.recipes import Recipe, setting
-from valleys.lab.report import html
+from valleys.lab.report import additions, html
 from valleys.lab.report.document import plain
+from valleys.lab.report.schema import load
 from valleys.lab.report.table import Table, escape
 from valleys.lab.statistics.formatting import format_interval
 from valleys.lab.statistics.intervals import mean_on_scale
@@ -38,7 +39,7 @@ def write(
         folder: where to.
         command: the command line that repeats it.
     """
-    paths = {"markdown": folder / "attribution.md", "json": folder / "attribution.json"}
+    paths = {"markdown": folder / "attribution.md", "json": folder / additions.ATTRIBUTION}
     decomposition, metric = result.decomposition, result.comparison.test_metric
     picture, start = folder / "waterfall.png", _start(result)
     if start is not None and all(effect.mean is not None for effect in (*decomposition.effects, decomposition.total)):
@@ -50,20 +51,15 @@ def write(
         picture.unlink(missing_ok=True)  # of an earlier call, in which nothing had diverged
     document = plain(_document(result, recipes, fixed, command))
     _write_json(paths["json"], document)
-    _add_to_report(result.comparison.paths, document)
+    page = additions.with_additions(load(folder), folder)
+    _write_json(result.comparison.paths["json"], {key: value for key, value in page.items() if key != "landscape"})
+    html.write([page], result.comparison.paths["html"])
     write_whole(paths["markdown"], _markdown(result, recipes, fixed, command, "waterfall" in paths))
     return paths
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def _add_to_report(paths: Mapping[str, Path], attribution: Mapping[str, Any]) -> None:
-    """Put the attribution into the comparison's numbers and onto its page."""
-    document = {**json.loads(paths["json"].read_text(encoding="utf-8")), "attribution": attribution}
-    _write_json(paths["json"], document)
-    html.write([document], paths["html"])
 
 
 def _finished(result: Attribution, name: str) -> list[float]:

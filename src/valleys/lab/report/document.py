@@ -12,15 +12,12 @@ from typing import Any
 from valleys.lab.atomic_write import write_whole
 from valleys.lab.flatness import pictures
 from valleys.lab.flatness import text as flat
-from valleys.lab.report import html, learning_curves, runs, schema
+from valleys.lab.report import additions, html, learning_curves, runs, schema
 from valleys.lab.report import text as words
 from valleys.lab.report.html import reading, tables
 from valleys.lab.report.summary import Summary, layouts
 from valleys.lab.report.table import escape
-from valleys.lab.store.job import Key, Results
-
-DRAWING = "landscape.json"
-"""File of what ``valleys landscape --draw`` measured, in the comparison's folder."""
+from valleys.lab.store.job import Results
 
 
 def write(
@@ -43,13 +40,14 @@ def write(
         "curves": folder / "curves.png",
     }
     document = to_json(results, summary, command, lines)
-    drawn = _drawing(folder)
-    write_whole(paths["markdown"], to_markdown(document, summary, drawn))
+    page = additions.with_additions(document, folder)
+    if "attribution" in page:
+        document["attribution"] = page["attribution"]
+    write_whole(paths["markdown"], to_markdown(document, summary, additions.read(folder / additions.DRAWING)))
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
     write_whole(paths["json"], text + "\n")
     write_whole(paths["csv"], runs.to_csv(document))
-    current = drawn is not None and _current(drawn, summary)
-    html.write([{**document, "landscape": drawn if current else None}], paths["html"])
+    html.write([page], paths["html"])
     learning_curves.draw(document, paths["curves"])
     return paths
 
@@ -104,7 +102,7 @@ def to_markdown(document: Mapping[str, Any], summary: Summary, drawn: Mapping[st
         tables.cost(document, index).to_markdown(),
         tables.COST,
         *_flatness(document, index),
-        *_landscape(drawn, summary),
+        *_landscape(drawn, document),
         "## Configuration",
         tables.settings(document).to_markdown(),
         "## Search space",
@@ -205,28 +203,12 @@ def _flatness(document: Mapping[str, Any], index: dict[str, int]) -> list[str]:
     return [*parts, _notes(flatness["notes"])]
 
 
-def _drawing(folder: Path) -> dict[str, Any] | None:
-    """Return the landscape that was drawn; None if none was."""
-    path = folder / DRAWING
-    drawn: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return drawn
-
-
-def _current(drawn: Mapping[str, Any], summary: Summary) -> bool:
-    """Return whether the runs that were drawn are still selected."""
-    for entry in drawn["minima"]:
-        selection = summary.selections.get(entry["optimizer"], {}).get(entry["round"] - 1)
-        if selection is None or Key(entry["round"] - 1, entry["trial"] - 1, entry["seed"]) not in selection.runs:
-            return False
-    return True
-
-
-def _landscape(drawn: Mapping[str, Any] | None, summary: Summary) -> list[str]:
+def _landscape(drawn: Mapping[str, Any] | None, document: Mapping[str, Any]) -> list[str]:
     """Return the landscape between the minima, if it was drawn."""
     if drawn is None:
         return []
     title = "## The landscape between the minima"
-    if not _current(drawn, summary):
+    if not additions.is_current(drawn, document):
         return [title, _notes(["it was drawn of runs that are no longer selected; run `valleys landscape --draw`"])]
     images = {name: f"![{about}](landscape-{name}.png)" for name, (_, about) in pictures.PICTURES.items()}
     shown = {"surface": tables.minima(drawn), "barriers": tables.barriers(drawn)}

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from valleys.lab.atomic_write import write_whole
 from valleys.lab.errors import LabError
+from valleys.lab.report.additions import with_additions
 from valleys.lab.report.html import across, figures, tables, terrain
 from valleys.lab.report.html.marks import swatch
 from valleys.lab.report.html.plots import INK, SOFT, Figure
@@ -125,7 +126,7 @@ def merge(folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
     Raises:
         LabError: if a folder has no report that ``load`` reads, or the file cannot be written.
     """
-    documents = [load(folder) for folder in folders]
+    documents = [with_additions(load(path), path if path.is_dir() else path.parent) for path in folders]
     if not documents:
         raise LabError("there is nothing to show; name folders of finished comparisons")
     try:
