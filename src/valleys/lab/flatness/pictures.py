@@ -57,6 +57,7 @@ def _surface(drawn: _Drawn) -> Figure:
     figure.set_size_inches(6 * width / max(width, height) + 1.8, 6 * height / max(width, height) + 0.8)
     axes = figure.axes[0]
     axes.set_aspect("equal")
+    axes.title.set_wrap(True)  # the plane may be narrow
     marks = []
     for minimum in drawn["minima"]:
         look = _look(drawn, minimum["optimizer"])

@@ -38,8 +38,8 @@ def drawn(drawing: Mapping[str, Any]) -> str:
         f"evaluation mode. The plane goes through {', '.join(drawing['plane']['spanned_by'])}; coordinates are "
         "distances of the weights. A minimum that does not lie in it has a hollow mark where it is nearest. A "
         "barrier is the largest loss on the straight line between two minima above the line through the losses at its "
-        "ends, of 21 points; permuted hidden units alone make one. Batch normalisation has the statistics of the "
-        "weights at each point. Sharpness is what 10 steps of ascent reached, a lower bound."
+        "ends, of 21 points; permuted hidden units alone make one. At each point batch normalisation uses "
+        "statistics estimated with the weights there. Sharpness is what 10 steps of ascent reached, a lower bound."
         + f" Left out, since no final run stayed finite: {', '.join(left_out)}."
         * bool(left_out)
     )
