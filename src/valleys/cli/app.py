@@ -62,6 +62,7 @@ def _root(
            torchrun's for any failure of its processes
       2    a mistake in the request, in one line; finished runs are kept
       130  interrupted
+      143  asked to leave by SIGTERM or SIGUSR1; the run under way is kept
 
     \b
     More:

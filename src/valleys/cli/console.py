@@ -17,6 +17,7 @@ from valleys.lab.report.html import reading, tables
 from valleys.lab.report.schema import load
 from valleys.lab.report.table import Table
 from valleys.lab.report.text import explained
+from valleys.lab.run.interruption import Interrupted
 
 _WIDE = 200  # columns of a table that goes to a file or a pipe: nothing is cut
 _TEXT = 100  # columns of sentences and of a comparison's table
@@ -24,12 +25,15 @@ _TEXT = 100  # columns of sentences and of a comparison's table
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn a user's mistake into one line and exit code 2, Ctrl-C into one line and 130."""
+    """Turn a user's mistake into one line and exit code 2, Ctrl-C into one line and 130, SIGTERM into one and 143."""
     try:
         yield
     except LabError as error:
         typer.echo(f"valleys: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from error
+    except Interrupted:
+        typer.echo("valleys: asked to leave by a signal; the same command continues", err=True)
+        raise
     except KeyboardInterrupt as error:
         typer.echo("valleys: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from error

@@ -21,6 +21,7 @@ from valleys.lab.report.summary import Row, lines, summarize
 from valleys.lab.run import trackers, trainer, weights
 from valleys.lab.run.checkpoint import Checkpoint
 from valleys.lab.run.environment import environment
+from valleys.lab.run.interruption import interruptible
 from valleys.lab.run.ranks import Ranks, joined
 from valleys.lab.statistics.budget import BudgetPoint
 from valleys.lab.statistics.outcome import Metric, Outcome, Verdict
@@ -101,7 +102,7 @@ def compare(
         LabError: on a mistake in the arguments, before any work; with several ranks, on all of them.
     """
     config = replace(config or ComparisonConfig(), **settings)
-    with joined() as ranks:
+    with joined() as ranks, interruptible():
         setup = ranks.agree(lambda: _Setup(task, config, Path(out), ranks))
         setup.request["command"] = command or setup.request["command"]
         cost = ranks.agree(setup.forecast)

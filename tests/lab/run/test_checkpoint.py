@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -122,7 +125,8 @@ def test_times_go_on_from_where_they_were(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_costs_the_run_no_more_than_its_progress(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.pt").write_bytes(content)
     made: list[int] = []
-    train(tmp_path, "sgd", Schedule("cosine"), loaded=made)
+    with pytest.warns(UserWarning, match="its run begins anew"):
+        train(tmp_path, "sgd", Schedule("cosine"), loaded=made)
     assert len(made) == STEPS
 
 
@@ -132,7 +136,8 @@ def test_a_file_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
             return (Path(tmp_path / "ran").touch, ())
 
     torch.save({"of": Evil()}, tmp_path / "run.pt")
-    assert Checkpoint(tmp_path / "run.pt").load({}) is None
+    with pytest.warns(UserWarning, match="Weights only load failed"):
+        assert Checkpoint(tmp_path / "run.pt").load({}) is None
     assert not (tmp_path / "ran").exists()
 
 
@@ -149,3 +154,51 @@ def test_another_runs_file_is_not_taken_for_this_ones(tmp_path: Path) -> None:
 def test_it_is_due_when_its_time_has_come(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path / "run.pt", every=0.0).due()
     assert not Checkpoint(tmp_path / "run.pt", every=1e6).due()
+
+
+def test_a_damaged_checkpoint_is_as_good_as_none_and_says_so(tmp_path: Path) -> None:
+    state: dict[str, Any] = {"weights": torch.arange(300.0), "moments": {"a": torch.ones(7, 3)}, "step": 5}
+    checkpoint = Checkpoint(tmp_path / "run.pt")
+    checkpoint.save({"seed": 1}, state)
+    whole = checkpoint.path.read_bytes()
+    random = Random(0)
+    outcomes = Counter[str]()
+    for _ in range(400):
+        content = bytearray(whole)
+        first = random.randrange(len(content))
+        kind = random.choice(("cut", "flipped", "zeroed", "doubled"))
+        if kind == "cut":
+            del content[first:]
+        elif kind == "flipped":
+            content[first] ^= 1 << random.randrange(8)
+        elif kind == "zeroed":
+            content[first : first + 64] = bytes(len(content[first : first + 64]))
+        else:
+            content[first:first] = content[first : first + 64]
+        checkpoint.path.write_bytes(content)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            loaded = checkpoint.load({"seed": 1})
+        if loaded is None:
+            assert [f"the checkpoint {checkpoint.path} is damaged" in str(one.message) for one in caught] == [True]
+        else:  # the damage lies where nobody reads: what is loaded is what was saved
+            assert not caught
+            assert torch.equal(loaded["weights"], state["weights"])
+            assert torch.equal(loaded["moments"]["a"], torch.ones(7, 3))
+            assert loaded["step"] == 5
+        outcomes[f"{kind}: {'damaged' if loaded is None else 'whole'}"] += 1
+    assert {outcome for outcome in outcomes if outcome.endswith("damaged")} >= {
+        f"{kind}: damaged" for kind in ("cut", "flipped", "zeroed", "doubled")
+    }
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x80\x02}q\x00.", b"hello"])
+def test_what_is_no_checkpoint_is_damaged(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run.pt").write_bytes(content)
+    with pytest.warns(UserWarning, match="its run begins anew"):
+        assert Checkpoint(tmp_path / "run.pt").load({}) is None
+
+
+def test_without_a_file_nothing_is_said(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    assert Checkpoint(tmp_path / "run.pt").load({}) is None
+    assert not recwarn.list

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import pickle
 import time
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +36,24 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def load(self, of: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Read the state to the CPU; None if there is no file, or it is damaged or another run's."""
-        try:
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        """Read the state to the CPU; None if there is no file, it is another run's, or, with a warning, damaged."""
+        if not self.path.exists():
             return None
-        return state if state.pop("of", None) == dict(of) else None
+        try:
+            # torch.load believes the file's numbers, and wrong ones may end the process: compare its checksums first.
+            with zipfile.ZipFile(self.path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} has another checksum")
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            return state if state.pop("of", None) == dict(of) else None
+        except Exception as error:  # a damaged file raises almost any of them
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                f"the checkpoint {self.path} is damaged ({type(error).__name__}: {reason}): its run begins anew",
+                stacklevel=2,
+            )
+            return None
 
     def remove(self) -> None:
         """Delete the file if it is there."""

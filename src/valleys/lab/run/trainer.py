@@ -18,6 +18,7 @@ from valleys.lab.problem.loop import Diverged, Loop, Running
 from valleys.lab.problem.seeds import seeded
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.record import Evaluation, Record
+from valleys.lab.run import interruption
 from valleys.lab.run.checkpoint import Checkpoint
 from valleys.lab.run.config import RunConfig
 from valleys.lab.run.noise_scale import NoiseScale
@@ -174,7 +175,8 @@ def _supervised(run: _Run, ranks: Ranks) -> Record:
     assert isinstance(task, Task)
     with seeded(device, run.seed):
         fitting = start(task, run.spec, run.hyperparameters, run.config, ranks, seed=run.seed, noise=hooks.noise)
-        fitting.fit(run.epochs, hooks.progress, hooks.observe, hooks.checkpoint, run.identity())
+        with interruption.polled():
+            fitting.fit(run.epochs, hooks.progress, hooks.observe, hooks.checkpoint, run.identity())
         metric = fitting.evaluate(task.test.reader(device)) if run.test and not fitting.diverged else None
         if hooks.keep is not None and ranks.main and not fitting.diverged:
             with fitting.evaluation():

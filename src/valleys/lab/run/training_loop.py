@@ -21,6 +21,7 @@ from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.seeds import mixed, seeded
 from valleys.lab.problem.task import Task
 from valleys.lab.record import Evaluation
+from valleys.lab.run import interruption
 from valleys.lab.run.batch_statistics import restated
 from valleys.lab.run.checkpoint import Checkpoint
 from valleys.lab.run.config import RunConfig
@@ -119,12 +120,14 @@ class Fitting:
                     observe(self.curve[-1])
                 loss_sum, since = torch.zeros_like(loss_sum), 0
             # Right after an evaluation the ranks' states are the same; before, each has its part of the loss.
-            shared = self.ranks.size == 1 or since == 0
-            if checkpoint is not None and shared and self.ranks.main and self.steps < total and checkpoint.due():
-                checkpoint.save(
-                    of or {},
-                    {"scheduler": scheduler.state_dict(), "loss_sum": loss_sum, "since": since, **self._state()},
-                )
+            if (self.ranks.size > 1 and since > 0) or self.steps == total:
+                continue
+            leaving = self.ranks.decide(interruption.requested)
+            if checkpoint is not None and self.ranks.main and (leaving or checkpoint.due()):
+                state = {"scheduler": scheduler.state_dict(), "loss_sum": loss_sum, "since": since}
+                checkpoint.save(of or {}, state | self._state())
+            if leaving:
+                raise interruption.Interrupted
 
     def train(self) -> None:
         """Put model and optimizer into their training modes, in which they are but for evaluations."""
