@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from valleys.lab.atomic_write import write_whole
+from valleys.lab.atomic_write import sweep, write_whole
 
 
 @pytest.mark.parametrize(("content", "found"), [("a\nü\n", "a\nü\n".encode()), (b"\x89PNG\n", b"\x89PNG\n")])
@@ -37,3 +37,21 @@ def test_it_is_as_readable_as_its_neighbours(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "report").stat().st_mode & 0o777 == 0o640
+
+
+def test_old_litter_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    litter = [
+        ".report.html.abcd1234",
+        ".runs.csv.x_y_z_12",
+        ".attribution.json.abcdefgh",
+        ".landscape-surface.png.12345678",
+        "run.17.new",
+    ]
+    others = ["report.html", ".env.abcdefgh", "run.pt", ".report.html", "notes.new.txt"]
+    for name in (*litter, *others):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".report.md.abcdefgh").touch()  # somebody is writing
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, ".report.md.abcdefgh"}
+    sweep(tmp_path / "nowhere")

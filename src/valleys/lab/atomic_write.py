@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
+
+_LITTER = (".report.*.????????", ".runs.csv.????????", ".attribution.*.????????", ".landscape*.????????", "*.new")
+_OLD = 3600.0  # seconds
+
+
+def sweep(folder: Path) -> None:
+    """Delete what writers that were killed an hour ago or earlier left in a comparison's folder."""
+    for path in [path for pattern in _LITTER for path in folder.glob(pattern)]:
+        with suppress(OSError):  # somebody else was faster, or it is not ours
+            if time.time() - path.stat().st_mtime > _OLD:
+                path.unlink()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from valleys.lab.config import ComparisonConfig
 from valleys.lab.forecast import Forecast, forecast
+from valleys.lab.problem.fingerprint import fingerprint
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Problem
@@ -108,7 +109,8 @@ def compare(
         cost = ranks.agree(setup.forecast)
         with RankStore(ranks, setup.folder, config.storage, config.name) as store:
             seen = environment(setup.config.device, ranks.size)
-            warnings = store.configure(setup.identity, seen, setup.spaces, setup.request, setup.settings)
+            about = setup.spaces, setup.request, setup.settings, setup.fingerprint
+            warnings = store.configure(setup.identity, seen, *about)
             plan = Work(setup.specs, config.rounds, config.trials, config.seeds, setup.problem.maximize)
             _, finished = plan.status(store)
             if announce is not None and ranks.main and finished < plan.total():
@@ -167,6 +169,8 @@ class _Setup:
         trackers.check(here.log)
         self.folder, self.ranks = folder, ranks
         self.identity = self.config.identity(self.problem)
+        file = from_file.file_of(task) if isinstance(task, str) else None
+        self.fingerprint = fingerprint(self.problem, file, not isinstance(task, str), here.originals)
         self.request: dict[str, Any] = {
             "task": task if isinstance(task, str) else None,
             "data_dir": None if here.data_dir is None else str(here.data_dir),

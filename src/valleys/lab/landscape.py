@@ -20,6 +20,7 @@ from valleys.lab.flatness.drawing import GRID, Minimum, drawing, parts
 from valleys.lab.flatness.measure import EXAMPLES, MEASURES, chosen, measure
 from valleys.lab.flatness.table import Flatness
 from valleys.lab.optimizers.spec import OptimizerSpec
+from valleys.lab.problem.fingerprint import fingerprint
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.seeds import seeded
 from valleys.lab.problem.task import Problem, Task
@@ -171,6 +172,9 @@ class _Finished:
             raise LabError(f"{folder} holds a comparison of another version of valleys, without rounds; compare anew")
         compared = replace(_settings(self.configuration, ComparisonConfig), copies=self.request.get("copies", 1))
         self.problem = _problem(task, compared, self.configuration, self.request, config.data_dir)
+        name = task or self.request.get("task") or self.problem.name
+        file = from_file.file_of(name) if isinstance(name, str) else None
+        store.check_fingerprint(fingerprint(self.problem, file, not isinstance(name, str)))
         own = {spec.name: spec for spec in optimizers}
         self.known = replace(compared, optimizers=[own.get(name, name) for name in names]).specs()
         self.specs = {spec.name: spec for spec in self.known}

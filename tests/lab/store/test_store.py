@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,7 @@ from valleys.lab import LabError
 from valleys.lab.config import LAYOUT
 from valleys.lab.optimizers.spec import Range
 from valleys.lab.record import Evaluation, Record
+from valleys.lab.store.database import alive, worker
 from valleys.lab.store.job import Job, Key
 from valleys.lab.store.store import Store
 
@@ -235,3 +239,66 @@ def test_opening_the_store_leaves_optunas_logging_as_it_was(tmp_path: Path, capf
         run(store, 0, record)
     assert optuna.logging.get_verbosity() == level
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 32}, {"task": "other"}, {}])
+def test_a_worker_notices_that_its_comparison_was_replaced(change: dict[str, Any], tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        assert store.claim([job(0)]) == job(0)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        with opened(tmp_path, **change) as other:
+            for attempt in (
+                lambda: store.claim([job(1)]),
+                lambda: store.complete(job(0), record()),
+                lambda: store.results({"sgd": SPACE}),
+            ):
+                with pytest.raises(LabError, match="no longer holds the comparison that this worker began with"):
+                    attempt()
+            assert other.results({"sgd": SPACE}).tuning == {"sgd": {}}
+
+
+@pytest.mark.parametrize("change", [{"rounds": 3}, {"trials": 8}, {"seeds": 5}])
+def test_a_comparison_that_has_grown_is_the_same(change: dict[str, int], tmp_path: Path) -> None:
+    with opened(tmp_path) as store, opened(tmp_path, **change):
+        assert store.claim([job(0)]) == job(0)
+        assert store.complete(job(0), record())
+
+
+@pytest.mark.parametrize("names", [("x?1", "x?2"), ("x%41y", "xAy"), ("a#b", "a"), ("{0}", "0"), ("a b&c=d", "a b")])
+def test_folders_with_signs_of_urls_are_apart(names: tuple[str, str], tmp_path: Path) -> None:
+    for number, name in enumerate(names):
+        with opened(tmp_path / name, batch_size=16 + number) as store:
+            run(store, 0, lambda: record(validation=90.0))
+            assert [one.validation for one in store.finished("sgd", "tuning").values()] == [90.0]
+        assert (tmp_path / name / "comparison.db").is_file()
+    with opened(tmp_path / names[0]) as store:
+        assert len(store.finished("sgd", "tuning")) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_changed_problem_is_refused_and_new_entries_are_kept(tmp_path: Path) -> None:
+    def configure(store: Store, **entries: Any) -> None:
+        store.configure(CONFIGURATION, HERE, {"sgd": SPACE}, fingerprint=entries)
+
+    with Store(tmp_path) as store:
+        configure(store)  # as older versions did
+        configure(store, data=[1.0], a="1")
+        configure(store, data=[1.0], b="2")
+        with pytest.raises(LabError, match=r"runs of another problem: data, b changed since; .* start anew with"):
+            configure(store, data=[2.0], b="3")
+        with pytest.raises(LabError, match="a changed since"):
+            configure(store, a="2")
+        configure(store, data=[1.0], a="1", b="2")
+
+
+def test_a_zombie_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    other = {**worker(), "pid": child.pid}
+    while (state := Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0]) != "Z":
+        assert state in "RSD"
+        time.sleep(0.01)
+    assert not alive(other)
+    child.wait()
+    assert not alive(other)
+    assert alive(worker())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sqlite3
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,21 +30,21 @@ GRACE = 4
 _TRIES = 8
 
 
-def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
-    """Open an Optuna storage.
+def open_storage(place: str | Path, heartbeat: int) -> optuna.storages.RDBStorage:
+    """Open an Optuna storage: an URL, or the file of an SQLite database, whose name may have any characters.
 
     Raises:
         LabError: Optuna or a driver is missing, the text is no URL, or the database cannot be reached.
     """
     try:
         import optuna
-        from sqlalchemy.engine import make_url
+        from sqlalchemy.engine import URL, make_url
         from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
         from sqlalchemy.pool import NullPool
     except ModuleNotFoundError as error:
         raise LabError("the lab needs its extra: pip install 'valleys[lab]'") from error
     try:
-        parsed = make_url(url)
+        parsed = URL.create("sqlite") if isinstance(place, Path) else make_url(place)
     except SQLAlchemyError as error:
         raise LabError("--storage is no database URL such as postgresql://user@host/name") from error
     if parsed.drivername == "postgresql" and find_spec("psycopg") is not None:
@@ -50,8 +52,10 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
     engine: dict[str, Any] = {"pool_pre_ping": True}  # a run may take longer than a server keeps a silent connection
     if parsed.get_backend_name() == "sqlite":
         engine["connect_args"] = {"timeout": 60}  # workers wait for each other's short writes instead of failing
-        if parsed.database not in (None, "", ":memory:"):
+        if isinstance(place, Path) or parsed.database not in (None, "", ":memory:"):
             engine["poolclass"] = NullPool  # nobody could close the pool of a storage that Optuna failed to make
+    if isinstance(place, Path):  # no URL, in which ? and % have meanings
+        engine["creator"] = partial(sqlite3.connect, place, timeout=60)
 
     def attempt() -> optuna.storages.RDBStorage:
         with warnings.catch_warnings():
@@ -74,21 +78,24 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
                 time.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - no secret
         return attempt()
     except (ImportError, RuntimeError, ValueError, SQLAlchemyError) as error:
-        shown = parsed.render_as_string(hide_password=True)
+        shown = place if isinstance(place, Path) else parsed.render_as_string(hide_password=True)
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         hint = "; pip install 'valleys[postgresql]'" if isinstance(error, ImportError) else ""
         raise LabError(f"cannot open the storage {shown}: {reason}{hint}") from error
 
 
-def exclusive(storage: optuna.storages.RDBStorage) -> AbstractContextManager[Any]:
+def exclusive(place: str | Path) -> AbstractContextManager[Any]:
     """Return the context of work that only one worker does at a time.
 
     Servers lock rows where Optuna asks them to. SQLite cannot: two processes could both read that a trial waits and
     both take it. There a lock on a file beside the database does it, which the kernel drops when its holder dies.
     """
     from filelock import FileLock
+    from sqlalchemy.engine import make_url
 
-    url = storage.engine.url
+    if isinstance(place, Path):
+        return FileLock(f"{place}.lock")
+    url = make_url(place)
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return nullcontext()
     return FileLock(f"{url.database}.lock")
@@ -133,7 +140,11 @@ def alive(other: dict[str, Any] | None) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{other['pid']}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # no such file system here, or the process has just gone: its heartbeat will tell
+        return True
+    return state not in "ZX"  # a zombie has ended; its parent has not asked for its exit code yet
 
 
 def _pid_space() -> str:

@@ -51,9 +51,10 @@ class RankStore:
         spaces: Mapping[str, Mapping[str, Range]],
         request: Mapping[str, Any] | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """``Store.configure`` on rank 0."""
-        arguments = configuration, environment, spaces, request, settings
+        arguments = configuration, environment, spaces, request, settings, fingerprint
         return self._ranks.decide(lambda: self._stores[0].configure(*arguments))
 
     def claim(self, jobs: Sequence[Job]) -> Job | None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import time
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,8 +24,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from valleys.lab.atomic_write import sweep
 from valleys.lab.config import GROWING
 from valleys.lab.errors import LabError
+from valleys.lab.problem.fingerprint import changes
 from valleys.lab.record import Record
 from valleys.lab.store.database import HEARTBEAT, alive, beating, exclusive, open_storage, worker
 from valleys.lab.store.job import Job, Key, Phase, Results
@@ -64,11 +67,15 @@ class Store:
         except OSError as error:
             raise LabError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
         self.name = name or (folder.resolve().name if url else "comparison")
-        self._storage = open_storage(url or f"sqlite:///{(folder / 'comparison.db').resolve()}", heartbeat)
-        self._exclusive = exclusive(self._storage)
+        place = url or (folder / "comparison.db").resolve()
+        self._storage = open_storage(place, heartbeat)
+        self._exclusive = exclusive(place)
+        for written in (folder, folder / "checkpoints"):
+            sweep(written)
         self._studies: dict[str, optuna.Study] = {}
         self._records: dict[str, dict[Key, Record]] = {}
         self._claimed: dict[Job, int] = {}
+        self._mark, self._marked = f"sitting:{uuid.uuid4()}", False
         self._maximize = False
 
     def __enter__(self) -> Store:
@@ -89,6 +96,7 @@ class Store:
         spaces: Mapping[str, Mapping[str, Range]],
         request: Mapping[str, Any] | None = None,
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Set the comparison's configuration and return warnings; refuse a comparison of something else.
 
@@ -101,6 +109,7 @@ class Store:
             request: how it was asked for.
             spaces: range of each hyperparameter, by optimizer.
             settings: what else an optimizer is made of, by optimizer.
+            fingerprint: what must not change of the problem behind its name; entries may be added.
 
         Returns:
             The warnings.
@@ -138,11 +147,16 @@ class Store:
                     f"{self.folder} holds a comparison with other settings ({'; '.join(differences)}); choose another "
                     "--out, or --name in a shared storage"
                 )
+            self.check_fingerprint(fingerprint or {})
+            if any(name not in known.get("fingerprint", {}) for name in fingerprint or {}):
+                study.set_user_attr("fingerprint", {**known.get("fingerprint", {}), **(fingerprint or {})})
             if old != dict(configuration):
                 study.set_user_attr("configuration", dict(configuration))
             for name in sorted(definitions.keys() - known.keys()):  # settings first: a space says that they are known
                 if definitions[name] or name.startswith("space:"):
                     study.set_user_attr(name, definitions[name])
+            study.set_user_attr(self._mark, time.time())
+            self._marked = True
             if request is not None and known.get("request") != dict(request):
                 study.set_user_attr("request", dict(request))
             plans = known.get("plans", [])
@@ -154,9 +168,24 @@ class Store:
                 study.set_user_attr(f"environment:{mark}", {"first": time.time(), "environment": dict(environment)})
         return _changes(environments[-1], environment) if environments else []
 
+    def check_fingerprint(self, now: Mapping[str, Any]) -> None:
+        """Refuse a problem whose data, source, weights or loss have changed.
+
+        Raises:
+            LabError: naming what changed, and the remedy.
+        """
+        before = self._study(self.name).user_attrs.get("fingerprint", {})
+        changed = changes(before, now)
+        if changed:
+            raise LabError(
+                f"{self.folder} holds runs of another problem: {', '.join(changed)} changed since; put it back, or "
+                "start anew with another --out, in a shared storage another --name"
+            )
+
     def claim(self, jobs: Sequence[Job]) -> Job | None:
         """Claim for this worker the first run that nobody has finished or is at work on; None if there is none."""
         with self._exclusive:
+            self._check_unchanged()
             for study in dict.fromkeys(self._of(job) for job in jobs):
                 self._give_up_on_the_dead(study)
             return next((job for job in jobs if self._take(job)), None)
@@ -167,11 +196,11 @@ class Store:
         from optuna.trial import TrialState
 
         trial = self._claimed.pop(job)
-        try:
+        with self._exclusive, suppress(UpdateFinishedTrialError):
+            self._check_unchanged()
             self._storage.set_trial_user_attr(trial, "record", record.to_json())
             return self._storage.set_trial_state_values(trial, TrialState.COMPLETE, [self._value(record)])
-        except UpdateFinishedTrialError:
-            return False
+        return False
 
     def abandon(self, job: Job) -> None:
         """Let others have a run that this worker claimed and will not finish."""
@@ -201,6 +230,7 @@ class Store:
 
     def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:
         """Return everything the store holds about these optimizers."""
+        self._check_unchanged()
         known = self._study(self.name).user_attrs
         return Results(
             known["configuration"],
@@ -225,6 +255,16 @@ class Store:
         """Keep what was measured of a finished run; a later measurement takes its place."""
         name = f"{_FLATNESS}{key.round}:{key.point}:{key.seed}:{optimizer}"
         self._study(self.name).set_user_attr(name, dict(measurements))
+
+    def _check_unchanged(self) -> None:
+        """Refuse to go on where the comparison has been replaced, say after its folder was deleted, by another one."""
+        with suppress(KeyError):  # what is there now has fewer studies
+            if not self._marked or self._mark in self._study(self.name).user_attrs:
+                return
+        raise LabError(
+            f"{self.folder} no longer holds the comparison that this worker began with: it was deleted, or replaced by "
+            "another one; give the command again, where another comparison goes on there with another --out or --name"
+        )
 
     def _take(self, job: Job) -> bool:
         """Claim a run if nobody has."""
