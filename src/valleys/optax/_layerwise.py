@@ -43,7 +43,7 @@ def layerwise(
         norm_eps: eps3, >= 0. Default: 1e-10.
         trust_clip: bounds of the ratio, ``(low, high)`` or the upper one. Default: None, no bounds.
         mask: tree of bools like the parameters, or a prefix of it, or a function that makes one of the parameters;
-            where it is False, r passes as it is. Default: None, everywhere True.
+            where it is False, r passes as it is; a module of bools is a tree. Default: None, everywhere True.
         axis_name: inside ``shard_map``: name or tuple of names of the axes that parameters are cut along. A replicated
             parameter's two norms grow alike, so that its ratio stays what it is, but for eps3. Default: None.
 
@@ -64,7 +64,7 @@ def layerwise(
     Source: You et al. 2019 (arXiv 1904.00962); phi and eps2: Zhao et al. 2025 (arXiv 2510.27153); exceptions: ours.
     """
     check_layerwise(trust_eps, norm_eps, trust_clip, axis_name)
-    inner = optax.with_extra_args_support(inner)
+    inner, mask = optax.with_extra_args_support(inner), as_mask(mask)
     bounds = trust_bounds(trust_clip)
     axes = () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
 
@@ -85,6 +85,18 @@ def layerwise(
         return scaled, LayerwiseState(inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def as_mask(mask: Any) -> Any:
+    """Return a mask as optax reads it, which calls what can be called: a tree of bools becomes a function.
+
+    A callable node of a pytree is a tree if it has leaves and all are bools, else (``jax.tree_util.Partial``, a module
+    of arrays) a function.
+    """
+    leaves, treedef = jax.tree.flatten(mask)
+    is_node = not jax.tree_util.treedef_is_leaf(treedef) and not isinstance(mask, jax.tree_util.Partial)
+    are_bools = bool(leaves) and all(getattr(leaf, "dtype", type(leaf)) in (bool,) for leaf in leaves)
+    return (lambda params: mask) if callable(mask) and is_node and are_bools else mask
 
 
 def chosen_leaves(mask: Any, r: Any, params: Any) -> Any:

@@ -15,7 +15,7 @@ import torch
 from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Stream, Task
 from valleys.lab.tasks import gpt2
-from valleys.lab.tasks.data.packed import _CACHE, _END, Windows, packed
+from valleys.lab.tasks.data.packed import _CACHE, END_OF_TEXT, Windows, packed
 from valleys.lab.tasks.gpt2 import ENTRIES, build, load
 
 pytest.importorskip("transformers")
@@ -27,7 +27,7 @@ TEXTS = {"train": "the cat sat on the mat", "valid": "the mat sat", "test": "on 
 def write_vocabulary(folder: Path, names: tuple[str, str] = ("vocab.json", "merges.txt"), end: bool = True) -> Path:
     """All bytes, "th" and "the", and the end of a text."""
     folder.mkdir(exist_ok=True)
-    tokens = [*sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "th", "the", *([_END] if end else [])]
+    tokens = [*sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "th", "the", *([END_OF_TEXT] if end else [])]
     (folder / names[0]).write_text(json.dumps({token: number for number, token in enumerate(tokens)}), encoding="utf-8")
     (folder / names[1]).write_text("#version: 0.2\nt h\nth e\n", encoding="utf-8")
     return folder
@@ -66,7 +66,7 @@ def test_documents_are_joined_by_the_end_of_text(tmp_path: Path, tokenizer: Any)
     second = write_documents(tmp_path / "b.train.jsonl", ["mat"])
     path = packed([first, second], tokenizer)
     tokens = [tokenizer.id_to_token(token) for token in row(path)]
-    assert tokens == ["the", _END, "\u00c3", "\u00a9", "\u0120", "the", _END, "m", "a", "t", _END]
+    assert tokens == ["the", END_OF_TEXT, "\u00c3", "\u00a9", "\u0120", "the", END_OF_TEXT, "m", "a", "t", END_OF_TEXT]
     assert path.parent == tmp_path / _CACHE
     assert [*path.parent.iterdir()] == [path]
     assert row(packed([first, second], tokenizer, limit=1)) == [257, 258, *row(path)[-4:]]

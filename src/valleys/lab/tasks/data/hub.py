@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from valleys.lab.errors import LabError
 
-__all__ = ["dataset", "is_saved"]
+__all__ = ["dataset", "is_saved", "rows"]
 
 _INSTALL = "pip install 'valleys[text]'"
 
@@ -44,6 +44,14 @@ def dataset(
                 f"{where} has the splits {', '.join(splits)} and lacks {part}; save the dataset with all of them"
             )
     return where, {part: splits[part] for part in parts}
+
+
+def rows(split: Iterable[Mapping[str, Any]], where: str) -> Iterator[Mapping[str, Any]]:
+    """Iterate over the rows of a split, which are read from its files only now."""
+    try:
+        yield from split
+    except Exception as error:  # a damaged file may raise whatever its reader does
+        raise LabError(f"{where} cannot be read ({error}); save the dataset again") from error
 
 
 def _saved(folder: Path) -> Mapping[str, Any]:
