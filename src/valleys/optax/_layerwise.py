@@ -88,10 +88,9 @@ def layerwise(
 
 
 def as_mask(mask: Any) -> Any:
-    """Return a mask as optax reads it, which calls what can be called: a tree of bools becomes a function.
+    """Return a mask for optax, which calls all that can be called: in place of a module of bools, a function.
 
-    A callable node of a pytree is a tree if it has leaves and all are bools, else (``jax.tree_util.Partial``, a module
-    of arrays) a function.
+    Other nodes of a pytree that can be called (``jax.tree_util.Partial``, a module of arrays) are functions.
     """
     leaves, treedef = jax.tree.flatten(mask)
     is_node = not jax.tree_util.treedef_is_leaf(treedef) and not isinstance(mask, jax.tree_util.Partial)

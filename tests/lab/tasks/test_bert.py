@@ -151,7 +151,7 @@ def test_saved_datasets_are_read_with_their_own_splits(tmp_path: Path) -> None:
 )
 def test_a_broken_pair_is_named(tmp_path: Path, line: str, message: str) -> None:
     for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / name).write_text(f"header\n{line}\n", encoding="utf-8")
+        (tmp_path / name).write_text(f"Quality\tids\n{line}\n", encoding="utf-8")
     with pytest.raises(LabError, match=message):
         mrpc(tmp_path)
 
@@ -166,7 +166,7 @@ def test_missing_data_is_said_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"train\.tsv cannot be read as UTF-8"):
         mrpc(tmp_path)
     for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / name).write_text("header\n0\t1\t2\ta\tb\n", encoding="utf-8")
+        (tmp_path / name).write_text("Quality\n0\t1\t2\ta\tb\n", encoding="utf-8")
     with pytest.raises(LabError, match="train split has no example"):
         mrpc(tmp_path)
 

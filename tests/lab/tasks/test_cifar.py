@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import struct
 from pathlib import Path
@@ -17,7 +16,6 @@ from lab.tasks.cifar_data import examples, in_memory, load, numbers, parts, writ
 from valleys.lab.errors import LabError
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.tasks import cifar
-from valleys.lab.tasks.data import cifar_files
 from valleys.lab.tasks.data.augmentation import Normalized, crop_and_flip
 from valleys.lab.tasks.data.cifar_files import CIFAR10, CIFAR100, Cifar, read_cifar
 
@@ -69,11 +67,6 @@ def test_pickles_of_python_2_are_read(kind: Cifar, tmp_path: Path) -> None:
     assert labels_read.tolist() == [i % kind.classes for i in range(len(images))]
 
 
-def test_flags_of_old_array_types_are_no_reason_to_warn() -> None:
-    dtype = cifar_files._Arrays(io.BytesIO()).find_class("numpy", "dtype")
-    assert dtype(b"u1", 1, 0) == np.uint8  # numpy warns of 1; of 0 with 1 only from 2.4.0 to 2.4.4
-
-
 @KINDS
 def test_the_folder_or_its_parent_may_be_named(kind: Cifar, tmp_path: Path) -> None:
     write_pickles(kind, tmp_path / kind.folders[1], per_file=2)
@@ -119,11 +112,11 @@ IMAGES = np.zeros((2, 3072), dtype=np.uint8)
     [
         ([1, 2], "it has no entry 'data' and no 'labels'"),
         ({b"data": IMAGES}, "it has no entry 'labels'"),
-        ({b"data": IMAGES.astype(np.float32), b"labels": [0, 1]}, "its images are float32 of shape"),
-        ({b"data": IMAGES[:, :3000], b"labels": [0, 1]}, r"its images are uint8 of shape \(2, 3000\)"),
-        ({b"data": IMAGES[0], b"labels": [0, 1]}, r"its images are uint8 of shape \(3072,\)"),
-        ({b"data": IMAGES[:0], b"labels": []}, r"its images are uint8 of shape \(0, 3072\)"),
-        ({b"data": b"abc", b"labels": [0, 1]}, "its images are bytes of shape"),
+        ({b"data": IMAGES.astype(np.float32), b"labels": [0, 1]}, "its images are no array of uint8 of shape"),
+        ({b"data": IMAGES[:, :3000], b"labels": [0, 1]}, "its images are no array of uint8 of shape"),
+        ({b"data": IMAGES[0], b"labels": [0, 1]}, "its images are no array of uint8 of shape"),
+        ({b"data": IMAGES[:0], b"labels": []}, "its images are no array of uint8 of shape"),
+        ({b"data": b"abc", b"labels": [0, 1]}, "its images are no array of uint8 of shape"),
         ({b"data": IMAGES, b"labels": [0, 1, 2]}, "it holds 2 images but 3 labels"),
         ({b"data": IMAGES, b"labels": [0, -1]}, "it holds the label -1"),
         ({b"data": IMAGES, b"labels": [0, 2**70]}, "it holds the label 1180591620717411303424"),

@@ -112,7 +112,7 @@ def test_a_dataset_saved_to_disk_is_the_same_corpus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("Ann B-PER\nLee\n", "line 2: 'Lee' has no tag"),
+        ("Ann B-PER\nLee\n", "line 2: 'Lee' is no line of 2 columns, a word first and its tag last"),
         ("Ann B-PER\n\nLee S-PER\n", "line 3: the tag 'S-PER'"),
         ("Ann B-\n", "line 1: the tag 'B-'"),
     ],

@@ -265,7 +265,7 @@ DAMAGE = {
     "nothing": (b"", "holds 0 bytes"),
     "header cut off": (SOUND[:15], "15 bytes, fewer than the 16"),
     "one byte short": (SOUND[:-1], "announces 2 x 3 x 4 bytes, 23 follow"),
-    "one byte too many": (SOUND + b"\0", "25 follow"),
+    "one byte too many": (SOUND + b"\0", "more follow"),
     "floats": (SOUND[:2] + b"\x0d" + SOUND[3:], "begins with 00000d03"),
     "a huge announcement": (SOUND[:4] + b"\xff" * 12 + SOUND[16:], "4294967295 x"),
     "no images": (idx(np.zeros((0, 28, 28), dtype=np.uint8)), "it is empty"),

@@ -143,10 +143,7 @@ def _tagged(texts: Corpus, sentences: Sequence[Sentence], pretrained: Encoder) -
         tags = texts.numbers(sentence)
         before, places = None, encoded.word_ids(row)
         if lost := {*range(len(tags))} - {*places}:
-            raise LabError(
-                f"the word {sentence.words[min(lost)]!r} of the sentence that begins with "
-                f"{' '.join(sentence.words[:8])!r} has no piece in the model's vocabulary; remove it from the file"
-            )
+            raise LabError(f"the word {sentence.words[min(lost)]!r} has no piece in the model's vocabulary; replace it")
         for place, word in enumerate(places):
             if word is not None and word != before:
                 targets[row, place] = tags[word]

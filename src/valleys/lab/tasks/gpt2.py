@@ -122,8 +122,8 @@ def build(vocabulary: int, context: int, layers: int, width: int, heads: int) ->
 def _files(folder: Path, end: str) -> list[Path]:
     check_folder(folder, _REMEDY)
     files = [folder / name for name in list_names(folder, f".{end}.jsonl")]
-    if not files:
-        raise LabError(f"the data folder {str(folder)!r} holds no *.{end}.jsonl; {_REMEDY}")
+    if lost := [path for path in files or [folder / f"*.{end}.jsonl"] if not path.is_file()]:
+        raise LabError(f"the data folder {str(folder)!r} holds no {lost[0].name} that is a file; {_REMEDY}")
     return files
 
 
@@ -136,15 +136,9 @@ def _tokenizer(folder: Path) -> Any:
         vocabulary, merges = (folder / name for name in names)
         if vocabulary.is_file() and merges.is_file():
             try:
-                tokenizer = ByteLevelBPETokenizer.from_file(str(vocabulary), str(merges))
+                return _complete(ByteLevelBPETokenizer.from_file(str(vocabulary), str(merges)))
             except Exception as error:  # tokenizers raises bare exceptions of a damaged file
                 raise LabError(f"{vocabulary} and {merges.name} do not load ({error}); take GPT-2's") from error
-            if not _is_complete(tokenizer):
-                raise LabError(
-                    f"{vocabulary} and {merges.name} are not complete: tokens 0, 1, 2 ... must be the 256 bytes, the "
-                    f"merges and {END_OF_TEXT}; take GPT-2's"
-                )
-            return tokenizer
     try:
         return Tokenizer.from_pretrained(_HUB)
     except Exception as error:  # offline, among others: tokenizers raises bare exceptions
@@ -154,14 +148,15 @@ def _tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def _is_complete(tokenizer: Any) -> bool:
-    """Return false for files of which one is cut off: a byte without a token would be left out of every text."""
+def _complete(tokenizer: Any) -> Any:
+    """Refuse a tokenizer of which a file was cut off: bytes without a token would be left out of every text."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     tokens = tokenizer.get_vocab()
-    merges = {*map("".join, json.loads(tokenizer.to_str())["model"]["merges"])}
-    numbered = sorted(tokens.values()) == [*range(len(tokens))]
-    return numbered and tokens.keys() - {END_OF_TEXT} == {*ByteLevel.alphabet()} | merges
+    merged = {*map("".join, json.loads(tokenizer.to_str())["model"]["merges"])}
+    if tokens.keys() - {END_OF_TEXT} != {*ByteLevel.alphabet()} | merged or {*tokens.values()} != {*range(len(tokens))}:
+        raise ValueError(f"the tokens 0, 1, 2 ... are not the 256 bytes, the merges and {END_OF_TEXT}")
+    return tokenizer
 
 
 def _perplexity(nats: Tensor) -> float:

@@ -47,7 +47,7 @@ def dataset(
 
 
 def rows(split: Iterable[Mapping[str, Any]], where: str) -> Iterator[Mapping[str, Any]]:
-    """Iterate over the rows of a split, which are read from its files only now."""
+    """Iterate over the rows of a split, which only this reads."""
     try:
         yield from split
     except Exception as error:  # a damaged file may raise whatever its reader does

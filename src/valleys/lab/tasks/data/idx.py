@@ -37,10 +37,9 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     """
     try:
         with path.open("rb") as plain:
-            compressed = plain.read(2) == _GZIP
-            plain.seek(0)
-            with gzip.GzipFile(fileobj=plain) if compressed else plain as file:
-                return _read(path, file, dimensions)
+            is_compressed = plain.read(2) == _GZIP
+        with gzip.open(path) if is_compressed else path.open("rb") as file:
+            return _read(path, file, dimensions)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:  # first: BadGzipFile is an OSError
         raise _damaged(path, f"its compressed data is cut off or corrupt ({error})") from error
     except OSError as error:

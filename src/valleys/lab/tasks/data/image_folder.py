@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -96,31 +95,29 @@ def held_out(images: Images, seed: int) -> tuple[Images, Images]:
 
 def _decoded(path: Path, size: int) -> Tensor:
     try:
-        from PIL import Image
+        square = np.asarray(_square(path, size))
     except ImportError as error:
         raise LabError("reading images needs pillow; pip install 'valleys[lab]'") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            square = _square(Image, path, size)
     except Exception as error:  # a damaged file may raise whatever its decoder does
         reason = str(error) or type(error).__name__
         raise LabError(f"{path} is no image that can be decoded ({reason}); replace or remove it") from error
-    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
-    return pixels.reshape(size, size, 3).permute(2, 0, 1).contiguous()
+    return torch.tensor(square).permute(2, 0, 1).contiguous()
 
 
-def _square(pillow: ModuleType, path: Path, size: int) -> Any:
-    with pillow.open(path, formats=_FORMATS) as image:
-        image.verify()  # the checksums of a PNG, which decoding passes over
-    with pillow.open(path, formats=_FORMATS) as image:
-        shorter = min(image.size)
-        width, height = (side * size // shorter for side in image.size)
-        if width * height > _MOST_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels become {width} x {height}, too many")
-        if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
-            image = pillow.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
-        scaled = image.convert("RGB").resize((width, height), pillow.Resampling.BILINEAR)
+def _square(path: Path, size: int) -> Any:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=_FORMATS) as image:
+            image.verify()  # the checksums of a PNG, which decoding passes over
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = (side * size // min(image.size) for side in image.size)
+            if width * height > _MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels would become {width} x {height}, too many")
+            if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
+                image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+            scaled = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     return scaled.crop((left, top, left + size, top + size))

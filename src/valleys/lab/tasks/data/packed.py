@@ -63,10 +63,7 @@ def packed(files: Sequence[Path], tokenizer: Any, limit: int | None = None) -> P
     end, size = tokenizer.token_to_id(END_OF_TEXT), tokenizer.get_vocab_size()
     if end is None or size > 2 ** (8 * _TOKEN.itemsize):
         raise LabError(f"a vocabulary of {size} tokens, not of up to 65536, {END_OF_TEXT} among them; take GPT-2's")
-    try:
-        stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    except OSError as error:
-        raise LabError(f"cannot read {error.filename}: {error.strerror}; take a complete copy") from error
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([stamps, limit, tokenizer.to_str()]).encode()).hexdigest()[:16]
     kept = files[0].parent / _CACHE / f"{files[0].stem}-{key}.bin"
     if kept.is_file():
