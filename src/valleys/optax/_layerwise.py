@@ -88,14 +88,16 @@ def layerwise(
 
 
 def as_mask(mask: Any) -> Any:
-    """Return a mask for optax, which calls all that can be called: in place of a module of bools, a function.
+    """Return a mask that optax reads as here: what can be called becomes a plain function.
 
-    Other nodes of a pytree that can be called (``jax.tree_util.Partial``, a module of arrays) are functions.
+    A module of bools is a tree. Other nodes of a pytree that can be called (``jax.tree_util.Partial``, a module of
+    arrays) are functions.
     """
-    leaves, treedef = jax.tree.flatten(mask)
-    is_node = not jax.tree_util.treedef_is_leaf(treedef) and not isinstance(mask, jax.tree_util.Partial)
-    are_bools = bool(leaves) and all(getattr(leaf, "dtype", type(leaf)) in (bool,) for leaf in leaves)
-    return (lambda params: mask) if callable(mask) and is_node and are_bools else mask
+    if not callable(mask):
+        return mask
+    leaves = [] if isinstance(mask, jax.tree_util.Partial) else jax.tree.leaves(mask)
+    is_tree = bool(leaves) and all(getattr(leaf, "dtype", type(leaf)) in (bool,) for leaf in leaves)
+    return lambda params: mask if is_tree else mask(params)
 
 
 def chosen_leaves(mask: Any, r: Any, params: Any) -> Any:

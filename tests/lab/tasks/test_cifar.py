@@ -329,3 +329,23 @@ def test_the_first_line_of_an_error_names_a_file_that_cannot_be_read(tmp_path: P
         patch.setattr(Path, "read_bytes", fails)
         with pytest.raises(LabError, match=r"cannot read .*data_batch_1.bin: Permission denied"):
             read_cifar(CIFAR10, tmp_path)
+
+
+@KINDS
+def test_transposed_arrays_are_read(kind: Cifar, tmp_path: Path) -> None:
+    write_pickles(kind, tmp_path, per_file=3)
+    pixels, labels = examples(3, 0, kind.classes)
+    content = {b"data": np.asfortranarray(pixels), kind.key.encode(): labels}
+    (tmp_path / kind.train[0]).write_bytes(pickle.dumps(content, protocol=2))
+    images, *_ = read_cifar(kind, tmp_path)
+    assert np.array_equal(images[:3].flatten(1).numpy(), pixels)
+
+
+@pytest.mark.parametrize("state", [b"N", b"]", b"(K\x01K\x02K\x03K\x04K\x05t", b"}", b"(K\x01)NK\x00U\x01xt"])
+def test_a_damaged_state_of_an_array_is_refused(state: bytes, tmp_path: Path) -> None:
+    """Numpy itself crashes on some."""
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR" + state + b"b"
+    content = b"\x80\x02}(U\x04data" + array + b"U\x06labels](K\x01eu."
+    (write_pickles(CIFAR10, tmp_path) / "test_batch").write_bytes(content)
+    with pytest.raises(LabError, match="test_batch is not a sound file of CIFAR-10: its images are no array of uint8"):
+        read_cifar(CIFAR10, tmp_path)

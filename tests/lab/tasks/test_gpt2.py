@@ -15,6 +15,7 @@ import torch
 from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Stream, Task
 from valleys.lab.tasks import gpt2
+from valleys.lab.tasks.data import packed as packed_module
 from valleys.lab.tasks.data.packed import _CACHE, END_OF_TEXT, Windows, packed
 from valleys.lab.tasks.gpt2 import ENTRIES, build, load
 
@@ -223,3 +224,73 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "vocab.json").write_text("{", encoding="utf-8")
     with pytest.raises(LabError, match=r"vocab\.json and merges\.txt do not load"):
         load(tmp_path)
+
+
+def test_marks_and_line_ends_of_other_systems_are_no_text(tmp_path: Path, tokenizer: Any) -> None:
+    file = write_documents(tmp_path / "a.train.jsonl", ["the", "th\u2028\u00e9 \U0001f600"])
+    plain = row(packed([file], tokenizer))
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert row(packed([file], tokenizer)) == plain
+    assert tokenizer.decode(plain[2:-1]) == "th\u2028\u00e9 \U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": "a\\ud83d"}', r"the text has '\\ud83d' at 1, half of a character"),
+        (b'{"text": "\\ude00"}', r"the text has '\\ude00' at 0"),
+        (b'{"text": "a\xed\xa0\x80"}', "expected JSON"),
+        (b'{"text": ' + b"[" * 100_000, "expected JSON"),
+        (b'{"text": ' + b"1" * 5_000 + b"}", "expected JSON"),
+        (b'{"text": "a"', "expected JSON"),
+        ('{"text": "a"}'.encode("utf-16-le"), "expected JSON"),
+        (b"\xef\xbb\xbf" + b'{"text": "a"}', "expected JSON"),
+        (b"", "expected JSON"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_line(tmp_path: Path, tokenizer: Any, line: bytes, message: str) -> None:
+    file = tmp_path / "a.train.jsonl"
+    file.write_bytes(b'{"text": "the"}\n' + line + b"\n")
+    with pytest.raises(LabError, match=rf"a\.train\.jsonl, line 2: {message}"):
+        packed([file], tokenizer)
+
+
+def test_a_pair_of_surrogates_is_one_character(tmp_path: Path, tokenizer: Any) -> None:
+    (tmp_path / "a.train.jsonl").write_bytes(b'{"text": "\\ud83d\\ude00"}\n')
+    assert tokenizer.decode(row(packed([tmp_path / "a.train.jsonl"], tokenizer))[:-1]) == "\U0001f600"
+
+
+def test_hidden_files_are_left_out_and_what_is_no_file_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = gpt2._files(folder, "train")
+    (folder / "._webtext.train.jsonl").write_bytes(b"\0\5\x16\7")
+    assert gpt2._files(folder, "train") == before
+    (folder / "x.train.jsonl").symlink_to(folder / "nowhere")
+    with pytest.raises(LabError, match=r"holds no x\.train\.jsonl that is a file"):
+        gpt2._files(folder, "train")
+
+    def fails(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(LabError, match=r"cannot read .*webtext\.train\.jsonl: Permission denied"):
+        next(packed_module._documents(before[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("merges.txt", "th e\n", ""),
+        ("vocab.json", '"the": 257', '"the": 258'),
+        ("vocab.json", '"the": 257', '"the": 9999'),
+        ("vocab.json", '"a": ', '"aa": '),
+    ],
+)
+def test_a_vocabulary_that_would_lose_text_is_refused(tmp_path: Path, name: str, old: str, new: str) -> None:
+    file = write_vocabulary(tmp_path) / name
+    content = file.read_text(encoding="utf-8")
+    assert content.count(old) == 1
+    file.write_text(content.replace(old, new), encoding="utf-8")
+    with pytest.raises(LabError, match=r"vocab\.json and merges\.txt do not load \(the tokens 0, 1, 2 \.\.\. are not"):
+        gpt2._tokenizer(tmp_path)

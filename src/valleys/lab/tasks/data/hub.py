@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,10 @@ def dataset(
     return where, {part: splits[part] for part in parts}
 
 
-def rows(split: Iterable[Mapping[str, Any]], where: str) -> Iterator[Mapping[str, Any]]:
+def rows(split: Any, where: str) -> Iterator[Mapping[str, Any]]:
     """Iterate over the rows of a split, which only this reads."""
     try:
+        split.data.validate(full=True)  # Arrow itself crashes on offsets beyond the file
         yield from split
     except Exception as error:  # a damaged file may raise whatever its reader does
         raise LabError(f"{where} cannot be read ({error}); save the dataset again") from error

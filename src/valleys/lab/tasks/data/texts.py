@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,7 @@ def _review(path: Path, label: int) -> Example:
     return Example((text,), label)
 
 
-def _rows(split: Iterable[Mapping[str, Any]], columns: tuple[str, ...], where: str) -> list[Example]:
+def _rows(split: Any, columns: tuple[str, ...], where: str) -> list[Example]:
     examples = []
     for number, row in enumerate(rows(split, where)):
         try:
