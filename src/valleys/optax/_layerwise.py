@@ -88,11 +88,7 @@ def layerwise(
 
 
 def as_mask(mask: Any) -> Any:
-    """Return a mask that optax reads as here: what can be called becomes a plain function.
-
-    A module of bools is a tree. Other nodes of a pytree that can be called (``jax.tree_util.Partial``, a module of
-    arrays) are functions.
-    """
+    """Return a mask that optax reads as here: a module of bools is a tree, all else that can be called a function."""
     if not callable(mask):
         return mask
     leaves = [] if isinstance(mask, jax.tree_util.Partial) else jax.tree.leaves(mask)

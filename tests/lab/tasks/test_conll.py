@@ -112,7 +112,7 @@ def test_a_dataset_saved_to_disk_is_the_same_corpus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("Ann B-PER\nLee\n", "line 2: 'Lee' is no line of 2 columns, a word first and its tag last"),
+        ("Ann B-PER\nLee\n", "line 2: 'Lee' has not 2 columns, a word ... and its tag"),
         ("Ann B-PER\n\nLee S-PER\n", "line 3: the tag 'S-PER'"),
         ("Ann B-\n", "line 1: the tag 'B-'"),
     ],
@@ -217,9 +217,9 @@ def test_only_spaces_and_tabs_end_a_word(tmp_path: Path, character: str) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("Ann NNP I-NP O\nRome NNP I-NP\n", "line 2: 'Rome NNP I-NP' is no line of 4 columns"),  # its tag is lost
+        ("Ann NNP I-NP O\nRome NNP I-NP\n", "line 2: 'Rome NNP I-NP' has not 4 columns"),  # its tag is lost
         ("Ann O\nRome I-LOC", "line 2: no line break ends it, as if cut off"),
-        ("Ann O\rRome I-LOC\r", "line 1: a carriage return without a line feed"),
+        ("Ann O\rRome I-LOC\r", "line 1: a carriage return alone"),
         ("\ufeff\ufeffAnn O\n", "line 1: .* a second byte order mark"),
     ],
 )
@@ -231,7 +231,7 @@ def test_files_that_are_cut_off_or_not_as_expected_are_refused(tmp_path: Path, c
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"tokens": [["a", "b"]], "ner_tags": [[0]]}, "train, row 0: the columns tokens, .* lists of one length"),
+        ({"tokens": [["a", "b"]], "ner_tags": [[0]]}, "train, row 0: the columns tokens.* lists of one length"),
         ({"tokens": [["a"], None], "ner_tags": [["O"], ["O"]]}, "train, row 1: the columns tokens"),
         (
             {"tokens": [["a"], ["", "b"]], "ner_tags": [["O"], ["O", "O"]]},

@@ -110,13 +110,14 @@ def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
     path.write_bytes("\ufeffa\u2028b\x0bc\x85\r\nd\x1ce\n\nf".encode())
     assert read_lines(path, "") == ["a\u2028b\x0bc\x85", "d\x1ce", "", "f"]
     path.write_bytes(b"")
-    assert read_lines(path, "") == [""]
+    with pytest.raises(LabError, match=r"x\.txt is empty; take a copy"):
+        read_lines(path, "take a copy")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a\nb\rc\n", "line 2: a carriage return without a line feed, .*; convert it"),
+        (b"a\nb\rc\n", "line 2: a carriage return alone, .*; convert it"),
         ("a\n\ufeffb\n".encode(), "line 2: .* second byte order mark; convert it"),
         ("a\nb".encode("utf-16-le"), "line 1: a NUL, as in UTF-16 or in a damaged file, is no text; convert it"),
         (b"a\nb\nc\0", "line 3: a NUL"),

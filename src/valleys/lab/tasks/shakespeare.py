@@ -107,14 +107,11 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def _text(path: Path) -> str:
-    text = read_text(path, "convert it, for instance by iconv -t UTF-8")
+    text = read_text(path, "convert it, for instance by iconv -t UTF-8, or remove it")
     header, footer = _HEADER.search(text), _FOOTER.search(text)
     if header and not footer:
         raise LabError(f"{path} has Project Gutenberg's line START but no line END; take a complete copy")
-    text = text[header.end() if header else 0 : footer.start() if footer else None].strip()
-    if not text:
-        raise LabError(f"{path} is empty; take a complete copy or remove it")
-    return text
+    return text[header.end() if header else 0 : footer.start() if footer else None].strip()
 
 
 def _cut(text: str, characters: str) -> list[Tensor]:

@@ -16,6 +16,8 @@ from valleys.lab.tasks.data.files import check_folder
 
 __all__ = ["Cifar", "read_cifar"]
 
+_NUMPY = {("numpy", "ndarray"), ("numpy", "dtype")}
+_NUMPY |= {(f"numpy.{package}.multiarray", "_reconstruct") for package in ("core", "_core")}
 _SIDE = 32
 _PIXELS = 3 * _SIDE**2
 
@@ -170,11 +172,7 @@ class _Arrays(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return stand-ins for numpy's functions under all their names; never import what the file names."""
-        package, _, inner = module.partition(".")
-        if package == "numpy" and (
-            (not inner and name in ("ndarray", "dtype"))
-            or (name == "_reconstruct" and inner in ("core.multiarray", "_core.multiarray"))
-        ):
+        if (module, name) in _NUMPY:
             return lambda *arguments: _Described(*arguments)
         if (module, name) == ("_codecs", "encode"):
             return lambda *arguments: _encode(*arguments)  # how Python 3 writes bytes for Python 2

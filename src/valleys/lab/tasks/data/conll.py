@@ -100,9 +100,7 @@ def read(path: Path) -> list[Sentence]:
         if columns and columns[0] != _DOCUMENT:
             width = width or max(2, len(columns))
             if len(columns) != width:
-                raise LabError(
-                    f"{path}, line {number}: {line!r:.80} is no line of {width} columns, a word first and its tag last"
-                )
+                raise LabError(f"{path}, line {number}: {line!r:.80} has not {width} columns, a word ... and its tag")
             words.append(columns[0])
             tags.append(_checked(columns[-1], f"{path}, line {number}"))
         elif words:
@@ -152,7 +150,7 @@ def _rows(split: Any, where: str) -> list[Sentence]:
     for number, row in enumerate(rows(split, where)):
         place, words, tags = f"{where}, row {number}", row.get("tokens"), row.get("ner_tags")
         are_lists = isinstance(words, list) and isinstance(tags, list) and len(words) == len(tags)
-        if not are_lists or not all(isinstance(word, str) and word for word in words):
+        if not are_lists or {*map(type, words)} - {str} or "" in words:
             raise LabError(f"{place}: the columns tokens, of strings, and ner_tags must be lists of one length")
         if words and words != [_DOCUMENT]:
             sentences.append(Sentence(tuple(words), to_iob2([_checked(_name(names, tag), place) for tag in tags])))

@@ -33,7 +33,7 @@ def list_names(folder: Path, *endings: str) -> list[str]:
 def read_text(path: Path, remedy: str) -> str:
     r"""Read a file in UTF-8, with a byte order mark or without; ``\r\n`` is read as ``\n``.
 
-    NUL is refused: text in UTF-16 and blocks that a disk lost are valid UTF-8 full of it.
+    An empty file is refused, and NUL: text in UTF-16 and blocks that a disk lost are valid UTF-8 full of it.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
@@ -42,6 +42,8 @@ def read_text(path: Path, remedy: str) -> str:
     if (place := text.find("\0")) >= 0:
         number = text.count("\n", 0, place) + 1
         raise LabError(f"{path}, line {number}: a NUL, as in UTF-16 or in a damaged file, is no text; {remedy}")
+    if not text.strip():
+        raise LabError(f"{path} is empty; {remedy}")
     return text
 
 
@@ -53,7 +55,5 @@ def read_lines(path: Path, remedy: str) -> list[str]:
     lines = read_text(path, remedy).split("\n")
     for number, line in enumerate(lines, start=1):
         if "\r" in line or "\ufeff" in line:
-            raise LabError(
-                f"{path}, line {number}: a carriage return without a line feed, or a second byte order mark; {remedy}"
-            )
+            raise LabError(f"{path}, line {number}: a carriage return alone, or a second byte order mark; {remedy}")
     return lines

@@ -46,7 +46,7 @@ def dataset(
     return where, {part: splits[part] for part in parts}
 
 
-def rows(split: Any, where: str) -> Iterator[Mapping[str, Any]]:
+def rows(split: Any, where: str) -> Iterator[Any]:
     """Iterate over the rows of a split, which only this reads."""
     try:
         split.data.validate(full=True)  # Arrow itself crashes on offsets beyond the file

@@ -64,9 +64,7 @@ def list_images(folder: Path, size: int) -> tuple[list[str], Images]:
         if others := list_names(folder / name, *_OTHERS):
             raise LabError(f"{folder / name / others[0]} cannot be read; convert it to one of {', '.join(_ENDINGS)}")
         if not paths:
-            raise LabError(
-                f"the class folder {folder / name} has no image ({', '.join(_ENDINGS)}); add some or remove the folder"
-            )
+            raise LabError(f"{folder / name} has no image ({', '.join(_ENDINGS)}); add some or remove the folder")
         files += paths
         targets += [target] * len(paths)
     return names, Images(str(folder), files, targets, size)

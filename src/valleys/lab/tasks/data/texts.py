@@ -105,14 +105,8 @@ def _reviews(folder: Path) -> list[Example]:
             f"the folder {str(folder)!r} lacks neg/*.txt or pos/*.txt; name the folder aclImdb, or what "
             "datasets.save_to_disk wrote"
         )
-    return [_review(folder / name / file, int(name == "pos")) for name, files in reviews.items() for file in files]
-
-
-def _review(path: Path, label: int) -> Example:
-    text = read_text(path, _REMEDY)
-    if not text.strip():
-        raise LabError(f"{path} is empty; {_REMEDY}")
-    return Example((text,), label)
+    files = [(folder / name / file, int(name == "pos")) for name, files in reviews.items() for file in files]
+    return [Example((read_text(path, _REMEDY),), label) for path, label in files]
 
 
 def _rows(split: Any, columns: tuple[str, ...], where: str) -> list[Example]:
