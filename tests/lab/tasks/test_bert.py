@@ -323,6 +323,7 @@ def test_pairs_need_no_header(tmp_path: Path) -> None:
         ("1\t1\t2\t\tb", "line 1: .* or an empty sentence"),
         ("1\t1\t2\ta\t ", "line 1: .* or an empty sentence"),
         ("1\t1\t2\ta\tb\rc", "line 1: a carriage return"),
+        ("1\t1\t2\ta\tb\nQuality\t1\t2\ta\tb", "line 2: .* the first 'Quality'"),
     ],
 )
 def test_the_first_line_is_no_header_only_because_it_is_the_first(tmp_path: Path, line: str, message: str) -> None:

@@ -249,6 +249,19 @@ def test_a_dataset_of_another_shape_is_refused(tmp_path: Path, rows: dict[str, l
         corpus(tmp_path)
 
 
+@pytest.mark.parametrize("tag", [-1, 5])
+def test_a_number_without_a_tag_is_refused(tmp_path: Path, tag: int) -> None:
+    datasets = pytest.importorskip("datasets")
+    tags = datasets.Sequence(datasets.ClassLabel(names=list(NUMBERS)))
+    features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags})
+    split = datasets.Dataset.from_dict({"tokens": [["a"]], "ner_tags": [[0]]}, features)
+    table = split.data.table.set_column(1, "ner_tags", [[[tag]]])
+    damaged = datasets.Dataset(table.cast(split.data.table.schema))
+    datasets.DatasetDict({"train": split, "validation": damaged, "test": split}).save_to_disk(tmp_path)
+    with pytest.raises(LabError, match=f"{tmp_path}, validation, row 0: the tag {tag} is neither O nor"):
+        corpus(tmp_path)
+
+
 def test_a_damaged_table_of_a_dataset_is_refused_before_arrow_crashes(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     texts = ["ab", "cd", "ef"] * 50
@@ -259,6 +272,7 @@ def test_a_damaged_table_of_a_dataset_is_refused_before_arrow_crashes(tmp_path: 
     content = file.read_bytes()
     offsets = b"".join(number.to_bytes(4, "little") for number in range(10))
     assert content.count(offsets) >= 2  # where each list begins
-    file.write_bytes(content.replace(offsets, offsets[:-4] + (2**30).to_bytes(4, "little")))
-    with pytest.raises(LabError, match=f"{tmp_path}, test cannot be read .*; save the dataset again"):
+    file.write_bytes(content.replace(offsets, offsets[:16] + (2).to_bytes(4, "little") + offsets[20:]))
+    with pytest.raises(LabError, match=f"{tmp_path}, test cannot be read .*; save the dataset again") as caught:
         corpus(tmp_path)
+    assert type(caught.value.__cause__).__name__ == "ArrowInvalid"

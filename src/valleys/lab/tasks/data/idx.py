@@ -54,7 +54,7 @@ def _read(path: Path, file: IO[bytes] | gzip.GzipFile, dimensions: int) -> Tenso
     magic = bytes([0, 0, _BYTES, dimensions])
     if header[:4] != magic:
         raise _damaged(
-            path, f"it begins with {header[:4].hex()}, not with {magic.hex()}, {dimensions} dimensions of bytes"
+            path, f"it begins with {header[:4].hex()}, not with {magic.hex()} (bytes, {dimensions} dimensions)"
         )
     shape = [int.from_bytes(header[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     count, announced = math.prod(shape), f"its header announces {' x '.join(map(str, shape))} bytes"
