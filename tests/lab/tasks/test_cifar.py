@@ -113,6 +113,7 @@ IMAGES = np.zeros((2, 3072), dtype=np.uint8)
         ([1, 2], "it has no entry 'data' and no 'labels'"),
         ({b"data": IMAGES}, "it has no entry 'labels'"),
         ({b"data": IMAGES.astype(np.float32), b"labels": [0, 1]}, "its images are no array of uint8 of shape"),
+        ({b"data": IMAGES.astype(np.int8), b"labels": [0, 1]}, "its images are no array of uint8 of shape"),
         ({b"data": IMAGES[:, :3000], b"labels": [0, 1]}, "its images are no array of uint8 of shape"),
         ({b"data": IMAGES[0], b"labels": [0, 1]}, "its images are no array of uint8 of shape"),
         ({b"data": IMAGES[:0], b"labels": []}, "its images are no array of uint8 of shape"),
