@@ -229,3 +229,67 @@ def test_public_names() -> None:
     assert all(hasattr(vo, name) and getattr(vo, name).__doc__ for name in vo.__all__)
     assert vo.adapt(**valleys.suggest(16384)) is not None
     assert optax.__name__ == "optax"
+
+
+@jax.tree_util.register_pytree_node_class
+class Module:
+    """A pytree that can be called, as the modules of JAX's libraries are."""
+
+    def __init__(self, a: Any, b: Any) -> None:
+        self.a, self.b = a, b
+
+    def __call__(self, x: Any) -> Any:
+        raise AssertionError("a mask was called as if it were a network")
+
+    def tree_flatten(self) -> tuple[tuple[Any, Any], None]:
+        return (self.a, self.b), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: tuple[Any, Any]) -> Module:
+        return cls(*children)
+
+
+@jax.tree_util.register_pytree_node_class
+class Rule(Module):
+    """A function of the parameters with an array of its own: a pytree, and no mask."""
+
+    def __call__(self, params: Any) -> Any:
+        return jax.tree.map(lambda x: x.ndim == int(self.a), params)
+
+
+MAKES: dict[str, Any] = {
+    "layer_mask of alto": lambda mask: vo.alto(0.1, layer_adaptation=True, layer_mask=mask),
+    "mask of alto": lambda mask: vo.alto(0.1, weight_decay=0.3, layer_adaptation=True, mask=mask),
+    "layer_mask of lamb": lambda mask: vo.lamb(0.1, layer_adaptation=True, layer_mask=mask),
+    "mask of layerwise": lambda mask: vo.layerwise(optax.sgd(0.1), mask=mask),
+    "mask of eadamw": lambda mask: vo.eadamw(0.1, weight_decay=0.3, mask=mask),
+}
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
+def test_a_mask_that_is_a_module_is_not_called(make: Any) -> None:
+    params, grads = Module(PARAMS["b"]["c"], PARAMS["a"]), Module(GRADS["b"]["c"], GRADS["a"])
+
+    def updates(mask: Any) -> Any:
+        return updates_of(make(mask), params, grads)
+
+    first = updates(lambda tree: jax.tree.map(lambda x: x.ndim == 2, tree))
+    for true, false in ((True, False), (np.True_, np.False_), (np.array(True), np.array(False))):
+        same(updates(Module(true, false)), first)
+    for mask in (Module(False, True), Module(True, True)):
+        assert not all(map(np.array_equal, jax.tree.leaves(updates(mask)), jax.tree.leaves(first)))
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
+def test_a_mask_that_is_a_function_is_called_though_it_be_a_pytree(make: Any) -> None:
+    def of_dimension(dimension: Any, params: Any) -> Any:
+        return jax.tree.map(lambda x: x.ndim == int(dimension) + 1, params)
+
+    first = updates_of(make(lambda params: jax.tree.map(lambda x: x.ndim == 2, params)))
+    for mask in (
+        jax.tree_util.Partial(of_dimension, True),
+        jax.tree_util.Partial(of_dimension, 1),
+        jax.tree_util.Partial(lambda params: of_dimension(1, params)),
+        Rule(np.array(2), None),
+    ):
+        same(updates_of(make(mask)), first)

@@ -11,8 +11,12 @@ __all__ = ["LabError", "unknown"]
 class LabError(Exception):
     """Bad input: the command line prints its text as one line and exits with code 2.
 
-    The text names the argument, its value, what is allowed, and the remedy.
+    The text names the argument, its value, what is allowed, and the remedy. Line breaks in it, such as those of another
+    library's message, become spaces.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(" ".join(text.split("\n")))
 
 
 def unknown(kind: str, name: str, choices: Sequence[str], remedy: str = "") -> LabError:

@@ -10,7 +10,7 @@ import optax
 
 from valleys.optax._checks import check_options, check_state_dtype
 from valleys.optax._explore import adapt
-from valleys.optax._layerwise import chosen_leaves, layerwise
+from valleys.optax._layerwise import as_mask, chosen_leaves, layerwise
 from valleys.optax._moments import scale_by_moments
 from valleys.optax._precision import in_full_precision, map_gradients
 
@@ -99,6 +99,7 @@ def alto(
     }
     check_options(learning_rate, betas, options, explore=(alpha, beta))
     b2, b3 = betas
+    mask = as_mask(mask)
     if layer_adaptation == "matrices":
         mask, layer_mask = (_matrices if given is None else given for given in (mask, layer_mask))
     dtype = check_state_dtype(state_dtype)
@@ -350,5 +351,5 @@ def eadamw(
     """
     return optax.chain(
         adapt(alpha, beta, state_dtype=state_dtype),
-        optax.adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov),
+        optax.adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, as_mask(mask), nesterov=nesterov),
     )

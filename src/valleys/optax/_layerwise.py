@@ -43,7 +43,7 @@ def layerwise(
         norm_eps: eps3, >= 0. Default: 1e-10.
         trust_clip: bounds of the ratio, ``(low, high)`` or the upper one. Default: None, no bounds.
         mask: tree of bools like the parameters, or a prefix of it, or a function that makes one of the parameters;
-            where it is False, r passes as it is. Default: None, everywhere True.
+            where it is False, r passes as it is; a module of bools is a tree. Default: None, everywhere True.
         axis_name: inside ``shard_map``: name or tuple of names of the axes that parameters are cut along. A replicated
             parameter's two norms grow alike, so that its ratio stays what it is, but for eps3. Default: None.
 
@@ -64,7 +64,7 @@ def layerwise(
     Source: You et al. 2019 (arXiv 1904.00962); phi and eps2: Zhao et al. 2025 (arXiv 2510.27153); exceptions: ours.
     """
     check_layerwise(trust_eps, norm_eps, trust_clip, axis_name)
-    inner = optax.with_extra_args_support(inner)
+    inner, mask = optax.with_extra_args_support(inner), as_mask(mask)
     bounds = trust_bounds(trust_clip)
     axes = () if axis_name is None else axis_name if isinstance(axis_name, tuple) else (axis_name,)
 
@@ -85,6 +85,15 @@ def layerwise(
         return scaled, LayerwiseState(inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def as_mask(mask: Any) -> Any:
+    """Return a mask that optax reads as here: a module of bools is a tree, all else that can be called a function."""
+    if not callable(mask):
+        return mask
+    leaves = [] if isinstance(mask, jax.tree_util.Partial) else jax.tree.leaves(mask)
+    is_tree = bool(leaves) and all(getattr(leaf, "dtype", type(leaf)) in (bool,) for leaf in leaves)
+    return lambda params: mask if is_tree else mask(params)
 
 
 def chosen_leaves(mask: Any, r: Any, params: Any) -> Any:

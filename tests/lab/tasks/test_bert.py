@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def test_saved_datasets_are_read_with_their_own_splits(tmp_path: Path) -> None:
 )
 def test_a_broken_pair_is_named(tmp_path: Path, line: str, message: str) -> None:
     for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / name).write_text(f"header\n{line}\n", encoding="utf-8")
+        (tmp_path / name).write_text(f"Quality\tids\n{line}\n", encoding="utf-8")
     with pytest.raises(LabError, match=message):
         mrpc(tmp_path)
 
@@ -166,7 +167,7 @@ def test_missing_data_is_said_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"train\.tsv cannot be read as UTF-8"):
         mrpc(tmp_path)
     for name in ("train.tsv", "dev.tsv"):
-        (tmp_path / name).write_text("header\n0\t1\t2\ta\tb\n", encoding="utf-8")
+        (tmp_path / name).write_text("Quality\n0\t1\t2\ta\tb\n", encoding="utf-8")
     with pytest.raises(LabError, match="train split has no example"):
         mrpc(tmp_path)
 
@@ -292,3 +293,76 @@ def test_smoke_takes_the_small_encoder_where_it_is_installed(
     monkeypatch.syspath_prepend(tmp_path)
     assert pretrained.encoder(None, "nowhere", "smoke").source == str(package / "model")
     assert pretrained.encoder(package, "nowhere", "paper").source == str(package / "model")
+
+
+def test_what_macos_leaves_beside_reviews_is_no_review(tmp_path: Path) -> None:
+    before = imdb(write_imdb(tmp_path))
+    for name in ("._3.txt", ".hidden.txt"):
+        (tmp_path / "train" / "pos" / name).write_bytes(b"\0\5\x16\7")
+    assert imdb(tmp_path) == before
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"", "is empty"), (b" \n", "is empty"), (b"a\0", "line 1: a NUL")])
+def test_a_review_without_words_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (write_imdb(tmp_path) / "test" / "neg" / "3.txt").write_bytes(content)
+    with pytest.raises(LabError, match=f"test/neg/3.txt.*{message}"):
+        imdb(tmp_path)
+
+
+def test_pairs_need_no_header(tmp_path: Path) -> None:
+    whole = mrpc(write_mrpc(tmp_path, "train.tsv", "dev.tsv"))
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text((tmp_path / name).read_text(encoding="utf-8").partition("\n")[2], encoding="utf-8")
+    assert mrpc(tmp_path) == whole
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("yes\t1\t2\ta\tb", "line 1: .* the first 'yes'"),  # not a header
+        ("1\t1\t2\t\tb", "line 1: .* or an empty sentence"),
+        ("1\t1\t2\ta\t ", "line 1: .* or an empty sentence"),
+        ("1\t1\t2\ta\tb\rc", "line 1: a carriage return"),
+        ("1\t1\t2\ta\tb\nQuality\t1\t2\ta\tb", "line 2: .* the first 'Quality'"),
+    ],
+)
+def test_the_first_line_is_no_header_only_because_it_is_the_first(tmp_path: Path, line: str, message: str) -> None:
+    write_mrpc(tmp_path, "train.tsv", "dev.tsv")
+    (tmp_path / "dev.tsv").write_bytes(f"{line}\n1\t1\t2\ta\tb\n".encode())
+    with pytest.raises(LabError, match=f"dev.tsv, {message}"):
+        mrpc(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"text": ["a", None], "label": [0, 1]}, "train, row 1: text is empty or no string"),
+        ({"text": ["a", " "], "label": [0, 1]}, "train, row 1: text is empty or no string"),
+        ({"text": ["a", "b"], "label": [0.0, 1.0]}, "train, row 0: the label is 0.0, expected 0 or 1"),
+    ],
+)
+def test_a_dataset_with_gaps_is_refused(tmp_path: Path, rows: dict[str, list[object]], message: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    split = datasets.Dataset.from_dict(rows)
+    datasets.DatasetDict({"train": split, "test": split}).save_to_disk(tmp_path)
+    with pytest.raises(LabError, match=f"{tmp_path}, {message}"):
+        imdb(tmp_path)
+
+
+def test_a_word_that_the_model_does_not_see_is_refused(tmp_path: Path, model_folder: Path) -> None:
+    folder = with_model(write_conll(tmp_path), model_folder)
+    (folder / "eng.testb").write_text("Lee I-PER\n\u2028 O\nsaw O\n", encoding="utf-8")
+    with pytest.raises(LabError, match=r"the word '\\u2028' has no piece in the model's vocabulary"):
+        bert.conll2003(folder)
+
+
+def test_weights_that_are_missing_do_not_start_at_random(tmp_path: Path, model_folder: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    file = shutil.copytree(model_folder, tmp_path / "model") / "model.safetensors"
+    weights = safetensors.load_file(file)
+    lost = [name for name in weights if ".layer.1." in name]
+    assert lost
+    safetensors.save_file({name: weights[name] for name in weights if name not in lost}, file, {"format": "pt"})
+    encoder = pretrained.encoder(tmp_path, "nowhere", "paper")
+    with pytest.raises(LabError, match=rf"does not load \(its weights lack bert\.{min(lost)} and {len(lost) - 1} more"):
+        encoder.build("sequence", 2)()

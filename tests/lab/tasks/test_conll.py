@@ -112,7 +112,7 @@ def test_a_dataset_saved_to_disk_is_the_same_corpus(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("Ann B-PER\nLee\n", "line 2: 'Lee' has no tag"),
+        ("Ann B-PER\nLee\n", "line 2: 'Lee' has not 2 columns, a word ... and its tag"),
         ("Ann B-PER\n\nLee S-PER\n", "line 3: the tag 'S-PER'"),
         ("Ann B-\n", "line 1: the tag 'B-'"),
     ],
@@ -195,3 +195,84 @@ def test_the_loss_adds_up_over_micro_batches_of_unequal_lengths() -> None:
         outputs[n, t].log_softmax(0)[true[n, t]] for n in range(3) for t in range(5) if true[n, t] != IGNORED
     )
     assert torch.allclose(whole, torch.as_tensor(by_hand) / (3 * 2.5))
+
+
+def sentences(folder: Path, content: str) -> list[Sentence]:
+    (folder / "train.txt").write_bytes(content.encode())
+    return read(folder / "train.txt")
+
+
+def test_a_byte_order_mark_is_no_word(tmp_path: Path) -> None:
+    assert sentences(tmp_path, "\ufeff" + TRAIN) == sentences(tmp_path, TRAIN)
+    assert sentences(tmp_path, TRAIN.replace("\n", "\r\n")) == sentences(tmp_path, TRAIN)
+
+
+@pytest.mark.parametrize("character", ["\u00a0", "\u2028", "\u3000", "\x0b", "\x85", "\x1c"])
+def test_only_spaces_and_tabs_end_a_word(tmp_path: Path, character: str) -> None:
+    word = f"10{character}000"
+    assert sentences(tmp_path, f"{word} CD\tI-NP  O\n") == [Sentence((word,), ("O",))]
+    assert sentences(tmp_path, f"{character} CD I-NP O\n") == [Sentence((character,), ("O",))]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Ann NNP I-NP O\nRome NNP I-NP\n", "line 2: 'Rome NNP I-NP' has not 4 columns"),  # its tag is lost
+        ("Ann O\nRome I-LOC", "line 2: no line break ends it, as if cut off"),
+        ("Ann O\rRome I-LOC\r", "line 1: a carriage return alone"),
+        ("\ufeff\ufeffAnn O\n", "line 1: .* a second byte order mark"),
+    ],
+)
+def test_files_that_are_cut_off_or_not_as_expected_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(LabError, match=f"train.txt, {message}"):
+        sentences(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"tokens": [["a", "b"]], "ner_tags": [[0]]}, "train, row 0: the columns tokens.* lists of one length"),
+        ({"tokens": [["a"], None], "ner_tags": [["O"], ["O"]]}, "train, row 1: the columns tokens"),
+        (
+            {"tokens": [["a"], ["", "b"]], "ner_tags": [["O"], ["O", "O"]]},
+            "train, row 1: the columns tokens, of strings",
+        ),
+        ({"tokens": [["a"]], "ner_tags": [[7]]}, "train, row 0: the tag 7 is neither O nor B-TYPE"),
+        ({"words": [["a"]]}, "train, row 0: the columns tokens"),
+    ],
+)
+def test_a_dataset_of_another_shape_is_refused(tmp_path: Path, rows: dict[str, list[object]], message: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    split = datasets.Dataset.from_dict(rows)
+    datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), split)).save_to_disk(tmp_path)
+    with pytest.raises(LabError, match=f"{tmp_path}, {message}"):
+        corpus(tmp_path)
+
+
+@pytest.mark.parametrize("tag", [-1, 5])
+def test_a_number_without_a_tag_is_refused(tmp_path: Path, tag: int) -> None:
+    datasets = pytest.importorskip("datasets")
+    tags = datasets.Sequence(datasets.ClassLabel(names=list(NUMBERS)))
+    features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags})
+    split = datasets.Dataset.from_dict({"tokens": [["a"]], "ner_tags": [[0]]}, features)
+    table = split.data.table.set_column(1, "ner_tags", [[[tag]]])
+    damaged = datasets.Dataset(table.cast(split.data.table.schema))
+    datasets.DatasetDict({"train": split, "validation": damaged, "test": split}).save_to_disk(tmp_path)
+    with pytest.raises(LabError, match=f"{tmp_path}, validation, row 0: the tag {tag} is neither O nor"):
+        corpus(tmp_path)
+
+
+def test_a_damaged_table_of_a_dataset_is_refused_before_arrow_crashes(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    texts = ["ab", "cd", "ef"] * 50
+    split = datasets.Dataset.from_dict({"tokens": [[text] for text in texts], "ner_tags": [["O"]] * len(texts)})
+    datasets.DatasetDict(dict.fromkeys(("train", "validation", "test"), split)).save_to_disk(tmp_path)
+    assert len(corpus(tmp_path).test) == len(texts)
+    file = next((tmp_path / "test").glob("*.arrow"))
+    content = file.read_bytes()
+    offsets = b"".join(number.to_bytes(4, "little") for number in range(10))
+    assert content.count(offsets) >= 2  # where each list begins
+    file.write_bytes(content.replace(offsets, offsets[:16] + (2).to_bytes(4, "little") + offsets[20:]))
+    with pytest.raises(LabError, match=f"{tmp_path}, test cannot be read .*; save the dataset again") as caught:
+        corpus(tmp_path)
+    assert type(caught.value.__cause__).__name__ == "ArrowInvalid"

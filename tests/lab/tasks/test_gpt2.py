@@ -15,7 +15,8 @@ import torch
 from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Stream, Task
 from valleys.lab.tasks import gpt2
-from valleys.lab.tasks.data.packed import _CACHE, _END, Windows, packed
+from valleys.lab.tasks.data import packed as packed_module
+from valleys.lab.tasks.data.packed import _CACHE, END_OF_TEXT, Windows, packed
 from valleys.lab.tasks.gpt2 import ENTRIES, build, load
 
 pytest.importorskip("transformers")
@@ -27,7 +28,7 @@ TEXTS = {"train": "the cat sat on the mat", "valid": "the mat sat", "test": "on 
 def write_vocabulary(folder: Path, names: tuple[str, str] = ("vocab.json", "merges.txt"), end: bool = True) -> Path:
     """All bytes, "th" and "the", and the end of a text."""
     folder.mkdir(exist_ok=True)
-    tokens = [*sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "th", "the", *([_END] if end else [])]
+    tokens = [*sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "th", "the", *([END_OF_TEXT] if end else [])]
     (folder / names[0]).write_text(json.dumps({token: number for number, token in enumerate(tokens)}), encoding="utf-8")
     (folder / names[1]).write_text("#version: 0.2\nt h\nth e\n", encoding="utf-8")
     return folder
@@ -66,7 +67,7 @@ def test_documents_are_joined_by_the_end_of_text(tmp_path: Path, tokenizer: Any)
     second = write_documents(tmp_path / "b.train.jsonl", ["mat"])
     path = packed([first, second], tokenizer)
     tokens = [tokenizer.id_to_token(token) for token in row(path)]
-    assert tokens == ["the", _END, "\u00c3", "\u00a9", "\u0120", "the", _END, "m", "a", "t", _END]
+    assert tokens == ["the", END_OF_TEXT, "\u00c3", "\u00a9", "\u0120", "the", END_OF_TEXT, "m", "a", "t", END_OF_TEXT]
     assert path.parent == tmp_path / _CACHE
     assert [*path.parent.iterdir()] == [path]
     assert row(packed([first, second], tokenizer, limit=1)) == [257, 258, *row(path)[-4:]]
@@ -208,14 +209,14 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(LabError, match="does not exist"):
         load(tmp_path / "nowhere")
     write_documents(tmp_path / "webtext.train.jsonl", ["the"])
-    with pytest.raises(LabError, match=r"holds no \*\.valid\.jsonl"):
+    with pytest.raises(LabError, match=r"holds no \*\.valid\.jsonl that is a file"):
         load(tmp_path)
     write_documents(tmp_path / "webtext.valid.jsonl", ["the"])
     write_documents(tmp_path / "webtext.test.jsonl", ["the"])
     with pytest.raises(LabError, match=r"no vocab\.json .* \(no network\); put GPT-2's two files there"):
         load(tmp_path)
     write_vocabulary(tmp_path, end=False)
-    with pytest.raises(LabError, match=r"a vocabulary of 258 tokens: .* <\|endoftext\|> among them"):
+    with pytest.raises(LabError, match=r"a vocabulary of 258 tokens, .* <\|endoftext\|> among them"):
         load(tmp_path)
     write_vocabulary(tmp_path)
     with pytest.raises(LabError, match=r"webtext\.train\.jsonl .* hold fewer than 65 tokens"):
@@ -223,3 +224,73 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "vocab.json").write_text("{", encoding="utf-8")
     with pytest.raises(LabError, match=r"vocab\.json and merges\.txt do not load"):
         load(tmp_path)
+
+
+def test_marks_and_line_ends_of_other_systems_are_no_text(tmp_path: Path, tokenizer: Any) -> None:
+    file = write_documents(tmp_path / "a.train.jsonl", ["the", "th\u2028\u00e9 \U0001f600"])
+    plain = row(packed([file], tokenizer))
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert row(packed([file], tokenizer)) == plain
+    assert tokenizer.decode(plain[2:-1]) == "th\u2028\u00e9 \U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": "a\\ud83d"}', r"expected JSON .* '\\ud83d' in position 1"),
+        (b'{"text": "\\ude00"}', r"expected JSON .* '\\ude00' in position 0"),
+        (b'{"text": "a\xed\xa0\x80"}', "expected JSON"),
+        (b'{"text": ' + b"[" * 100_000, "expected JSON"),
+        (b'{"text": ' + b"1" * 5_000 + b"}", "expected JSON"),
+        (b'{"text": "a"', "expected JSON"),
+        ('{"text": "a"}'.encode("utf-16-le"), "expected JSON"),
+        (b"\xef\xbb\xbf" + b'{"text": "a"}', "expected JSON"),
+        (b"", "expected JSON"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_line(tmp_path: Path, tokenizer: Any, line: bytes, message: str) -> None:
+    file = tmp_path / "a.train.jsonl"
+    file.write_bytes(b'{"text": "the"}\n' + line + b"\n")
+    with pytest.raises(LabError, match=rf"a\.train\.jsonl, line 2: {message}"):
+        packed([file], tokenizer)
+
+
+def test_a_pair_of_surrogates_is_one_character(tmp_path: Path, tokenizer: Any) -> None:
+    (tmp_path / "a.train.jsonl").write_bytes(b'{"text": "\\ud83d\\ude00"}\n')
+    assert tokenizer.decode(row(packed([tmp_path / "a.train.jsonl"], tokenizer))[:-1]) == "\U0001f600"
+
+
+def test_hidden_files_are_left_out_and_what_is_no_file_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = gpt2._files(folder, "train")
+    (folder / "._webtext.train.jsonl").write_bytes(b"\0\5\x16\7")
+    assert gpt2._files(folder, "train") == before
+    (folder / "x.train.jsonl").symlink_to(folder / "nowhere")
+    with pytest.raises(LabError, match=r"holds no x\.train\.jsonl that is a file"):
+        gpt2._files(folder, "train")
+
+    def fails(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(LabError, match=r"cannot read .*webtext\.train\.jsonl: Permission denied"):
+        next(packed_module._documents(before[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("merges.txt", "th e\n", ""),
+        ("vocab.json", '"the": 257', '"the": 258'),
+        ("vocab.json", '"the": 257', '"the": 9999'),
+        ("vocab.json", '"a": ', '"aa": '),
+    ],
+)
+def test_a_vocabulary_that_would_lose_text_is_refused(tmp_path: Path, name: str, old: str, new: str) -> None:
+    file = write_vocabulary(tmp_path) / name
+    content = file.read_text(encoding="utf-8")
+    assert content.count(old) == 1
+    file.write_text(content.replace(old, new), encoding="utf-8")
+    with pytest.raises(LabError, match=r"vocab\.json and merges\.txt do not load \(the tokens 0, 1, 2 \.\.\. are not"):
+        gpt2._tokenizer(tmp_path)

@@ -199,7 +199,7 @@ def test_folders_that_are_not_laid_out_so_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="train is empty: it must have one folder per class"):
         load(tmp_path)
     (tmp_path / "train" / "n01").mkdir()
-    with pytest.raises(LabError, match=r"train/n01 has no image \(.jpeg, .jpg, .png\); add some or remove the folder"):
+    with pytest.raises(LabError, match=r"train/n01 has no image \(.bmp, .* .webp\); add some or remove the folder"):
         load(tmp_path)
 
 
@@ -239,3 +239,53 @@ def test_streams_are_repeatable(tmp_path: Path) -> None:
     first, second = (list(task.train.reader(CPU).read([torch.arange(15)])) for _ in "ab")
     for (images, targets), (others, same) in zip(first, second, strict=True):
         torch.testing.assert_close((images, targets), (others, same), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("value", "byte"), [(0, 0), (255, 1), (257, 1), (32896, 128), (65278, 254), (65535, 255)])
+def test_grey_of_16_bits_is_scaled_to_8(tmp_path: Path, value: int, byte: int) -> None:
+    (tmp_path / "c").mkdir()
+    Image.fromarray(np.full((9, 8), value, dtype=np.uint16)).save(tmp_path / "c" / "x.png")
+    image, _ = list_images(tmp_path, 8)[1][0]
+    assert torch.equal(image, torch.full((3, 8, 8), byte, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", ["x.bmp", "x.webp", "x.WEBP", "x.JPG", "x.png"])
+def test_kinds_that_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "c").mkdir()
+    Image.new("RGB", (9, 8), (200, 100, 50)).save(tmp_path / "c" / name)
+    (tmp_path / "c" / f"._{name}").write_bytes(b"what macOS leaves behind")
+    _, images = list_images(tmp_path, 8)
+    assert list(images.files) == [f"c/{name}"]
+    assert (images[0][0].float().mean((1, 2)) - torch.tensor([200.0, 100.0, 50.0])).abs().max() < 4
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.TIFF", "x.gif", "x.heic", "x.avif", "x.ppm"])
+def test_other_kinds_are_not_left_out_in_silence(tmp_path: Path, name: str) -> None:
+    write(tmp_path, train=2, val=1)
+    (tmp_path / "train" / "n02" / name).touch()
+    with pytest.raises(LabError, match=f"train/n02/{name} cannot be read; convert it to one of .bmp, .jpeg"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "TIFF", "PPM"])
+def test_the_content_decides_the_kind_and_no_program_is_started(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import EpsImagePlugin
+
+    def starts(*_: object, **__: object) -> None:
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", starts)
+    (tmp_path / "c").mkdir()
+    Image.new("RGB", (9, 8)).save(tmp_path / "c" / "x.jpg", kind)
+    with pytest.raises(LabError, match=r"x.jpg is no image that can be decoded \(cannot identify image file"):
+        list_images(tmp_path, 8)[1][0]
+    Image.new("RGB", (9, 8)).save(tmp_path / "c" / "x.jpg", "PNG")  # as one of ImageNet's is
+    assert list_images(tmp_path, 8)[1][0][0].shape == (3, 8, 8)
+
+
+def test_a_palette_with_transparency_is_no_reason_to_warn(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    Image.new("RGB", (9, 8)).convert("P").save(tmp_path / "c" / "x.png", transparency=b"\0\x10")
+    assert list_images(tmp_path, 8)[1][0][0].shape == (3, 8, 8)

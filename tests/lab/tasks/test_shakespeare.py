@@ -128,7 +128,7 @@ def test_a_folder_without_texts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"holds no \.txt file"):
         load(tmp_path)
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(LabError, match=r"a\.txt is not UTF-8 \(byte 3"):
+    with pytest.raises(LabError, match=r"a\.txt cannot be read as UTF-8 .* position 3"):
         load(tmp_path)
 
 
@@ -215,3 +215,24 @@ def test_it_learns(tmp_path: Path) -> None:
     with torch.no_grad():
         inputs, targets = tensors(task.validation)
         assert task.score(task.metric(network(inputs), targets)) < 4  # of 6.5 without learning
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("*** START OF THE PROJECT GUTENBERG EBOOK HAMLET ***\nTo be", "line START but no line END"),
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("To be\0", "line 1: a NUL"),
+    ],
+)
+def test_a_text_that_is_cut_off_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    write(write(tmp_path, "a.txt", counting(LENGTH)), "b.txt", content)
+    with pytest.raises(LabError, match=f"b.txt.*{message}"):
+        load(tmp_path)
+
+
+def test_what_macos_leaves_is_no_text(tmp_path: Path) -> None:
+    before = load(write(tmp_path, "a_gut.txt", counting(LENGTH)))
+    write(tmp_path, "._a_gut.txt", "\0\5\x16\7")
+    assert text(load(tmp_path), "train") == text(before, "train")

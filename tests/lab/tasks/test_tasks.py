@@ -211,7 +211,9 @@ def test_fashion_mnist_from_openml(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_debian")
-@pytest.mark.parametrize("failure", [URLError("no network"), ValueError("bad checksum"), ImportError("no sklearn")])
+@pytest.mark.parametrize(
+    "failure", [URLError("no network"), ValueError("bad checksum"), ImportError("no sklearn"), EOFError("cut off")]
+)
 def test_without_any_data_one_line_names_all_three_ways(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
     def fetch(*_: object, **__: object) -> None:
         warnings.warn("A network error occurred while downloading. Retrying...", stacklevel=1)
@@ -232,6 +234,16 @@ def test_openml_of_another_shape_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         lambda *_, **__: SimpleNamespace(data=np.zeros((7, 784)), target=np.zeros(7).astype(str)),
     )
     with pytest.raises(LabError, match=r"\(7, 784\) instead of \(70000, 784\)"):
+        tasks.load("fashion-mnist")
+
+
+@pytest.mark.usefixtures("no_debian")
+@pytest.mark.parametrize(("pixel", "label"), [(256, "3"), (-1, "3"), (math.nan, "3"), (0, "10"), (0, "-1"), (0, "")])
+def test_openml_with_numbers_out_of_range_is_refused(monkeypatch: pytest.MonkeyPatch, pixel: float, label: str) -> None:
+    data, target = np.zeros((70_000, 784), dtype=np.float32), np.full(70_000, "3", dtype=object)
+    data[-1, -1], target[-1] = pixel, label
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda *_, **__: SimpleNamespace(data=data, target=target))
+    with pytest.raises(LabError, match="other pixels than 0 to 255 or labels than 0 to 9"):
         tasks.load("fashion-mnist")
 
 
@@ -265,7 +277,7 @@ DAMAGE = {
     "nothing": (b"", "holds 0 bytes"),
     "header cut off": (SOUND[:15], "15 bytes, fewer than the 16"),
     "one byte short": (SOUND[:-1], "announces 2 x 3 x 4 bytes, 23 follow"),
-    "one byte too many": (SOUND + b"\0", "25 follow"),
+    "one byte too many": (SOUND + b"\0", "more follow"),
     "floats": (SOUND[:2] + b"\x0d" + SOUND[3:], "begins with 00000d03"),
     "a huge announcement": (SOUND[:4] + b"\xff" * 12 + SOUND[16:], "4294967295 x"),
     "no images": (idx(np.zeros((0, 28, 28), dtype=np.uint8)), "it is empty"),

@@ -141,8 +141,10 @@ def _tagged(texts: Corpus, sentences: Sequence[Sentence], pretrained: Encoder) -
     targets = torch.full(inputs["input_ids"].shape, IGNORED)
     for row, sentence in enumerate(sentences):
         tags = texts.numbers(sentence)
-        before = None
-        for place, word in enumerate(encoded.word_ids(row)):
+        before, places = None, encoded.word_ids(row)
+        if lost := {*range(len(tags))} - {*places}:
+            raise LabError(f"the word {sentence.words[min(lost)]!r} has no piece in the model's vocabulary; replace it")
+        for place, word in enumerate(places):
             if word is not None and word != before:
                 targets[row, place] = tags[word]
             before = word

@@ -156,10 +156,11 @@ def pointing(path: Path | None) -> Iterator[None]:
 def _line(path: Path, error: BaseException) -> int | None:
     """Return the last line of the file that the exception came through."""
     file = path.resolve()
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == file:
-        return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
-    return next((frame.lineno for frame in reversed(frames) if Path(frame.filename).resolve() == file), None)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file]
+    if not lines and isinstance(error, SyntaxError) and Path(error.filename or path).resolve() == file:
+        return error.lineno or 1  # Python names no line, or no file, for an encoding or a NUL that it cannot read
+    return lines[-1] if lines else None
 
 
 def _attribute(path: Path, name: str) -> Any:

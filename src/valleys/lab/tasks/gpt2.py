@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from valleys.lab.errors import LabError
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Stream, Task
-from valleys.lab.tasks.data.files import check_folder
-from valleys.lab.tasks.data.packed import Windows, packed
+from valleys.lab.tasks.data.files import check_folder, list_names
+from valleys.lab.tasks.data.packed import END_OF_TEXT, Windows, packed
 from valleys.lab.tasks.entry import Entry
 from valleys.lab.tasks.networks.hugging_face import Logits
 from valleys.lab.tasks.shared.metrics import token_loss
@@ -120,9 +121,9 @@ def build(vocabulary: int, context: int, layers: int, width: int, heads: int) ->
 
 def _files(folder: Path, end: str) -> list[Path]:
     check_folder(folder, _REMEDY)
-    files = sorted(folder.glob(f"*.{end}.jsonl"))
-    if not files:
-        raise LabError(f"the data folder {str(folder)!r} holds no *.{end}.jsonl; {_REMEDY}")
+    files = [folder / name for name in list_names(folder, f".{end}.jsonl")]
+    if lost := [path for path in files or [folder / f"*.{end}.jsonl"] if not path.is_file()]:
+        raise LabError(f"the data folder {str(folder)!r} holds no {lost[0].name} that is a file; {_REMEDY}")
     return files
 
 
@@ -135,7 +136,7 @@ def _tokenizer(folder: Path) -> Any:
         vocabulary, merges = (folder / name for name in names)
         if vocabulary.is_file() and merges.is_file():
             try:
-                return ByteLevelBPETokenizer.from_file(str(vocabulary), str(merges))
+                return _complete(ByteLevelBPETokenizer.from_file(str(vocabulary), str(merges)))
             except Exception as error:  # tokenizers raises bare exceptions of a damaged file
                 raise LabError(f"{vocabulary} and {merges.name} do not load ({error}); take GPT-2's") from error
     try:
@@ -145,6 +146,17 @@ def _tokenizer(folder: Path) -> Any:
             f"the data folder {str(folder)!r} has no vocab.json and merges.txt, and the hub's {_HUB} cannot be had "
             f"({error}); put GPT-2's two files there"
         ) from error
+
+
+def _complete(tokenizer: Any) -> Any:
+    """Refuse a tokenizer of which a file was cut off: bytes without a token would be left out of every text."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    tokens = tokenizer.get_vocab()
+    merged = {*map("".join, json.loads(tokenizer.to_str())["model"]["merges"])}
+    if tokens.keys() - {END_OF_TEXT} != {*ByteLevel.alphabet()} | merged or {*tokens.values()} != {*range(len(tokens))}:
+        raise ValueError(f"the tokens 0, 1, 2 ... are not the 256 bytes, the merges and {END_OF_TEXT}")
+    return tokenizer
 
 
 def _perplexity(nats: Tensor) -> float:

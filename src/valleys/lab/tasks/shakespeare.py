@@ -13,7 +13,7 @@ from torch import Tensor
 
 from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Split, Task
-from valleys.lab.tasks.data.files import check_folder
+from valleys.lab.tasks.data.files import check_folder, list_names, read_text
 from valleys.lab.tasks.entry import STANDARD, Entry
 from valleys.lab.tasks.networks.gpt import GPT
 from valleys.lab.tasks.shared.metrics import token_loss
@@ -100,20 +100,17 @@ def _installed() -> Path:
 def _paths(folder: Path) -> list[Path]:
     check_folder(folder, _REMEDY)
     # The package has the plays of the Folio a second time, in old spelling, as *_gut_f.txt.
-    paths = sorted(folder.glob("*_gut.txt")) or sorted(folder.glob("*.txt"))
-    if not paths:
+    names = list_names(folder, "_gut.txt") or list_names(folder, ".txt")
+    if not names:
         raise LabError(f"the data folder {str(folder)!r} holds no .txt file; {_REMEDY}")
-    return paths
+    return [folder / name for name in names]
 
 
 def _text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabError(
-            f"{path} is not UTF-8 (byte {error.start}: {error.reason}); convert it, for instance by iconv -t UTF-8"
-        ) from error
+    text = read_text(path, "convert it, for instance by iconv -t UTF-8, or remove it")
     header, footer = _HEADER.search(text), _FOOTER.search(text)
+    if header and not footer:
+        raise LabError(f"{path} has Project Gutenberg's line START but no line END; take a complete copy")
     return text[header.end() if header else 0 : footer.start() if footer else None].strip()
 
 

@@ -6,7 +6,7 @@ import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from valleys.lab.tasks.data.files import check_folder
 
 __all__ = ["Cifar", "read_cifar"]
 
+_NUMPY = {("numpy", "ndarray"), ("numpy", "dtype")}
+_NUMPY |= {(f"numpy.{package}.multiarray", "_reconstruct") for package in ("core", "_core")}
 _SIDE = 32
 _PIXELS = 3 * _SIDE**2
 
@@ -128,35 +130,52 @@ def _pickled(kind: Cifar, path: Path, content: bytes) -> tuple[Tensor, list[int]
     missing = [key for key in ("data", kind.key) if key not in entries]
     if missing:
         raise _damaged(kind, path, f"it has no entry {' and no '.join(map(repr, missing))}")
-    pixels, labels = entries["data"], entries[kind.key]
-    if getattr(pixels, "dtype", None) != "uint8" or pixels.shape[1:] != (_PIXELS,) or not len(pixels):
-        shape, dtype = getattr(pixels, "shape", ()), getattr(pixels, "dtype", type(pixels).__name__)
-        raise _damaged(kind, path, f"its images are {dtype} of shape {shape} instead of uint8 of shape (N, {_PIXELS})")
+    pixels, labels = _pixels(entries["data"]), entries[kind.key]
+    if pixels is None:
+        raise _damaged(kind, path, f"its images are no array of uint8 of shape (N, {_PIXELS})")
     if not isinstance(labels, list) or any(type(label) is not int for label in labels):
         raise _damaged(kind, path, "its labels are not a list of integers")
     if len(pixels) != len(labels):
         raise _damaged(kind, path, f"it holds {len(pixels)} images but {len(labels)} labels")
-    return torch.tensor(pixels), labels
+    return pixels, labels
 
 
-class _Arrays(pickle.Unpickler):
-    """An unpickler that knows nothing but numpy's arrays."""
+def _pixels(data: Any) -> Tensor | None:
+    """Return the array that a pickle describes; None if it is not one of images."""
+    try:
+        _, shape, dtype, is_transposed, content = data.state
+        if dtype.arguments[0] not in ("u1", b"u1") or shape != (len(content) // _PIXELS, _PIXELS) or not content:
+            return None
+        pixels = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        return pixels.reshape(_PIXELS, -1).T if is_transposed else pixels.reshape(-1, _PIXELS)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+class _Described:
+    """What a pickle says of an array or its type: numpy itself crashes on a damaged description."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Arrays(pickle._Unpickler):
+    """An unpickler that knows nothing but descriptions of arrays.
+
+    It is the one in Python: that in C takes 20 GB where a damaged byte gives an object a large number in its memo.
+    """
+
+    dispatch: ClassVar = {op: f for op, f in pickle._Unpickler.dispatch.items() if op != pickle.BYTEARRAY8[0]}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return numpy's own functions under all the names that they have had; never import what the file names."""
-        import numpy as np
-
-        package, _, inner = module.partition(".")
-        if package == "numpy":
-            if (name, inner) == ("ndarray", ""):
-                return np.ndarray
-            if (name, inner) == ("dtype", ""):
-                # The files give the flags as 0 and 1, of which numpy 2.4.0 to 2.4.4 warns.
-                return lambda code, *flags: np.dtype(code, *map(bool, flags))
-            if name == "_reconstruct" and inner in ("core.multiarray", "_core.multiarray"):
-                return np.empty(0).__reduce__()[0]
+        """Return stand-ins for numpy's functions under all their names; never import what the file names."""
+        if (module, name) in _NUMPY:
+            return lambda *arguments: _Described(*arguments)
         if (module, name) == ("_codecs", "encode"):
-            return _encode  # how Python 3 writes bytes for Python 2
+            return lambda *arguments: _encode(*arguments)  # how Python 3 writes bytes for Python 2
         raise pickle.UnpicklingError(f"it wants {module}.{name}, which is no part of CIFAR")
 
 

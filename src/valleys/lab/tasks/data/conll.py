@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from valleys.lab.errors import LabError
-from valleys.lab.tasks.data.files import read_text
-from valleys.lab.tasks.data.hub import dataset, is_saved
+from valleys.lab.tasks.data.files import read_lines
+from valleys.lab.tasks.data.hub import dataset, is_saved, rows
 
 __all__ = ["Corpus", "Sentence", "corpus"]
 
@@ -62,7 +64,7 @@ def corpus(folder: Path | None, limit: int | None = None) -> Corpus:
     """
     if folder is None or is_saved(folder):
         where, splits = dataset(folder, _HUB, tuple(_FILES), revision=_REVISION)
-        parts = {part: _rows(split) for part, split in splits.items()}
+        parts = {part: _rows(split, f"{where}, {part}") for part, split in splits.items()}
     else:
         where, parts = str(folder), {part: read(path) for part, path in _paths(folder).items()}
     parts = {part: sentences[:limit] for part, sentences in parts.items()}
@@ -82,18 +84,23 @@ def corpus(folder: Path | None, limit: int | None = None) -> Corpus:
 
 
 def read(path: Path) -> list[Sentence]:
-    """Read one file in IOB2: a word per line, its tag in the last column, a blank line after each sentence."""
-    lines = read_text(path, "name another folder or convert it", "utf-8").splitlines()
+    """Read one file in IOB2: a word per line, its tag in the last column, a blank line after each sentence.
+
+    All lines have as many columns, which spaces or tabs separate; a no-break space is part of a word.
+    """
+    lines = read_lines(path, "name another folder or convert it")
+    if lines[-1]:
+        raise LabError(f"{path}, line {len(lines)}: no line break ends it, as if cut off; end it, or take another copy")
     sentences: list[Sentence] = []
     words: list[str] = []
     tags: list[str] = []
-    for number, line in enumerate([*lines, ""], start=1):
-        columns = line.split()
+    width = 0
+    for number, line in enumerate(lines, start=1):
+        columns = re.findall(r"[^ \t]+", line)
         if columns and columns[0] != _DOCUMENT:
-            if len(columns) < 2:
-                raise LabError(
-                    f"{path}, line {number}: {line!r} has no tag; expected a word, its tag in the last column"
-                )
+            width = width or max(2, len(columns))
+            if len(columns) != width:
+                raise LabError(f"{path}, line {number}: {line!r:.80} has not {width} columns, a word ... and its tag")
             words.append(columns[0])
             tags.append(_checked(columns[-1], f"{path}, line {number}"))
         elif words:
@@ -117,8 +124,8 @@ def to_iob2(tags: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _checked(tag: str, where: str) -> str:
-    if tag == "O" or (tag[:2] in ("B-", "I-") and len(tag) > 2):
+def _checked(tag: Any, where: str) -> str:
+    if isinstance(tag, str) and (tag == "O" or (tag[:2] in ("B-", "I-") and len(tag) > 2)):
         return tag
     raise LabError(f"{where}: the tag {tag!r} is neither O nor B-TYPE nor I-TYPE; convert the file to IOB2")
 
@@ -136,15 +143,19 @@ def _paths(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _rows(split: object) -> list[Sentence]:
+def _rows(split: Any, where: str) -> list[Sentence]:
     """Return sentences of a split of ``datasets``; its tags are numbers whose names the column's features know."""
-    names = split.features["ner_tags"].feature  # type: ignore[attr-defined]
-    return [
-        Sentence(tuple(row["tokens"]), to_iob2([_checked(_name(names, tag), "ner_tags") for tag in row["ner_tags"]]))
-        for row in split  # type: ignore[attr-defined]
-        if row["tokens"] and row["tokens"] != [_DOCUMENT]
-    ]
+    names = getattr(getattr(split.features.get("ner_tags"), "feature", None), "names", None) or ()
+    sentences = []
+    for number, row in enumerate(rows(split, where)):
+        place, words, tags = f"{where}, row {number}", row.get("tokens"), row.get("ner_tags")
+        are_lists = isinstance(words, list) and isinstance(tags, list) and len(words) == len(tags)
+        if not are_lists or {*map(type, words)} - {str} or "" in words:
+            raise LabError(f"{place}: the columns tokens, of strings, and ner_tags must be lists of one length")
+        if words and words != [_DOCUMENT]:
+            sentences.append(Sentence(tuple(words), to_iob2([_checked(_name(names, tag), place) for tag in tags])))
+    return sentences
 
 
-def _name(names: object, tag: int | str) -> str:
-    return tag if isinstance(tag, str) else names.int2str(tag)  # type: ignore[attr-defined]
+def _name(names: Sequence[str], tag: Any) -> Any:
+    return names[tag] if isinstance(tag, int) and 0 <= tag < len(names) else tag

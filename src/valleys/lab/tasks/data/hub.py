@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from valleys.lab.errors import LabError
 
-__all__ = ["dataset", "is_saved"]
+__all__ = ["dataset", "is_saved", "rows"]
 
 _INSTALL = "pip install 'valleys[text]'"
 
@@ -44,6 +44,15 @@ def dataset(
                 f"{where} has the splits {', '.join(splits)} and lacks {part}; save the dataset with all of them"
             )
     return where, {part: splits[part] for part in parts}
+
+
+def rows(split: Any, where: str) -> Iterator[Any]:
+    """Iterate over the rows of a split, which only this reads."""
+    try:
+        split.data.validate(full=True)  # Arrow itself crashes on offsets beyond the file
+        yield from split
+    except Exception as error:  # a damaged file may raise whatever its reader does
+        raise LabError(f"{where} cannot be read ({error}); save the dataset again") from error
 
 
 def _saved(folder: Path) -> Mapping[str, Any]:

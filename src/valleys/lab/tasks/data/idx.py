@@ -6,6 +6,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ __all__ = ["read_idx"]
 
 _GZIP = b"\x1f\x8b"
 _BYTES = 0x08  # IDX's code for unsigned bytes, the only type in use for images and labels
+_MOST_BYTES = 2**30  # EMNIST, the largest successor, has 0.64e9
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
@@ -33,32 +35,37 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
 
     Source: LeCun, Cortes and Burges, The MNIST database, "File formats for the MNIST database".
     """
-    data = _content(path)
-    header = 4 + 4 * dimensions
-    if len(data) < header:
-        raise _damaged(path, f"it holds {len(data)} bytes, fewer than the {header} of its header")
-    magic = bytes([0, 0, _BYTES, dimensions])
-    if data[:4] != magic:
-        raise _damaged(
-            path, f"it begins with {data[:4].hex()}, not with {magic.hex()} (bytes in {dimensions} dimensions)"
-        )
-    shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
-    count = math.prod(shape)
-    if len(data) - header != count:
-        raise _damaged(path, f"its header announces {' x '.join(map(str, shape))} bytes, {len(data) - header} follow")
-    if count == 0:
-        raise _damaged(path, "it is empty")
-    return torch.frombuffer(bytearray(data[header:]), dtype=torch.uint8).reshape(shape)
-
-
-def _content(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == _GZIP else data
+        with path.open("rb") as plain:
+            is_compressed = plain.read(2) == _GZIP
+        with gzip.open(path) if is_compressed else path.open("rb") as file:
+            return _read(path, file, dimensions)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:  # first: BadGzipFile is an OSError
         raise _damaged(path, f"its compressed data is cut off or corrupt ({error})") from error
     except OSError as error:
         raise LabError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read(path: Path, file: IO[bytes] | gzip.GzipFile, dimensions: int) -> Tensor:
+    size = 4 + 4 * dimensions
+    header = file.read(size)
+    if len(header) < size:
+        raise _damaged(path, f"it holds {len(header)} bytes, fewer than the {size} of its header")
+    magic = bytes([0, 0, _BYTES, dimensions])
+    if header[:4] != magic:
+        raise _damaged(
+            path, f"it begins with {header[:4].hex()}, not with {magic.hex()} (bytes, {dimensions} dimensions)"
+        )
+    shape = [int.from_bytes(header[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
+    count, announced = math.prod(shape), f"its header announces {' x '.join(map(str, shape))} bytes"
+    if count > _MOST_BYTES:
+        raise _damaged(path, f"{announced}, more than the {_MOST_BYTES} that are read")
+    elements = file.read(count + 1)  # never more: a small file can be decompressed to any size
+    if len(elements) != count:
+        raise _damaged(path, f"{announced}, {'more' if len(elements) > count else len(elements)} follow")
+    if count == 0:
+        raise _damaged(path, "it is empty")
+    return torch.frombuffer(bytearray(elements), dtype=torch.uint8).reshape(shape)
 
 
 def _damaged(path: Path, reason: str) -> LabError:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from valleys.lab.errors import LabError
+from valleys.lab.tasks.data.files import list_names
 
 __all__ = ["Images", "held_out", "list_images"]
 
-_ENDINGS = (".jpeg", ".jpg", ".png")
+_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # told by the content; Pillow would hand EPS to Ghostscript
+_OTHERS = (".avif", ".eps", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pgm", ".ppm", ".tif", ".tiff")
+_MOST_PIXELS = 2**30 // 12  # of a scaled image; Pillow's own limit for one in a file
 _HELD_OUT = 10
 
 
@@ -49,20 +55,16 @@ def list_images(folder: Path, size: int) -> tuple[list[str], Images]:
     """Return the sorted classes' names and the images of ``folder/CLASS/IMAGE``, in the order of their paths."""
     if not folder.is_dir():
         raise LabError(f"there is no folder {folder}; the data folder must hold train/CLASS/IMAGE and val/CLASS/IMAGE")
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = [name for name in list_names(folder) if (folder / name).is_dir()]
     if not names:
         raise LabError(f"{folder} is empty: it must have one folder per class, with the images of that class")
     files, targets = [], []
     for target, name in enumerate(names):
-        paths = sorted(
-            f"{name}/{entry.name}"
-            for entry in os.scandir(folder / name)
-            if entry.name.lower().endswith(_ENDINGS) and not entry.name.startswith(".")
-        )
+        paths = [f"{name}/{file}" for file in list_names(folder / name, *_ENDINGS)]
+        if others := list_names(folder / name, *_OTHERS):
+            raise LabError(f"{folder / name / others[0]} cannot be read; convert it to one of {', '.join(_ENDINGS)}")
         if not paths:
-            raise LabError(
-                f"the class folder {folder / name} has no image ({', '.join(_ENDINGS)}); add some or remove the folder"
-            )
+            raise LabError(f"{folder / name} has no image ({', '.join(_ENDINGS)}); add some or remove the folder")
         files += paths
         targets += [target] * len(paths)
     return names, Images(str(folder), files, targets, size)
@@ -91,18 +93,29 @@ def held_out(images: Images, seed: int) -> tuple[Images, Images]:
 
 def _decoded(path: Path, size: int) -> Tensor:
     try:
-        from PIL import Image
+        square = np.asarray(_square(path, size))
     except ImportError as error:
         raise LabError("reading images needs pillow; pip install 'valleys[lab]'") from error
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-        raise LabError(f"{path} is no image that can be decoded ({error}); replace or remove it") from error
-    width, height = picture.size
-    shorter = min(width, height)
-    scaled = picture.resize((width * size // shorter, height * size // shorter), Image.Resampling.BILINEAR)
-    left, top = (scaled.width - size) // 2, (scaled.height - size) // 2
-    square = scaled.crop((left, top, left + size, top + size))
-    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
-    return pixels.reshape(size, size, 3).permute(2, 0, 1).contiguous()
+    except Exception as error:  # a damaged file may raise whatever its decoder does
+        reason = str(error) or type(error).__name__
+        raise LabError(f"{path} is no image that can be decoded ({reason}); replace or remove it") from error
+    return torch.tensor(square).permute(2, 0, 1).contiguous()
+
+
+def _square(path: Path, size: int) -> Any:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=_FORMATS) as image:
+            image.verify()  # the checksums of a PNG, which decoding passes over
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = (side * size // min(image.size) for side in image.size)
+            if width * height > _MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels would become {width} x {height}, too many")
+            if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
+                image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+            scaled = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return scaled.crop((left, top, left + size, top + size))

@@ -19,9 +19,11 @@ from torch.utils.data import Dataset
 
 from valleys.lab.errors import LabError
 
-__all__ = ["Windows", "packed"]
+__all__ = ["END_OF_TEXT", "Windows", "packed"]
 
-_END = "<|endoftext|>"  # the token behind each document
+END_OF_TEXT = "<|endoftext|>"
+"""The token behind each document."""
+
 _CACHE = "packed"  # the folder, within the data folder, that the rows of tokens are kept in
 _TOKEN = np.dtype("<u2")  # GPT-2 has 50,257 tokens
 _TOGETHER = 1000  # documents that the tokenizer, which is parallel, gets at once
@@ -56,9 +58,9 @@ def packed(files: Sequence[Path], tokenizer: Any, limit: int | None = None) -> P
     The files are of one folder, in JSON lines with the key ``text``; at most ``limit`` documents of each are taken. The
     name of the row of tokens depends on the files' names, sizes and times, on the tokenizer and on ``limit``.
     """
-    end, size = tokenizer.token_to_id(_END), tokenizer.get_vocab_size()
+    end, size = tokenizer.token_to_id(END_OF_TEXT), tokenizer.get_vocab_size()
     if end is None or size > 2 ** (8 * _TOKEN.itemsize):
-        raise LabError(f"a vocabulary of {size} tokens: at most 65536 are needed, {_END} among them; take GPT-2's")
+        raise LabError(f"a vocabulary of {size} tokens, not of up to 65536, {END_OF_TEXT} among them; take GPT-2's")
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([stamps, limit, tokenizer.to_str()]).encode()).hexdigest()[:16]
     kept = files[0].parent / _CACHE / f"{files[0].stem}-{key}.bin"
@@ -86,12 +88,20 @@ def packed(files: Sequence[Path], tokenizer: Any, limit: int | None = None) -> P
 
 
 def _documents(file: Path) -> Iterator[str]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                text = json.loads(line)["text"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise LabError(f'{file}, line {number}: expected JSON with the key "text" ({error})') from error
-            if not isinstance(text, str):
-                raise LabError(f"{file}, line {number}: the text is {text!r}, which is no string")
-            yield text
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield _text(line, f"{file}, line {number}", "utf-8-sig" if number == 1 else "utf-8")
+    except OSError as error:
+        raise LabError(f"cannot read {file}: {error.strerror or error}; take a complete copy") from error
+
+
+def _text(line: bytes, where: str, encoding: str) -> str:
+    try:
+        text = json.loads(line.decode(encoding))["text"]
+        text.encode()  # JSON can write half of a character beyond 16 bits, which is no Unicode
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise LabError(f'{where}: expected JSON with the key "text" and Unicode ({error})') from error
+    except AttributeError as error:
+        raise LabError(f"{where}: the text is {text!r:.60}, which is no string") from error
+    return str(text)

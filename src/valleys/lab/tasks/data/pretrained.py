@@ -42,7 +42,12 @@ class Encoder:
 
             automatic = getattr(transformers, _HEADS[head])
             with _quiet(), _understood(self.source):
-                return Logits(automatic.from_pretrained(self.source, num_labels=labels))
+                network, report = automatic.from_pretrained(self.source, num_labels=labels, output_loading_info=True)
+                body = f"{network.base_model_prefix}."  # a head, and the pooler below it, may be new
+                lost = [name for name in report["missing_keys"] if name.startswith(body) and ".pooler." not in name]
+                if lost:
+                    raise ValueError(f"its weights lack {min(lost)} and {len(lost) - 1} more")
+                return Logits(network)
 
         return build
 
@@ -64,9 +69,10 @@ def encoder(data_dir: Path | None, hub: str, preset: str) -> Encoder:
         source = str(Path(next(iter(package.submodule_search_locations))) / "model")
     with _quiet(), _understood(source):
         tokenizer, config = AutoTokenizer.from_pretrained(source), AutoConfig.from_pretrained(source)
+        longest = min(tokenizer.model_max_length, config.max_position_embeddings)
     if not tokenizer.is_fast:
         raise LabError(f"the tokenizer of {source} is no fast one; save it with its tokenizer.json")
-    return Encoder(source, tokenizer, min(tokenizer.model_max_length, config.max_position_embeddings))
+    return Encoder(source, tokenizer, longest)
 
 
 @contextmanager

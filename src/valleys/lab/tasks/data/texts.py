@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 
 from valleys.lab.errors import LabError
-from valleys.lab.tasks.data.files import read_text
-from valleys.lab.tasks.data.hub import dataset, is_saved
+from valleys.lab.tasks.data.files import list_names, read_lines, read_text
+from valleys.lab.tasks.data.hub import dataset, is_saved, rows
 from valleys.lab.tasks.shared.splits import hold_out, spread
 
 __all__ = ["Example", "Texts", "imdb", "mrpc"]
@@ -54,7 +53,7 @@ def imdb(folder: Path | None) -> Texts:
     """
     if folder is None or is_saved(folder):
         where, splits = dataset(folder, "stanfordnlp/imdb", ("train", "test"))
-        train, test = (_rows(split, ("text",), where) for split in splits.values())
+        train, test = (_rows(splits[part], ("text",), f"{where}, {part}") for part in splits)
     else:
         train, test = _reviews(folder / "train"), _reviews(folder / "test")
         where = str(folder)
@@ -75,7 +74,8 @@ def mrpc(folder: Path | None) -> Texts:
     """
     if folder is None or is_saved(folder):
         where, splits = dataset(folder, "nyu-mll/glue", ("train", "validation", "test"), "mrpc")
-        return _complete(where, *(_rows(split, ("sentence1", "sentence2"), where) for split in splits.values()))
+        columns = ("sentence1", "sentence2")
+        return _complete(where, *(_rows(splits[part], columns, f"{where}, {part}") for part in splits))
     for names in (("msr_paraphrase_train.txt", "msr_paraphrase_test.txt"), ("train.tsv", "dev.tsv")):
         train, test = (folder / name for name in names)
         if train.is_file() and test.is_file():
@@ -99,44 +99,47 @@ def _complete(where: str, train: list[Example], validation: list[Example], test:
 
 
 def _reviews(folder: Path) -> list[Example]:
-    reviews = {name: sorted((folder / name).glob("*.txt")) for name in ("neg", "pos")}
+    reviews = {name: list_names(folder / name, ".txt") for name in ("neg", "pos")}
     if not all(reviews.values()):
         raise LabError(
             f"the folder {str(folder)!r} lacks neg/*.txt or pos/*.txt; name the folder aclImdb, or what "
             "datasets.save_to_disk wrote"
         )
-    return [
-        Example((read_text(path, _REMEDY),), int(name == "pos")) for name, paths in reviews.items() for path in paths
-    ]
+    files = [(folder / name / file, int(name == "pos")) for name, files in reviews.items() for file in files]
+    return [Example((read_text(path, _REMEDY),), label) for path, label in files]
 
 
-def _rows(split: Iterable[Mapping[str, Any]], columns: tuple[str, ...], where: str) -> list[Example]:
+def _rows(split: Any, columns: tuple[str, ...], where: str) -> list[Example]:
     examples = []
-    for number, row in enumerate(split):
+    for number, row in enumerate(rows(split, where)):
         try:
             texts, label = tuple(row[column] for column in columns), row["label"]
         except KeyError as error:
             raise LabError(f"{where} has no column {error}; it needs {', '.join(columns)} and label") from error
-        if label not in (0, 1):
+        if not isinstance(label, int) or label not in (0, 1):
             raise LabError(
                 f"{where}, row {number}: the label is {label}, expected 0 or 1; take a split with its labels"
             )
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise LabError(f"{where}, row {number}: {' or '.join(columns)} is empty or no string; {_REMEDY}")
         examples.append(Example(texts, label))
     return examples
 
 
 def _pairs(path: Path) -> list[Example]:
-    """Read quality, two ids and two sentences, separated by tabs; quotation marks are only characters."""
-    lines = read_text(path, _REMEDY).split("\n")
+    """Read quality, two ids and two sentences, separated by tabs; quotation marks are only characters.
+
+    The first line is a header if its first column is ``Quality``.
+    """
     pairs = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line:
+    for number, line in enumerate(read_lines(path, _REMEDY), start=1):
+        columns = [column.strip(" ") for column in line.split("\t")]
+        if not line or (number == 1 and columns[0] == "Quality"):
             continue
-        columns = line.split("\t")
-        if len(columns) != 5 or columns[0] not in ("0", "1"):
+        if len(columns) != 5 or columns[0] not in ("0", "1") or not (columns[3] and columns[4]):
             raise LabError(
                 f"{path}, line {number}: expected 0 or 1, two ids and two sentences, separated by tabs, but got "
-                f"{len(columns)} columns, the first {columns[0]!r}"
+                f"{len(columns)} columns, the first {columns[0]!r}{', or an empty sentence' * (len(columns) == 5)}"
             )
-        pairs.append(Example((columns[3].strip(), columns[4].strip()), int(columns[0])))
+        pairs.append(Example((columns[3], columns[4]), int(columns[0])))
     return pairs
