@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# curvlinops, which the tests compare curvature with, and what it imports: without BackPACK and their other requirements.
+CROSS_CHECKS := curvlinops-for-pytorch einconv einops linear_operator opt-einsum
 
 .PHONY: demo test lint docs clean
 
@@ -27,6 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab,test,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt $(CROSS_CHECKS)
 	@touch $@
 
 clean:
