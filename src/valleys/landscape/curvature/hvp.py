@@ -212,10 +212,8 @@ class Curvature(SymmetricOperator):
             yield self.objective.share(targets), tuple(torch._foreach_mul(part, weight))
 
     def _cause(self) -> str:
-        names = [
-            name for name, module in self.objective.model.named_modules() if type(module).__name__ == "_WeightNorm"
-        ]
-        known = f" (weight_norm's is in torch 2.13, here {names[0]!r})" if names else ""
+        kinds = {type(module).__name__: name for name, module in self.objective.model.named_modules()}
+        known = f" (weight_norm's is in torch 2.13, here {kinds['_WeightNorm']!r})" if "_WeightNorm" in kinds else ""
         other = ", or use kind='ggn', which needs none of the model" if self.kind == "hessian" else ""
         return (
             f"an operation of the model or the loss has a wrong second derivative{known}; write it in plain tensor "

@@ -16,15 +16,12 @@ __all__ = ["LayerCurvature", "layerwise_curvature"]
 
 @dataclass(frozen=True)
 class LayerCurvature:
-    """A row of the table: the diagonal block of one parameter.
+    """Name and size of a parameter, with the numbers of its diagonal block.
 
     Args:
-        name: of the parameter in the model.
-        numel: rows of the block.
-        eigenvalue: the block's largest. The whole matrix has one that is as large or larger.
-        residual: an exact eigenvalue of the block lies within that distance.
-        trace: the block's. Those of all blocks add up to the whole matrix's.
-        trace_error: standard error of the trace; 0 where it is exact.
+        name, numel: of the parameter in the model.
+        eigenvalue, residual: the block's largest, and the distance within which an exact one lies.
+        trace, trace_error: the block's, and its standard error, 0 where it is exact.
     """
 
     name: str
@@ -39,7 +36,6 @@ def layerwise_curvature(
     objective: Objective,
     *,
     kind: str = "hessian",
-    tolerance: float = 1e-3,
     matvecs: int = 30,
     seed: int = 0,
     progress: Progress | bool | None = None,
@@ -48,12 +44,12 @@ def layerwise_curvature(
 
     .. math:: H_{ll} = \nabla^2_{\theta_l} L(\theta), \qquad \lambda_{\max}(H_{ll}), \quad \mathrm{tr}\,H_{ll}
 
-    For each parameter the products of ``eigenvalues`` (usually 10 to 30) and ``matvecs`` more.
+    The traces add up to the whole matrix's; its largest eigenvalue is no smaller than any block's. Costs, for each
+    parameter, the products of ``eigenvalues`` and ``matvecs`` more.
 
     Args:
         objective: the loss as a function of the parameters.
         kind: ``hessian`` or ``ggn``.
-        tolerance: of the eigenvalues, as in ``eigenvalues``.
         matvecs: products for each trace by Hutchinson's method, 2 or more; a block of no more rows is built whole.
         seed: of the random vectors.
         progress: a function of the layers measured and to measure, or True for a counter on a terminal.
@@ -74,10 +70,10 @@ def layerwise_curvature(
     report = reporter(progress, "layerwise curvature", "layers")
     rows = []
     for number, parameter in enumerate(objective.parameters):
-        part = copy.copy(objective)
+        part = copy.copy(objective)  # the same batches and loss
         part.parameters = (parameter,)
         block = Curvature(part, kind)
-        top = eigenvalues(block, tolerance=tolerance, seed=seed)
+        top = eigenvalues(block, seed=seed)
         if block.numel <= matvecs:
             total, error = float(block.dense().trace()), 0.0
         else:
