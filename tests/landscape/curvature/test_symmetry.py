@@ -103,11 +103,13 @@ def test_symmetric_products_pass(name: str, dtype: torch.dtype) -> None:
             assert all(part.isfinite().all() for part in Curvature(objective, kind).matvec(objective.parameters))
 
 
-@pytest.mark.parametrize("name", ["ReLU", "batch norm", "transformer", "deep"])
-def test_rounding_where_the_loss_is_nearly_zero_passes(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "start"), [("ReLU", 0), ("batch norm", 0), ("transformer", 0), ("deep", 0), ("deep", 1)]
+)
+def test_rounding_where_the_loss_is_nearly_zero_passes(name: str, start: int) -> None:
     """In float32 such products are symmetric to a few digits only: here u.Hv and v.Hu differ by 1e-4 and more."""
     make, shape = MODELS[name]
-    torch.manual_seed(0)
+    torch.manual_seed(start)
     objective = classifier(make(), shape, torch.float32, 600)
     assert objective.value() < 1e-2
     for kind in KINDS:
