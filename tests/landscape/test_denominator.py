@@ -273,3 +273,27 @@ def test_parameters_come_back_bit_for_bit_and_a_loss_that_overflows_nearby_is_te
         Objective(model, brittle, batches)
     assert all(map(torch.equal, model.parameters(), before))
     assert [parameter.data_ptr() for parameter in model.parameters()] == places
+
+
+def test_what_belongs_to_a_batch_as_a_whole_wants_a_statement() -> None:
+    """Here a temperature: two batches of different ones are no batch."""
+    inner = cases.mlp().double()
+
+    class Tempered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+            outputs: Tensor = self.inner(batch[0]) * batch[1]
+            return outputs
+
+    x, y = data(12, False)
+    batches = [((x[:7], torch.tensor(1.0)), y[:7]), ((x[7:], torch.tensor(2.0)), y[7:])]
+    with pytest.raises(ValueError, match="what has no row for each example differs from batch to batch"):
+        Objective(Tempered(), entropy(), batches)
+    halves = [entropy()(inner(part) * t, target) * len(target) / 12 for (part, t), target in batches]
+    stated = Objective(Tempered(), entropy(), batches, denominator=len)
+    assert stated.value() == pytest.approx(float(halves[0] + halves[1]), rel=1e-12)
+    same = [(inputs, target) for ((part, _), target) in batches for inputs in [(part, torch.tensor(2.0))]]
+    assert Objective(Tempered(), entropy(), same).value() > 0
