@@ -294,6 +294,6 @@ def test_what_belongs_to_a_batch_as_a_whole_wants_a_statement() -> None:
         Objective(Tempered(), entropy(), batches)
     halves = [entropy()(inner(part) * t, target) * len(target) / 12 for (part, t), target in batches]
     stated = Objective(Tempered(), entropy(), batches, denominator=len)
-    assert stated.value() == pytest.approx(float(halves[0] + halves[1]), rel=1e-12)
+    assert stated.value() == pytest.approx(sum(half.item() for half in halves), rel=1e-12)
     same = [(inputs, target) for ((part, _), target) in batches for inputs in [(part, torch.tensor(2.0))]]
     assert Objective(Tempered(), entropy(), same).value() > 0
