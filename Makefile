@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 LAB := $(VENV)/.lab
 READY := $(VENV)/.ready
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# curvlinops, which the tests compare curvature with, and what it imports: without BackPACK and their other requirements.
+CROSS_CHECKS := curvlinops-for-pytorch einconv einops linear_operator opt-einsum
 
 .PHONY: demo test lint docs clean
 
@@ -36,6 +38,7 @@ $(LAB): pyproject.toml constraints.txt
 $(READY): $(LAB)
 	@echo 'Installing what the tests need (JAX, Triton, transformers, MuJoCo, ...) into $(VENV): 2.2 GB more, some minutes.'
 	$(INSTALL) --editable '.[lab,test,dev]'
+	$(INSTALL) --no-deps $(CROSS_CHECKS)
 	@touch $@
 
 clean:

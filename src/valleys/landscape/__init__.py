@@ -1,16 +1,17 @@
 """Instruments that show where a model lies in its loss landscape, and how it came there.
 
 ``Objective`` is the common input: a loss as a function of a model's parameters, on fixed batches. Curvature:
-``eigenvalues``, ``trace``, ``density``, ``Curvature``. Sharpness: ``sharpness``, ``average_sharpness``, ``gap``.
-Slices: ``slice_1d``, ``slice_2d`` along ``random_direction``, ``pca_directions`` or eigenvectors, ``interpolate``
-between two solutions, and their pictures. Training: ``record`` attaches a recorder to any loop. SciPy and matplotlib
-(the extra ``landscape``) are imported where they are needed.
+``eigenvalues``, ``trace``, ``density``, ``layerwise_curvature``, ``Curvature``. Sharpness: ``sharpness``,
+``average_sharpness``, ``gap``. Slices: ``slice_1d``, ``slice_2d`` along ``random_direction``, ``pca_directions`` or
+eigenvectors, ``interpolate`` between two solutions, and their pictures. Training: ``record`` attaches a recorder to any
+loop. SciPy and matplotlib (the extra ``landscape``) are imported where they are needed.
 """
 
 from __future__ import annotations
 
 from valleys.landscape.curvature.density import Density, density
 from valleys.landscape.curvature.hvp import Curvature
+from valleys.landscape.curvature.layers import LayerCurvature, layerwise_curvature
 from valleys.landscape.curvature.spectrum import Eigen, eigenvalues
 from valleys.landscape.curvature.trace import Estimate, trace
 from valleys.landscape.objective import Objective
@@ -32,6 +33,7 @@ __all__ = [
     "Eigen",
     "Estimate",
     "Gap",
+    "LayerCurvature",
     "Objective",
     "Path1D",
     "Projection",
@@ -45,6 +47,7 @@ __all__ = [
     "eigenvalues",
     "gap",
     "interpolate",
+    "layerwise_curvature",
     "normalize",
     "pca_directions",
     "plot_1d",

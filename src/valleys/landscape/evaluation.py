@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from valleys.landscape.objective import Objective, count, on_device
 
 Metric = Callable[[Any, Any], Any]
-"""``(outputs, targets) -> number``, reduced over a batch's examples as the objective's loss is."""
+"""``(outputs, targets) -> number``, reduced over a batch's examples as the objective's loss is, by its denominator."""
 
 Recalibrate = Iterable[tuple[Any, Any]] | Literal[False] | None
 """Batches to estimate running statistics from; False: keep those stored; None: keep them and warn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 __all__ = ["Objective"]
 
@@ -23,8 +25,9 @@ class Objective:
     .. math:: L(\theta) = \sum_j \frac{n_j}{n} \ell_j(\theta) \;\text{(mean)}, \qquad
         L(\theta) = \sum_j \ell_j(\theta) \;\text{(sum)}
 
-    with the loss :math:`\ell_j` of batch j, which has :math:`n_j` of the n examples. Every instrument of
-    ``valleys.landscape`` measures this function. All batches count, the last small one too.
+    with the loss :math:`\ell_j` of batch j and its denominator :math:`n_j`, of n in all: its number of examples, or
+    what ``denominator`` gives. Every instrument of ``valleys.landscape`` measures this function. All batches count, the
+    last small one too; how the examples are cut into batches does not matter.
 
     Args:
         model: with its parameters where and in the type in which they are to be measured. It is left as it is: neither
@@ -33,12 +36,18 @@ class Objective:
         batches: ``(inputs, targets)`` pairs; a list, or anything that gives the same pairs, in the same order, each
             time that it is iterated. On the model's device, or they are moved there, batch by batch.
         reduction: what ``loss`` does with the examples of a batch: ``mean`` or ``sum``.
+        denominator: ``targets -> number``, by which the mean over a batch divides where it is not the number of its
+            examples: ``lambda y: (y != -100).sum()`` with ``ignore_index=-100``, ``lambda y: w[y].sum()`` with class
+            weights w. A batch where it is 0 is left out. Default: None, the number of examples.
         parameters: of the model, which are varied. Default: those that require gradients.
-        check: refuse what is not a function: see Raises. Costs two forward passes over all batches.
+        check: refuse what is not a function of them alone: see Raises. Costs two forward passes over all batches; with
+            several batches two more, in which the parameters are moved by about a tenth, and put back exactly.
 
     Raises:
         ValueError: an unknown reduction; no batches or no parameters; dropout, or batch normalisation that uses the
-            batch's own statistics, in training mode; a loss that is not finite or differs between two evaluations.
+            batch's own statistics, in training mode; a loss that is not finite or differs between two evaluations; with
+            several batches, a loss that depends on how the examples are cut into them, or of which this cannot be
+            tested (examples that do not fit into one batch) while ``denominator`` is None.
 
     Example:
         >>> model = nn.Linear(1, 1, bias=False)
@@ -57,6 +66,7 @@ class Objective:
         batches: Iterable[tuple[Any, Any]],
         *,
         reduction: str = "mean",
+        denominator: Callable[[Any], Any] | None = None,
         parameters: Sequence[Tensor] | None = None,
         check: bool = True,
     ) -> None:
@@ -73,11 +83,15 @@ class Objective:
         self.device = chosen[0].device
         if iter(batches) is batches:
             raise ValueError("batches: an iterator can be read once only; give a list of (inputs, targets)")
-        self.examples = sum(count(targets) for _, targets in batches)
-        if self.examples == 0:
-            raise ValueError("batches: they hold no example; give a list of (inputs, targets)")
+        self._stated = denominator
+        sizes = [(count(targets), self._size(targets)) for _, targets in batches]
+        self.examples, self.denominator = sum(size for size, _ in sizes), sum(size for _, size in sizes)
+        if self.denominator == 0:
+            raise ValueError("batches: they hold no example that counts; give a list of (inputs, targets)")
         if check:
             self._check()
+            if len(sizes) > 1:
+                self._check_cut()
 
     @property
     def numel(self) -> int:
@@ -87,8 +101,14 @@ class Objective:
     def batches(self) -> Iterator[tuple[Any, Any, float]]:
         """The batches on the model's device, each with the factor of its loss in the whole."""
         for inputs, targets in self._batches:
-            weight = count(targets) / self.examples if self.reduction == "mean" else 1.0
-            yield on_device(inputs, self.device), on_device(targets, self.device), weight
+            share = self.share(targets)
+            if share:  # a mean over nothing is NaN
+                weight = share if self.reduction == "mean" else 1.0
+                yield on_device(inputs, self.device), on_device(targets, self.device), weight
+
+    def share(self, targets: Any) -> float:
+        """Return a batch's denominator over that of all."""
+        return self._size(targets) / self.denominator
 
     def value(self) -> float:
         """The loss, summed in float64 over the batches."""
@@ -143,6 +163,14 @@ class Objective:
             part.reshape(parameter.shape).to(parameter) for part, parameter in zip(parts, self.parameters, strict=True)
         )
 
+    def _size(self, targets: Any) -> float:
+        size = count(targets) if self._stated is None else float(self._stated(targets))
+        if not 0 <= size < math.inf:
+            raise ValueError(
+                f"denominator: it is {size} for a batch; return a number by which a mean divides, 0 or more"
+            )
+        return size
+
     @contextmanager
     def _restored(self) -> Iterator[None]:
         before = [parameter.detach().clone() for parameter in self.parameters]
@@ -170,13 +198,84 @@ class Objective:
                 )
         first, second = self.value(), self.value()
         if not math.isfinite(first):
-            raise ValueError(f"loss: it is {first} at these parameters; there is no landscape to measure")
+            raise ValueError(
+                f"loss: it is {first} at these parameters; there is no landscape to measure; pass denominator where "
+                "all targets of a batch are ignored, else mend the model"
+            )
         if not abs(first - second) <= _TOLERANCE * max(abs(first), abs(second)):  # NaN is no equal
             raise ValueError(
                 f"loss: it is {first} and then {second} on the same batches: something is random (a functional "
                 "dropout, augmentation, a shuffling loader) or changes from call to call; switch it off: model.eval(), "
                 "and a list of batches"
             )
+
+    def _check_cut(self) -> None:
+        """Compare the loss over the batches with that over the same examples in batches that are cut elsewhere.
+
+        At moved parameters: at these all examples may have one loss (a last layer of zeros), so that no weight matters,
+        or hardly any (a perfect fit), so that rounding does.
+        """
+        random = torch.Generator().manual_seed(0)
+        noise = [torch.randn(p.shape, generator=random).to(p) * (0.1 * p.square().mean().sqrt() + 0.01)
+                 for p in map(Tensor.detach, self.parameters)]  # fmt: skip
+        distance = 1.0
+        with self.moved(noise):
+            first = self.value()
+        if not math.isfinite(first):
+            distance, first = 0.0, self.value()
+        other = copy.copy(self)
+        other._batches = _recut((inputs, targets) for inputs, targets, _ in self.batches())
+        remedy = (
+            "pass denominator, by which the mean over a batch divides (with ignore_index: lambda targets: (targets != "
+            "-100).sum(); with class weights: lambda targets: weights[targets].sum(); else: len), correct reduction, "
+            "or give one batch"
+        )
+        try:
+            with self.moved(noise, distance):
+                second = other.value()
+        except Exception as error:  # the user's model and loss may raise any
+            if self._stated is not None:
+                return
+            raise ValueError(
+                f"loss: that it is the {self.reduction} over examples cannot be tested, as they do not fit into other "
+                f"batches ({type(error).__name__}: {error}); {remedy}"
+            ) from error
+        tolerance = max(torch.finfo(parameter.dtype).eps for parameter in self.parameters) ** 0.6
+        if not abs(first - second) <= tolerance * max(abs(first), abs(second)):
+            raise ValueError(
+                f"loss: it is not the {self.reduction} over examples: near these parameters it is {first}, and "
+                f"{second} where they are cut into other batches; {remedy}"
+            )
+
+
+def _recut(batches: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
+    """Yield the same examples, each batch's second half with the next one's first; single ones in pairs."""
+    rest: Any = None
+    for number, batch in enumerate(batches):
+        middle = count(batch[1]) // 2 or number % 2
+        head = _rows(batch, slice(middle))
+        yield head if rest is None else _joined(rest, head)
+        rest = _rows(batch, slice(middle, None))
+    yield rest
+
+
+def _rows(batch: Any, rows: slice) -> Any:
+    return tree_map(lambda leaf: leaf[rows] if _has_rows(leaf, batch) else leaf, batch)
+
+
+def _joined(first: Any, second: Any) -> Any:
+    def join(one: Any, other: Any) -> Any:
+        if _has_rows(one, first) and _has_rows(other, second):
+            return torch.cat([one, other])
+        if one is not other and not torch.equal(one, other):
+            raise ValueError("what has no row for each example differs from batch to batch")
+        return one
+
+    return tree_map(join, first, second)
+
+
+def _has_rows(leaf: Any, batch: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count(batch[1])
 
 
 def count(targets: Any) -> int:

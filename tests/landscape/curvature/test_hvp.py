@@ -257,7 +257,7 @@ def test_one_graph_is_alive_at_a_time(kind: str) -> None:
     vector = torch.ones(objective.numel, dtype=torch.float64)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):
         Curvature(objective, kind).matvec_flat(vector)
-    assert at_start == [0, 0, 0]
+    assert at_start == [0] * 6  # the second product is the test of symmetry
     assert most > 3
 
 
@@ -357,15 +357,3 @@ def test_progress_goes_to_a_function_or_a_terminal(capsys: Any, monkeypatch: pyt
     report(2, 2)
     reporter(False, "x")(1, 2)
     assert capsys.readouterr().err == "\rtrace: 1 of 2 products\rtrace: 2 of 2 products\n"
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-def test_curvlinops_agrees() -> None:
-    curvlinops = pytest.importorskip("curvlinops", reason="an optional cross-check", exc_type=ImportError)
-    for name in ("mlp", "conv"):
-        whole = cases.objective(name)
-        data = [(inputs, targets) for inputs, targets, _ in whole.batches()]
-        for kind, operator in (("hessian", curvlinops.HessianLinearOperator), ("ggn", curvlinops.GGNLinearOperator)):
-            theirs = operator(whole.model, nn.CrossEntropyLoss(), list(whole.parameters), data)
-            vector = torch.randn(whole.numel, dtype=torch.float64)
-            close(Curvature(whole, kind).matvec_flat(vector), theirs @ vector)

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from valleys.lab.errors import LabError
 from valleys.lab.flatness.measure import Spaced
 from valleys.lab.flatness.plane import Plane, through
+from valleys.lab.problem.data import count
 from valleys.lab.problem.task import Task
 from valleys.lab.progress import Follow, Watch
 from valleys.landscape.curvature.density import density
@@ -251,7 +252,7 @@ def _rises(objective: Objective, follow: Follow) -> dict[str, Any]:
 
 def _objective(task: Task, minimum: Minimum, batches: _Batches) -> Objective:
     try:
-        return Objective(minimum.model, task.loss, batches)
+        return Objective(minimum.model, task.loss, batches, denominator=count)
     except ValueError as error:
         raise LabError(f"the minimum of {minimum.optimizer} cannot be drawn: {error}") from error
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from valleys.lab.errors import LabError, unknown
-from valleys.lab.problem.data import Batch, Split, Stream
+from valleys.lab.problem.data import Batch, Split, Stream, count
 from valleys.lab.problem.task import Task
 from valleys.landscape.objective import Objective
 
@@ -80,7 +80,7 @@ def measure(
     training = model.training
     model.eval()
     try:
-        objective = Objective(model, task.loss, Spaced(task.train, examples, device))
+        objective = Objective(model, task.loss, Spaced(task.train, examples, device), denominator=count)
         setup = _Setup(task, objective, model, start, device, seed)
         values: dict[str, float] = {}
         for done, name in enumerate(chosen(measures), 1):

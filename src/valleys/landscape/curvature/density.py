@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from valleys.landscape.curvature.hvp import Curvature, dot, require_memory
+from valleys.landscape.curvature.hvp import LinearOperator, SymmetricOperator, curvature_of, dot, require_memory
 from valleys.landscape.curvature.trace import rademacher
 from valleys.landscape.objective import Objective
 from valleys.landscape.progress import Progress, reporter
@@ -30,7 +30,7 @@ class Density:
         sigma: standard deviation of the smoothing Gaussian.
         nodes: float64, one (j,) for each random vector: the eigenvalues of its Lanczos matrix.
         weights: float64, one (j,) for each random vector: the shares of its nodes, which add up to 1.
-        matvecs: the products that it cost.
+        matvecs: the products that it cost, without the one that tests the symmetry.
     """
 
     grid: Tensor
@@ -61,7 +61,7 @@ class Density:
 
 
 def density(
-    objective: Objective,
+    objective: Objective | SymmetricOperator | LinearOperator,
     *,
     kind: str = "hessian",
     steps: int = 80,
@@ -87,7 +87,8 @@ def density(
     the density and the moments stay right, while the number of nodes means nothing.
 
     Args:
-        objective: the loss as a function of the parameters.
+        objective: the loss as a function of the parameters, or a symmetric linear operator with ``shape``, ``dtype``,
+            ``device`` and ``@``: a ``Curvature``, one of curvlinops, a matrix.
         kind: ``hessian`` or ``ggn``.
         steps: m, Lanczos steps for each random vector, which is a product each; 1 or more. Default: 80.
         samples: s, random vectors; 2 or more. Default: 10.
@@ -119,7 +120,7 @@ def density(
             raise ValueError(f"{name} {number}: choose {fewest} or more")
     if sigma is not None and not 0 < sigma < math.inf:
         raise ValueError(f"sigma {sigma}: choose a width above 0, in units of the eigenvalues, or None")
-    curvature = Curvature(objective, kind)
+    curvature = curvature_of(objective, kind)
     steps = min(steps, curvature.numel)
     if reorthogonalize:
         require_memory(curvature, steps, "fewer steps, or reorthogonalize=False, which keeps none of them")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from valleys.landscape.curvature.density import lanczos, tridiagonal
-from valleys.landscape.curvature.hvp import Curvature, dot, norm, require_memory
+from valleys.landscape.curvature.hvp import LinearOperator, SymmetricOperator, curvature_of, dot, norm, require_memory
 from valleys.landscape.objective import Objective
 from valleys.landscape.progress import Progress, reporter
 
@@ -41,7 +41,7 @@ class Eigen:
         standard_error: float64, (k,): of the value as an estimate for the data that the batches were drawn from, by
             the spread of ``batch_values``; NaN with one batch. Since v fits these batches, the largest eigenvalue is
             also too large on the average, which a standard error cannot show.
-        matvecs: the products that it cost.
+        matvecs: the products that it cost, without the one or two that test the symmetry.
         vectors: where asked for, k unit vectors, each a tuple of tensors of the parameters' shapes; else None.
     """
 
@@ -54,7 +54,7 @@ class Eigen:
 
 
 def eigenvalues(
-    objective: Objective,
+    objective: Objective | SymmetricOperator | LinearOperator,
     k: int = 1,
     *,
     kind: str = "hessian",
@@ -79,7 +79,8 @@ def eigenvalues(
     parameters' device, besides the parameters and the graph of one batch.
 
     Args:
-        objective: the loss as a function of the parameters.
+        objective: the loss as a function of the parameters, or a symmetric linear operator with ``shape``, ``dtype``,
+            ``device`` and ``@``: a ``Curvature``, one of curvlinops, a matrix.
         k: how many; 1 to ``objective.numel``. Default: 1.
         kind: ``hessian`` or ``ggn``.
         which: ``largest``, ``smallest`` (the most negative) or largest in ``magnitude``.
@@ -113,7 +114,7 @@ def eigenvalues(
         raise ValueError(f"tolerance {tolerance}: choose between 0 and 1; 1e-3 of the largest eigenvalue is usual")
     if max_iterations is not None and max_iterations < 1:
         raise ValueError(f"max_iterations {max_iterations}: choose 1 or more, or None for {_RESTARTS}")
-    curvature = Curvature(objective, kind)
+    curvature = curvature_of(objective, kind)
     if not 1 <= k <= curvature.numel:
         raise ValueError(f"k {k}: choose 1 to {curvature.numel}, the number of parameters")
     solver = _Solver(curvature, k, which, tolerance, max_iterations or _RESTARTS, seed, progress)
@@ -126,7 +127,7 @@ class _Solver:
 
     def __init__(
         self,
-        curvature: Curvature,
+        curvature: SymmetricOperator,
         k: int,
         which: str,
         tolerance: float,
@@ -185,10 +186,9 @@ class _Solver:
 
     def measured(self, vectors: Array, keep: bool) -> Eigen:
         """Values and residuals of the vectors by one more product each, in float64."""
-        objective = self.curvature.objective
         rows = []
         for column in range(self.k):
-            vector = objective.unflatten(torch.from_numpy(np.ascontiguousarray(vectors[:, column])))
+            vector = self.curvature.unflatten(torch.from_numpy(np.ascontiguousarray(vectors[:, column])))
             length = norm(vector)
             vector = tuple(part / length for part in vector)
             shares, quotients = [], []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from valleys.landscape.curvature.hvp import Curvature, dot, require_memory
+from valleys.landscape.curvature.hvp import LinearOperator, SymmetricOperator, curvature_of, dot, require_memory
 from valleys.landscape.objective import Objective
 from valleys.landscape.progress import Progress, reporter
 
@@ -26,7 +26,7 @@ class Estimate:
         value: the estimate.
         standard_error: of the value, over the random vectors: about 2 of them to either side make 95 % when there are
             20 samples or more. It says nothing about how far these batches stand for others.
-        matvecs: the products that it cost.
+        matvecs: the products that it cost, without the one that tests the symmetry.
         samples: float64, (s,), the independent estimates whose mean is the value.
     """
 
@@ -37,7 +37,7 @@ class Estimate:
 
 
 def trace(
-    objective: Objective,
+    objective: Objective | SymmetricOperator | LinearOperator,
     *,
     kind: str = "hessian",
     method: str = "hutchinson",
@@ -58,7 +58,8 @@ def trace(
     Hutchinson keeps about seven vectors of ``objective.numel``; Hutch++ keeps m/3 more.
 
     Args:
-        objective: the loss as a function of the parameters.
+        objective: the loss as a function of the parameters, or a symmetric linear operator with ``shape``, ``dtype``,
+            ``device`` and ``@``: a ``Curvature``, one of curvlinops, a matrix.
         kind: ``hessian`` or ``ggn``.
         method: ``hutchinson`` or ``hutch++``.
         matvecs: m, products to make: 2 or more, for Hutch++ 4 or more. Default: 100.
@@ -86,7 +87,7 @@ def trace(
     fewest = 2 if method == "hutchinson" else 4
     if matvecs < fewest:
         raise ValueError(f"matvecs {matvecs}: {method} needs {fewest} or more, to have an error bar; 100 is usual")
-    curvature = Curvature(objective, kind)
+    curvature = curvature_of(objective, kind)
     generator = torch.Generator().manual_seed(seed)
     report = reporter(progress, "trace")
     basis, exact, done = None, 0.0, 0
@@ -114,17 +115,17 @@ def trace(
     return Estimate(each.mean().item(), each.std().item() / math.sqrt(samples), done, each)
 
 
-def rademacher(curvature: Curvature, generator: torch.Generator) -> Tensor:
+def rademacher(curvature: SymmetricOperator, generator: torch.Generator) -> Tensor:
     """Return a vector of (numel,) of random signs, the same on every device."""
     signs = torch.empty(curvature.numel, dtype=curvature.dtype).bernoulli_(0.5, generator=generator)
-    return signs.mul_(2).sub_(1).to(curvature.objective.device)
+    return signs.mul_(2).sub_(1).to(curvature.device)
 
 
 def _range(
-    curvature: Curvature, width: int, generator: torch.Generator, report: Callable[[int], None]
+    curvature: SymmetricOperator, width: int, generator: torch.Generator, report: Callable[[int], None]
 ) -> tuple[Tensor, int]:
     """Orthonormal rows that span H times random vectors, fewer where its rank is smaller; the products made."""
-    shape, device = (min(width, curvature.numel), curvature.numel), curvature.objective.device
+    shape, device = (min(width, curvature.numel), curvature.numel), curvature.device
     basis = torch.empty(shape, dtype=curvature.dtype, device=device)
     smallest = 100 * torch.finfo(curvature.dtype).eps
     kept = made = 0

@@ -65,5 +65,5 @@ def gap(train: Objective, test: Objective, metric: Metric | None = None) -> Gap:
     for objective in (train, test):
         loss, measured = evaluate(objective, metric)
         total = loss if measured is None else measured
-        values.append(total / objective.examples if objective.reduction == "sum" else total)
+        values.append(total / objective.denominator if objective.reduction == "sum" else total)
     return Gap(*values)
