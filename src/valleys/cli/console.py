@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,12 @@ def plain_errors() -> Iterator[None]:
         yield
     except LabError as error:
         typer.echo(f"valleys: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from error
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of the output is gone
+            raise
+        problem = f"{error.filename or 'a file'}: {error.strerror or error}"
+        typer.echo(f"valleys: {problem}; see to it that it can be read or written, and its disk has room", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         typer.echo("valleys: interrupted; the same command continues", err=True)

@@ -14,10 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from valleys.lab.errors import LabError
+from valleys.lab.errors import UNPRINTABLE, LabError
 
 if TYPE_CHECKING:
     import optuna
+    from sqlalchemy.engine import URL
 
 HEARTBEAT = 30
 """Seconds between two signs of life of a worker."""
@@ -36,28 +37,22 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
     """
     try:
         import optuna
-        from sqlalchemy.engine import make_url
         from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
         from sqlalchemy.pool import NullPool
     except ModuleNotFoundError as error:
         raise LabError("the lab needs its extra: pip install 'valleys[lab]'") from error
-    try:
-        parsed = make_url(url)
-    except SQLAlchemyError as error:
-        raise LabError("--storage is no database URL such as postgresql://user@host/name") from error
-    if parsed.drivername == "postgresql" and find_spec("psycopg") is not None:
-        parsed = parsed.set(drivername="postgresql+psycopg")  # SQLAlchemy before 2.1 wants psycopg2
+    address = parsed(url)
     engine: dict[str, Any] = {"pool_pre_ping": True}  # a run may take longer than a server keeps a silent connection
-    if parsed.get_backend_name() == "sqlite":
+    if address.get_backend_name() == "sqlite":
         engine["connect_args"] = {"timeout": 60}  # workers wait for each other's short writes instead of failing
-        if parsed.database not in (None, "", ":memory:"):
+        if address.database not in (None, "", ":memory:"):
             engine["poolclass"] = NullPool  # nobody could close the pool of a storage that Optuna failed to make
 
     def attempt() -> optuna.storages.RDBStorage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # its heartbeat is experimental
             return optuna.storages.RDBStorage(
-                parsed.render_as_string(hide_password=False),
+                address.render_as_string(hide_password=False),
                 engine_kwargs=engine,
                 heartbeat_interval=heartbeat,
                 grace_period=GRACE * heartbeat,
@@ -73,11 +68,64 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
                     raise
                 time.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - no secret
         return attempt()
-    except (ImportError, RuntimeError, ValueError, SQLAlchemyError) as error:
-        shown = parsed.render_as_string(hide_password=True)
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        hint = "; pip install 'valleys[postgresql]'" if isinstance(error, ImportError) else ""
-        raise LabError(f"cannot open the storage {shown}: {reason}{hint}") from error
+    except Exception as error:  # drivers have exceptions of many kinds
+        text = ("".join(str(getattr(error, "orig", None) or error).splitlines()[:1])) or type(error).__name__
+        hint = ""
+        if isinstance(error, ImportError):
+            server = address.get_backend_name() == "postgresql"
+            hint = "; pip install 'valleys[postgresql]'" if server else "; install its driver, or use PostgreSQL"
+        raise LabError(f"cannot open the storage {shown(address)}: {text}{hint}") from error
+
+
+def parsed(url: str) -> URL:
+    """Return a storage's address.
+
+    Raises:
+        LabError: the text is none; it is not shown, as it may hold a password.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        address = make_url(url)
+    except (SQLAlchemyError, ValueError) as error:
+        raise LabError("--storage is no database URL such as postgresql://user@host/name") from error
+    if address.drivername == "postgresql" and find_spec("psycopg") is not None:
+        return address.set(drivername="postgresql+psycopg")  # SQLAlchemy before 2.1 wants psycopg2
+    return address
+
+
+def shown(address: URL) -> str:
+    """Return a storage's address without user, password and options, which may be a password, too."""
+    return address.set(username=None, password=None, query={}).render_as_string()
+
+
+def is_of_database(error: BaseException) -> bool:
+    """Return True for an exception of a database or of its driver."""
+    import sqlite3
+
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, (SQLAlchemyError, StorageInternalError, sqlite3.Error))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, before anything is.
+
+    Raises:
+        LabError: with the reason and the remedy.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        problem = None if there.is_dir() else "is no folder"
+        problem = problem if os.access(there, os.W_OK | os.X_OK) else "is not writable"
+    except OSError as error:
+        there, problem = folder, f"cannot be made: {error.strerror}"
+    if UNPRINTABLE.search(str(folder)):
+        there, problem = Path(ascii(str(folder))), "has control characters, or no characters at all"
+    if problem:
+        raise LabError(f"cannot write in {folder}: {there} {problem}; choose another --out")
 
 
 def exclusive(storage: optuna.storages.RDBStorage) -> AbstractContextManager[Any]:

@@ -24,9 +24,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from valleys.lab.config import GROWING
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LabError, reason
 from valleys.lab.record import Record
-from valleys.lab.store.database import HEARTBEAT, alive, beating, exclusive, open_storage, worker
+from valleys.lab.store.database import HEARTBEAT, alive, beating, exclusive, is_of_database, open_storage, shown, worker
 from valleys.lab.store.job import Job, Key, Phase, Results
 
 if TYPE_CHECKING:
@@ -78,9 +78,25 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the storage."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+        """Close the storage; of an error of the disk or the database name the file and the remedy.
+
+        Raises:
+            LabError: the error in one line.
+        """
+        with suppress(Exception):  # a database that fails may fail to be left, too
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+        if isinstance(error, OSError):
+            raise LabError(
+                f"{error.filename or self.folder}: {error.strerror or error}; see to it that {self.folder} is there, "
+                "can be written and has room; finished runs are kept, and the same command goes on"
+            ) from error
+        if error is not None and is_of_database(error):
+            cause = getattr(error.__cause__ or error, "orig", None) or error.__cause__ or error
+            raise LabError(
+                f"the database {shown(self._storage.engine.url)} fails ({reason(cause)}); see to it that it is there, "
+                "whole and writable and its disk has room, or choose another --out; finished runs are kept in it"
+            ) from error
 
     def configure(
         self,
