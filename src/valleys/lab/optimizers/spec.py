@@ -191,8 +191,8 @@ class OptimizerSpec:
                 raise
             line = place(error)
             raise LabError(
-                f"{self.name} cannot train {task}: {reason(error).rstrip('.')}; leave it out, or name a module:callable "
-                f"that builds it for this model{f' (it failed in {line})' * bool(line)}"
+                f"{self.name} cannot train {task}: {reason(error).rstrip('.')}; leave it out, or name a "
+                f"module:callable that builds it for this model{f' (it failed in {line})' * bool(line)}"
             ) from error
 
 

@@ -52,9 +52,9 @@ class Problem:
         of = f"task {shortened(self.name)}: "
         typed(self, of)
         if self.scale not in (None, "linear", "log"):
-            raise LabError(f"{of}scale must be linear or log, not {self.scale!r}")
+            raise LabError(f"the scale of {self.name} must be linear or log, not {self.scale!r}")
         if self.resolution is not None and self.resolution < 0:
-            raise LabError(f"{of}resolution must be a number of 0 or more, not {self.resolution!r}")
+            raise LabError(f"the resolution of {self.name} must be a number of 0 or more, not {self.resolution!r}")
         for name in ("epochs", "batch_size", "micro_batch", "examples"):
             if getattr(self, name, None) is not None and getattr(self, name) < 1:
                 raise LabError(f"{of}{name} must be at least 1, not {getattr(self, name)}")

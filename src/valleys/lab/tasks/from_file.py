@@ -109,7 +109,8 @@ def check(task: Problem, path: Path | None = None) -> None:
     if not isinstance(task, Task):
         return
     device = torch.device("cpu")
-    with pointing(path, f"the task {task.name} cannot be tried on examples"), seeded(device, 0):
+    file = "" if path is None else f"{path}: "
+    with pointing(path, f"{file}{task.name} fails on examples of its train split"), seeded(device, 0):
         inputs, targets = _examples(task, "train")
         model = _model(task)
         model.train()
@@ -128,7 +129,7 @@ def check(task: Problem, path: Path | None = None) -> None:
             for what, function in (("loss", task.loss), ("metric", task.metric)):
                 _check_mean(task, what, function, model, inputs, targets)
             for name in ("validation", "test"):
-                with pointing(path, f"the {name} split of {task.name} is not like its train split"):
+                with pointing(path, f"{file}{task.name} fails on examples of its {name} split"):
                     inputs, targets = _examples(task, name)
                     value = task.score(task.metric(model(inputs), targets))
                     if isinstance(value, bool) or not isinstance(value, (int, float)):
