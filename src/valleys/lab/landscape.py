@@ -14,7 +14,7 @@ from torch import nn
 
 from valleys.lab.atomic_write import write_whole
 from valleys.lab.config import LAYOUT, ComparisonConfig
-from valleys.lab.errors import LabError, typed
+from valleys.lab.errors import LabError, pointing, typed
 from valleys.lab.flatness import pictures
 from valleys.lab.flatness.drawing import GRID, Minimum, drawing, parts
 from valleys.lab.flatness.measure import EXAMPLES, MEASURES, chosen, measure
@@ -147,7 +147,7 @@ def landscape(
     measures = chosen(config.measures or None)
     if config.storage is None and not (folder / "comparison.db").exists():
         raise LabError(f"{folder} holds no comparison; name the folder that `valleys compare --out` wrote")
-    with Store(folder, config.storage, config.name) as store:
+    with Store(folder, config.storage, config.name) as store, pointing():
         finished = _Finished(store, folder, config, task, optimizers)
         finished.measure(measures, progress)
         drawn = finished.draw(progress) if config.draw else None

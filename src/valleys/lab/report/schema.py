@@ -86,19 +86,31 @@ def _number(text: str) -> float:
 
 def _check_names(source: Path, document: Mapping[str, Any]) -> None:
     """Refuse a part of a report that speaks of an optimizer which another part does not have."""
-    names = document["spaces"].keys()
+    names, flat = (
+        document["spaces"].keys(),
+        document["flatness"] or {"rows": [], "contrasts": [], "measures": {}, "runs": {}},
+    )
     runs = [run for entry in document["rounds"] for run in entry["runs"]]
     parts = {
         "table": [row["optimizer"] for row in document["table"]],
-        "verdicts": [one[side] for one in document["verdicts"] for side in ("first", "second")],
+        "verdicts": [one[side] for one in document["verdicts"] for side in ("first", "second", "better") if one[side]],
         "rounds": [run["optimizer"] for run in runs],
         **{part: list(document[part]) for part in ("outcomes", "budget", "lines")},
+        "flatness": [row["optimizer"] for row in flat["rows"]]
+        + [one[side] for one in flat["contrasts"] for side in ("first", "second")],
     }
     for part, used in parts.items():
         if others := [name for name in used if name not in names]:
             raise LabError(f"{source}: $.{part} has the optimizer {others[0]!r}, and $.spaces has not; {_REMEDY}")
         if part in ("table", "outcomes") and (missing := [name for name in names if name not in used]):
             raise LabError(f"{source}: $.{part} lacks the optimizer {missing[0]!r} of $.spaces; {_REMEDY}")
+    measures = {one["measure"] for one in flat["contrasts"]} <= flat["measures"].keys()
+    if not measures or any(row["means"].keys() != flat["measures"].keys() for row in flat["rows"]):
+        raise LabError(f"{source}: the measures of $.flatness are not those of its rows and contrasts; {_REMEDY}")
+    if flat["runs"].keys() != {row["optimizer"] for row in flat["rows"]}:
+        raise LabError(f"{source}: $.flatness.runs has other optimizers than $.flatness.rows; {_REMEDY}")
+    if len(document["configuration"]["data"]) not in (0, 3):
+        raise LabError(f"{source}: $.configuration.data must have three numbers, or none; {_REMEDY}")
 
 
 # The runs are in the store: nothing is trained again. A store of another version is refused, with a remedy of its own.

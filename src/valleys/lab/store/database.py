@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -101,13 +102,16 @@ def shown(address: URL) -> str:
 
 
 def is_of_database(error: BaseException) -> bool:
-    """Return True for an exception of a database or of its driver."""
-    import sqlite3
-
+    """Return True for an exception of a database, or about content of it that is none of this package's."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
-    return isinstance(error, (SQLAlchemyError, StorageInternalError, sqlite3.Error))
+    if isinstance(error, (SQLAlchemyError, StorageInternalError)):
+        return True
+    paths = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    reader = next((path for path in reversed(paths) if path.parent.name != "json"), Path())
+    own = reader.parent == Path(__file__).parent or reader.name == "record.py"
+    return isinstance(error, (KeyError, TypeError, ValueError)) and (own or "optuna" in reader.parts)
 
 
 def check_folder(folder: Path) -> None:
