@@ -153,7 +153,8 @@ def _check_words(arguments: list[str]) -> None:
     """Refuse an empty path, which would be the current folder, and characters that no file and no report can hold."""
     for before, word in zip(["", *arguments], arguments, strict=False):
         if UNPRINTABLE.search(word):
-            raise LabError(f"{word!a} has characters that neither a file nor a report can hold; leave them out")
+            named = next((one.partition("=")[0] for one in (word, before) if one.startswith("--")), "an argument")
+            raise LabError(f"{named} has characters that neither a file nor a report can hold; leave them out")
         flag = before if word == "" else word.removesuffix("=")
         if flag in PATHS and flag != word:
             raise LabError(f"{flag} must not be empty; name a path, such as . for this folder")

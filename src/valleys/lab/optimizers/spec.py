@@ -52,8 +52,8 @@ class Range:
     zero: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise LabError(f"the scale of a range must be one of {', '.join(SCALES)}, not {self.scale!r}")
+        if not isinstance(self.scale, str) or self.scale not in SCALES:
+            raise LabError(f"the scale of a range must be one of {', '.join(SCALES)}, not {shortened(self.scale)}")
         numbers = all(
             isinstance(end, (int, float)) and not isinstance(end, bool) and finite(end) for end in (self.low, self.high)
         )

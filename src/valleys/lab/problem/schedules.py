@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from valleys.lab.errors import LabError, typed
+from valleys.lab.errors import LabError, shortened, typed
 
 __all__ = ["KINDS", "Kind", "Schedule"]
 
@@ -67,8 +67,8 @@ class Schedule:
     decay: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise LabError(f"schedule {self.kind!r}: choose one of {', '.join(KINDS)}")
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
+            raise LabError(f"schedule {shortened(self.kind)}: choose one of {', '.join(KINDS)}")
         typed(self, f"schedule {self.kind!r}: ")
         if self.warm_up is not None and not 0 <= self.warm_up < 1:
             raise LabError(f"warm-up {self.warm_up}: the share of the steps must be at least 0 and below 1")

@@ -64,16 +64,12 @@ def load(path: Path) -> Mapping[str, Any]:
     missing = [name for name in schema()["required"] if name not in document]
     if missing:
         raise LabError(f"{source} is half a report: it lacks {', '.join(missing)}; {_REMEDY}")
-    if not any(entry.get("runs") for entry in _entries(document["rounds"])):
+    mistake = best_match(Draft202012Validator(_rules(document)).iter_errors(document))
+    if document["rounds"] == [] or (mistake is None and not any(entry["runs"] for entry in document["rounds"])):
         raise LabError(f"{source} has no finished run; let its `valleys compare` finish")
-    if (mistake := best_match(Draft202012Validator(schema()).iter_errors(document))) is not None:
+    if mistake is not None:
         raise LabError(f"{source}: {mistake.json_path}: {mistake.message[:200]}; {_REMEDY}")
-    _check_names(source, document)
     return document
-
-
-def _entries(rounds: object) -> list[Any]:
-    return [entry for entry in rounds if isinstance(entry, dict)] if isinstance(rounds, list) else []
 
 
 def _number(text: str) -> float:
@@ -84,33 +80,25 @@ def _number(text: str) -> float:
     return value if set(text) & set(".eE") else int(text)
 
 
-def _check_names(source: Path, document: Mapping[str, Any]) -> None:
-    """Refuse a part of a report that speaks of an optimizer which another part does not have."""
-    names, flat = (
-        document["spaces"].keys(),
-        document["flatness"] or {"rows": [], "contrasts": [], "measures": {}, "runs": {}},
-    )
-    runs = [run for entry in document["rounds"] for run in entry["runs"]]
-    parts = {
-        "table": [row["optimizer"] for row in document["table"]],
-        "verdicts": [one[side] for one in document["verdicts"] for side in ("first", "second", "better") if one[side]],
-        "rounds": [run["optimizer"] for run in runs],
-        **{part: list(document[part]) for part in ("outcomes", "budget", "lines")},
-        "flatness": [row["optimizer"] for row in flat["rows"]]
-        + [one[side] for one in flat["contrasts"] for side in ("first", "second")],
-    }
-    for part, used in parts.items():
-        if others := [name for name in used if name not in names]:
-            raise LabError(f"{source}: $.{part} has the optimizer {others[0]!r}, and $.spaces has not; {_REMEDY}")
-        if part in ("table", "outcomes") and (missing := [name for name in names if name not in used]):
-            raise LabError(f"{source}: $.{part} lacks the optimizer {missing[0]!r} of $.spaces; {_REMEDY}")
-    measures = {one["measure"] for one in flat["contrasts"]} <= flat["measures"].keys()
-    if not measures or any(row["means"].keys() != flat["measures"].keys() for row in flat["rows"]):
-        raise LabError(f"{source}: the measures of $.flatness are not those of its rows and contrasts; {_REMEDY}")
-    if flat["runs"].keys() != {row["optimizer"] for row in flat["rows"]}:
-        raise LabError(f"{source}: $.flatness.runs has other optimizers than $.flatness.rows; {_REMEDY}")
-    if len(document["configuration"]["data"]) not in (0, 3):
-        raise LabError(f"{source}: $.configuration.data must have three numbers, or none; {_REMEDY}")
+def _rules(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema with this report's own names of optimizers and measures."""
+    rules = schema()
+    parts, definitions = rules["properties"], rules["$defs"]
+    names = list(document["spaces"]) if isinstance(document["spaces"], dict) else []
+    for entry in definitions.values():
+        for key in {"optimizer", "first", "second"} & entry.get("properties", {}).keys():
+            entry["properties"][key] = {"enum": names}
+    definitions["verdict"]["properties"]["better"] = {"enum": [*names, None]}
+    parts["table"]["minItems"], parts["outcomes"]["required"] = len(names), names
+    for part in ("outcomes", "budget", "lines"):
+        parts[part]["propertyNames"] = {"enum": names}
+    flatness = document["flatness"]
+    if isinstance(flatness, dict) and isinstance(measures := flatness.get("measures"), dict):
+        definitions["flat_row"]["properties"]["means"]["required"] = list(measures)
+        definitions["contrast"]["properties"]["measure"] = {"enum": list(measures)}
+        rows = [row.get("optimizer") for row in flatness.get("rows", []) if isinstance(row, dict)]
+        definitions["flatness"]["properties"]["runs"]["required"] = [name for name in rows if name in names]
+    return rules
 
 
 # The runs are in the store: nothing is trained again. A store of another version is refused, with a remedy of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
@@ -42,6 +43,8 @@ def open_storage(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
         from sqlalchemy.pool import NullPool
     except ModuleNotFoundError as error:
         raise LabError("the lab needs its extra: pip install 'valleys[lab]'") from error
+    # Its warnings would stand before the one line of an error.
+    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
     address = parsed(url)
     engine: dict[str, Any] = {"pool_pre_ping": True}  # a run may take longer than a server keeps a silent connection
     if address.get_backend_name() == "sqlite":
@@ -122,8 +125,8 @@ def check_folder(folder: Path) -> None:
     """
     try:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        problem = None if there.is_dir() else "is no folder"
-        problem = problem if os.access(there, os.W_OK | os.X_OK) else "is not writable"
+        problem = "" if os.access(there, os.W_OK | os.X_OK) else "is not writable"
+        problem = problem if there.is_dir() else "is no folder"
     except OSError as error:
         there, problem = folder, f"cannot be made: {error.strerror}"
     if UNPRINTABLE.search(str(folder)):
