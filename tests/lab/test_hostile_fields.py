@@ -97,7 +97,7 @@ def test_any_value_of_any_field_is_taken_or_refused_in_one_line(case: tuple[Any,
     assert not (tmp_path / "out").exists()
 
 
-MODEL, WIDE = nn.Linear(2, 1), Split(torch.zeros(5, 3), torch.zeros(5, 1))
+MODEL = nn.Linear(2, 1)
 REFUSED: list[tuple[Any, str, Any, str]] = [
     *(
         (TASK, "target", value, "task 'points': target must be a finite number")
@@ -123,8 +123,8 @@ REFUSED: list[tuple[Any, str, Any, str]] = [
         Split(torch.zeros(5, 3), torch.zeros(5, 1)),
         "points fails on examples of its validation split",
     ),
-    (TASK, "build_model", lambda model=nn.Linear(2, 1): model, "returns the same model again"),
-    (TASK, "build_model", lambda weight=nn.Parameter(torch.ones(1, 2)): Shared(weight), "returns the same model again"),
+    (TASK, "build_model", lambda: MODEL, "returns the same model again"),
+    (TASK, "build_model", lambda: Shared(MODEL.weight), "returns the same model again"),
     (TASK, "build_model", lambda: 3, "build_model of points must return a torch.nn.Module, got a int"),
     (TASK, "build_model", nn.Identity, "the model of points has no parameter that can be trained"),
     (TASK, "finish", lambda mean: "x", "the metric of points must be a number, got a str"),
@@ -137,10 +137,10 @@ REFUSED: list[tuple[Any, str, Any, str]] = [
     (
         SPEC,
         "build",
-        lambda *a, one=SGD([nn.Parameter(torch.ones(1))], 0.1): one,
+        lambda *a: SGD([MODEL.weight], 0.1),
         "holds no parameter of points's model",
     ),
-    (loop(), "steps", lambda size, epochs: 0, "must be a whole number of at least 1, not 0"),
+    (replace(loop(), examples=None), "steps", lambda size, epochs: 0, "must be a whole number of at least 1, not 0"),
     (CONFIG, "optimizers", "sgd", "optimizers must be a list, not 'sgd'"),
     (CONFIG, "rounds", 1.5, "rounds must be a whole number"),
     (CONFIG, "name", "", "name must not be empty"),
