@@ -114,7 +114,7 @@ def test_the_sound_lines_are_accepted() -> None:
         assert ended([command, *SOUND[command]])[0] == 0, command
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=st.sampled_from(CASES), word=WORDS)
 @example(case=(["optimizers", "sgd", "--batch-size", "x"], 3), word="0")
 @example(case=(["optimizers", "sgd", "--values", "x"], 3), word="lr=nan")

@@ -76,7 +76,7 @@ def tried(instance: Any, name: str, value: Any, out: Path) -> None:
         dry_run(changed, CONFIG, out)
 
 
-@settings(max_examples=1500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     case=st.one_of(
         *map(
@@ -153,7 +153,7 @@ REFUSED: list[tuple[Any, str, Any, str]] = [
 class Shared(nn.Module):
     """A module whose weight lies outside of it."""
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    def __init__(self, weight: Any) -> None:
         super().__init__()
         self.weight = weight
 

@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ from hypothesis import strategies as st
 
 import lab_fakes
 from valleys.lab import LabError, compare
-from valleys.lab.record import Record
 from valleys.lab.run import weights
 from valleys.lab.run.checkpoint import Checkpoint
 from valleys.lab.store.database import check_folder
@@ -64,26 +64,21 @@ def test_a_full_disk_names_the_file_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick(monkeypatch)
-    runs: list[int] = []
-
-    def train(*arguments: Any, **options: Any) -> Record:
-        runs.append(1)
-        if len(runs) == 3:
-            raise FULL
-        return lab_fakes.train(*arguments, **options)
-
-    monkeypatch.setattr("valleys.lab.run.trainer.train", train)
+    runs = Mock(side_effect=[lab_fakes.record(), lab_fakes.record(), FULL])
+    monkeypatch.setattr("valleys.lab.run.trainer.train", runs)
     message = one_line(tmp_path / "out")
     assert message.startswith("some-file: No space left on device; ")
     assert "the same command goes on" in message
+    again = Mock(side_effect=lab_fakes.train)
+    monkeypatch.setattr("valleys.lab.run.trainer.train", again)
     compared(tmp_path / "out")
-    assert len(runs) == 7, "two rounds of two trials and a fresh seed, and the one that failed"
+    assert again.call_count == 4, "two rounds of two trials and a fresh seed, without the two that were finished"
 
 
 def test_a_folder_that_vanishes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick(monkeypatch)
 
-    def train(*arguments: Any, **options: Any) -> Record:
+    def train(*arguments: Any, **options: Any) -> Any:
         shutil.rmtree(tmp_path / "out")
         return lab_fakes.train(*arguments, **options)
 
