@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["LARGEST", "LabError", "finite", "place", "pointing", "reason", "shortened", "typed", "unknown"]
+__all__ = ["LabError", "pointing", "unknown"]
 
 LARGEST = 1e100
 """Largest magnitude of a number: the squares of larger ones are not finite."""
