@@ -162,9 +162,7 @@ def _model(task: Task) -> nn.Module:
     return models[0]
 
 
-def _check_mean(
-    task: Task, what: str, function: Any, model: Any, inputs: Batch, targets: Batch, compared: bool
-) -> None:
+def _check_mean(task: Task, what: str, function: Any, model: Any, inputs: Batch, targets: Batch, strict: bool) -> None:
     n = count(targets)
     whole = function(model(inputs), targets)
     if not isinstance(whole, Tensor):
