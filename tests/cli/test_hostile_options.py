@@ -159,7 +159,7 @@ def test_paths_are_all_known_and_none_may_be_empty() -> None:
         ("compare", "--batch-size", "many", "Invalid value for '--batch-size'"),
         ("compare", "--out", "file", "file is no folder; choose another --out"),
         ("compare", "--out", "file/inside", "file is no folder; choose another --out"),
-        ("landscape", "--grid", "99999", "grid 99999: choose 2 to 1000"),
+        ("landscape", "--grid", "99999", "grid 99999: choose 2 or more, at most 1000"),
     ],
 )
 def test_what_is_wrong_is_named(command: str, option: str, value: str, named: str) -> None:

@@ -101,6 +101,8 @@ class ComparisonConfig(RunConfig):
     def problem(self, task: str | Problem) -> Problem:
         """Load a task with this data folder, preset and schedule."""
         problem = from_file.resolve(task, self.data_dir, self.preset)
+        if not isinstance(task, str):  # that of a file has been checked
+            from_file.check(problem)
         if self.schedule is None:
             return problem
         if not isinstance(problem, Task):

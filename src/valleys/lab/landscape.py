@@ -94,7 +94,7 @@ class LandscapeConfig:
         if self.examples < 1:
             raise LabError(f"examples {self.examples}: choose 1 or more")
         if not 2 <= self.grid <= _MOST:
-            raise LabError(f"grid {self.grid}: choose 2 to {_MOST}; {GRID} is usual")
+            raise LabError(f"grid {self.grid}: choose 2 or more, at most {_MOST}; {GRID} is usual")
         chosen(self.measures or None)
 
 

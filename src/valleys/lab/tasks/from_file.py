@@ -40,8 +40,7 @@ def resolve(task: str | Problem, data_dir: Path | str | None = None, preset: str
     """Return a task of the lab by its name, a task from ``FILE.py:NAME``, or the task itself.
 
     Raises:
-        LabError: what ``tasks.load``, ``load`` or ``check`` raise, or a data folder or preset for a task of the user's
-            own.
+        LabError: what ``tasks.load`` or ``load`` raise, or a data folder or preset for a task of the user's own.
 
     Example:
         >>> resolve("digits").name
@@ -57,7 +56,6 @@ def resolve(task: str | Problem, data_dir: Path | str | None = None, preset: str
         return load(task)
     if not isinstance(task, Problem):
         raise LabError(f"task must be a name, FILE.py:NAME, or a valleys.lab.Task or a Loop, not {shortened(task)}")
-    check(task)
     return task
 
 
