@@ -160,13 +160,13 @@ class _Brief:
                 raise _Enough
 
         task = replace(self.task, schedule=Schedule("constant"))
-        try:
-            hooks = trainer.Hooks(follow, noise=noise)
-            with pointing():
+        with pointing():
+            try:
+                hooks = trainer.Hooks(follow, noise=noise)
                 trainer.train(task, self.spec, self.values, self.config, seed=seed, hooks=hooks)
-        except _Enough:
-            if noise.steps == self.steps:  # no step had a gradient that is not finite
-                return early[0], noise.measurement
+            except _Enough:
+                if noise.steps == self.steps:  # no step had a gradient that is not finite
+                    return early[0], noise.measurement
         shown = ", ".join(f"{name} {value:.3g}" for name, value in self.values.items())
         raise LabError(
             f"{self.spec.name} with {shown} diverged on {task.name}: choose a smaller lr or another optimizer"
