@@ -202,7 +202,7 @@ def test_mistakes_are_told() -> None:
         "steps 39: choose 40": {"batch_size": 4, "task": task, "steps": 39},
         "loop of its own": {"batch_size": 4, "task": loop},
         "lr 0.0": {"batch_size": 4, "task": task, "lr": 0.0},
-        "lr inf": {"batch_size": 4, "task": task, "lr": math.inf},
+        "lr must be a finite number": {"batch_size": 4, "task": task, "lr": math.inf},
         "unknown task 'sin'": {"batch_size": 4, "task": "sin"},
         "unknown optimizer": {"batch_size": 4, "task": task, "optimizer": "adamwww"},
     }.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 __all__ = ["main"]
@@ -13,10 +14,15 @@ def main() -> None:
     Raises:
         SystemExit: always, with the command's exit code.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a character that the terminal's encoding lacks must not cost a report
+            stream.reconfigure(errors="backslashreplace")
     try:
-        from valleys.cli.app import app
+        from valleys.cli.app import run
 
-        app()
+        sys.exit(run(sys.argv[1:]))
     except ModuleNotFoundError as error:
         _without_the_lab(error)
     except KeyboardInterrupt:

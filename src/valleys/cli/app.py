@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from valleys.cli.console import plain_errors
+from valleys.lab.errors import UNPRINTABLE, LabError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 """The ``valleys`` command."""
@@ -30,6 +31,9 @@ COMMANDS = (
     "playground",
     "reproduce",
 )
+
+PATHS = ("--out", "--data", "--recipes")
+"""Options of a file or a folder."""
 
 
 def _show_version(show: bool) -> None:
@@ -58,9 +62,10 @@ def _root(
     \b
     Exit codes:
       0    done
-      1    an error in valleys or in a task's own code, with its traceback;
+      1    an error in valleys, with its traceback;
            torchrun's for any failure of its processes
-      2    a mistake in the request, in one line; finished runs are kept
+      2    a mistake in the request, in a task's or an optimizer's own code,
+           a full disk, in one line; finished runs are kept
       130  interrupted
       143  asked to leave by SIGTERM or SIGUSR1; the run under way is kept
 
@@ -125,6 +130,37 @@ def configured(cls: type, without: Collection[str] = ()) -> Callable[[Callable[.
 def words(text: str) -> list[str]:
     """Split a text at its commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; return its exit code. A mistake in its words is one line, as any other."""
+    try:
+        with plain_errors():
+            _check_words(arguments)
+            return app(arguments, prog_name="valleys", standalone_mode=False) or 0
+    except typer.Exit as error:
+        return error.exit_code
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the parser's
+            raise
+        if not arguments:
+            error.show()  # type: ignore[attr-defined]
+        else:
+            typer.echo(f"valleys: {' '.join(error.format_message().split())} (see: valleys --help)", err=True)
+        return 2
+
+
+def _check_words(arguments: list[str]) -> None:
+    """Refuse an empty path, which would be the current folder, and characters that no file and no report can hold."""
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if UNPRINTABLE.search(word):
+            named = next((one.partition("=")[0] for one in (word, before) if one.startswith("--")), "an argument")
+            raise LabError(f"{named} has characters that neither a file nor a report can hold; leave them out")
+        flag = before if word == "" else word.removesuffix("=")
+        if flag in PATHS and flag != word:
+            raise LabError(f"{flag} must not be empty; name a path, such as . for this folder")
+        if word == "" and not before.startswith("-"):
+            raise LabError("an argument is empty; valleys --help explains the commands")
 
 
 for _name in COMMANDS:

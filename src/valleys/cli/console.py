@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from valleys.lab.report.html import reading, tables
 from valleys.lab.report.schema import load
 from valleys.lab.report.table import Table
 from valleys.lab.report.text import explained
-from valleys.lab.run.interruption import Interrupted
+from valleys.lab.run.interruption import CODE
 
 _WIDE = 200  # columns of a table that goes to a file or a pipe: nothing is cut
 _TEXT = 100  # columns of sentences and of a comparison's table
@@ -31,9 +32,16 @@ def plain_errors() -> Iterator[None]:
     except LabError as error:
         typer.echo(f"valleys: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(2) from error
-    except Interrupted:
-        typer.echo("valleys: asked to leave by a signal; the same command continues", err=True)
+    except SystemExit as error:
+        if error.code == CODE:
+            typer.echo("valleys: asked to leave by a signal; the same command continues", err=True)
         raise
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of the output is gone
+            raise
+        problem = f"{error.filename or 'a file'}: {error.strerror or error}"
+        typer.echo(f"valleys: {problem}; see to it that it can be read or written, and its disk has room", err=True)
+        raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         typer.echo("valleys: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from valleys.cli.app import app
 from valleys.cli.console import plain_errors, print_lines, print_table
 from valleys.hyperparameters import LARGE_BATCH
 from valleys.lab import tasks
-from valleys.lab.errors import LabError, unknown
+from valleys.lab.errors import LabError, finite, unknown
 from valleys.lab.optimizers import resolve as registry
 from valleys.lab.optimizers.entry import modules
 from valleys.lab.optimizers.spaces import MEANING
@@ -52,6 +53,8 @@ def _optimizers(
       valleys optimizers muon --values lr=0.002,weight_decay=0.1
     """
     with plain_errors():
+        if batch_size < 1:
+            raise LabError(f"batch size {batch_size}: choose 1 or more")
         if name is None:
             specs = [registry.resolve(known, batch_size) for known in registry.names()]
             rows = [[spec.name, ", ".join(f"{key} {r}" for key, r in spec.space.items())] for spec in specs]
@@ -79,5 +82,7 @@ def _point(text: str, space: Mapping[str, Range]) -> dict[str, float]:
         try:
             point[name] = float(value)
         except ValueError:
-            raise LabError(f"values: {name}={value!r} is no number; write {name}=0.01") from None
+            point[name] = math.nan
+        if not finite(point[name]):
+            raise LabError(f"values: {name}={value!r} is no number; write {name}=0.01")
     return point

@@ -25,7 +25,7 @@ def _trajectories(
     lr: Annotated[float | None, typer.Option(help="Of all; default: a good one for each.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Strength of E; default: -50, or the paper's.")] = None,
     beta1: Annotated[float | None, typer.Option(help="Memory of E; default: 0.99.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of each walk; default: the function's.")] = None,
+    steps: Annotated[int | None, typer.Option(max=10**6, help="Of each walk; default: the function's.")] = None,
     noise: Annotated[float, typer.Option(help="Standard deviation of the gradient's noise.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     control: Annotated[bool, typer.Option(help="Show the plain optimizer with as long a memory, too.")] = True,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from valleys.lab.config import ComparisonConfig
+from valleys.lab.errors import LabError, pointing
 from valleys.lab.forecast import Forecast, forecast
+from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 from valleys.lab.problem.fingerprint import fingerprint
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.schedules import Schedule
@@ -26,6 +29,7 @@ from valleys.lab.run.interruption import interruptible
 from valleys.lab.run.ranks import Ranks, joined
 from valleys.lab.statistics.budget import BudgetPoint
 from valleys.lab.statistics.outcome import Metric, Outcome, Verdict
+from valleys.lab.store.database import check_folder, parsed
 from valleys.lab.store.job import Job
 from valleys.lab.store.rank_store import RankStore
 from valleys.lab.tasks import from_file
@@ -167,6 +171,9 @@ class _Setup:
         self.config = here.resolved(self.problem)
         self.specs = self.config.specs()
         trackers.check(here.log)
+        check_folder(folder)
+        if here.storage is not None:
+            parsed(here.storage)
         self.folder, self.ranks = folder, ranks
         self.identity = self.config.identity(self.problem)
         file = from_file.file_of(task) if isinstance(task, str) else None
@@ -181,6 +188,15 @@ class _Setup:
             "planned": self._planned(),
             "command": replace(here, batch_size=self.config.batch_size).command(task, folder),
         }
+        for spec in self.specs:
+            with spec.blamed(self.problem.name):
+                self._check_line(spec)
+
+    def _check_line(self, spec: OptimizerSpec) -> None:
+        """Refuse an optimizer whose Python the report could not show."""
+        values = {name: ranges.middle for name, ranges in spec.space.items()}
+        if spec.line is not None and not isinstance(line := spec.line(values, Plan(1, 1)), str):
+            raise LabError(f"optimizer {spec.name!r}: line must return text, not a {type(line).__name__}")
 
     def _planned(self) -> list[tuple[str, str]]:
         """Return each adapted optimizer with its base, or all pairs of copies, then the pairs that were asked for."""
@@ -192,8 +208,14 @@ class _Setup:
 
     def forecast(self) -> Forecast:
         """Try each optimizer on the task, and estimate the cost of the comparison."""
-        with from_file.pointing(from_file.file_of(self.request["task"] or "")):
+        with self._pointing():
             return forecast(self.problem, self.specs, self.config)
+
+    def _pointing(self) -> AbstractContextManager[None]:
+        """Name the user's line that an exception came through or, of a task of the user's own, the task."""
+        file = from_file.file_of(self.request["task"] or "")
+        own = file is not None or self.request["task"] is None
+        return pointing(file, f"{file or 'task'}: {self.problem.name}" if own else "")
 
     @property
     def spaces(self) -> dict[str, Mapping[str, Any]]:
@@ -217,7 +239,7 @@ class _Setup:
         about |= {"seed": job.key.seed, **job.hyperparameters}
         with (
             trackers.tracker(names, self.folder, label, {**self.identity, **about}) as observe,
-            from_file.pointing(from_file.file_of(self.request["task"] or "")),
+            self._pointing(),
         ):
             hooks = trainer.Hooks(follow, observe, checkpoint, keep=keep)
             record = trainer.train(

@@ -15,11 +15,11 @@ import torch
 
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers import resolve as registry
-from valleys.lab.optimizers.spec import OptimizerSpec
+from valleys.lab.optimizers.spec import OptimizerSpec, stem
 from valleys.lab.problem.resolution import resolution
 from valleys.lab.problem.schedules import KINDS, Schedule
 from valleys.lab.problem.task import Problem, Task
-from valleys.lab.run.config import RunConfig
+from valleys.lab.run.config import RunConfig, check_device
 from valleys.lab.search.candidates import MOST
 from valleys.lab.settings import documented, option
 from valleys.lab.tasks import from_file
@@ -58,7 +58,9 @@ class ComparisonConfig(RunConfig):
     preset: str | None = option(None, "paper or smoke, for tasks that have them; default: the task's first.")
     schedule: Schedule | str | None = option(None, f"Learning rate: {', '.join(KINDS)}.", cli=str | None)
     data_dir: Path | str | None = option(None, "Folder of the task's data.", flag="--data", cli=Path | None)
-    storage: str | None = option(None, "Optuna storage URL, the same for all workers; default: SQLite in --out.")
+    storage: str | None = option(
+        None, "Optuna storage URL, the same for all workers; default: SQLite in --out.", secret=True
+    )
     name: str | None = option(None, "The comparison's name in --storage; default: --out's.")
     log: Sequence[str] = option((), "Follow the runs by tensorboard, mlflow, wandb; by commas.")
     keep_weights: bool = option(False, "Keep the final models in --out.")
@@ -73,7 +75,8 @@ class ComparisonConfig(RunConfig):
             raise LabError(f"unknown device {self.device!r}; known: {', '.join(DEVICES)}")
         if not self.names:
             raise LabError("there is no optimizer to compare; name at least one")
-        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        stems = [stem(name) for name in self.names]
+        repeated = sorted({name for name in self.names if stems.count(stem(name)) > 1})
         if repeated:
             raise LabError(f"optimizers named more than once: {', '.join(repeated)}; --copies compares one with itself")
         self.planned  # noqa: B018 - a pair of unknown names is refused at once
@@ -98,6 +101,8 @@ class ComparisonConfig(RunConfig):
     def problem(self, task: str | Problem) -> Problem:
         """Load a task with this data folder, preset and schedule."""
         problem = from_file.resolve(task, self.data_dir, self.preset)
+        if not isinstance(task, str):  # that of a file has been checked
+            from_file.check(problem)
         if self.schedule is None:
             return problem
         if not isinstance(problem, Task):
@@ -125,8 +130,7 @@ class ComparisonConfig(RunConfig):
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() and not refused else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise LabError("torch finds no CUDA device here; use --device cpu")
+        check_device(device)
         return replace(self, device=device)
 
     def identity(self, problem: Problem) -> dict[str, Any]:

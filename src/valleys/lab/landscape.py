@@ -14,7 +14,7 @@ from torch import nn
 
 from valleys.lab.atomic_write import write_whole
 from valleys.lab.config import LAYOUT, ComparisonConfig
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LabError, pointing, typed
 from valleys.lab.flatness import pictures
 from valleys.lab.flatness.drawing import GRID, Minimum, drawing, parts
 from valleys.lab.flatness.measure import EXAMPLES, MEASURES, chosen, measure
@@ -29,7 +29,7 @@ from valleys.lab.record import Record
 from valleys.lab.report import additions, document
 from valleys.lab.report.summary import Summary, lines, summarize
 from valleys.lab.run import trainer, weights
-from valleys.lab.run.config import RunConfig
+from valleys.lab.run.config import RunConfig, check_device
 from valleys.lab.run.ranks import joined
 from valleys.lab.settings import documented, option
 from valleys.lab.store.job import Job, Results
@@ -40,6 +40,7 @@ __all__ = ["LandscapeConfig", "Measured", "landscape"]
 
 Config = TypeVar("Config", bound=RunConfig)
 
+_MOST = 1000  # points on each side of the surface: each costs a pass over the examples
 _SAME = 1e-4
 """Relative difference of a validation metric below which a run that was trained again counts as the same."""
 
@@ -72,7 +73,7 @@ class LandscapeConfig:
     """Settings of the measurements.
 
     Raises:
-        LabError: fewer than one example, fewer than two points of the grid, or an unknown measure.
+        LabError: a value of another type or out of its range, an unknown measure, or a device that is not here.
     """
 
     data_dir: Path | str | None = option(
@@ -84,15 +85,17 @@ class LandscapeConfig:
         False, "Draw the surface that the minima share, barriers, spectra and sharpness.", flag="--draw"
     )
     grid: int = option(GRID, "Points on each side of the drawn surface.")
-    storage: str | None = option(None, "The comparison's Optuna storage URL, if it had one.")
+    storage: str | None = option(None, "The comparison's Optuna storage URL, if it had one.", secret=True)
     name: str | None = option(None, "The comparison's name in --storage; default: RUN's.")
     device: str = option("cpu", "cpu or cuda.")
 
     def __post_init__(self) -> None:
+        typed(self)
+        check_device(self.device)
         if self.examples < 1:
             raise LabError(f"examples {self.examples}: choose 1 or more")
-        if self.grid < 2:
-            raise LabError(f"grid {self.grid}: choose 2 or more; {GRID} is usual")
+        if not 2 <= self.grid <= _MOST:
+            raise LabError(f"grid {self.grid}: choose 2 or more, at most {_MOST}; {GRID} is usual")
         chosen(self.measures or None)
 
 
@@ -145,7 +148,7 @@ def landscape(
     measures = chosen(config.measures or None)
     if config.storage is None and not (folder / "comparison.db").exists():
         raise LabError(f"{folder} holds no comparison; name the folder that `valleys compare --out` wrote")
-    with Store(folder, config.storage, config.name) as store:
+    with Store(folder, config.storage, config.name) as store, pointing():
         finished = _Finished(store, folder, config, task, optimizers)
         finished.measure(measures, progress)
         drawn = finished.draw(progress) if config.draw else None

@@ -10,14 +10,14 @@ from typing import Any
 
 from valleys.hyperparameters import suggest
 from valleys.lab.config import ComparisonConfig
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LabError, pointing, shortened, typed
 from valleys.lab.optimizers import resolve as registry
 from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.recommendation import Recommendation, Trial
 from valleys.lab.run import trainer
-from valleys.lab.run.config import RunConfig
+from valleys.lab.run.config import RunConfig, check_device
 from valleys.lab.run.noise_scale import Measurement, NoiseScale
 from valleys.lab.settings import documented, option
 from valleys.lab.tasks import from_file
@@ -35,7 +35,7 @@ class BriefRunConfig:
     """Settings of the run that measures.
 
     Raises:
-        LabError: too few steps, or a learning rate that is not above 0.
+        LabError: a value of another type, too few steps, or a device that is unknown or not here.
     """
 
     optimizer: str = option("adamw", "Optimizer of the brief run.")
@@ -46,6 +46,8 @@ class BriefRunConfig:
     device: str = option("cpu", "cpu or cuda.")
 
     def __post_init__(self) -> None:
+        typed(self)
+        check_device(self.device)
         if self.steps < _FEWEST:
             raise LabError(f"steps {self.steps}: choose {_FEWEST} or more; fewer say nothing about the noise")
 
@@ -92,8 +94,8 @@ def recommend(
         McCandlish et al. 2018, arXiv 1812.06162, section 2; the rule: Zhao et al. 2025, arXiv 2510.27153.
     """
     config = replace(config or BriefRunConfig(), **settings)
-    if batch_size < 1:
-        raise LabError(f"batch size {batch_size}: choose 1 or more")
+    if type(batch_size) is not int or batch_size < 1:
+        raise LabError(f"batch size {shortened(batch_size)}: choose a whole number of 1 or more")
     if task is None:
         return Recommendation(batch_size, suggest(batch_size))
     problem = from_file.resolve(task, config.data_dir, config.preset)
@@ -158,12 +160,13 @@ class _Brief:
                 raise _Enough
 
         task = replace(self.task, schedule=Schedule("constant"))
-        try:
-            hooks = trainer.Hooks(follow, noise=noise)
-            trainer.train(task, self.spec, self.values, self.config, seed=seed, hooks=hooks)
-        except _Enough:
-            if noise.steps == self.steps:  # no step had a gradient that is not finite
-                return early[0], noise.measurement
+        with pointing():
+            try:
+                hooks = trainer.Hooks(follow, noise=noise)
+                trainer.train(task, self.spec, self.values, self.config, seed=seed, hooks=hooks)
+            except _Enough:
+                if noise.steps == self.steps:  # no step had a gradient that is not finite
+                    return early[0], noise.measurement
         shown = ", ".join(f"{name} {value:.3g}" for name, value in self.values.items())
         raise LabError(
             f"{self.spec.name} with {shown} diverged on {task.name}: choose a smaller lr or another optimizer"

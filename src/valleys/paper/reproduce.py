@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,11 +14,12 @@ import torch
 from valleys.lab import tasks
 from valleys.lab.compare import compare
 from valleys.lab.config import DEVICES, ComparisonConfig
-from valleys.lab.errors import LabError, unknown
+from valleys.lab.errors import LabError, typed, unknown
 from valleys.lab.landscape import LandscapeConfig, landscape
 from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.task import Problem, Split, Task
+from valleys.lab.run.config import check_device
 from valleys.lab.run.ranks import joined
 from valleys.lab.settings import documented, option
 from valleys.paper import memory, render
@@ -62,20 +62,18 @@ class ReproductionConfig:
     keep_last_batch: bool = option(
         False, "Use the last batch of an epoch though it is smaller: 1,600 steps, not 1,200."
     )
-    storage: str | None = option(None, "Optuna storage URL; default: SQLite in --out.")
+    storage: str | None = option(None, "Optuna storage URL; default: SQLite in --out.", secret=True)
     device: str = option("auto", "auto, cpu or cuda; what is hopeless without a GPU runs without one only for cpu.")
 
     def __post_init__(self) -> None:
+        typed(self)
         if self.preset not in PRESETS:
             raise unknown("preset", self.preset, PRESETS)
         if self.seeds < 1:
             raise LabError(f"seeds must be at least 1, not {self.seeds}")
-        if self.clip is not None and not 0 < self.clip < math.inf:
+        if self.clip is not None and self.clip <= 0:
             raise LabError(f"clip must be a number above 0, not {self.clip}")
-        if self.device not in DEVICES:
-            raise unknown("device", self.device, DEVICES)
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise LabError("--device cuda: torch finds no CUDA device here; use auto or cpu")
+        check_device(self.device, DEVICES)
 
 
 def reproduce(

@@ -93,13 +93,18 @@ def _states(database: Path) -> Counter[str]:
 
 
 def test_work_that_polls_is_asked_and_other_work_is_left_at_once() -> None:
-    with interruptible():
-        with polled():
-            signal.raise_signal(signal.SIGTERM)
-            assert requested()
-        with pytest.raises(Interrupted) as left:
+    def work() -> None:
+        with interruptible():
+            with polled():
+                signal.raise_signal(signal.SIGTERM)
+                assert requested()
+            with pytest.raises(Interrupted):
+                signal.raise_signal(signal.SIGUSR1)
             signal.raise_signal(signal.SIGUSR1)
-        assert left.value.code == 143
+
+    with pytest.raises(SystemExit) as left:
+        work()
+    assert left.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with interruptible():
         assert not requested()

@@ -14,7 +14,7 @@ from torch.optim import SGD, Optimizer
 
 from lab.run.test_checkpoint import task as noisy_task
 from valleys.lab import tasks
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LabError, pointing
 from valleys.lab.optimizers.resolve import names, resolve
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.problem.loop import Loop
@@ -200,7 +200,7 @@ def test_an_error_of_the_task_is_the_tasks(tmp_path: Path) -> None:
     line = BROKEN.splitlines().index('                raise ValueError("of the model")') + 1
     with (
         pytest.raises(LabError, match=f"broken_task.py, line {line}: ValueError: of the model"),
-        from_file.pointing(path),
+        pointing(path),
     ):
         rehearse(problem, [resolve("sgd")], CONFIG)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from valleys.hyperparameters import LARGE_BATCH
-from valleys.lab.errors import LabError, unknown
+from valleys.lab.errors import LabError, place, pointing, unknown
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.optimizers.table import entries
 
-__all__ = ["names", "resolve"]
+__all__ = ["importing", "names", "resolve"]
 
 
 def names() -> list[str]:
@@ -50,7 +51,8 @@ def resolve(name: str, batch_size: int = LARGE_BATCH) -> OptimizerSpec:
         0.0001 to 1 (log)
     """
     if ":" in name:
-        return _from_module(name)
+        with pointing(own=f"optimizer {name!r}"):
+            return _from_module(name)
     table = entries(batch_size)
     if name not in table:
         raise unknown("optimizer", name, list(table), remedy=", or module:callable")
@@ -71,16 +73,28 @@ def resolve(name: str, batch_size: int = LARGE_BATCH) -> OptimizerSpec:
     )
 
 
+@contextmanager
+def importing(folder: Path) -> Iterator[None]:
+    """Look for modules in a folder first and, from then on, last: none of its files takes a library's place."""
+    text = str(folder)
+    sys.path.insert(0, text)
+    try:
+        yield
+    finally:
+        sys.path.remove(text)
+        sys.path += [text] if text not in sys.path else []
+
+
 def _from_module(name: str) -> OptimizerSpec:
     module_name, _, attribute = name.partition(":")
     if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise LabError(f"optimizer {name!r} is not of the form module:callable, such as torch.optim:Adam")
-    here = str(Path.cwd())
-    if here not in sys.path:  # as `python -m` has it
-        sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        with importing(Path.cwd()):  # as `python -m` has it
+            module = importlib.import_module(module_name)
     except ImportError as error:
+        if place(error):
+            raise
         raise LabError(
             f"optimizer {name!r}: the module {module_name} cannot be imported ({error}); install it or run this in its "
             "folder"

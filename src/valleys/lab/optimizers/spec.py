@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LARGEST, LabError, finite, place, reason, shortened, typed
 
-__all__ = ["OptimizerSpec", "Plan", "Range", "has_modes", "judged", "tunable"]
+__all__ = ["OptimizerSpec", "Plan", "Range", "has_modes", "judged", "stem", "tunable"]
 
 SCALES = ("log", "linear", "reverse-log")
+_LONGEST = 200  # bytes of a name: names of files hold it, and 255 are the most
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,20 @@ class Range:
     zero: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise LabError(f"the scale of a range must be one of {', '.join(SCALES)}, not {self.scale!r}")
+        if not isinstance(self.scale, str) or self.scale not in SCALES:
+            raise LabError(f"the scale of a range must be one of {', '.join(SCALES)}, not {shortened(self.scale)}")
         numbers = all(
-            isinstance(end, (int, float)) and not isinstance(end, bool) and math.isfinite(end)
-            for end in (self.low, self.high)
+            isinstance(end, (int, float)) and not isinstance(end, bool) and finite(end) for end in (self.low, self.high)
         )
         log, reverse = self.scale == "log", self.scale == "reverse-log"
-        if not numbers or self.low > self.high or (log and self.low <= 0) or (reverse and self.high >= 1):
+        if not numbers or self.low > self.high or (log and self.low < 1 / LARGEST) or (reverse and self.high >= 1):
             raise LabError(
-                f"the range from {self.low!r} to {self.high!r} is none: both ends must be finite, low <= high"
-                + ", and low > 0 since it is logarithmic" * log
+                f"the range from {shortened(self.low)} to {shortened(self.high)} is none: both ends must be finite, "
+                + f"low <= high, at most {LARGEST:g}"
+                + f", and low > 0 ({1 / LARGEST:g} or more) since it is logarithmic" * log
                 + ", and high < 1 since it is logarithmic in 1 - x" * reverse
             )
+        typed(self, "range: ")
         if not 0 <= self.zero < 1:
             raise LabError(f"the share of zero in a range must be in [0, 1), not {self.zero!r}")
 
@@ -162,6 +165,40 @@ class OptimizerSpec:
     line: Callable[[Mapping[str, float], Plan], str] | None = None
     about: str = ""
     source: str = ""
+
+    def __post_init__(self) -> None:
+        of = f"optimizer {shortened(self.name)}: "
+        typed(self, of)
+        if len(self.name.encode()) > _LONGEST or self.salt < 0:
+            raise LabError(f"{of}name must have at most {_LONGEST} bytes, and salt be 0 or more")
+        try:
+            json.dumps(dict(self.settings), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise LabError(f"{of}settings must be of JSON's types: {error}") from error
+
+    @contextmanager
+    def blamed(self, task: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """Turn whatever the optimizer raises into one line that names it, and the line of a user's code.
+
+        Args:
+            task: the name of what it trains.
+            passing: exceptions that stay as they are. Default: LabError alone.
+        """
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            if isinstance(error, (LabError, *passing)):
+                raise
+            line = place(error)
+            raise LabError(
+                f"{self.name} cannot train {task}: {reason(error).rstrip('.')}; leave it out, or name a "
+                f"module:callable that builds it for this model{f' (it failed in {line})' * bool(line)}"
+            ) from error
+
+
+def stem(text: str) -> str:
+    """Return a text as part of a file's name, whatever characters it has."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
 
 
 def has_modes(optimizer: Optimizer) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LabError, shortened
 
 __all__ = ["Batch", "Reader", "Split", "Stream", "count", "moved", "taken"]
 
@@ -61,13 +61,21 @@ class Split:
         targets: the same for the targets.
 
     Raises:
-        LabError: tensors that do not hold equally many examples.
+        LabError: no tensors, or tensors that do not hold equally many examples.
     """
 
     inputs: Batch
     targets: Batch
 
     def __post_init__(self) -> None:
+        for side in ("inputs", "targets"):
+            batch = getattr(self, side)
+            tensors = list(batch.values()) if isinstance(batch, Mapping) else [batch]
+            if not tensors or not all(isinstance(tensor, Tensor) and tensor.dim() for tensor in tensors):
+                raise LabError(
+                    f"the {side} of a split must be a tensor, or a dictionary of some, with a dimension of "
+                    f"examples, not {shortened(batch)}"
+                )
         counts = {len(tensor) for tensor in (*_tensors(self.inputs), *_tensors(self.targets))}
         if len(counts) != 1:
             raise LabError(
@@ -91,10 +99,19 @@ class Stream:
         dataset: map-style; an item is a pair (input, target) as ``default_collate`` stacks them. It must give the same
             item every time: what is random belongs into the task's ``augment``, so that a run can be repeated.
         workers: processes that read ahead; 0: none.
+
+    Raises:
+        LabError: a dataset of another kind, or fewer than no worker.
     """
 
     dataset: Dataset[Any]
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not (hasattr(self.dataset, "__len__") and hasattr(self.dataset, "__getitem__")):
+            raise LabError(f"a stream needs a dataset with a length and items by number, not {shortened(self.dataset)}")
+        if type(self.workers) is not int or self.workers < 0:
+            raise LabError(f"workers of a stream must be a whole number of 0 or more, not {shortened(self.workers)}")
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LabError, finite, shortened
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, has_modes, judged
 from valleys.lab.problem.task import Problem
 from valleys.lab.record import Evaluation
@@ -108,7 +107,8 @@ class Running:
                 f"{type(self.made).__name__} wants other weights judged than it trains, and this loop evaluates the "
                 "latter; compute metrics inside `with running.evaluation():`"
             )
-        if not (math.isfinite(train_loss) and math.isfinite(validation)):
+        train_loss, validation = _number("evaluated", train_loss), _number("evaluated", validation)
+        if not (finite(train_loss) and finite(validation)):
             raise Diverged
         self.curve.append(Evaluation(self.steps, self._spent, train_loss, validation))
         if self._observe is not None:
@@ -121,7 +121,7 @@ class Running:
         Args:
             metric: its value.
         """
-        self.result = metric
+        self.result = _number("tested", metric)
 
     def _before(self, *_: Any) -> None:
         if self._depth == 0:
@@ -181,4 +181,17 @@ class Loop(Problem):
         Returns:
             The plan.
         """
-        return Plan(batch_size, self.steps(batch_size, epochs))
+        steps = self.steps(batch_size, epochs)
+        if type(steps) is not int or steps < 1:
+            raise LabError(f"the steps of {self.name} must be a whole number of at least 1, not {shortened(steps)}")
+        return Plan(batch_size, steps)
+
+
+def _number(method: str, value: object) -> float:
+    """Return a metric as a float."""
+    if isinstance(value, (bool, str, bytes)):
+        raise LabError(f"running.{method}() needs numbers, not {shortened(value)}")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise LabError(f"running.{method}() needs numbers, not {shortened(value)}") from error

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LabError, shortened, typed
 
 __all__ = ["KINDS", "Kind", "Schedule"]
 
@@ -47,7 +47,7 @@ class Schedule:
         warm_up: share of the steps of the linear warm-up, in [0, 1). Default, None: 0.05; none for ``constant`` and
             ``step``.
         gamma: factor at each drop of ``step``, in (0, 1]. Default: 0.1.
-        drops: ``step`` divides the run into so many equal parts, at least 1. Default: 4, as in the paper.
+        drops: ``step`` divides the run into so many equal parts, 1 to 1000. Default: 4, as in the paper.
         power: exponent of ``polynomial``, above 0. Default: 1, as LAMB's paper.
         decay: share of the steps after the warm-up in which ``wsd`` falls to zero, in (0, 1]. Default: 0.2.
 
@@ -67,15 +67,16 @@ class Schedule:
     decay: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise LabError(f"schedule {self.kind!r}: choose one of {', '.join(KINDS)}")
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
+            raise LabError(f"schedule {shortened(self.kind)}: choose one of {', '.join(KINDS)}")
+        typed(self, f"schedule {self.kind!r}: ")
         if self.warm_up is not None and not 0 <= self.warm_up < 1:
             raise LabError(f"warm-up {self.warm_up}: the share of the steps must be at least 0 and below 1")
         if not 0 < self.gamma <= 1:
             raise LabError(f"gamma {self.gamma}: the factor of a drop must be above 0 and at most 1")
-        if self.drops < 1:
-            raise LabError(f"drops {self.drops}: the run is divided into at least 1 part")
-        if not (self.power > 0 and math.isfinite(self.power)):
+        if not 1 <= self.drops <= 1000:
+            raise LabError(f"drops {self.drops}: the run is divided into 1 to 1000 parts")
+        if self.power <= 0:
             raise LabError(f"power {self.power}: the exponent must be above 0")
         if not 0 < self.decay <= 1:
             raise LabError(f"decay {self.decay}: the share of the steps must be above 0 and at most 1")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LabError, shortened, typed
 from valleys.lab.problem.data import Batch, Split, Stream
 from valleys.lab.problem.schedules import Schedule
 
@@ -49,10 +49,15 @@ class Problem:
     variant: str = ""
 
     def __post_init__(self) -> None:
+        of = f"task {shortened(self.name)}: "
+        typed(self, of)
         if self.scale not in (None, "linear", "log"):
             raise LabError(f"the scale of {self.name} must be linear or log, not {self.scale!r}")
-        if self.resolution is not None and not 0 <= self.resolution < math.inf:
+        if self.resolution is not None and self.resolution < 0:
             raise LabError(f"the resolution of {self.name} must be a number of 0 or more, not {self.resolution!r}")
+        for name in ("epochs", "batch_size", "micro_batch", "examples"):
+            if getattr(self, name, None) is not None and getattr(self, name) < 1:
+                raise LabError(f"{of}{name} must be at least 1, not {getattr(self, name)}")
 
     @property
     def metric_scale(self) -> str:
@@ -101,6 +106,14 @@ class Task(Problem):
     micro_batch: int = MICRO_BATCH
     drop_last: bool = True
     channels_last: bool | Literal["cpu"] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip is not None and self.clip <= 0:
+            raise LabError(f"task {self.name!r}: clip must be above 0, not {self.clip}; leave it out to clip nothing")
+        for name in ("train", "validation", "test"):
+            if len(getattr(self, name)) < 1:
+                raise LabError(f"task {self.name!r}: {name} holds no example")
 
     def steps(self, batch_size: int, epochs: int) -> int:
         """Return the optimizer steps of a run."""

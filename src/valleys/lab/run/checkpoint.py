@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 import zipfile
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from valleys.lab.run.weights import save_whole
 
 
 @dataclass
@@ -28,11 +29,7 @@ class Checkpoint:
 
     def save(self, of: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Write the file, whole or not at all; ``of`` distinguishes this run from others."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Two workers may write at once where one took the other for dead: each has a file of its own until it is whole.
-        new = self.path.with_suffix(f".{os.getpid()}.new")
-        torch.save({"of": dict(of), **state}, new)
-        new.replace(self.path)
+        save_whole({"of": dict(of), **state}, self.path)
         self._written = time.monotonic()
 
     def load(self, of: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from valleys.lab.errors import LabError
+import torch
+
+from valleys.lab.errors import LabError, typed, unknown
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.settings import documented, option
 
-__all__ = ["PRECISIONS", "RunConfig"]
+__all__ = ["PRECISIONS", "RunConfig", "check_device"]
 
 PRECISIONS = ("float32", "bfloat16")
 """Types of forward passes: the model's own, or bfloat16 by autocast; weights and updates stay as they are."""
 
 Self = TypeVar("Self", bound="RunConfig")
+
+
+def check_device(name: str, choices: Sequence[str] = ("cpu", "cuda")) -> None:
+    """Refuse a device that is unknown, or not here.
+
+    Raises:
+        LabError: with the remedy.
+    """
+    if name not in choices:
+        raise unknown("device", name, choices)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise LabError("torch finds no CUDA device here; use --device cpu")
 
 
 @documented
@@ -38,6 +53,7 @@ class RunConfig:
     device: str = option("cpu", "Where it runs: cpu or cuda.", identity=True, shown=True)
 
     def __post_init__(self) -> None:
+        typed(self)
         if self.epochs is not None and self.epochs < 1:
             raise LabError(f"epochs must be at least 1, not {self.epochs}")
         if self.micro_batch is not None and self.micro_batch < 1:

@@ -9,16 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-__all__ = ["Interrupted", "interruptible", "polled", "requested"]
+__all__ = ["CODE", "Interrupted", "interruptible", "polled", "requested"]
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
-class Interrupted(SystemExit):
-    """The process was asked to leave; uncaught, its exit code is 143, as after SIGTERM."""
+CODE = 143
+"""Exit code of a process that was asked to leave: that of SIGTERM."""
 
-    def __init__(self) -> None:
-        super().__init__(143)
+
+class Interrupted(BaseException):
+    """The process was asked to leave."""
 
 
 @dataclass
@@ -32,9 +33,12 @@ _state = _State()
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise ``Interrupted`` when the scheduler asks, or leave it to work that polls.
+    """Raise ``Interrupted`` inside when the scheduler asks, or leave it to work that polls; outside it is an exit.
 
     Handlers that the program has set are left alone, and so is a thread other than the main one, which can set none.
+
+    Raises:
+        SystemExit: with ``CODE``.
     """
     main = threading.current_thread() is threading.main_thread()
     own = [number for number in _SIGNALS if main and signal.getsignal(number) == signal.SIG_DFL]
@@ -43,6 +47,8 @@ def interruptible() -> Iterator[None]:
         signal.signal(number, _handle)
     try:
         yield
+    except Interrupted as error:
+        raise SystemExit(CODE) from error
     finally:
         for number in own:
             signal.signal(number, signal.SIG_DFL)

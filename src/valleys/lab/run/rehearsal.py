@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from valleys.lab.errors import LabError
 from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.problem.data import Split
 from valleys.lab.problem.loop import Loop
@@ -95,15 +92,11 @@ def _rehearsed(task: Task, spec: OptimizerSpec, config: RunConfig) -> Rehearsal:
     size = min(config.batch_size, config.micro_batch or task.micro_batch, _MOST)
     values = {name: ranges.middle for name, ranges in spec.space.items()}
 
-    def build(*arguments: Any) -> Optimizer:
-        with _blaming(spec, task):
-            return spec.build(*arguments)
-
     with seeded(device, 0):
         ((inputs, targets),) = task.train.reader(device).read([torch.arange(size)])
-        fitting = start(task, replace(spec, build=build), values, config, Ranks(), seed=0)
+        fitting = start(task, spec, values, config, Ranks(), seed=0)
         fitting.batch_size = fitting.micro_batch = size
-        fitting.guard = partial(_blaming, spec, task)
+        fitting.guard = partial(spec.blamed, task.name)
         fitting.train()
         fitting.step(iter([(inputs, targets)]), [1.0])
         with _activations(fitting.model) as activations:
@@ -118,6 +111,9 @@ def _rehearsed(task: Task, spec: OptimizerSpec, config: RunConfig) -> Rehearsal:
             began = fitting.now()
             fitting.metric(split)
             seconds = fitting.now() - began
+        with fitting.guard():  # what a run asks of it beside steps
+            task.schedule.build(fitting.optimizer, task.steps(config.batch_size, config.epochs or 1))
+            fitting.optimizer.state_dict()["state"]
     costs = passes / gradients, sum(updates) / len(updates), seconds
     return Rehearsal(spec.name, size, *costs, gradients, sum(activations.values()) // gradients)
 
@@ -136,18 +132,3 @@ def _activations(model: nn.Module) -> Iterator[dict[tuple[int, int], int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield kept
-
-
-@contextmanager
-def _blaming(spec: OptimizerSpec, task: Task) -> Iterator[None]:
-    """Turn whatever an optimizer raises into one line that names it."""
-    try:
-        yield
-    except LabError:
-        raise
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise LabError(
-            f"{spec.name} cannot train {task.name}: {reason.rstrip('.')}; leave it out, or name a module:callable that "
-            "builds it for this model"
-        ) from error

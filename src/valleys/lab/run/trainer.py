@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LabError, finite
 from valleys.lab.optimizers.spec import OptimizerSpec, judged
 from valleys.lab.problem.loop import Diverged, Loop, Running
 from valleys.lab.problem.seeds import seeded
@@ -188,13 +189,18 @@ def _looped(run: _Run) -> Record:
     problem, progress = run.problem, run.hooks.progress
     assert isinstance(problem, Loop)
     plan = problem.plan(run.batch_size, run.epochs)
+
+    def build(model: nn.Module) -> Optimizer:
+        with run.spec.blamed(problem.name):
+            return run.spec.build(model, run.hyperparameters, plan)
+
     running = Running(
         run.batch_size,
         run.epochs,
         run.seed,
         run.device,
         run.test,
-        lambda model: run.spec.build(model, run.hyperparameters, plan),
+        build,
         lambda steps: progress(steps, plan.steps) if progress is not None else None,
         run.hooks.observe,
         run.spec.own_schedule,
@@ -231,7 +237,7 @@ def _record(
         diverged=fitting.diverged,
         curve=fitting.curve,
         validation=None if fitting.diverged else fitting.curve[-1].validation,
-        test=test,
+        test=test if test is None or finite(test) else math.nan,
         steps_to_target=reached.step if reached else None,
         seconds_to_target=reached.seconds if reached else None,
         step_seconds=_typical(fitting.step_seconds),

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from valleys.lab.errors import LabError, finite
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, has_modes, judged
 from valleys.lab.problem.data import Batch, Reader, count
 from valleys.lab.problem.schedules import Schedule
@@ -112,7 +113,7 @@ class Fitting:
             if self.steps in due:
                 loss = self.ranks.decide((self.ranks.total(loss_sum) / since).item)
                 metric = self.evaluate(validation)
-                if not (math.isfinite(loss) and math.isfinite(metric)):
+                if not (finite(loss) and finite(metric)):
                     self.diverged = True
                     return
                 self.curve.append(Evaluation(self.steps, sum(self.step_seconds), loss, metric))
@@ -334,12 +335,16 @@ def start(
     device, size = ranks.device(config.device), config.batch_size
     micro_batch = config.micro_batch or task.micro_batch
     model = task.build_model().to(device).to(memory_format=task.laid_out(device))  # type: ignore[call-overload]
+    with spec.blamed(task.name):
+        optimizer = spec.build(model, values, Plan(size, task.steps(size, config.epochs)))
+        if not {id(parameter) for parameter in _parameters(optimizer)} & {id(one) for one in model.parameters()}:
+            raise LabError(f"{spec.name} holds no parameter of {task.name}'s model; build must make it for each run")
     return Fitting(
         task,
         spec,
         model,
         ranks.replicate(model),
-        spec.build(model, values, Plan(size, task.steps(size, config.epochs))),
+        optimizer,
         device,
         ranks,
         size,
@@ -347,6 +352,7 @@ def start(
         seed,
         config.precision == "bfloat16",
         noise,
+        partial(spec.blamed, task.name, (torch.linalg.LinAlgError,)),  # type: ignore[attr-defined]
     )
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from valleys.lab.errors import LabError, reason
 
 
 def path(folder: Path, stem: str) -> Path:
@@ -16,15 +22,37 @@ def path(folder: Path, stem: str) -> Path:
 
 def save(model: nn.Module, path: Path) -> None:
     """Write a model's ``state_dict``, whole or not at all."""
+    save_whole(model.state_dict(), path)
+
+
+def save_whole(state: Mapping[str, Any], path: Path) -> None:
+    """Write a file of tensors, whole or not at all; its folder is made if need be.
+
+    Raises:
+        OSError: it cannot be written; torch itself has no such exception for a full disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Two workers may write at once where one took the other for dead: each has a file of its own until it is whole.
     new = path.with_suffix(f".{os.getpid()}.new")
-    torch.save(model.state_dict(), new)
-    new.replace(path)
+    try:
+        torch.save(dict(state), new)
+        new.replace(path)
+    except RuntimeError as error:
+        raise OSError(errno.EIO, f"cannot be written ({reason(error)})", str(path)) from error
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def load(path: Path, device: torch.device) -> dict[str, Tensor] | None:
-    """Read a ``state_dict``; None if there is no file."""
+    """Read a ``state_dict``; None if there is no file.
+
+    Raises:
+        LabError: the file is damaged.
+    """
     if not path.exists():
         return None
-    state: dict[str, Tensor] = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise LabError(f"the weights {path} are damaged; delete the file, and the run is trained again") from error
     return state

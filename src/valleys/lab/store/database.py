@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
 import sqlite3
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,10 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from valleys.lab.errors import LabError
+from valleys.lab.errors import UNPRINTABLE, LabError
 
 if TYPE_CHECKING:
     import optuna
+    from sqlalchemy.engine import URL
 
 HEARTBEAT = 30
 """Seconds between two signs of life of a worker."""
@@ -38,21 +41,18 @@ def open_storage(place: str | Path, heartbeat: int) -> optuna.storages.RDBStorag
     """
     try:
         import optuna
-        from sqlalchemy.engine import URL, make_url
+        from sqlalchemy.engine import URL
         from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
         from sqlalchemy.pool import NullPool
     except ModuleNotFoundError as error:
         raise LabError("the lab needs its extra: pip install 'valleys[lab]'") from error
-    try:
-        parsed = URL.create("sqlite") if isinstance(place, Path) else make_url(place)
-    except SQLAlchemyError as error:
-        raise LabError("--storage is no database URL such as postgresql://user@host/name") from error
-    if parsed.drivername == "postgresql" and find_spec("psycopg") is not None:
-        parsed = parsed.set(drivername="postgresql+psycopg")  # SQLAlchemy before 2.1 wants psycopg2
+    # Its warnings would stand before the one line of an error.
+    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
+    address = URL.create("sqlite") if isinstance(place, Path) else parsed(place)
     engine: dict[str, Any] = {"pool_pre_ping": True}  # a run may take longer than a server keeps a silent connection
-    if parsed.get_backend_name() == "sqlite":
+    if address.get_backend_name() == "sqlite":
         engine["connect_args"] = {"timeout": 60}  # workers wait for each other's short writes instead of failing
-        if isinstance(place, Path) or parsed.database not in (None, "", ":memory:"):
+        if isinstance(place, Path) or address.database not in (None, "", ":memory:"):
             engine["poolclass"] = NullPool  # nobody could close the pool of a storage that Optuna failed to make
     if isinstance(place, Path):  # no URL, in which ? and % have meanings
         engine["creator"] = partial(sqlite3.connect, place, timeout=60)
@@ -61,7 +61,7 @@ def open_storage(place: str | Path, heartbeat: int) -> optuna.storages.RDBStorag
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # its heartbeat is experimental
             return optuna.storages.RDBStorage(
-                parsed.render_as_string(hide_password=False),
+                address.render_as_string(hide_password=False),
                 engine_kwargs=engine,
                 heartbeat_interval=heartbeat,
                 grace_period=GRACE * heartbeat,
@@ -77,11 +77,69 @@ def open_storage(place: str | Path, heartbeat: int) -> optuna.storages.RDBStorag
                     raise
                 time.sleep(random.uniform(0.1, 0.5))  # noqa: S311 - no secret
         return attempt()
-    except (ImportError, RuntimeError, ValueError, SQLAlchemyError) as error:
-        shown = place if isinstance(place, Path) else parsed.render_as_string(hide_password=True)
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        hint = "; pip install 'valleys[postgresql]'" if isinstance(error, ImportError) else ""
-        raise LabError(f"cannot open the storage {shown}: {reason}{hint}") from error
+    except Exception as error:  # drivers have exceptions of many kinds
+        text = ("".join(str(getattr(error, "orig", None) or error).splitlines()[:1])) or type(error).__name__
+        hint = ""
+        if isinstance(error, ImportError):
+            server = address.get_backend_name() == "postgresql"
+            hint = "; pip install 'valleys[postgresql]'" if server else "; install its driver, or use PostgreSQL"
+        raise LabError(f"cannot open the storage {shown(place)}: {text}{hint}") from error
+
+
+def parsed(url: str) -> URL:
+    """Return a storage's address.
+
+    Raises:
+        LabError: the text is none; it is not shown, as it may hold a password.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        address = make_url(url)
+    except (SQLAlchemyError, ValueError) as error:
+        raise LabError("--storage is no database URL such as postgresql://user@host/name") from error
+    if address.drivername == "postgresql" and find_spec("psycopg") is not None:
+        return address.set(drivername="postgresql+psycopg")  # SQLAlchemy before 2.1 wants psycopg2
+    return address
+
+
+def shown(place: str | Path) -> str:
+    """Return a storage's file, or its address without user, password and options, which may be a password, too."""
+    if isinstance(place, Path):
+        return str(place)
+    return parsed(place).set(username=None, password=None, query={}).render_as_string()
+
+
+def is_of_database(error: BaseException) -> bool:
+    """Return True for an exception of a database, or about content of it that is none of this package's."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if isinstance(error, (SQLAlchemyError, StorageInternalError)):
+        return True
+    paths = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    reader = next((path for path in reversed(paths) if path.parent.name != "json"), Path())
+    own = reader.parent == Path(__file__).parent or reader.name == "record.py"
+    return isinstance(error, (KeyError, TypeError, ValueError)) and (own or "optuna" in reader.parts)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, before anything is.
+
+    Raises:
+        LabError: with the reason and the remedy.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        problem = "" if os.access(there, os.W_OK | os.X_OK) else "is not writable"
+        problem = problem if there.is_dir() else "is no folder"
+    except OSError as error:
+        there, problem = folder, f"cannot be made: {error.strerror}"
+    if UNPRINTABLE.search(str(folder)):
+        there, problem = Path(ascii(str(folder))), "has control characters, or no characters at all"
+    if problem:
+        raise LabError(f"cannot write in {folder}: {there} {problem}; choose another --out")
 
 
 def exclusive(place: str | Path) -> AbstractContextManager[Any]:
@@ -91,11 +149,10 @@ def exclusive(place: str | Path) -> AbstractContextManager[Any]:
     both take it. There a lock on a file beside the database does it, which the kernel drops when its holder dies.
     """
     from filelock import FileLock
-    from sqlalchemy.engine import make_url
 
     if isinstance(place, Path):
         return FileLock(f"{place}.lock")
-    url = make_url(place)
+    url = parsed(place)
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return nullcontext()
     return FileLock(f"{url.database}.lock")

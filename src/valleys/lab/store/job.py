@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from valleys.lab.optimizers.spec import stem
 from valleys.lab.record import Record
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ class Job:
     @property
     def stem(self) -> str:
         """A file name for the run, whatever characters the optimizer's name has."""
-        words = f"{self.optimizer}-{self.phase}-{self.key.round}-{self.key.point}-{self.key.seed}"
-        return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in words)
+        return stem(f"{self.optimizer}-{self.phase}-{self.key.round}-{self.key.point}-{self.key.seed}")
 
 
 @dataclass(frozen=True)

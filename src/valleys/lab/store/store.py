@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from valleys.lab.atomic_write import sweep
 from valleys.lab.config import GROWING
-from valleys.lab.errors import LabError
+from valleys.lab.errors import LabError, reason
 from valleys.lab.problem.fingerprint import changes
 from valleys.lab.record import Record
-from valleys.lab.store.database import HEARTBEAT, alive, beating, exclusive, open_storage, worker
+from valleys.lab.store.database import HEARTBEAT, alive, beating, exclusive, is_of_database, open_storage, shown, worker
 from valleys.lab.store.job import Job, Key, Phase, Results
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Store:
             raise LabError(f"cannot write in {folder}: {error.strerror or error}; choose another --out") from error
         self.name = name or (folder.resolve().name if url else "comparison")
         place = url or (folder / "comparison.db").resolve()
+        self._place = shown(place)
         self._storage = open_storage(place, heartbeat)
         self._exclusive = exclusive(place)
         for written in (folder, folder / "checkpoints"):
@@ -85,9 +86,25 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the storage."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+        """Close the storage; of an error of the disk or the database name the file and the remedy.
+
+        Raises:
+            LabError: the error in one line.
+        """
+        with suppress(Exception):  # a database that fails may fail to be left, too
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+        if isinstance(error, OSError):
+            raise LabError(
+                f"{error.filename or self.folder}: {error.strerror or error}; see to it that {self.folder} is there, "
+                "can be written and has room; finished runs are kept, and the same command goes on"
+            ) from error
+        if error is not None and is_of_database(error):
+            cause = getattr(error.__cause__ or error, "orig", None) or error.__cause__ or error
+            raise LabError(
+                f"the database {self._place} fails ({reason(cause)}); see to it that it is there, "
+                "whole and writable and its disk has room, or choose another --out; finished runs are kept in it"
+            ) from error
 
     def configure(
         self,
