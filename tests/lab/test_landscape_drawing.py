@@ -208,6 +208,8 @@ def test_the_command_draws(tmp_path: Path) -> None:
     result = call(app, ["landscape", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
     assert "The landscape between the minima" in result.output
+    assert call(app, ["report", str(tmp_path), "--out", str(tmp_path / "merged.html")]).exit_code == 0
+    assert "The loss along the straight line between two minima" in (tmp_path / "merged.html").read_text()
     assert "lamb to adamw" in result.output
     assert str(tmp_path / "landscape.json") in result.output.replace("\n", "")
     assert strict(tmp_path / "landscape.json")["examples"] == {"training": 32, "validation": 32}

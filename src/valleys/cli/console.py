@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from rich.markup import escape
 from valleys.lab.compare import Comparison
 from valleys.lab.errors import LabError
 from valleys.lab.report.html import reading, tables
-from valleys.lab.report.schema import load
 from valleys.lab.report.table import Table
 from valleys.lab.report.text import explained
 from valleys.lab.run.interruption import CODE
@@ -73,7 +73,7 @@ def print_table(table: Table) -> None:
 
 def print_comparison(comparison: Comparison, brief: bool = False) -> None:
     """Print a comparison's table, verdicts, notes and files; of the files only the page if ``brief``."""
-    document = load(comparison.paths["json"])
+    document = json.loads(comparison.paths["json"].read_text(encoding="utf-8"))
     table = tables.results(document, reading.indices([document]))
     titles = [title for title in table.titles if not title.startswith("validation")]
     title = f"{comparison.task} at batch {comparison.batch_size}"

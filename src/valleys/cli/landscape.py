@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,6 @@ from valleys.cli.console import print_lines, print_table
 from valleys.lab.flatness import text
 from valleys.lab.landscape import LandscapeConfig, landscape
 from valleys.lab.report.html import reading, tables
-from valleys.lab.report.schema import load
 
 
 @app.command("landscape")
@@ -44,7 +44,7 @@ def _landscape(
       valleys landscape runs/digits --draw
     """
     measured = landscape(run, config, task=task)
-    document = load(measured.paths["json"])
+    document = json.loads(measured.paths["json"].read_text(encoding="utf-8"))
     for table in tables.flatness(document, reading.indices([document])):
         print_table(table)
     if measured.drawing is not None:

@@ -30,7 +30,7 @@ from lab.attribution.responses import (
 )
 from valleys.cli import main
 from valleys.lab.optimizers.recipes import Recipe
-from valleys.lab.report.schema import schema
+from valleys.lab.report.schema import load, schema
 
 
 def test_effects_on_a_logarithmic_scale_are_factors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +108,7 @@ def test_the_comparison_s_report_has_the_attribution(whole: Whole) -> None:
     report = json.loads(result.comparison.paths["json"].read_text())
     assert report["attribution"] == document(result)
     jsonschema.validate(report, schema())
+    assert load(result.comparison.paths["json"]) == report
     page = result.comparison.paths["html"].read_text()
     assert "What made the difference?" in page
     assert result.sentence in page

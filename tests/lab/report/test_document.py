@@ -293,3 +293,13 @@ def test_an_attribution_of_the_same_results_stays_when_the_report_is_written_ane
     (tmp_path / "attribution.json").write_text(json.dumps(attribution))
     _, document = written(pair(), tmp_path)
     assert document.get("attribution") == (None if changed else attribution)
+
+
+@pytest.mark.parametrize("content", ['{"minima": [', "[]", '{"minima": 3}', "\x00", "[" * 100_000])
+@pytest.mark.parametrize("name", ["attribution.json", "landscape.json"])
+def test_a_damaged_addition_is_left_out_with_a_warning(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.warns(UserWarning, match=f"{name} is damaged and left out of the report"):
+        markdown, document = written(pair(), tmp_path)
+    assert "attribution" not in document
+    assert "landscape between" not in markdown

@@ -15,7 +15,6 @@ from valleys.lab.attribution.sentence import amount
 from valleys.lab.optimizers.recipes import Recipe, setting
 from valleys.lab.report import additions, html
 from valleys.lab.report.document import plain
-from valleys.lab.report.schema import load
 from valleys.lab.report.table import Table, escape
 from valleys.lab.statistics.formatting import format_interval
 from valleys.lab.statistics.intervals import mean_on_scale
@@ -51,7 +50,7 @@ def write(
         picture.unlink(missing_ok=True)  # of an earlier call, in which nothing had diverged
     document = plain(_document(result, recipes, fixed, command))
     _write_json(paths["json"], document)
-    page = additions.with_additions(load(folder), folder)
+    page = additions.with_additions(json.loads(result.comparison.paths["json"].read_text(encoding="utf-8")), folder)
     _write_json(result.comparison.paths["json"], {key: value for key, value in page.items() if key != "landscape"})
     html.write([page], result.comparison.paths["html"])
     write_whole(paths["markdown"], _markdown(result, recipes, fixed, command, "waterfall" in paths))

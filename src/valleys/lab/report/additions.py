@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,18 @@ def with_additions(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Return what a file says; None if there is none."""
-    content: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    return content
+    """Return what a file says; None if there is none or, with a warning, if it is damaged: no report needs it."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and any(isinstance(content.get(name), list) for name in ("minima", "recipes")):
+            return content
+        problem = "it has no minima, or no recipes"
+    except (OSError, ValueError, RecursionError) as error:
+        problem = str(error)
+    warnings.warn(f"{path} is damaged and left out of the report ({problem}); its command makes it anew", stacklevel=2)
+    return None
 
 
 def is_current(drawing: Mapping[str, Any], document: Mapping[str, Any]) -> bool:

@@ -71,7 +71,7 @@ class Store:
         self._place = shown(place)
         self._storage = open_storage(place, heartbeat)
         self._exclusive = exclusive(place)
-        for written in (folder, folder / "checkpoints"):
+        for written in (folder, folder / "checkpoints", folder / "weights"):
             sweep(written)
         self._studies: dict[str, optuna.Study] = {}
         self._records: dict[str, dict[Key, Record]] = {}
