@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def test_plotly_knows_every_property_and_the_numbers_are_those_of_the_landscape(
         drawn["plane"]["loss"],
     )
     assert (first["x"], first["z"], second["x"], second["z"]) == ([0.0], [0.5], [1.0], [1.5])
-    assert second["text"] == ["&lt;b&gt;alto"]
+    names = pictures["surface"]["layout"]["scene"]["annotations"]
+    assert [(name["text"], name["x"], name["z"]) for name in names][1] == ("&lt;b&gt;alto", 1.0, 1.5)
     assert "off the plane" not in first["hovertemplate"]
     assert "0.4 off the plane" in second["hovertemplate"]
     training, validation = pictures["barriers"]["controls"][0]["choices"]
@@ -71,7 +73,9 @@ def test_plotly_knows_every_property_and_the_numbers_are_those_of_the_landscape(
 def test_a_wide_surface_has_a_logarithmic_height(largest: float, kind: str) -> None:
     drawn = landscape()
     drawn["plane"]["loss"][1][2] = largest
-    assert terrain.figures(drawn, INDEX)["surface"]["layout"]["scene"]["zaxis"]["type"] == kind
+    scene = terrain.figures(drawn, INDEX)["surface"]["layout"]["scene"]
+    assert scene["zaxis"]["type"] == kind
+    assert scene["annotations"][1]["z"] == (math.log10(1.5) if kind == "log" else 1.5), "Plotly wants the logarithm"
 
 
 @pytest.mark.parametrize("seed", [5000, 1])

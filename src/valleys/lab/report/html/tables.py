@@ -141,7 +141,7 @@ def minima(drawing: Mapping[str, Any]) -> Table:
         [Cell(entry["optimizer"]), *(_finite(entry[key]) for key in ("round", "seed", *numbers.values()))]
         for entry in drawing["minima"]
     ]
-    return Table("The landscape between the minima", ["minimum", "round", "seed", *numbers], [False] + [True] * 7, rows)
+    return Table("The minima", ["minimum", "round", "seed", *numbers], [False] + [True] * 7, rows)
 
 
 def barriers(drawing: Mapping[str, Any]) -> Table:

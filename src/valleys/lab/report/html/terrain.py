@@ -6,6 +6,7 @@ optimizer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,12 +55,11 @@ def _surface(drawn: Drawn, index: Mapping[str, int]) -> Figure:
         data.append(
             {
                 "type": "scatter3d",
-                "mode": "markers+text",
+                "mode": "markers",
                 "name": text(name),
                 "x": [minimum["x"]],
                 "y": [minimum["y"]],
                 "z": [minimum["plane_loss"]],
-                "text": [text(name)],
                 "marker": {"color": style["color"], "size": 6, "line": {"color": "#ffffff", "width": 1}},
                 "hovertemplate": text(f"{name}: loss {number(minimum['training_loss'])}{away}") + "<extra></extra>",
             }
@@ -67,7 +67,17 @@ def _surface(drawn: Drawn, index: Mapping[str, int]) -> Figure:
     titles = {"x": f"towards {plane['spanned_by'][1]}", "y": f"towards {plane['spanned_by'][2]}", "z": "training loss"}
     axes = {f"{key}axis": {"title": {"text": text(title)}, "gridcolor": "#dfe3e8"} for key, title in titles.items()}
     axes["zaxis"]["type"] = "log" if log else "linear"
-    scene = {**axes, "aspectmode": "manual", "aspectratio": {"x": 1.2, "y": 1.2, "z": 0.7}}
+    names = [
+        {
+            **{key: minimum[key] for key in ("x", "y")},
+            "z": math.log10(minimum["plane_loss"]) if log else minimum["plane_loss"],
+            **{"text": text(minimum["optimizer"]), "showarrow": False, "yshift": 16, "font": {"color": plots.INK}},
+            "bgcolor": "#ffffff",
+        }
+        for minimum in drawn["minima"]
+        if minimum["plane_loss"] is not None
+    ]
+    scene = {**axes, "annotations": names, "aspectmode": "manual", "aspectratio": {"x": 1.2, "y": 1.2, "z": 0.7}}
     layout = {"height": 560, "margin": {"l": 0, "r": 0, "t": 0, "b": 0}, "scene": scene, "showlegend": False}
     return {"data": data, "layout": layout, "controls": []}
 
