@@ -16,7 +16,7 @@ from torch import nn
 
 import lab_fakes
 from lab.comparisons import Call, run, watched
-from valleys.lab import Comparison, ComparisonConfig, LabError, Record, compare, demo
+from valleys.lab import Comparison, ComparisonConfig, LabError, Record, Split, compare, demo
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.run import trainer
 from valleys.lab.run.checkpoint import Checkpoint
@@ -361,3 +361,33 @@ def test_the_store_keeps_what_it_takes_to_find_the_task_again(
         assert kept["planned"] == []
         assert {name: kept[name] for name in expected} == request
         assert kept["command"] == json.loads((tmp_path / folder / "report.json").read_text())["command"]
+
+
+@pytest.mark.parametrize("name", ["loss", "metric"])
+def test_a_task_object_is_tried_like_a_file_s(name: str, tmp_path: Path, calls: list[Call]) -> None:
+    change: dict[str, Any] = {name: lambda outputs, targets: (outputs - targets).square().sum()}
+    summed = replace(lab_fakes.points(), **change)
+    with pytest.raises(LabError, match=f"the {name} of points must be the mean over the examples"):
+        run(tmp_path, task=summed)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"validation": Split(torch.ones(8, 2), torch.ones(8, 1))}, "validation data"),
+        ({"build_model": lambda: nn.Linear(2, 1, bias=False)}, "initial weights at seed 0"),
+        ({"loss": nn.functional.l1_loss}, "loss of six examples"),
+    ],
+)
+def test_results_of_two_problems_are_not_mixed(
+    change: dict[str, Any], named: str, tmp_path: Path, calls: list[Call]
+) -> None:
+    run(tmp_path, task=lab_fakes.points())
+    made = len(calls)
+    run(tmp_path, task=lab_fakes.points(), rounds=3)
+    assert len(calls) > made, "the same problem made anew goes on"
+    made = len(calls)
+    with pytest.raises(LabError, match=f"holds runs of another problem: .*{named}.* changed since"):
+        run(tmp_path, task=replace(lab_fakes.points(), **change), rounds=4)
+    assert len(calls) == made
