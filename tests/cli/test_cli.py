@@ -17,6 +17,7 @@ import pytest
 
 import lab_fakes
 from valleys.cli import main
+from valleys.cli.console import print_text
 from valleys.lab import demo, tasks
 from valleys.lab.optimizers import resolve
 from valleys.lab.record import Record
@@ -237,6 +238,7 @@ tasks.load = lab_fakes.load
 resolve.resolve = lab_fakes.resolve
 trainer.train = train
 from valleys.cli import main
+from valleys.cli.console import print_text
 main()
 """
 
@@ -262,3 +264,12 @@ def test_a_real_ctrl_c_exits_with_130(tmp_path: Path) -> None:
         child.kill()
     assert child.returncode == 130
     assert err.splitlines()[-1] == "valleys: interrupted; the same command continues"
+
+
+def test_sentences_are_broken_between_words(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["short", "x" * 130, "no-break", *(f"word-{k}" for k in range(40))]
+    print_text(" ".join(words), "  ")
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines).split() == words
+    assert [len(line) > 100 for line in lines] == [False, True, *[False] * (len(lines) - 2)]
+    assert {line[: len(line) - len(line.lstrip())] for line in lines[1:]} == {" " * 4}

@@ -122,7 +122,7 @@ def test_what_is_measured_is_not_measured_again(
 
     monkeypatch.setattr(module, "measure", never)
     assert look(measured[1]).flatness == measured[0].flatness
-    with pytest.raises(AssertionError, match="twice"):
+    with pytest.raises(LabError, match="twice"):
         look(measured[1], examples=4)
 
 

@@ -96,6 +96,7 @@ def results(
         "batch_size": 16,
         "micro_batch": 16,
         "epochs": 2,
+        "precision": "float32",
         "device": "cpu",
         "layout": 2,
         "rounds": rounds,
@@ -119,7 +120,8 @@ def results(
         for name, runs in tuned.items()
         if space
     }
-    environments = [{"python": "3.11", "torch": "2.6", "ranks": 1}]
+    versions = {"python": "3.11", "torch": "2.6", "valleys": "0.1"}
+    environments = [{**versions, "cpus": 2, "threads": 1, "device": "x86_64", "ranks": 1}]
     fields = (settings, environments, dict.fromkeys(tuned, space), {name: tried.get(name, {}) for name in tuned})
     return replace(Results(*fields, finished), **(changes or {}))
 

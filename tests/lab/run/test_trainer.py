@@ -110,7 +110,7 @@ def test_the_callers_random_state_is_untouched_even_when_the_run_fails() -> None
         raise RuntimeError("broken")
 
     flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(LabError, match="RuntimeError: broken"):
         run(make=broken)
     assert torch.equal(torch.get_rng_state(), state)
     assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == flags
@@ -278,7 +278,7 @@ def test_an_optimizer_that_raises_is_no_divergence() -> None:
         def step(self, closure: Any = None) -> None:  # type: ignore[override]
             raise ZeroDivisionError("mine")
 
-    with pytest.raises(ZeroDivisionError, match="mine"):
+    with pytest.raises(LabError, match=r"ZeroDivisionError: mine; .* \(it failed in .*test_trainer.py, line \d+\)"):
         run(make=Broken)
 
 

@@ -17,8 +17,6 @@ from valleys.lab.problem.data import Batch, Split, Stream, taken
 from valleys.lab.problem.seeds import seeded
 from valleys.lab.problem.task import Problem, Task
 
-__all__ = ["changes", "fingerprint"]
-
 _SAMPLE = 16  # examples of each split
 _EXAMPLES = 6
 _TOLERANCE = 1e-3  # relative; image decoders, and sines on other processors, differ in the last digits

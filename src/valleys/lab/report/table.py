@@ -14,8 +14,6 @@ from valleys.lab.statistics.intervals import Interval
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["Cell", "Table", "escape", "number"]
-
 _GAP = 2  # spaces between the columns of a terminal
 
 

@@ -30,7 +30,7 @@ def check_device(name: str, choices: Sequence[str] = ("cpu", "cuda")) -> None:
     if name not in choices:
         raise unknown("device", name, choices)
     if name == "cuda" and not torch.cuda.is_available():
-        raise LabError("torch finds no CUDA device here; use --device cpu")
+        raise LabError("--device cuda: torch finds no CUDA device here; use auto or cpu")
 
 
 @documented

@@ -29,6 +29,7 @@ from valleys.lab.config import GROWING
 from valleys.lab.errors import LabError, reason
 from valleys.lab.problem.fingerprint import changes
 from valleys.lab.record import Record
+from valleys.lab.store.attributes import FLATNESS, environment_changes, environments_of, measured_of, plain_space
 from valleys.lab.store.database import HEARTBEAT, alive, beating, exclusive, is_of_database, open_storage, shown, worker
 from valleys.lab.store.job import Job, Key, Phase, Results
 
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     import optuna
 
     from valleys.lab.optimizers.spec import Range
-
-_FLATNESS = "flatness:"
 
 
 class Store:
@@ -149,7 +148,7 @@ class Store:
                 for name, value in configuration.items()
                 if name in old and (value < old[name] if name in GROWING else value != old[name])
             ]
-            definitions = {f"space:{name}": _plain(space) for name, space in spaces.items()}
+            definitions = {f"space:{name}": plain_space(space) for name, space in spaces.items()}
             definitions |= {f"settings:{name}": dict(chosen) for name, chosen in (settings or {}).items()}
             for name, definition in definitions.items():
                 kind, _, optimizer = name.partition(":")
@@ -179,11 +178,11 @@ class Store:
             plans = known.get("plans", [])
             if request is not None and (plan := [list(pair) for pair in request.get("planned", ())]) not in plans:
                 study.set_user_attr("plans", [*plans, plan])
-            environments = _environments(known)
+            environments = environments_of(known)
             mark = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
             if f"environment:{mark}" not in known:
                 study.set_user_attr(f"environment:{mark}", {"first": time.time(), "environment": dict(environment)})
-        return _changes(environments[-1], environment) if environments else []
+        return environment_changes(environments[-1], environment) if environments else []
 
     def check_fingerprint(self, now: Mapping[str, Any]) -> None:
         """Refuse a problem whose data, source, weights or loss have changed.
@@ -251,14 +250,14 @@ class Store:
         known = self._study(self.name).user_attrs
         return Results(
             known["configuration"],
-            _environments(known),
+            environments_of(known),
             spaces,
             {name: self.finished(name, "tuning") for name in spaces},
             {name: self.finished(name, "final") for name in spaces},
             [tuple(pair) for pair in known.get("request", {}).get("planned", ())],
             len(known.get("plans", [])),
             known.get("request", {}),
-            {name: _measured(known, name) for name in spaces},
+            {name: measured_of(known, name) for name in spaces},
         )
 
     def description(self) -> tuple[Mapping[str, Any], list[str], Mapping[str, Any]]:
@@ -270,7 +269,7 @@ class Store:
 
     def measured(self, optimizer: str, key: Key, measurements: Mapping[str, Any]) -> None:
         """Keep what was measured of a finished run; a later measurement takes its place."""
-        name = f"{_FLATNESS}{key.round}:{key.point}:{key.seed}:{optimizer}"
+        name = f"{FLATNESS}{key.round}:{key.point}:{key.seed}:{optimizer}"
         self._study(self.name).set_user_attr(name, dict(measurements))
 
     def _check_unchanged(self) -> None:
@@ -380,29 +379,3 @@ class Store:
 
 def _key(trial: optuna.trial.FrozenTrial) -> Key:
     return Key(trial.user_attrs["round"], trial.user_attrs["point"], trial.user_attrs["seed"])
-
-
-def _measured(known: Mapping[str, Any], optimizer: str) -> dict[Key, Mapping[str, Any]]:
-    """Return the measurements of an optimizer's final runs."""
-    measurements = {}
-    for name, value in known.items():
-        if name.startswith(_FLATNESS):
-            round_, point, seed, of = name.removeprefix(_FLATNESS).split(":", 3)
-            if of == optimizer:
-                measurements[Key(int(round_), int(point), int(seed))] = value
-    return dict(sorted(measurements.items()))
-
-
-def _environments(known: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The environments seen, oldest first."""
-    seen = [value for name, value in known.items() if name.startswith("environment:")]
-    return [dict(entry["environment"]) for entry in sorted(seen, key=lambda entry: entry["first"])]
-
-
-def _plain(space: Mapping[str, Range]) -> dict[str, list[Any]]:
-    return {name: [ranges.low, ranges.high, ranges.scale, ranges.zero] for name, ranges in space.items()}
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    changed = [f"{name} {before.get(name)} then, {now[name]} now" for name in now if now[name] != before.get(name)]
-    return [f"the environment changed since the last sitting: {'; '.join(changed)}"] if changed else []
