@@ -131,15 +131,15 @@ def check_folder(folder: Path) -> None:
         LabError: with the reason and the remedy.
     """
     try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        problem = "" if os.access(there, os.W_OK | os.X_OK) else "is not writable"
-        problem = problem if there.is_dir() else "is no folder"
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        problem = "" if os.access(nearest, os.W_OK | os.X_OK) else "is not writable"
+        problem = problem if nearest.is_dir() else "is no folder"
     except OSError as error:
-        there, problem = folder, f"cannot be made: {error.strerror}"
+        nearest, problem = folder, f"cannot be made: {error.strerror}"
     if UNPRINTABLE.search(str(folder)):
-        there, problem = Path(ascii(str(folder))), "has control characters, or no characters at all"
+        nearest, problem = Path(ascii(str(folder))), "has control characters, or no characters at all"
     if problem:
-        raise LabError(f"cannot write in {folder}: {there} {problem}; choose another --out")
+        raise LabError(f"cannot write in {folder}: {nearest} {problem}; choose another --out")
 
 
 def exclusive(place: str | Path) -> AbstractContextManager[Any]:

@@ -153,7 +153,7 @@ def _pixels(data: Any) -> Tensor | None:
 
 
 class _Described:
-    """What a pickle says of an array or its type: numpy itself crashes on a damaged description."""
+    """Description of an array or its type in a pickle: numpy itself crashes on a damaged one."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
