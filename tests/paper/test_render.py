@@ -47,7 +47,7 @@ def test_a_terminal_shows_numbers_reasons_and_whose_choice_it_was(whole: Reprodu
     assert "PRESET SMOKE" in text
     assert "94.00 ± 2.48 (3 seeds)" in text
     assert "+2.76 [+0.28, +5.24]" in text
-    assert "Ours, since our notes of the paper do not give them" in text
+    assert "Ours, since the paper does not state them" in text
     assert "opposite" in text
 
 

@@ -21,7 +21,7 @@ def _suggest(
     """Say what the paper's rule means for a batch size.
 
     With --task it trains briefly and measures the gradient noise scale: far below it a larger batch still saves steps,
-    far above it hardly any. The last line is the comparison that settles the matter.
+    well above it almost none. The last line is the comparison that settles the matter.
 
     \b
     Examples:
