@@ -232,9 +232,9 @@ def test_a_batch_without_a_target_that_counts_is_left_out() -> None:
     stated = Objective(model, *_ignoring(batches), denominator=lambda y: (y != IGNORED).sum())
     one = Objective(model, *_ignoring([(x, y)]))
     assert stated.value() == pytest.approx(one.value(), rel=1e-13)
-    found = eigenvalues(stated)
-    assert found.batch_values.shape == (1, 2)
-    assert found.values.item() == pytest.approx(eigenvalues(one).values.item(), rel=1e-6)
+    spectrum = eigenvalues(stated)
+    assert spectrum.batch_values.shape == (1, 2)
+    assert spectrum.values.item() == pytest.approx(eigenvalues(one).values.item(), rel=1e-6)
     with pytest.raises(ValueError, match="no example that counts"):
         Objective(model, *_ignoring([(x[4:8], y[4:8])]), denominator=lambda y: (y != IGNORED).sum())
 
@@ -244,9 +244,9 @@ def _ignoring(batches: list[tuple[Tensor, Tensor]]) -> tuple[Loss, list[tuple[Te
 
 
 def test_shares_are_those_of_the_denominators() -> None:
-    found = eigenvalues(objective("ignored", [25, 15]))
+    spectrum = eigenvalues(objective("ignored", [25, 15]))
     shares = torch.tensor([15.0, 15.0], dtype=torch.float64) / 30
-    torch.testing.assert_close(found.batch_values @ shares, found.values, rtol=1e-12, atol=0)
+    torch.testing.assert_close(spectrum.batch_values @ shares, spectrum.values, rtol=1e-12, atol=0)
     total = objective("sum", [25, 15], denominator=lambda y: (y != 0).sum())
     assert gap(total, total).train == pytest.approx(total.value() / float((data(40, False)[1] != 0).sum()))
 

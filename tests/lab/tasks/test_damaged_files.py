@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outcome(read: Callable[[Path], Any], path: Path, content: bytes) -> Any:
-    """What the reader returns; None where it refuses the file, as it may: in one line that names it."""
+    """Return what the reader does; None if it refuses the file, as it may: in one line that names it."""
     path.write_bytes(content)
     try:
         return read(path)
@@ -209,7 +209,7 @@ def test_cifar_records(folder: Path, content: bytes, kind: cifar_files.Cifar) ->
 @EXAMPLES
 @given(st.data(), st.sampled_from([2, 3, 4]))
 def test_cifar_pickles(folder: Path, data: st.DataObject, protocol: int) -> None:
-    """Which labels a damaged pickle has nobody knows; its pixels are bytes of the file, where that has them as such."""
+    """The pixels of a damaged pickle are bytes of the file, where that has them as such; its labels nobody knows."""
     whole = pickle.dumps({b"labels": LABELS, b"data": PIXELS}, protocol=protocol)
     head, pixels = whole[:40], whole[40:]
     content = data.draw(damaged(whole) | damaged(head).map(lambda start: start + pixels) | damaged(whole[-60:]).map(

@@ -29,21 +29,21 @@ def numbers(source: Any, **options: Any) -> dict[str, Tensor]:
     }
 
 
-def same(found: dict[str, Tensor], true: dict[str, Tensor], rtol: float = 1e-8) -> None:
+def same(measured: dict[str, Tensor], true: dict[str, Tensor], rtol: float = 1e-8) -> None:
     for name, number in true.items():
-        torch.testing.assert_close(found[name], number, rtol=rtol, atol=rtol * float(number.abs().max()))
+        torch.testing.assert_close(measured[name], number, rtol=rtol, atol=rtol * float(number.abs().max()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_matrix_is_as_good_as_the_objective_that_has_it(dtype: torch.dtype) -> None:
     matrix = cases.rotated([20.0, -8.0, 5.0, *(0.5 - 0.1 * i for i in range(20))]).to(dtype)
     same(numbers(matrix), numbers(cases.quadratic(matrix)), 1e-8 if dtype == torch.float64 else 1e-4)
-    found = eigenvalues(matrix, 2, vectors=True)
-    assert found.vectors is not None
-    assert [[part.shape for part in vector] for vector in found.vectors] == [[(23,)], [(23,)]]
-    assert found.batch_values.shape == (2, 1)
-    assert found.standard_error.isnan().all()
-    torch.testing.assert_close(matrix @ found.vectors[0][0], 20 * found.vectors[0][0], rtol=0, atol=1e-3)
+    spectrum = eigenvalues(matrix, 2, vectors=True)
+    assert spectrum.vectors is not None
+    assert [[part.shape for part in vector] for vector in spectrum.vectors] == [[(23,)], [(23,)]]
+    assert spectrum.batch_values.shape == (2, 1)
+    assert spectrum.standard_error.isnan().all()
+    torch.testing.assert_close(matrix @ spectrum.vectors[0][0], 20 * spectrum.vectors[0][0], rtol=0, atol=1e-3)
 
 
 def test_a_curvature_with_a_loss_of_its_own_is_measured() -> None:
@@ -79,7 +79,7 @@ def test_curvlinops_agrees(name: str, reduction: str) -> None:
     whole = cases.objective(name, reduction)
     data = [(inputs, targets) for inputs, targets, _ in whole.batches()]
     for kind, operator in (("hessian", curvlinops.HessianLinearOperator), ("ggn", curvlinops.GGNLinearOperator)):
-        theirs = operator(whole.model, nn.CrossEntropyLoss(reduction=reduction), list(whole.parameters), data)
+        reference = operator(whole.model, nn.CrossEntropyLoss(reduction=reduction), list(whole.parameters), data)
         vector = torch.randn(whole.numel, dtype=torch.float64)
-        torch.testing.assert_close(Curvature(whole, kind) @ vector, theirs @ vector, rtol=1e-11, atol=1e-12)
-        same(numbers(theirs), numbers(whole, kind=kind))
+        torch.testing.assert_close(Curvature(whole, kind) @ vector, reference @ vector, rtol=1e-11, atol=1e-12)
+        same(numbers(reference), numbers(whole, kind=kind))

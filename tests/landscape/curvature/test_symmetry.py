@@ -232,11 +232,11 @@ def test_weight_norm_is_right_or_refused_and_both_remedies_work(dtype: torch.dty
         words in message
         for words in ("the hessian is not symmetric", "weight_norm's", "'0.parametrizations.weight.0'", "kind='ggn'")
     )
-    ours = normed(lambda layer: parametrize.register_parametrization(layer, "weight", Norm()), dtype)
-    assert all(map(torch.equal, ours.parameters, torchs.parameters))
-    assert float(eigenvalues(ours).values) == pytest.approx(true, rel=1e-4)
+    parametrized = normed(lambda layer: parametrize.register_parametrization(layer, "weight", Norm()), dtype)
+    assert all(map(torch.equal, parametrized.parameters, torchs.parameters))
+    assert float(eigenvalues(parametrized).values) == pytest.approx(true, rel=1e-4)
     ggn = float(eigenvalues(torchs, kind="ggn").values)
-    assert ggn == pytest.approx(float(eigenvalues(ours, kind="ggn").values), rel=1e-4)
+    assert ggn == pytest.approx(float(eigenvalues(parametrized, kind="ggn").values), rel=1e-4)
 
 
 def test_the_ggn_proposes_no_ggn() -> None:
