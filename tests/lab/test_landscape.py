@@ -247,3 +247,9 @@ def test_a_comparison_without_rounds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="of another version of valleys, without rounds") as caught:
         look(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_flatness_of_another_problem_is_not_measured(measured: tuple[Measured, Path]) -> None:
+    changed = replace(lab_fakes.points(), loss=torch.nn.functional.l1_loss)
+    with pytest.raises(LabError, match="holds runs of another problem: loss of six examples changed since"):
+        look(measured[1], task=changed)
