@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from stage import Stage
 
-__all__ = ["OptaxRunning", "Running", "TorchRunning"]
+__all__ = ["GraphRunning", "Graphed", "OptaxRunning", "Running", "TorchRunning"]
 
 Store = Mapping[Tensor, MutableMapping[str, Any]]
 
@@ -68,6 +68,57 @@ class TorchRunning:
         tensors = [value for entry in entries for value in entry.values() if isinstance(value, Tensor)]
         storages = {tensor.data_ptr(): tensor.untyped_storage() for tensor in tensors}
         return sum(storage.nbytes() for storage in storages.values())
+
+
+class Graphed:
+    """An optimizer's step as a CUDA graph over the tensors that it has now, after at least one step.
+
+    Args:
+        optimizer: one whose whole state lies on the device (``capturable=True``).
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer  # whose tensors the graph names by their addresses
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            optimizer.step()
+
+    def replay(self) -> None:
+        """Makes one step."""
+        self._graph.replay()
+
+
+class GraphRunning:
+    """A torch optimizer whose steps are replays of a CUDA graph; it shares no states, since the graph has addresses."""
+
+    WARM_UP = 2
+
+    def __init__(self, optimizer: Optimizer, stage: Stage) -> None:
+        self.eager = TorchRunning(optimizer, stage)
+        for _ in range(self.WARM_UP):
+            optimizer.step()
+        self._graphed = Graphed(optimizer)
+
+    def step(self) -> None:
+        """Makes one step."""
+        self._graphed.replay()
+
+    def count(self) -> int | None:
+        """Replays, as the count on the device says."""
+        count = self.eager.count()
+        return None if count is None else count - self.WARM_UP
+
+    def sample(self) -> Tensor:
+        """From the stage's parameters."""
+        return self.eager.sample()
+
+    def stores(self) -> list[Any]:
+        """None to be shared."""
+        return []
+
+    def state_bytes(self) -> int:
+        """The optimizer's own."""
+        return self.eager.state_bytes()
 
 
 class OptaxRunning:

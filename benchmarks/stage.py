@@ -32,13 +32,21 @@ class Stage:
         device: where they live.
         seed: of their values.
         copied: bytes of the buffer whose copy measures the bandwidth and empties the caches.
+        dtype: of parameters and gradients.
     """
 
-    def __init__(self, shapes: Sequence[Shape], device: str = "cpu", seed: int = 0, copied: int = 1 << 28) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[Shape],
+        device: str = "cpu",
+        seed: int = 0,
+        copied: int = 1 << 28,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         generator = torch.Generator(device).manual_seed(seed)
 
         def random(shape: Shape, scale: float) -> Tensor:
-            return torch.randn(shape, generator=generator, device=device).mul_(scale)
+            return torch.randn(shape, generator=generator, device=device, dtype=dtype).mul_(scale)
 
         self.device = device
         self.params = [random(shape, 0.02).requires_grad_() for shape in shapes]

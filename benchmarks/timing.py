@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +20,7 @@ from rivals import Contender, reason
 from running import Running
 from stage import Stage
 
-__all__ = ["COPY", "IN_PLACE", "Timing", "interleave", "quartiles", "seconds"]
+__all__ = ["COPY", "IN_PLACE", "Timing", "interleave", "launched", "launches", "quartiles", "seconds"]
 
 COPY, IN_PLACE = "copy", "update in place"
 """What the memory allows: ``y.copy_(x)`` and ``x.neg_()`` on large tensors."""
@@ -92,7 +96,37 @@ def seconds(function: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def interleave(contenders: Sequence[Contender], stage: Stage, rounds: int, seed: int = 0) -> list[Timing]:
+def launches(action: Callable[[], object]) -> int:
+    """Kernels, copies and fills that a call starts on a CUDA device.
+
+    Args:
+        action: what to call.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        action()
+        torch.cuda.synchronize()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(path))
+        return launched(json.loads(path.read_text(encoding="utf-8", errors="replace"))["traceEvents"])
+
+
+def launched(events: Sequence[Mapping[str, Any]]) -> int:
+    """The number of a trace's events that are a device's work: its annotations and its host's calls are none.
+
+    Example:
+        >>> launched([{"cat": "kernel"}, {"cat": "gpu_memcpy"}, {"cat": "gpu_user_annotation"}, {"cat": "cpu_op"}])
+        2
+    """
+    return sum(event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset") for event in events)
+
+
+def interleave(
+    contenders: Sequence[Contender], stage: Stage, rounds: int, seed: int = 0, profiled: bool = True
+) -> list[Timing]:
     """Times contenders on one stage.
 
     Each makes two untimed steps first, the first of which must move all its parameters. Before a timed step the
@@ -104,6 +138,7 @@ def interleave(contenders: Sequence[Contender], stage: Stage, rounds: int, seed:
         stage: parameters and gradients.
         rounds: timed steps of each.
         seed: of the order within the rounds.
+        profiled: count launches, too.
 
     Returns:
         One entry per contender in the order given, then those of the copy and of the update in place.
@@ -137,7 +172,8 @@ def interleave(contenders: Sequence[Contender], stage: Stage, rounds: int, seed:
         gc.enable()
     for entry in entries.values():
         _attempt(entry, _check_count, rounds + 2)
-        _attempt(entry, _count_launches, stage)
+        if profiled:
+            _attempt(entry, _count_launches, stage)
     if not stage.intact():
         raise RuntimeError("a contender changed the gradients that all share; give it scratch=True")
     found = [
@@ -203,14 +239,11 @@ def _check_count(entry: _Entry, expected: int) -> None:
 
 
 def _count_launches(entry: _Entry, stage: Stage) -> None:
-    """Kernels, copies and fills that one step starts on a CUDA device."""
     if stage.device != "cuda":
         return
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-        _step(entry, stage)
-    entry.launches = sum(event.device_type.name == "CUDA" for event in profiler.events())
+    assert entry.running is not None
+    stage.serve(entry.contender.scratch)
+    entry.launches = launches(entry.running.step)
 
 
 def _log(text: str) -> None:
