@@ -114,7 +114,7 @@ def _parent(options: argparse.Namespace, words: list[str]) -> int:
 
 def _part(options: argparse.Namespace, words: list[str], name: str, end: float) -> dict[str, Any]:
     """Run a part's process, and again from behind the measurement in which it died; return what became of it."""
-    start, starts, path, count = time.time(), 0, _path(options, name), -1
+    start, starts, path, count = time.time(), 0, _path(options, name), 0
     while True:
         starts += 1
         child = subprocess.Popen([sys.executable, str(Path(__file__).resolve()), *words])

@@ -28,19 +28,19 @@ from valleys.paper.tables.methods import method, spec
 
 __all__ = ["ARMS", "problem", "run", "summary", "unpack"]
 
+_alto = partial(method, "ALTO", 0.05, 16384, beta=0.99)
+_UNCORRECTED = "without a, bias correction"
 ARMS = {
     "LAMB": method("LAMB", 0.05, 16384),
-    "without a, bias correction": method(
-        "ALTO", 0.05, 16384, name="without a, bias correction", beta=0.99, accelerate=[], bias_correction=False
-    ),
-    "without a": method("ALTO", 0.05, 16384, name="without a", beta=0.99, accelerate=[]),
-    "ALTO": method("ALTO", 0.05, 16384, beta=0.99),
+    _UNCORRECTED: _alto(name=_UNCORRECTED, accelerate=(), bias_correction=False),
+    "without a": _alto(name="without a", accelerate=()),
+    "ALTO": _alto(),
 }
 """The arms of ``valleys reproduce headline``."""
 
 BATCH, EXAMPLES, EPOCHS, GPUS = 16_384, 50_000, 400, 4  # the paper's
 PRESETS = {"tenth": "tenth", "full": "paper"}
-TINY = {"tenth": ("tenth-16px", 60), "full": ("paper", 40)}  # of the dry run: preset, training images
+TINY = {"tenth": ("tenth-16px", 30), "full": ("paper", 24)}  # of the dry run: preset, training images
 CONTRASTS = [("ALTO", "LAMB"), ("ALTO", "without a"), ("without a", "LAMB")]
 MANY = 1000  # rounds
 
@@ -284,9 +284,9 @@ def _planes(encoded: bytes) -> bytes:
 
 def _write(out: Path, split: str, records: list[bytes]) -> None:
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] if split == "train" else ["test_batch.bin"]
-    size = -(-len(records) // len(names))
-    for i, name in enumerate(names):
-        (out / name).write_bytes(b"".join(records[i * size : (i + 1) * size]))
+    ends = [len(records) * i // len(names) for i in range(len(names) + 1)]
+    for name, begin, end in zip(names, ends, ends[1:], strict=False):
+        (out / name).write_bytes(b"".join(records[begin:end]))
 
 
 def _noise(folder: Path) -> int:
