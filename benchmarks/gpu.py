@@ -12,12 +12,13 @@ neither an installed valleys nor a network. Three parts share the minutes, and w
 
 ``--data`` is a folder of cifar-10-batches-bin or, for a machine to which files of that size cannot be copied, an .npz
 of encoded images: ``blob_train`` (uint8, JPEG files one after the other), ``off_train`` (where each begins, and the
-end) and ``y_train`` (classes), and the same for ``test``.
+end) and ``y_train`` (classes), and the same for ``test``. CIFAR-10 in JPEG takes about 20 MB; its pixels are not quite
+the originals, so results call it CIFAR-10 (JPEG).
 
 Each part writes ``DIR/PART.json`` after every measurement, whole at any moment, and ``DIR/run.json`` says what became
 of the parts: four files. A part is a process of its own; one that dies, or whose CUDA context an error has broken, is
 started again behind that measurement. Ten minutes may be too few for ``full``, whose runs are begun only where four fit
-into what is left. A second call has more time for it, and a forward pass in bfloat16 takes less:
+into what is left. Leave a minute between the minutes and any time limit around the call. A second call has more time for it, and a forward pass in bfloat16 takes less:
 
     python benchmarks/gpu.py --minutes 10 --out DIR2 --data ... --parts headline --stages full --precision bfloat16
 
@@ -48,7 +49,7 @@ from provenance import provenance, released  # noqa: E402
 __all__ = ["main", "parser"]
 
 SHARES = {"kernels": 0.2, "steps": 0.3, "headline": 0.5}
-"""The parts in their order, and the share of the minutes after which each must end at the latest."""
+"""The parts in their order, and their shares of the minutes."""
 
 STAGES = ("tenth", "full")
 GRACE = 20.0  # seconds that a process may overrun or take to leave

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import importlib
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+import valleys
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,14 +42,15 @@ def test_a_wrong_kernel_does_not_pass() -> None:
     right = {row.name: row for row in kernels.kernels("cpu")}
     shapes, exact = kernels.SMALL, kernels.PRECISIONS["float64"]
 
-    def spoiled(change: Callable[[Any], None]) -> dict[str, Any]:
+    def spoiled(change: Callable[[Any, Any], None], step_number: int) -> dict[str, Any]:
         def build(params: Any, state: Any) -> Any:
             optimizer = right["ALTO foreach"].build(params, state)
-            step = optimizer.step
+            step, numbers = optimizer.step, iter(range(kernels.STEPS))
 
             def wrong() -> None:
                 step()
-                change(optimizer.state[params[0]]["exp_avg_sq"] if "state" in change.__name__ else params[0].data)
+                if next(numbers) == step_number:
+                    change(params[1].data, optimizer.state[params[1]]["exp_avg_sq"])
 
             optimizer.step = wrong  # type: ignore[method-assign]
             return optimizer
@@ -53,21 +58,23 @@ def test_a_wrong_kernel_does_not_pass() -> None:
         entry: dict[str, Any] = kernels.compare(replace(right["ALTO foreach"], build=build), exact, "cpu", shapes)
         return entry
 
-    def same(x: Tensor) -> None:
+    def same(param: Tensor, state: Tensor) -> None:
         pass
 
-    def off(x: Tensor) -> None:
-        x.mul_(1 + 1e-10)
+    def off(param: Tensor, state: Tensor) -> None:
+        param.mul_(1 + 1e-10)
 
-    def state_off(x: Tensor) -> None:
-        x.mul_(1 + 1e-10)
+    def state_off(param: Tensor, state: Tensor) -> None:
+        state.mul_(1 + 1e-10)
 
-    def not_a_number(x: Tensor) -> None:
-        x[0] = math.nan
+    def not_a_number(param: Tensor, state: Tensor) -> None:
+        param[0] = math.nan
 
-    assert spoiled(same)["passed"]
-    assert [spoiled(change)["passed"] for change in (off, state_off, not_a_number)] == [False] * 3
-    assert math.isnan(spoiled(not_a_number)["max_error"])
+    last = kernels.STEPS - 1  # after which a state reaches no parameter
+    assert spoiled(same, last)["passed"]
+    assert [spoiled(change, last)["passed"] for change in (off, state_off, not_a_number)] == [False] * 3
+    assert not spoiled(off, 0)["passed"]
+    assert math.isnan(spoiled(not_a_number, last)["max_error"])
 
 
 def test_the_tests_are_counted_by_outcome() -> None:
@@ -116,6 +123,38 @@ def test_a_graph_has_only_what_keeps_its_steps_on_the_device() -> None:
     assert "timm Lamb" not in rows
     for row in rows.values():
         assert row.build.args[1]["capturable"] is True
+
+
+def test_replays_are_counted_and_timed_as_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a graph that is none: capturing runs nothing, and a replay is a step."""
+    running, timing, rivals = load("running"), load("timing"), load("rivals")
+    stage = load("stage").Stage([(8, 50), (50,)], copied=1 << 16)
+    params = stage.params
+    optimizers: list[Any] = []
+
+    class Graph:
+        def replay(self) -> None:
+            optimizers[-1].step()
+
+    @contextlib.contextmanager
+    def capture(graph: Graph) -> Iterator[None]:
+        before = copy.deepcopy((optimizers[-1].state_dict(), [param.detach() for param in params]))
+        yield
+        optimizers[-1].load_state_dict(before[0])
+        with torch.no_grad():
+            torch._foreach_copy_(params, before[1])
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+
+    def build(stage: Any) -> Any:
+        optimizers.append(valleys.ALTO(stage.params, lr=0.01))
+        return running.GraphRunning(optimizers[-1], stage)
+
+    row = timing.interleave([rivals.Contender("graph", "valleys", 48, build)], stage, rounds=3)[0]
+    assert row.failure is None
+    assert len(row.seconds) == 3
+    assert int(optimizers[-1].state[params[0]]["step"]) == running.GraphRunning.WARM_UP + 2 + 3
 
 
 def test_launches_are_what_the_device_did() -> None:
@@ -238,13 +277,16 @@ def test_encoded_images_become_the_binary_files(tmp_path: Path) -> None:
     assert test_labels.tolist() == [0, 1, 2, 3]
 
 
-def test_rounds_are_begun_only_where_four_runs_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("full", "rounds"), [(500.0, (4, 0)), (100.0, (2, 1))])
+def test_rounds_are_begun_only_where_four_runs_fit(
+    full: float, rounds: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tenth has half of the time; what the whole set cannot use goes back to it."""
     headline = load("gpu_headline")
     part = load("gpu_results").Results(tmp_path / "part.json", {}, time.time() + 1000.0, {})
     clock = {"now": time.time()}
     monkeypatch.setattr(headline.time, "time", lambda: clock["now"])
-    costs = {"tenth": 50.0, "full": 500.0}
+    costs = {"tenth": 50.0, "full": full}
 
     class Task(SimpleNamespace):
         def steps(self, batch_size: int, epochs: int) -> int:
@@ -267,8 +309,8 @@ def test_rounds_are_begun_only_where_four_runs_fit(tmp_path: Path, monkeypatch: 
         data=tmp_path / "data", data_name=None, dry_run=False, stages=["tenth", "full"], precision="float32"
     )
     headline.run(part, options)
-    assert part.document["summary"]["tenth"]["n"] == 4
-    assert "full" not in part.document["summary"]
-    assert "four runs need about 2000 s" in part.document["stopped"]["full"]
-    per_arm = {arm: sum(name.endswith(f", {arm}") for name in part.entries) for arm in headline.ARMS}
-    assert set(per_arm.values()) == {4}
+    summaries = part.document["summary"]
+    assert tuple(summaries[name]["n"] if name in summaries else 0 for name in ("tenth", "full")) == rounds
+    assert f"four runs need about {4 * full:.0f} s" in part.document["stopped"]["full"]
+    per_arm = {sum(name.endswith(f", {arm}") for name in part.entries) for arm in headline.ARMS}
+    assert per_arm == {sum(rounds)}
