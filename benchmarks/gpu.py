@@ -18,7 +18,8 @@ the originals, so results call it CIFAR-10 (JPEG).
 Each part writes ``DIR/PART.json`` after every measurement, whole at any moment, and ``DIR/run.json`` says what became
 of the parts: four files. A part is a process of its own; one that dies, or whose CUDA context an error has broken, is
 started again behind that measurement. Ten minutes may be too few for ``full``, whose runs are begun only where four fit
-into what is left. Leave a minute between the minutes and any time limit around the call. A second call has more time for it, and a forward pass in bfloat16 takes less:
+into what is left. A second call has more time for it, and a forward pass in bfloat16 takes less. Leave a minute between
+the minutes and any time limit around a call:
 
     python benchmarks/gpu.py --minutes 10 --out DIR2 --data ... --parts headline --stages full --precision bfloat16
 
