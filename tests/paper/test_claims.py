@@ -65,7 +65,7 @@ def test_the_page_is_made_of_the_file() -> None:
 def test_links_lead_to_files() -> None:
     links = re.findall(r"\]\(([^)]+)\)", claims.to_markdown(CLAIMS))
     assert len(links) == sum(claim.source is not None for claim in CLAIMS)
-    assert all((ROOT / "docs" / link).is_file() for link in links)
+    assert all(link.endswith(".md") and (ROOT / "docs" / link).is_file() for link in links)
 
 
 def test_names_are_unique_and_every_table_has_a_claim() -> None:

@@ -59,6 +59,7 @@ def test_another_length_is_said_and_is_no_test_of_the_paper(tmp_path: Path, call
     assert "; --epochs 2 in place of 200" in text
     assert "| another problem |" in text
     assert "PRESET SMOKE" not in text
+    assert "A SHARE" not in text
     assert '"epochs": 2,' in shorter.paths["json"].read_text()
     same = run(tmp_path / "same", "table-5a", "200", epochs=200, **paper)
     assert all(o.same for o in same.outcomes)
