@@ -29,8 +29,8 @@ _SMALLER = (
 )
 _SHARE = (
     "A SHARE OF THE PAPER'S PROBLEM: fewer images and as much smaller a batch, with the paper's schedule and, unless "
-    "--epochs is another, its number of updates. Accuracies are lower than the paper's; what can be compared is the order "
-    "of the optimizers, below."
+    "--epochs is another, its number of updates. Accuracies are lower than the paper's; what can be compared is the "
+    "order of the optimizers, below."
 )
 _CUT = "ANOTHER LENGTH: --epochs {} for every run, so a difference to the paper's number is no test of the paper."
 _MARKED = "set by us"
