@@ -1,7 +1,7 @@
 """What the mathematics says about E, in numbers: the noisy quadratic model, stability limits, the theorems' rates.
 
-Writes ``README.md``, ``analysis.json`` and three pictures. Everything is computed exactly or seeded: a second run gives
-the same numbers.
+Writes ``README.md``, ``analysis.json`` and three pictures, or with ``--mechanism`` ``mechanism.md`` and a picture.
+Everything is computed exactly or seeded: a second run gives the same numbers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import analysis_mechanism
 from analysis_figures import limit_figure, region_figure, steps_figure
 from provenance import provenance
 from report import listing, table
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, default=Path("benchmarks/results/analysis"), help="folder to write")
     made.add_argument("--budget", type=float, default=1.0, help="times the budget of every search")
     made.add_argument("--batches", type=int, nargs="+", default=list(BATCHES), help="batch sizes")
+    made.add_argument("--mechanism", action="store_true", help="the measurements of docs/mechanism.md instead")
     return made
 
 
@@ -69,10 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compute and write."""
     options = parser().parse_args(arguments)
     torch.set_num_threads(1)
-    origin = provenance("cpu", 1, ("numpy", "scipy", "valleys"))
+    origin = provenance("cpu", 1, ("numpy", "scipy", "torch", "valleys"))
     began = time.process_time()
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
+    if options.mechanism:
+        analysis_mechanism.report(out, origin)
+        return
     batches: list[int] = options.batches
     constant = {family.name: [_constant(family, batch, options.budget) for batch in batches] for family in FAMILIES}
     decaying = {

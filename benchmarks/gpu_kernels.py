@@ -239,7 +239,7 @@ def _errors(actual: list[Tensor], expected: list[Tensor]) -> list[float]:
 
 def _largest(errors: list[float]) -> float:
     """The largest, or NaN, which Python's ``max`` may pass over."""
-    return max(errors)
+    return float(torch.tensor(errors, dtype=torch.float64).max())
 
 
 def _randn(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> Tensor:

@@ -17,15 +17,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from finished_runs import finished, keep, restore
 from valleys.lab.attribution import attribute
 from valleys.paper.reproduce import reproduce
 
@@ -110,69 +108,9 @@ def main() -> None:
         out = arguments.runs / name
         restore(RESULTS / name, out)
         STUDIES[name](arguments.data, out, arguments.rounds, arguments.seeds)
-        keep(out, RESULTS / name, {str(arguments.runs): "runs/headline", str(arguments.data): "FOLDER"})
+        large = ("comparison.db", "report.json") if name == "digits" else ()  # made again in minutes
+        keep(out, RESULTS / name, {str(arguments.runs): "runs/headline", str(arguments.data): "FOLDER"}, large)
         (RESULTS / "README.md").write_text(overview(), encoding="utf-8")
-
-
-def restore(results: Path, out: Path) -> None:
-    """Copy the committed databases to where the runs go on, unless there are some."""
-    for database in results.rglob("comparison.db"):
-        target = out / database.relative_to(results)
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(database, target)
-
-
-def keep(out: Path, results: Path, hidden: dict[str, str]) -> None:
-    """Keep the finished runs, and the reports as text: pictures and pages are made again from the numbers.
-
-    Args:
-        out: folder of the runs.
-        results: where they are committed.
-        hidden: folders of this machine, and what stands for them in the commands.
-    """
-    large = {"comparison.db", "report.json"} if out.name == "digits" else set()  # made again in minutes
-    for path in sorted(out.rglob("*")):
-        target = results / path.relative_to(out)
-        if path.name in large:
-            continue
-        if path.name == "comparison.db":
-            target.parent.mkdir(parents=True, exist_ok=True)
-            copy_runs(path, target, hidden)
-        elif path.suffix in (".md", ".json") or path.name == "waterfall.png":
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if path.suffix == ".png":
-                shutil.copyfile(path, target)
-                continue
-            text = path.read_text(encoding="utf-8").replace("![validation metric against steps](curves.png)\n\n", "")
-            if path.suffix == ".json":
-                text = json.dumps(json.loads(text), separators=(",", ":")) + "\n"
-            for place, word in hidden.items():
-                text = text.replace(place, word)
-            target.write_text(text, encoding="utf-8")
-
-
-def copy_runs(database: Path, target: Path, hidden: dict[str, str]) -> None:
-    """Copy a database, in which others may be writing, without what it says of this machine."""
-    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(target)) as copy:
-        source.backup(copy)
-        for place, word in hidden.items():
-            copy.execute("UPDATE study_user_attributes SET value_json = replace(value_json, ?, ?)", (place, word))
-        copy.execute("DELETE FROM trial_user_attributes WHERE key = 'worker'")
-        copy.commit()
-        copy.execute("VACUUM")
-
-
-def finished(database: Path) -> dict[str, dict[int, float | None]]:
-    """Return the test accuracy of every finished final run by optimizer and seed; None where it diverged."""
-    query = "SELECT value_json FROM trial_user_attributes WHERE key = 'record' ORDER BY trial_id"
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        records = [json.loads(text) for (text,) in connection.execute(query)]
-    tests: dict[str, dict[int, float | None]] = {}
-    for record in records:
-        if record["seed"] % 10_000 >= 5_000:  # a fresh seed, not a trial's
-            tests.setdefault(record["optimizer"], {})[record["seed"]] = record["test"]
-    return tests
 
 
 def overview() -> str:

@@ -42,15 +42,23 @@ def test_the_page_of_the_headline_is_made_of_the_committed_runs(load: Any) -> No
 
 
 def test_the_runs_of_the_headline_go_on_elsewhere(load: Any, tmp_path: Path) -> None:
-    headline = load("headline")
-    headline.restore(headline.RESULTS / "fortieth", tmp_path)
-    assert headline.finished(tmp_path / "comparison.db") == headline.finished(
-        headline.RESULTS / "fortieth" / "comparison.db"
-    )
+    committed, runs = load("headline").RESULTS / "fortieth", load("finished_runs")
+    runs.restore(committed, tmp_path)
+    assert runs.finished(tmp_path / "comparison.db") == runs.finished(committed / "comparison.db")
     (tmp_path / "attribution.json").write_text('{"command": "valleys attribute --data /secret/data"}')
-    headline.keep(tmp_path, tmp_path / "kept", {"/secret/data": "FOLDER"})
+    runs.keep(tmp_path, tmp_path / "kept", {"/secret/data": "FOLDER"})
     assert "FOLDER" in (tmp_path / "kept" / "attribution.json").read_text()
-    assert headline.finished(tmp_path / "kept" / "comparison.db") == headline.finished(tmp_path / "comparison.db")
+    assert runs.finished(tmp_path / "kept" / "comparison.db") == runs.finished(tmp_path / "comparison.db")
+
+
+def test_the_problems_are_those_of_the_plan(load: Any) -> None:
+    plan, problems = load("evidence.run").PLAN, load("evidence.problems").PROBLEMS
+    assert {name: {"batch_size": p.batch_size, "updates": p.updates} for name, p in problems.items()} == plan[
+        "problems"
+    ]
+    for comparison in plan["comparisons"].values():
+        pairs = [pair.split(":") for pair in comparison["pairs"]]
+        assert all(name in comparison["optimizers"] for pair in pairs for name in pair)
 
 
 PAGES = [

@@ -33,6 +33,7 @@ SOUND = {
     "trajectories": ["rosenbrock", "--steps", "2", "--optimizers", "sgd", "--out", "out"],
     "playground": ["--out", "page.html"],
     "reproduce": ["table-1", "--only", "-g_k", "--out", "out"],
+    "claims": ["theorem-2"],
 }
 """A command line of each command that is in order; one of its words is then replaced."""
 

@@ -40,6 +40,35 @@ def test_a_row_runs_alone_and_the_same_call_again_runs_nothing(tmp_path: Path, c
     assert again == first
 
 
+def test_rows_and_columns_are_chosen(tmp_path: Path, calls: list[Call]) -> None:
+    reproduction = run(tmp_path, only="CIFAR-10", columns="ALTO,LAMB", seeds=1)
+    places = [(o.cell.row, o.cell.column) for o in reproduction.outcomes]
+    assert places == [(row, column) for row in ("CIFAR-10, 128", "CIFAR-10, 16384") for column in ("LAMB", "ALTO")]
+    assert [call["optimizer"] for call in calls] == ["LAMB", "ALTO"] * 2
+    assert {(c.first, c.second) for c in reproduction.contrasts} == {("ALTO", "LAMB")}
+
+
+def test_another_length_is_said_and_is_no_test_of_the_paper(tmp_path: Path, calls: list[Call]) -> None:
+    paper: Call = {"preset": "paper", "device": "cpu", "columns": "LAMB,ALTO", "seeds": 1}
+    as_printed = run(tmp_path, "table-5a", "200", **paper)
+    shorter = run(tmp_path, "table-5a", "200", epochs=2, **paper)
+    assert [call["task"].epochs for call in calls] == [200, 200, 2, 2]  # other runs, in the same folder
+    assert [all(o.same for o in one.outcomes) for one in (as_printed, shorter)] == [True, False]
+    text = shorter.paths["markdown"].read_text()
+    assert "ANOTHER LENGTH: --epochs 2 for every run" in text
+    assert "; --epochs 2 in place of 200" in text
+    assert "| another problem |" in text
+    assert "PRESET SMOKE" not in text
+    assert "A SHARE" not in text
+    assert '"epochs": 2,' in shorter.paths["json"].read_text()
+    same = run(tmp_path / "same", "table-5a", "200", epochs=200, **paper)
+    assert all(o.same for o in same.outcomes)
+    assert "ANOTHER LENGTH" not in same.paths["markdown"].read_text()
+    smoke = run(tmp_path / "smoke", "table-5a", "200", epochs=5, seeds=1).paths["markdown"].read_text()
+    assert "PRESET SMOKE" in smoke
+    assert "ANOTHER LENGTH: --epochs 5" in smoke
+
+
 def test_tables_with_a_problem_in_common_share_its_runs(tmp_path: Path, calls: list[Call]) -> None:
     run(tmp_path, "table-8", ROW, seeds=1)
     assert [call["optimizer"] for call in calls] == ["SGD", "ESGD", "Adam", "EAdam"]
@@ -251,9 +280,11 @@ def test_without_a_gpu_the_paper_s_problems_do_not_start_by_themselves(
         ({"preset": "big"}, r"unknown preset 'big'.*smoke, paper"),
         ({"clip": 0.0}, r"clip must be a number above 0, not 0.0"),
         ({"seeds": 0}, r"seeds must be at least 1, not 0"),
+        ({"epochs": 0}, r"epochs must be at least 1, not 0"),
+        ({"columns": "Muon"}, r"--columns 'Muon' is no column of table-3; choose from: SGD; Adam;"),
         ({"device": "tpu"}, r"unknown device 'tpu'.*auto, cpu, cuda"),
         ({"number": "table-99"}, r"unknown table or figure 'table-99'"),
-        ({"only": "MNIST"}, r"--only 'MNIST' is no row of table-3; choose one of"),
+        ({"only": "MNIST"}, r"--only 'MNIST' is no row of table-3; choose from"),
     ],
 )
 def test_mistakes_are_named_before_any_work(tmp_path: Path, changes: Mapping[str, Any], message: str) -> None:

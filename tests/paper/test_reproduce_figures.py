@@ -93,8 +93,12 @@ def test_the_trainer_s_own_runs_are_the_walks(short: None) -> None:
 
 def test_table_1_comes_out_as_printed(tmp_path: Path) -> None:
     reproduction = run(tmp_path, "table-1", None, seeds=1)
-    assert len(reproduction.outcomes) == 20
-    assert all(one.difference == 0 for one in reproduction.outcomes)
+    assert len(reproduction.outcomes) == 24
+    *printed, _, _, _, _ = reproduction.outcomes
+    assert all(one.difference == 0 for one in printed)
+    assert [(one.cell.says, one.mean) for one in reproduction.outcomes[-4:]] == [
+        (f"implied: {sign}", sign) for sign in (-1, 1, -1, 1)
+    ]
     text = reproduction.paths["markdown"].read_text()
     assert "| -g\\_k | 1-2 | -1 | -1" in text or "| -g_k | 1-2 | -1 | -1" in text
 

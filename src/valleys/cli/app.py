@@ -29,7 +29,7 @@ COMMANDS = (
     "landscape",
     "trajectories",
     "playground",
-    "reproduce",
+    "paper",
 )
 
 PATHS = ("--out", "--data", "--recipes")
@@ -66,6 +66,7 @@ def _root(
            torchrun's for any failure of its processes
       2    a mistake in the request, in a task's or an optimizer's own code,
            a full disk, in one line; finished runs are kept
+      3    reproduce: every cell is blank
       130  interrupted
       143  asked to leave by SIGTERM or SIGUSR1; the run under way is kept
 

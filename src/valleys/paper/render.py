@@ -28,9 +28,11 @@ _SMALLER = (
     "What can be looked at is the order of the optimizers, below; it is no test either."
 )
 _SHARE = (
-    "A SHARE OF THE PAPER'S PROBLEM: fewer images and as much smaller a batch, with the paper's number of updates and "
-    "schedule. Accuracies are lower than the paper's; what can be compared is the order of the optimizers, below."
+    "A SHARE OF THE PAPER'S PROBLEM: fewer images and as much smaller a batch, with the paper's schedule and, unless "
+    "--epochs is another, its number of updates. Accuracies are lower than the paper's; what can be compared is the "
+    "order of the optimizers, below."
 )
+_CUT = "ANOTHER LENGTH: --epochs {} for every run, so a difference to the paper's number is no test of the paper."
 _MARKED = "set by us"
 _ONCE = ("memory", "sign")  # measured once, without seeds
 
@@ -76,6 +78,7 @@ def to_json(reproduction: Reproduction) -> dict[str, Any]:
             "unit": table.unit,
             "preset": reproduction.preset,
             "seeds": reproduction.seeds,
+            "epochs": reproduction.epochs,
             "problems": reproduction.problems,
             "notes": table.notes,
             "cells": [_cell(one) for one in reproduction.outcomes],
@@ -99,7 +102,10 @@ def _document(reproduction: Reproduction) -> Iterator[tuple[str, Shown | str]]:
     table = reproduction.table
     yield "title", f"{_name(table)}: {table.title} ({table.unit})"
     if any(outcome.mean is not None and not outcome.same for outcome in reproduction.outcomes):
-        yield "text", _SMALLER if reproduction.preset == "smoke" else _SHARE
+        if reproduction.preset != "paper":
+            yield "text", _SMALLER if reproduction.preset == "smoke" else _SHARE
+        if reproduction.epochs is not None:
+            yield "text", _CUT.format(reproduction.epochs)
     reasons = _reasons(reproduction.outcomes)
     yield "table", Shown.of_text(_TITLES, [_row(table, outcome, reasons) for outcome in reproduction.outcomes])
     if reproduction.contrasts:

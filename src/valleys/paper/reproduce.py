@@ -50,12 +50,14 @@ class ReproductionConfig:
     """Settings of a reproduction.
 
     Raises:
-        LabError: an unknown preset or device, a device that is not there, or fewer than one seed.
+        LabError: an unknown preset or device, a device that is not there, or fewer than one seed or epoch.
     """
 
     preset: str = option(PRESETS[0], f"smoke (a smaller problem), paper, or of CIFAR {', '.join(SHARES)}.")
-    only: str | None = option(None, "A row, or an unambiguous beginning of its label; default: all.")
-    seeds: int = option(3, "Runs of each optimizer on each problem.")
+    only: str | None = option(None, "Rows, by the words they begin with, such as CIFAR-10,ImageNet; default: all.")
+    columns: str | None = option(None, "Columns, which are mostly optimizers, such as LAMB,ALTO; default: all.")
+    seeds: int = option(3, "Runs of each optimizer on each problem; the paper's tables are means of 3.")
+    epochs: int | None = option(None, "Length of a run; with another than the paper's it is no test of the paper.")
     data_dir: Path | str | None = option(None, "Folder of the data.", flag="--data", cli=Path | None)
     exclude_norms: bool = option(False, "No weight decay and no ratio for norms and biases, as the authors' package.")
     clip: float | None = option(None, "Largest norm of the gradient; the authors' package has 1. Default: the paper's.")
@@ -69,8 +71,10 @@ class ReproductionConfig:
         typed(self)
         if self.preset not in PRESETS:
             raise unknown("preset", self.preset, PRESETS)
-        if self.seeds < 1:
-            raise LabError(f"seeds must be at least 1, not {self.seeds}")
+        for name in ("seeds", "epochs"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise LabError(f"{name} must be at least 1, not {number}")
         if self.clip is not None and self.clip <= 0:
             raise LabError(f"clip must be a number above 0, not {self.clip}")
         check_device(self.device, DEVICES)
@@ -106,7 +110,8 @@ def reproduce(
         The paper's numbers beside ours.
 
     Raises:
-        LabError: an unknown table, row, preset or device, seeds below 1, or a folder that holds other runs.
+        LabError: an unknown table, row, column, preset or device, seeds or epochs below 1, or a folder that holds other
+            runs.
 
     Example:
         >>> import tempfile
@@ -119,8 +124,9 @@ def reproduce(
     """
     table = numbers.find(number)
     config = replace(config or ReproductionConfig(), **settings)
-    row = None if config.only is None else numbers.row(table, config.only)
-    cells = [cell for cell in table.cells if row in (None, cell.row)]
+    rows = table.rows if config.only is None else numbers.rows(table, config.only)
+    columns = table.columns if config.columns is None else numbers.columns(table, config.columns)
+    cells = [cell for cell in table.cells if cell.row in rows and cell.column in columns]
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +145,7 @@ def reproduce(
         table,
         config.preset,
         config.seeds,
+        config.epochs,
         outcomes,
         contrasts(table, outcomes),
         {cell.row: ran[cell.setting].problem for cell in cells if cell.setting and ran[cell.setting].problem},
@@ -184,7 +191,9 @@ def _name(setting: Setting, config: ReproductionConfig) -> str:
     methods = {
         method for table in numbers.TABLES for cell in table.cells for at, method in cell.runs() if at == setting
     }
-    options = config.exclude_norms, config.clip, config.keep_last_batch
+    options: tuple[Any, ...] = (config.exclude_norms, config.clip, config.keep_last_batch)
+    if config.epochs is not None:
+        options += (config.epochs,)
     mark = hashlib.sha256(repr((setting, config.preset, options, sorted(map(repr, methods)))).encode()).hexdigest()[:8]
     size = "" if setting.batch_size is None else f"-{setting.batch_size}"
     return f"{setting.task}{size}-{config.preset}-{mark}"
@@ -241,12 +250,13 @@ class _Experiment:
             return min(setting.batch_size, examples)  # the paper's largest batch is its whole training set
         return min(examples, max(_LEAST_BATCH, round(setting.batch_size * examples / setting.examples)))
 
-    def words(self, problem: Problem) -> str:
-        """Describe the problem: data, batch, length, schedule."""
+    def words(self, problem: Problem, length: int) -> str:
+        """Describe the problem: data, batch, length, schedule; ``length`` is its own, in epochs."""
         batch_size = self.batch_size(problem)
         name = problem.name + (f" ({problem.variant})" if problem.variant else "")
+        cut = "" if problem.epochs == length else f"; --epochs {problem.epochs} in place of {length}"
         if isinstance(problem, Loop):
-            return f"{name}, {problem.steps(batch_size, problem.epochs):,} steps of batch {batch_size}"
+            return f"{name}, {problem.steps(batch_size, problem.epochs):,} steps of batch {batch_size}{cut}"
         assert isinstance(problem, Task)
         examples = len(problem.train)
         steps = problem.steps(batch_size, problem.epochs)
@@ -255,7 +265,7 @@ class _Experiment:
         clip += ", norms and biases without weight decay and ratio" * self.config.exclude_norms
         remark = f" (set by us: {self.setting.ours})" if self.setting.ours else ""
         other = "; another, smaller problem than the paper's" if self.scaled else remark
-        return f"{words}, {problem.schedule.describe()}{clip}{other}"
+        return f"{words}, {problem.schedule.describe()}{clip}{cut}{other}"
 
 
 def _run(experiment: _Experiment, methods: Sequence[Method], out: Path, measures: Set[str]) -> Ran:
@@ -268,6 +278,8 @@ def _run(experiment: _Experiment, methods: Sequence[Method], out: Path, measures
         _build_once(problem)
     except LabError as error:
         return Ran(blank=str(error))
+    length = problem.epochs
+    problem = replace(problem, epochs=length if config.epochs is None else config.epochs)
     specs, blanks = [], {}
     for method in methods:
         try:
@@ -275,8 +287,10 @@ def _run(experiment: _Experiment, methods: Sequence[Method], out: Path, measures
         except LabError as error:
             blanks[method.name] = str(error)
     ran = Ran(
-        experiment.words(problem),
-        same=not experiment.scaled and (config.preset == "paper" or setting.smoke_epochs is None),
+        experiment.words(problem, length),
+        same=not experiment.scaled
+        and problem.epochs == length
+        and (config.preset == "paper" or setting.smoke_epochs is None),
         epochs=problem.epochs,
         maximize=problem.maximize,
         target=problem.target,

@@ -103,8 +103,9 @@ class Reproduction:
         table: the paper's.
         preset: ``paper``, ``smoke``, or a share such as ``tenth``.
         seeds: runs per cell.
+        epochs: of every run; None: the preset's.
         outcomes: the selected cells in the table's order.
-        contrasts: the selected rows' orders.
+        contrasts: the selected cells' orders.
         problems: what was trained, by row.
         paths: files written: ``markdown``, ``json``.
         reports: the folder of each comparison behind it.
@@ -113,6 +114,7 @@ class Reproduction:
     table: Table
     preset: str
     seeds: int
+    epochs: int | None
     outcomes: tuple[Outcome, ...]
     contrasts: tuple[Contrast, ...]
     problems: Mapping[str, str]

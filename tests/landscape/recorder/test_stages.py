@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from valleys.landscape.recorder.recorder import record
 from valleys.landscape.recorder.stages import PAPER, QUANTITIES, STAGES, signs, stage, table_1, well
+from valleys.paper.walks.functions import FUNCTIONS
 
 
 class Walk(Optimizer):
@@ -47,6 +48,7 @@ def test_the_measured_table_is_the_papers() -> None:
     + - + -
     + - - +
     - + + -
+    - + - +
     """
     rows = [line.split() for line in printed.strip().splitlines()]
     expected = {name: dict(zip(STAGES, row, strict=True)) for name, row in zip(QUANTITIES, rows, strict=True)}
@@ -63,6 +65,20 @@ def test_the_measured_table_is_the_papers() -> None:
 )
 def test_the_table_holds_for_other_wells(function: object) -> None:
     assert table_1(function) == PAPER  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "stop"),
+    [("f1", 4.5, 3.2), ("f1", 7.8, 6.4), ("f2", 0.35, -0.35), ("f2", 0.65, 0.55), ("rastrigin", 0.5, -0.5)],
+)
+def test_the_table_holds_on_the_functions_of_one_variable(name: str, start: float, stop: float) -> None:
+    function = FUNCTIONS[name]
+
+    def curve(x: Tensor) -> Tensor:
+        rest = torch.zeros(function.dimension - 1, dtype=x.dtype).expand(*x.shape, -1)  # Rastrigin's along an axis
+        return function.f(torch.cat([x.unsqueeze(-1), rest], dim=-1))
+
+    assert table_1(curve, start, stop) == PAPER
 
 
 def test_a_hill_is_told_apart() -> None:
@@ -96,7 +112,7 @@ def test_a_recorders_rows_have_the_signs_of_the_table() -> None:
 def test_a_row_without_its_next_gradient_has_no_signs() -> None:
     assert signs({"slope": None, "inner": None, "gradient_norm": None, "gradient_norm_before": 1.0}) is None
     row = {"slope": 0.0, "inner": 0.0, "gradient_norm": 1.0, "gradient_norm_before": 1.0}
-    assert list((signs(row) or {}).values()) == ["-", "0", "0", "0", "0"]
+    assert list((signs(row) or {}).values()) == ["-", "0", "0", "0", "0", "0"]
 
 
 @given(st.floats(allow_nan=True), st.floats(allow_nan=True))

@@ -13,7 +13,7 @@ from valleys.lab.tasks.reinforcement import COLLECT
 from valleys.paper.reproduce import SHARES
 from valleys.paper.tables.methods import MAKERS, method, spec
 from valleys.paper.tables.model import Cell, Method, Setting, Table
-from valleys.paper.tables.numbers import TABLES, find, row
+from valleys.paper.tables.numbers import TABLES, columns, find, rows
 
 CELLS = [(table, cell) for table in TABLES for cell in table.cells]
 
@@ -310,15 +310,49 @@ def test_an_unknown_table_is_refused_with_the_choices() -> None:
         find("table-99")
 
 
-def test_rows_are_found_by_an_unambiguous_beginning() -> None:
-    table = find("table-3")
-    assert row(table, "cifar-10, 128") == "CIFAR-10, 128"
-    assert row(find("table-4"), "1k") == "1K"
-    with pytest.raises(LabError, match=r"'cifar' is the beginning of 4 rows of table-3; choose one of: CIFAR-10, 128"):
-        row(table, "cifar")
-    with pytest.raises(LabError, match=r"'MNIST' is no row of table-3; choose one of: CIFAR-10, 128;"):
-        row(table, "MNIST")
+@pytest.mark.parametrize(
+    ("number", "text", "labels"),
+    [
+        ("table-3", "CIFAR-10", ["CIFAR-10, 128", "CIFAR-10, 16384"]),  # not CIFAR-100
+        ("table-3", "cifar-10,  128", ["CIFAR-10, 128"]),
+        ("table-3", "ImageNet, CIFAR-10, 16384", ["CIFAR-10, 16384", "ImageNet, 256", "ImageNet, 4086"]),
+        ("table-3", "imagenet, 2", ["ImageNet, 256"]),
+        ("table-3", "CIFAR-100,", ["CIFAR-100, 128", "CIFAR-100, 16384"]),
+        ("table-4", "1k,32K", ["1K", "32K"]),
+        ("table-1", "-g_k", ["-g_k"]),
+        ("table-1", "<theta_k - theta_{k-1}, g_k - g_{k-1}>", ["<theta_k - theta_{k-1}, g_k - g_{k-1}>"]),
+        ("figure-3", "AdamW", [f"AdamW, 128: {what}" for what in ("top eigenvalue", "drift", "test accuracy %")]),
+        ("appendix-a", "32768", ["32768"]),  # though another begins so
+    ],
+)
+def test_rows_are_named_by_the_words_that_they_begin_with(number: str, text: str, labels: list[str]) -> None:
+    assert rows(find(number), text) == labels
 
 
-def test_an_exact_label_wins_over_a_longer_one() -> None:
-    assert row(find("appendix-a"), "32768") == "32768"
+def test_columns_are_named_as_rows_are() -> None:
+    assert columns(find("table-3"), "alto, lamb") == ["LAMB", "ALTO"]
+    assert columns(find("table-5b"), "ALTO") == ["ALTO"]
+    assert columns(find("table-7"), "without a, bias correction") == ["without a, bias correction"]
+    assert len(columns(find("table-7"), "without")) == 7
+    with pytest.raises(LabError, match=r"--columns 'Ada' is the beginning of 3 columns of table-3; choose from: SGD;"):
+        columns(find("table-3"), "ALTO, Ada")
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.number)
+def test_every_label_names_its_own_row_or_column_alone(table: Table) -> None:
+    assert [rows(table, label) for label in table.rows] == [[label] for label in table.rows]
+    assert [columns(table, label) for label in table.columns] == [[label] for label in table.columns]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MNIST", r"--only 'MNIST' is no row of table-3; choose from: CIFAR-10, 128;"),
+        ("CIFAR-10, 128, 129", r"--only '129' is no row of table-3"),
+        ("cifar-1", r"'cifar-1' is the beginning of 4 rows of table-3"),
+        (",", r"--only ',' is no row of table-3"),
+    ],
+)
+def test_what_names_no_row_is_refused_with_the_choices(text: str, message: str) -> None:
+    with pytest.raises(LabError, match=message):
+        rows(find("table-3"), text)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valleys import reference
-from valleys.paper.theory import frequency_response, largest_stable_lr, spectral_radius, widest
+from valleys.paper.theory import continuous_limit, frequency_response, largest_stable_lr, spectral_radius, widest
 from valleys.paper.theory.checks import Floats
 from valleys.paper.theory.stability import flip_limit, iteration_matrix, rotation_limit
 
@@ -169,6 +169,8 @@ def test_the_response_is_what_the_reference_does_to_a_wave() -> None:
         (lambda: iteration_matrix(0.1, 0.0, 0.9, 0.9, 1.0), "dampening must be"),
         (lambda: iteration_matrix(np.nan, 0.0, 0.9, 0.9), "x must be"),
         (lambda: widest(0.9, 1.5), "beta2 must be"),
+        (lambda: continuous_limit(np.nan, 0.9), "alpha must be"),
+        (lambda: continuous_limit(0.0, 0.9, 1.0), "beta2 must be"),
     ],
 )
 def test_arguments_out_of_range_are_refused(call: Callable[[], object], words: str) -> None:

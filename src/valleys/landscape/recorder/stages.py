@@ -18,16 +18,20 @@ QUANTITIES = (
     "-grad |g|^2",
     "g_k - g_{k-1}",
     "<theta_k - theta_{k-1}, g_k - g_{k-1}>",
+    "<theta_k - theta_{k-1}, -grad |g|^2>",
 )
-"""The rows of Table 1."""
+"""The rows of Table 1, and the product of its first and third, which it does not have."""
 
 Signs = dict[str, str]
 
 PAPER: dict[str, Signs] = {
     name: dict(zip(STAGES, row, strict=True))
-    for name, row in zip(QUANTITIES, ("----", "--++", "+-+-", "+--+", "-++-"), strict=True)
+    for name, row in zip(QUANTITIES, ("----", "--++", "+-+-", "+--+", "-++-", "-+-+"), strict=True)
 }
-"""Table 1 as printed, for a motion in the negative direction: the sign of each quantity in each stage."""
+"""Table 1 for a motion in the negative direction, as printed but for the last row, which follows from two others.
+
+Both inner products are negative in stage 1-2 and positive in 2-3. In 3-4, out of the minimum, -grad |g|^2
+brakes and the gradient difference accelerates; in 4-5 it is the other way round."""
 
 
 def stage(slope: float, curvature: float) -> str | None:
@@ -37,7 +41,7 @@ def stage(slope: float, curvature: float) -> str | None:
         \text{curvature} = \langle u_k, g_k - g_{k-1} \rangle, \qquad u_k = \theta_k - \theta_{k-1}
 
     With as many dimensions as a network has, "the negative direction" of Table 1 is the direction of motion: the signs
-    of -g_k and of the gradient difference become those of their components along :math:`u_k`. These two tell all five
+    of -g_k and of the gradient difference become those of their components along :math:`u_k`. These two tell all
     rows of the table, and so the stage:
 
     ========= ============ ===========
@@ -70,11 +74,11 @@ def stage(slope: float, curvature: float) -> str | None:
 
 
 def signs(row: Mapping[str, float | None]) -> Signs | None:
-    r"""The five signs of Table 1 for one row of a recorder, the motion taken as the negative direction.
+    r"""Return the signs of Table 1 for one row of a recorder, the motion taken as the negative direction.
 
     .. math:: \langle u_k, -\nabla |g|^2 \rangle \approx |g_{k-1}|^2 - |g_k|^2
 
-    is the third: how much smaller the gradient became.
+    is the last, exact as the mean over the step, and the third is its negative: how much larger the gradient became.
 
     Args:
         row: with ``slope``, ``inner``, ``gradient_norm`` and ``gradient_norm_before``, as :func:`record` makes them.
@@ -92,7 +96,7 @@ def signs(row: Mapping[str, float | None]) -> Signs | None:
     after, before = row["gradient_norm"], row["gradient_norm_before"]
     if slope is None or inner is None or after is None or before is None:
         return None
-    values = (-1.0, slope, after - before, -inner, inner)
+    values = (-1.0, slope, after - before, -inner, inner, before - after)
     return {name: _sign(value) for name, value in zip(QUANTITIES, values, strict=True)}
 
 
@@ -142,7 +146,7 @@ def table_1(
     (of_square,) = torch.autograd.grad(gradient.square().sum(), x)
     x, gradient = x.detach(), gradient.detach()
     moved, turned = x.diff(), gradient.diff()
-    measured = torch.stack([moved, -gradient[1:], -of_square[1:], turned, moved * turned])
+    measured = torch.stack([moved, -gradient[1:], -of_square[1:], turned, moved * turned, -moved * of_square[1:]])
     # Along the motion, which is negative, the slope has the other sign.
     at = [stage(-g, c) for g, c in zip(gradient.tolist(), curvature.tolist(), strict=True)]
     table: dict[str, Signs] = {name: {} for name in QUANTITIES}

@@ -49,11 +49,11 @@ def parse_table(file: str, text: str, shared: str = "{}") -> Table:
     Raises:
         ValueError: an unknown key, a missing field or a value of another kind; the message names file and entry.
     """
-    common = _parse(_SHARED, shared)
+    common = read_yaml(_SHARED, shared)
     settings: dict[str, Setting] = {}
     for name, entry in common.get("settings", {}).items():
         settings[name] = _setting(f"{_SHARED}: settings: {name!r}", entry, {})
-    entries = _parse(file, text)
+    entries = read_yaml(file, text)
     missing = [key for key in ("columns", "rows") if not entries.get(key)]
     if missing:
         raise ValueError(f"{file}: {' and '.join(missing)} missing")
@@ -68,7 +68,7 @@ def parse_table(file: str, text: str, shared: str = "{}") -> Table:
     except KeyError as error:
         raise ValueError(f"{file}: notes: {_SHARED} has no note {error}") from error
     lists = {"contrasts": contrasts, "notes": notes, "aliases": entries.pop("aliases", []), "cells": cells.values()}
-    return _make(file, Table, **entries, **{name: tuple(entry) for name, entry in lists.items()})
+    return make(file, Table, **entries, **{name: tuple(entry) for name, entry in lists.items()})
 
 
 def _add_row(
@@ -85,7 +85,7 @@ def _add_row(
         entries = {**columns[column], **row, **rate, **changes.get(column, {})}
         cells[label, column] = _cell(f"{where}: {column!r}", label, column, value, entries, settings, cells)
     if ratio is not None:
-        _make(f"{where}: ratio", _add_ratio, cells=cells, label=label, **ratio)
+        make(f"{where}: ratio", _add_ratio, cells=cells, label=label, **ratio)
 
 
 def _add_ratio(cells: Cells, label: str, column: str, of: tuple[str, str], measure: Any) -> None:
@@ -117,14 +117,14 @@ def _cell(where: str, label: str, column: str, value: Any, entries: Entries, set
         optimizer = _method(where, {"optimizer": column, "name": column, "batch_size": batch_size, **entries})
     if value is not None:
         _check_number(f"{where}: value", value)
-    return _make(
+    return make(
         where, Cell, row=label, column=column, value=value, setting=setting, method=optimizer, against=against, **own
     )
 
 
 def _method(where: str, entries: Entries) -> Method:
     _check_number(f"{where}: lr", entries.get("lr"))
-    return _make(where, method, **{name: _tuple(entry) for name, entry in entries.items()})
+    return make(where, method, **{name: _tuple(entry) for name, entry in entries.items()})
 
 
 def _setting(where: str, entry: Any, settings: Settings) -> Setting:
@@ -136,7 +136,7 @@ def _setting(where: str, entry: Any, settings: Settings) -> Setting:
     schedule = dict(entry.get("schedule") or {})
     if "warm_up_epochs" in schedule:
         schedule["warm_up"] = schedule.pop("warm_up_epochs") / entry["epochs"]
-    return _make(where, Setting, **{**entry, "schedule": _make(where, Schedule, **schedule) if schedule else None})
+    return make(where, Setting, **{**entry, "schedule": make(where, Schedule, **schedule) if schedule else None})
 
 
 def _by_column(where: str, entry: Any, columns: Mapping[str, Entries]) -> Entries:
@@ -153,7 +153,7 @@ def _by_column(where: str, entry: Any, columns: Mapping[str, Entries]) -> Entrie
     return dict(zip(columns, entry, strict=True))
 
 
-def _make(where: str, build: Callable[..., T], **entries: Any) -> T:
+def make(where: str, build: Callable[..., T], /, **entries: Any) -> T:
     """Build, and name the place if an entry is unknown, missing or refused."""
     try:
         return build(**entries)
@@ -170,7 +170,8 @@ def _tuple(entry: Any) -> Any:
     return tuple(entry) if isinstance(entry, list) else entry
 
 
-def _parse(file: str, text: str) -> Entries:
+def read_yaml(file: str, text: str) -> Entries:
+    """Read a mapping from YAML, in which no key stands twice; ``file`` names it in messages."""
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
         node = loader.get_single_node()

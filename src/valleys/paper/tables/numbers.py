@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from valleys.lab.errors import LabError, unknown
 from valleys.paper.tables.load import load_tables
@@ -37,21 +38,53 @@ def find(number: str) -> Table:
     raise unknown("table or figure", number, list(tables), remedy="; `valleys reproduce list` says what they are")
 
 
-def row(table: Table, label: str) -> str:
-    """Return a row's label by a beginning of it that no other row has, in capitals or not.
+def rows(table: Table, text: str) -> list[str]:
+    """Return the rows that a text names, in the table's order.
+
+    The text has names with commas between them. A name is a label or the words that it begins with, in capitals or not;
+    part of a word will do where no other label begins so.
 
     Raises:
-        LabError: no row begins so, or several do; the message lists the rows.
+        LabError: no row begins so, or several do with part of a word; the message lists the rows.
 
     Example:
-        >>> row(find("table-3"), "imagenet, 2")
-        'ImageNet, 256'
+        >>> rows(find("table-3"), "CIFAR-10, imagenet, 2")
+        ['CIFAR-10, 128', 'CIFAR-10, 16384', 'ImageNet, 256']
     """
-    rows = table.rows
-    folded = " ".join(label.split()).lower()
-    matches = [name for name in rows if name.lower() == folded]
-    matches = matches or [name for name in rows if name.lower().startswith(folded)]
-    if len(matches) == 1:
-        return matches[0]
-    which = "is no row" if not matches else f"is the beginning of {len(matches)} rows"
-    raise LabError(f"--only {label!r} {which} of {table.number}; choose one of: {'; '.join(rows)}")
+    return _chosen(table, text, "row", "--only", table.rows)
+
+
+def columns(table: Table, text: str) -> list[str]:
+    """Return the columns that a text names, as ``rows``.
+
+    Raises:
+        LabError: as ``rows``.
+
+    Example:
+        >>> columns(find("table-7"), "alto, without a, bias correction")
+        ['ALTO', 'without a, bias correction']
+    """
+    return _chosen(table, text, "column", "--columns", table.columns)
+
+
+def _chosen(table: Table, text: str, kind: str, option: str, labels: Sequence[str]) -> list[str]:
+    words = [word for word in (" ".join(part.split()) for part in text.split(",")) if word] or [text]
+    chosen: set[str] = set()
+    while words:
+        # Labels have commas of their own, so the longest name that is one counts.
+        matches = [_matches(labels, ", ".join(words[:end])) for end in range(1, len(words) + 1)]
+        end = max((number for number, match in enumerate(matches, 1) if match), default=0)
+        if not end:
+            begun = sum(label.lower().startswith(words[0].lower()) for label in labels)
+            which = f"the beginning of {begun} {kind}s" if begun else f"no {kind}"
+            raise LabError(f"{option} {words[0]!r} is {which} of {table.number}; choose from: {'; '.join(labels)}")
+        chosen.update(matches[end - 1])
+        del words[:end]
+    return [label for label in labels if label in chosen]
+
+
+def _matches(labels: Sequence[str], name: str) -> list[str]:
+    begun = [label for label in labels if label.lower().startswith(name.lower())]
+    exact = [label for label in begun if label.lower() == name.lower()]
+    whole = [label for label in begun if not label[len(name) :][:1].isalnum()]
+    return exact or whole or begun * (len(begun) == 1)

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from valleys.paper.theory.checks import Floats, decay, real
 
 __all__ = [
+    "continuous_limit",
     "frequency_response",
     "largest_stable_lr",
     "spectral_radius",
@@ -162,6 +163,47 @@ def largest_stable_lr(alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike, damp
     Source: ours.
     """
     return np.minimum(flip_limit(alpha, beta1, beta2, dampening), rotation_limit(alpha, beta1, beta2, dampening))
+
+
+def continuous_limit(alpha: ArrayLike, beta1: ArrayLike, beta2: ArrayLike | None = None) -> Floats:
+    r"""Return the learning rate, times the curvature, up to which E-adapted momentum is stable in continuous time.
+
+    .. math::
+        \dot\theta = -\eta\, m, \quad \dot m = -q\, m + g + \alpha a, \quad \dot a = -k\, a + k\, \dot g, \qquad
+        k = 1 - \beta_1,\; q = 1 - \beta_2
+
+    with the learning rate :math:`\eta` is Alg. 3 with differential in place of difference quotients. On a quadratic it
+    is stable, by Routh's and Hurwitz's conditions, for
+
+    .. math:: x < \frac{k q (k+q)}{-c (k+q) - q} \quad\text{if } c < -\frac{q}{k+q}, \text{ else } \infty,
+        \qquad c = \alpha (1 - \beta_1)
+
+    and without momentum (m = g + alpha a) for :math:`x < k / (-1 - c)` if c < -1, else for every x > 0. No upper bound
+    on c appears. Where this is finite, ``largest_stable_lr`` is below it, and their ratio tends to 1 as k and q shrink
+    in proportion at fixed c.
+
+    Args:
+        alpha: strength of E; any finite number, also beyond the paper's bound.
+        beta1: decay of E's memory, in [0, 1).
+        beta2: decay of the momentum, in [0, 1). Default: None, no momentum.
+
+    Returns:
+        What the arguments broadcast to; infinite where every learning rate is stable.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Example:
+        >>> continuous_limit([-150.0, -99.0, -5.0, 1000.0], beta1=0.99)
+        array([0.02,  inf,  inf,  inf])
+        >>> continuous_limit([-95.0, -90.0], beta1=0.99, beta2=0.9).round(4)
+        array([0.0244,    inf])
+
+    Source: ours; ``docs/mechanism.md`` has the derivation.
+    """
+    c, b1, b2, _ = _symbols(alpha, beta1, 0.0 if beta2 is None else beta2, 0.0)
+    k, q = 1 - b1, 1 - b2
+    return _bound(k, -1 - c) if beta2 is None else _bound(k * q * (k + q), -c * (k + q) - q)
 
 
 def widest(beta1: float, beta2: float) -> Widest:

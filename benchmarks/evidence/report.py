@@ -1,0 +1,145 @@
+"""The page of the evidence, made of the committed numbers alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from valleys.lab.statistics.formatting import fixed, format_mean
+from valleys.lab.statistics.intervals import mean_interval
+from valleys.lab.statistics.outcome import Metric, Outcome, Verdict
+from valleys.lab.statistics.verdicts import judge
+
+__all__ = ["RESULTS", "confirmations", "numbers", "overview", "planned"]
+
+RESULTS = Path(__file__).parents[1] / "results" / "evidence"
+
+
+def numbers(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page needs of a ``report.json``: no curves, no tables.
+
+    Args:
+        document: the comparison's.
+
+    Returns:
+        Configuration, environment, seconds and count of the runs and, by optimizer and round, the test metric of the
+        run on the fresh seed (None: diverged or missing) and the selected hyperparameters.
+    """
+    rounds = [entry for entry in document["rounds"] if entry["complete"]]
+    runs = [run for entry in rounds for run in entry["runs"]]
+    finals = [{run["optimizer"]: run for run in entry["runs"] if run["phase"] == "final"} for entry in rounds]
+    names = document["outcomes"]
+    return {
+        "configuration": document["configuration"],
+        "environment": document["environments"][-1],
+        "runs": len(runs),
+        "seconds": sum(run["curve"][-1]["seconds"] for run in runs if run["curve"]),
+        "timed": sum(bool(run["curve"]) for run in runs),
+        "test": {name: [final[name]["test"] if name in final else None for final in finals] for name in names},
+        "selected": {
+            name: [final[name]["hyperparameters"] if name in final else None for final in finals] for name in names
+        },
+    }
+
+
+def planned(numbers: Mapping[str, Any], pairs: Iterable[str], plan: Mapping[str, Any]) -> tuple[Verdict, ...]:
+    """Judge the planned pairs on the rounds of the plan."""
+    return _judge(numbers, pairs, slice(plan["rounds"]), plan["level"])
+
+
+def confirmations(numbers: Mapping[str, Any], pairs: Iterable[str], plan: Mapping[str, Any]) -> dict[str, Verdict]:
+    """Judge, on the fresh rounds alone and each at the plain level, the pairs that were significant on the others."""
+    fresh = slice(plan["rounds"], plan["rounds"] + plan["confirmation"])
+    significant = [f"{v.first}:{v.second}" for v in planned(numbers, pairs, plan) if v.better is not None]
+    if any(len(values) < fresh.stop for values in numbers["test"].values()):
+        return {}
+    return {pair: _judge(numbers, [pair], fresh, plan["level"])[0] for pair in significant}
+
+
+def _judge(numbers: Mapping[str, Any], pairs: Iterable[str], rounds: slice, level: float) -> tuple[Verdict, ...]:
+    outcomes = {name: Outcome(dict(enumerate(values[rounds]))) for name, values in numbers["test"].items()}
+    return judge(
+        [(a, b) for a, _, b in (pair.partition(":") for pair in pairs)], outcomes, _metric(numbers), level=level
+    )
+
+
+def _metric(numbers: Mapping[str, Any]) -> Metric:
+    about = numbers["configuration"]
+    return Metric(about["metric"], about["maximize"], about["scale"], about["resolution"])
+
+
+def overview(plan: Mapping[str, Any]) -> str:
+    """All finished comparisons in Markdown: every planned pair, then the test metric of every optimizer."""
+    lines = [
+        "# Does E help? Seven small problems, by a plan",
+        "",
+        "[plan.yaml](../../evidence/plan.yaml) fixed problems, pairs, tuning and level before the first run; "
+        "[problems.py](../../evidence/problems.py) has the problems. Each comparison is by "
+        "[the lab's protocol](../../../docs/lab.md#how-it-judges): rounds of tuning at shared points, the best by "
+        "validation on a fresh seed. `rule`: E's alpha and beta by the paper's rule for the batch size, 8 trials; "
+        "`tuned`: E's mixing share c and memory tuned, too, 16 trials. Intervals of one comparison hold together at "
+        "95 %. Made by `OMP_NUM_THREADS=1 python benchmarks/evidence/run.py --data FOLDER`.",
+    ]
+    for kind, comparison in plan["comparisons"].items():
+        documents = _documents(kind, plan)
+        lines += ["", f"## {kind.capitalize()}", ""]
+        missing = [name for name in plan["problems"] if name not in documents]
+        if missing:
+            lines += [f"Not finished: {', '.join(missing)}.", ""]
+        if documents:
+            lines += [*_pairs(documents, comparison["pairs"], plan), "", *_tests(documents, comparison, plan)]
+            lines += ["", *_cost(documents)]
+    return "\n".join(lines) + "\n"
+
+
+def _documents(kind: str, plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the numbers of the comparisons that have all their rounds, by problem."""
+    documents = {}
+    for name in plan["problems"]:
+        path = RESULTS / f"{name}-{kind}" / "numbers.json"
+        if path.exists():
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if all(len(values) >= plan["rounds"] for values in document["test"].values()):
+                documents[name] = document
+    return documents
+
+
+def _pairs(documents: Mapping[str, Any], pairs: Iterable[str], plan: Mapping[str, Any]) -> list[str]:
+    """Return a list of all sentences, those of the fresh rounds below what they confirm or do not."""
+    lines = []
+    for name, document in documents.items():
+        fresh = confirmations(document, pairs, plan)
+        for verdict in planned(document, pairs, plan):
+            lines.append(f"* {name}: {verdict.sentence}.")
+            if (again := fresh.get(f"{verdict.first}:{verdict.second}")) is not None:
+                word = "Confirmed" if again.better == verdict.better else "Not confirmed"
+                lines.append(f"  * {word} on {plan['confirmation']} fresh rounds: {again.sentence}.")
+    return lines
+
+
+def _tests(documents: Mapping[str, Any], comparison: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """Return a table of the test metric's mean over the rounds, with its 95 % interval."""
+    header = ["problem", "updates", "metric", *comparison["optimizers"]]
+    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
+    for name, document in documents.items():
+        cells = [name, str(plan["problems"][name]["updates"]), document["configuration"]["metric"]]
+        for optimizer in comparison["optimizers"]:
+            values = [value for value in document["test"][optimizer][: plan["rounds"]] if value is not None]
+            lost = plan["rounds"] - len(values)
+            text = format_mean(*mean_interval(values)) if len(values) > 1 else "-"
+            cells.append(text + f", {lost} lost" * bool(lost))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _cost(documents: Mapping[str, Any]) -> list[str]:
+    runs = sum(document["runs"] for document in documents.values())
+    environment = next(iter(documents.values()))["environment"]
+    seconds = {name: document["seconds"] / max(document["timed"], 1) for name, document in documents.items()}
+    each = ", ".join(f"{name} {fixed(value, 0)}" for name, value in seconds.items())
+    return [
+        f"{runs} runs; torch {environment['torch']}, {environment['device']}, {environment['threads']} thread(s). "
+        f"Seconds of a run, with other work on the machine: {each}."
+    ]
