@@ -189,7 +189,9 @@ def test_what_a_change_of_beta_does() -> None:
 
 @pytest.mark.parametrize("kind", ["alto", "adapted", "eadamw"])
 @pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("order", ["optimizer first", "schedule first", "built after the optimizer loaded", "automatic"])
+@pytest.mark.parametrize(
+    "order", ["optimizer first", "schedule first", "built after the optimizer loaded", "automatic"]
+)
 def test_a_resumed_run_goes_on_bit_for_bit(name: str, kind: str, order: str) -> None:
     automatic = order == "automatic"
     params = parameters()

@@ -90,7 +90,8 @@ def modules(line: str) -> list[str]:
         ['pytorch_optimizer', 'torch.optim']
     """
     names = {ast.unparse(node.value) for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Attribute)}
-    return sorted(name for name in names - {"model"} if not any(other.startswith(f"{name}.") for other in names))
+    names = {name for name in names if name.replace(".", "").isidentifier()} - {"model"}  # no calls
+    return sorted(name for name in names if not any(other.startswith(f"{name}.") for other in names))
 
 
 def _imported(value: Any) -> Any:
