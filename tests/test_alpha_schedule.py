@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 
 import valleys
 from backends import BACKENDS, largest_error, symbols
+from triton_interpreter import interpreted
 from valleys import AlphaSchedule, reference
 
 SHAPES = [(4, 3), (5,), ()]
@@ -111,7 +112,7 @@ def two_buffers(params: list[torch.nn.Parameter], groups: list[dict[str, Any]], 
     starts = (-40.0, 0.5, -5.0)
     for k in range(1, STEPS + 1):
         for i, g in enumerate(gradients(k)):
-            options = {**symbols(groups[i], SHAPES[i].__len__()), "alpha": expected_alpha(name, starts[i], k)}
+            options = {**symbols(groups[i], len(SHAPES[i])), "alpha": expected_alpha(name, starts[i], k)}
             thetas[i], memory[i], moments[i] = reference.alto(thetas[i], g, memory[i], moments[i], **options)
     return thetas
 
@@ -138,6 +139,16 @@ def test_one_buffer_equals_two_while_alpha_changes(name: str, backend: str) -> N
     start = [param.detach().clone() for param in params]
     groups = trained(params, name, **{**BACKENDS, **special}[backend])
     assert largest_error(params, two_buffers(start, groups, name)) < 1e-12  # type: ignore[arg-type]
+
+
+def test_one_buffer_equals_two_in_triton_while_alpha_changes() -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    for name in SCHEDULES:
+        params = parameters()
+        start = [param.detach().clone() for param in params]
+        with interpreted():
+            groups = trained(params, name, fused="triton")
+        assert largest_error(params, two_buffers(start, groups, name)) < 1e-12  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fused", [None, True])
@@ -258,8 +269,8 @@ def test_an_automatic_schedule_steps_once_a_step_and_not_by_hand() -> None:
         step(optimizer, k)
     with pytest.raises(RuntimeError, match="leave the call out"):
         schedule.step()
+    optimizer.zero_grad()
     with pytest.raises(RuntimeError, match="without automatic"):
-        optimizer.zero_grad()
         valleys.release_gradients(optimizer)
 
 
