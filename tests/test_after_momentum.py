@@ -111,20 +111,14 @@ def test_the_step_is_that_of_the_equations(options: str, backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_group_has_its_own_numbers(backend: str) -> None:
     params = of_backend(parameters(), backend)
-    groups: list[dict[str, Any]] = [
-        {"params": [param], **options}
-        for param, options in zip(
-            params,
-            (
-                {"alpha": -80.0, "betas": (0.8, 0.95)},
-                {"alpha": 0.5, "beta": 0.01, "weight_decay": 0.3},
-                {"beta": 0.9, "lr": 0.1},
-                {},
-                {"alpha": 0.0, "bias_correction": False},
-            ),
-            strict=True,
-        )
+    options: list[dict[str, Any]] = [
+        {"alpha": -80.0, "betas": (0.8, 0.95)},
+        {"alpha": 0.5, "beta": 0.01, "weight_decay": 0.3},
+        {"beta": 0.9, "lr": 0.1},
+        {},
+        {"alpha": 0.0, "bias_correction": False},
     ]
+    groups = [{"params": [param], **own} for param, own in zip(params, options, strict=True)]
     optimizer = valleys.ALTO(groups, **{**AFTER, **BACKENDS[backend]})
     expected = by_hand(params, optimizer.param_groups)
     run(optimizer, params)

@@ -49,12 +49,13 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 def expected_alpha(name: str, start: float, k: int) -> float:
     """Alpha of the k-th step, k from 1, by the documented equation."""
     t = min(k - 1, 15)
-    return {
+    values: dict[str, float] = {
         "sqrt": start / k**0.5,
         "linear": start * (1 - t / 15) + 20.0 * t / 15,
         "cosine": -3.0 + (start + 3.0) * math.cos(math.pi * t / 30) ** 2,
         "function": start * halving(k - 1),
-    }[name]
+    }
+    return values[name]
 
 
 def make(kind: str, params: list[torch.nn.Parameter], **options: Any) -> torch.optim.Optimizer:
