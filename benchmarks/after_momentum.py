@@ -66,10 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "step.",
         quadratic_table(),
         "## Test functions\n\nALTO with the settings of `valleys trajectories`; cosine is that between a step and the "
-        "next one, its mean over the walk; turns are the share of steps with a cosine below 0.",
+        "next one, its mean over the walk; turns are the share of steps with a cosine below 0; straightness is the "
+        "distance from the start over the length of the way.",
         walk_table(),
         f"## Digits\n\nThe lab's task, {options.seeds} seeds, mean and standard deviation over them, at the learning "
-        f"rate out of {RATES} with the best mean validation accuracy; cosine between updates of all parameters.",
+        f"rate out of {RATES} with the best mean validation accuracy; cosine and straightness are those of "
+        "all parameters together.",
         digits_table(options.seeds, options.epochs),
     ]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -175,18 +177,21 @@ def walk_table() -> str:
                     f"{walked.values[walked.finite - 1].item():.3g}",
                     f"{walked.values[: walked.finite].min().item():.3g}",
                     f"{distance:.3g}",
+                    f"{distance / points.diff(dim=0).norm(dim=1).sum().item():.3f}",
                     f"{found.mean().item():.3f}",
                     f"{100 * (found < 0).double().mean().item():.1f} %",
                 ]
             )
-    return table(["function", "a", "last value", "lowest value", "distance", "cosine", "turns"], rows)
+    return table(["function", "a", "last value", "lowest value", "distance", "straightness", "cosine", "turns"], rows)
 
 
 class Swings:
-    """Cosines between consecutive updates of an optimizer's parameters, by hooks."""
+    """Cosines between consecutive updates of an optimizer's parameters, and the way they make, by hooks."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.cosines: list[float] = []
+        self.length = 0.0
+        self.start = _flat(optimizer)
         self._before, self._last = torch.empty(0), torch.empty(0)
         optimizer.register_step_pre_hook(lambda stepped, *_: self._start(stepped))
         optimizer.register_step_post_hook(lambda stepped, *_: self._end(stepped))
@@ -195,7 +200,9 @@ class Swings:
         self._before = _flat(optimizer)
 
     def _end(self, optimizer: Optimizer) -> None:
-        update = _flat(optimizer) - self._before
+        self.end = _flat(optimizer)
+        update = self.end - self._before
+        self.length += update.norm().item()
         if len(self._last):
             self.cosines.append(torch.nn.functional.cosine_similarity(update, self._last, dim=0).item())
         self._last = update
@@ -205,8 +212,10 @@ def _flat(optimizer: Optimizer) -> Tensor:
     return torch.cat([p.detach().flatten().double() for group in optimizer.param_groups for p in group["params"]])
 
 
-def digits_run(options: dict[str, Any], lr: float, batch: int, epochs: int, seed: int) -> tuple[float, float, float]:
-    """Train once; return validation and test accuracy and the mean cosine between consecutive updates."""
+def digits_run(
+    options: dict[str, Any], lr: float, batch: int, epochs: int, seed: int
+) -> tuple[float, float, float, float]:
+    """Train once; return both accuracies, the updates' mean cosine, and distance over length of the way."""
     watched: list[Swings] = []
 
     def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
@@ -219,8 +228,10 @@ def digits_run(options: dict[str, Any], lr: float, batch: int, epochs: int, seed
     config = RunConfig(batch_size=batch, epochs=epochs)
     record = train(tasks.load("digits"), spec, {"lr": lr}, config, seed=seed, test=True)
     if record.diverged or record.validation is None or record.test is None:
-        return 0.0, 0.0, float("nan")
-    return record.validation, record.test, statistics.fmean(watched[-1].cosines)
+        return 0.0, 0.0, float("nan"), float("nan")
+    seen = watched[-1]
+    straightness = (seen.end - seen.start).norm().item() / seen.length
+    return record.validation, record.test, statistics.fmean(seen.cosines), straightness
 
 
 def digits_table(seeds: int, epochs: int) -> str:
@@ -235,10 +246,10 @@ def digits_table(seeds: int, epochs: int) -> str:
                 lr: [digits_run(options, lr, batch, max(1, length), seed) for seed in range(seeds)] for lr in RATES
             }
             best = max(RATES, key=lambda lr: statistics.fmean(run[0] for run in found[lr]))
-            cells = [_spread([run[i] for run in found[best]], digits) for i, digits in ((1, 2), (2, 3))]
+            cells = [_spread([run[i] for run in found[best]], digits) for i, digits in ((1, 2), (2, 3), (3, 3))]
             rows.append([str(batch), f"{alpha:g}, {beta:g}", place, f"{best:g}", *cells])
             print(rows[-1], flush=True)
-    return table(["batch", "alpha, beta1", "a", "lr", "test accuracy, %", "cosine"], rows)
+    return table(["batch", "alpha, beta1", "a", "lr", "test accuracy, %", "cosine", "straightness"], rows)
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

@@ -330,7 +330,8 @@ def test_the_places_of_a_obey_their_linear_system(after: bool) -> None:
 def test_the_places_of_a_train_a_network() -> None:
     after_momentum = load("after_momentum")
     options = {"alpha": -5.0, "beta": 0.99, "accelerate": "after_momentum"}
-    validation, test, cosine = after_momentum.digits_run(options, 0.03, 1024, 3, 0)
+    validation, test, cosine, straightness = after_momentum.digits_run(options, 0.03, 1024, 3, 0)
     assert 0 < validation <= 100
     assert 0 < test <= 100
     assert -1 <= cosine <= 1
+    assert 0 < straightness <= 1
