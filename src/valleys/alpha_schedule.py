@@ -90,10 +90,9 @@ class AlphaSchedule:
         if last_epoch != -1 and any("initial_alpha" not in group for group in optimizer.param_groups):
             raise KeyError(f"last_epoch={last_epoch} needs 'initial_alpha' in every group; load the state dict first")
         self._last_epoch = last_epoch
+        self._set(max(last_epoch, self.last_epoch - 1) + 1 if automatic else last_epoch + 1)
         if automatic:
-            last_epoch = max(last_epoch, self.last_epoch - 1)
             optimizer.register_step_post_hook(lambda *_: self._set(self.last_epoch + 1))
-        self._set(last_epoch + 1)
 
     @property
     def last_epoch(self) -> int:
