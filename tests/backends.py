@@ -27,6 +27,8 @@ def symbols(group: dict[str, Any], dims: int = 2) -> dict[str, Any]:
     explores = "alpha" in group
     b2, b3 = group["betas"]
     clip = group["trust_clip"]
+    after_m = group.get("accelerate") == "after_momentum"
+    accelerate = () if after_m else group.get("accelerate", ())
     left_out = group["layer_adaptation"] == "matrices" and dims < 2
     return {
         "lr": float(group["lr"]),
@@ -40,8 +42,9 @@ def symbols(group: dict[str, Any], dims: int = 2) -> dict[str, Any]:
         "eps3": group["norm_eps"],
         "bias_correction": group["bias_correction"],
         "layer_adaptation": bool(group["layer_adaptation"]) and not left_out,
-        "in_m": "momentum" in group.get("accelerate", ()),
-        "in_v": "second_moment" in group.get("accelerate", ()),
+        "in_m": "momentum" in accelerate,
+        "in_v": "second_moment" in accelerate,
+        "after_m": after_m,
         "ratio_clip": (0.0, clip) if isinstance(clip, float) else clip,
     }
 

@@ -39,6 +39,8 @@ BAD_ALTO: list[tuple[dict[str, Any], str]] = [
     ({"alpha": float("nan")}, "alpha"),
     ({"accelerate": "momentum"}, "accelerate must be a tuple"),
     ({"accelerate": ("m",)}, "second_moment"),
+    ({"accelerate": ("after_momentum",)}, "or 'after_momentum'"),
+    ({"accelerate": "after"}, "or 'after_momentum'"),
 ]
 
 

@@ -300,3 +300,38 @@ def test_commands_and_reasons_name_no_path_of_this_machine() -> None:
         rivals.reason(ImportError("no 'Lamb' in 'timm' (/a/b/timm/__init__.py)\nmore"))
         == "ImportError: no 'Lamb' in 'timm'"
     )
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_the_places_of_a_obey_their_linear_system(after: bool) -> None:
+    """On a quadratic of curvature 1, with an eps that turns ALTO's normalised step into momentum's."""
+    from valleys import reference
+    from valleys.paper.theory import largest_stable_lr
+
+    after_momentum, huge = load("after_momentum"), 1e13
+    for c, beta1 in after_momentum.SETTINGS:
+        state = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        matrix = torch.as_tensor(after_momentum.system(0.7, c, beta1, 0.9, after))
+        theta, memory, moments = state[:1], reference.OneBuffer(state[2:]), reference.zeros(state[:1])
+        symbols: dict[str, Any] = {"alpha": c / (1 - beta1), "b1": beta1, "b2": 0.9, "b3": 0.9, "lam": 0.0}
+        symbols |= {"bias_correction": False, "layer_adaptation": False, "in_v": False, "after_m": after}
+        symbols |= {"eps1": huge, "eps2": 0.0, "eps3": 0.0, "lr": 0.7 * huge}
+        for _ in range(20):
+            theta, memory, moments = reference.alto(theta, theta, memory, moments, **symbols)  # type: ignore[assignment]
+            state = matrix @ state
+            assert theta.item() == pytest.approx(state[0].item(), rel=1e-9, abs=1e-9)
+        weights = after_momentum.weights(c, beta1, 0.9, after)
+        assert weights.sum() == pytest.approx(1.0)
+        if not after:
+            expected = largest_stable_lr(c / (1 - beta1), beta1, 0.9, 0.9)
+            assert after_momentum.limit(c, beta1, 0.9, after) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_places_of_a_train_a_network() -> None:
+    after_momentum = load("after_momentum")
+    options = {"alpha": -5.0, "beta": 0.99, "accelerate": "after_momentum"}
+    validation, test, cosine, straightness = after_momentum.digits_run(options, 0.03, 1024, 3, 0)
+    assert 0 < validation <= 100
+    assert 0 < test <= 100
+    assert -1 <= cosine <= 1
+    assert 0 < straightness <= 1

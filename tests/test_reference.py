@@ -96,6 +96,13 @@ def two_steps(**changes: float | bool) -> list[float]:
     return path
 
 
+def test_alto_with_a_after_the_momentum_by_hand() -> None:
+    # mh is 4, then 8/3; a is 1, then 1/4 (above); vh is 16, then 4 / (1 - 9/16) = 64/7. The moments are those of g.
+    path = two_steps(layer_adaptation=False, after_m=True)
+    assert path == pytest.approx([1 - 0.1 * 2 / 4, 0.95 - 0.1 * (8 / 3 - 1 / 2) * 7**0.5 / 8], rel=1e-14)
+    assert path == two_steps(layer_adaptation=False, after_m=True, in_m=False, in_v=False)
+
+
 def test_alto_by_hand() -> None:
     # g~ = 2, then 3/2 (above). For one positive number the ratio makes every step lr |theta|: 1 -> .9 -> .81.
     assert two_steps() == pytest.approx([0.9, 0.81])

@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples" / "trainers"
 
 SUBJECTS = {
-    "optimizers": ("Optimizers", ["adaptor", "alto", "groups", "blocks", "hyperparameters", "release", "reference"]),
+    "optimizers": (
+        "Optimizers",
+        ["adaptor", "alto", "alpha_schedule", "groups", "blocks", "hyperparameters", "release", "reference"],
+    ),
     "kernels": ("Kernels", ["kernels"]),
     "optax": ("optax", ["optax"]),
     "landscape": ("Landscape", ["landscape"]),

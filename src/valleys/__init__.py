@@ -1,13 +1,15 @@
 """ALTO and the E adaptor for PyTorch optimizers (Zhao et al., NeurIPS 2025, arXiv 2510.27153).
 
 ``ALTO`` and ``Lamb`` are optimizers; ``adapt`` makes any torch optimizer explore, ``ESGD``, ``EAdam`` and ``EAdamW``
-are ready-made; ``suggest`` is the paper's rule for alpha and beta; ``param_groups`` sorts a model's parameters and
-``blocks`` says which of them hold several layers; ``release_gradients`` puts the step into backward. The lab that
-compares optimizers fairly is ``valleys.lab``; the mathematics in the paper's symbols is ``valleys.reference``.
+are ready-made; ``suggest`` is the paper's rule for alpha and beta, ``AlphaSchedule`` changes alpha during training;
+``param_groups`` sorts a model's parameters and ``blocks`` says which of them hold several layers; ``release_gradients``
+puts the step into backward. The lab that compares optimizers fairly is ``valleys.lab``; the mathematics in the paper's
+symbols is ``valleys.reference``.
 """
 
 from valleys import blocks
 from valleys.adaptor import ESGD, EAdam, EAdamW, adapt
+from valleys.alpha_schedule import AlphaSchedule
 from valleys.alto import ALTO, Lamb
 from valleys.groups import param_groups
 from valleys.hyperparameters import Suggestion, suggest
@@ -16,6 +18,7 @@ from valleys.release import release_gradients
 __all__ = [
     "ALTO",
     "ESGD",
+    "AlphaSchedule",
     "EAdam",
     "EAdamW",
     "Lamb",

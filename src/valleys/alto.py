@@ -60,7 +60,10 @@ class ALTO(Layerwise):
         skip_nonfinite: leave a group as it is, step count included, where the norm of its gradients is not finite, and
             count that in the state ``skipped_steps``; no GPU is waited for. Without it one NaN takes its whole layer,
             whose norms it enters, where in AdamW it takes one element. Default: False.
-        accelerate: the moments that E's gradient enters, of "momentum" and "second_moment". Default: both.
+        accelerate: the moments that E's gradient enters, of "momentum" and "second_moment". Or "after_momentum", which
+            shows why E enters the gradient: both moments are of the plain one, and a enters the update, r = (m / (1 -
+            beta2^k) + alpha a) / (sqrt(v / (1 - beta3^k)) + eps1) + lambda theta; by foreach alone, not with
+            ``blocks``, DTensors or :meth:`trust_ratios`. Default: both moments.
         blocks: layers that one parameter holds: what :func:`valleys.blocks.stacked`, ``sections`` or ``interleaved``
             returns, or a tuple of those; each gets a ratio of its own. Usually per group; :func:`valleys.blocks.find`
             knows the usual ones. Default: None, every parameter is one layer.
@@ -112,7 +115,7 @@ class ALTO(Layerwise):
         trust_clip: float | tuple[float, float] | None = None,
         max_grad_norm: float | None = None,
         skip_nonfinite: bool = False,
-        accelerate: tuple[str, ...] = ("momentum", "second_moment"),
+        accelerate: tuple[str, ...] | Literal["after_momentum"] = ("momentum", "second_moment"),
         blocks: tuple[Any, ...] | None = None,
         maximize: bool = False,
         foreach: bool | None = None,

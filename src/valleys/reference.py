@@ -67,7 +67,8 @@ def explore(g: Tensor, memory: TwoBuffer | OneBuffer, alpha: float, b1: float) -
         a_k &= b_1 a_{k-1} + (1-b_1)(g_k - g_{k-1}), & \tilde g_k &= g_k + \alpha a_k \\
         s_k &= b_1 s_{k-1} + (1-b_1) g_k, & \tilde g_k &= g_k + \alpha (1-b_1) (g_k - s_{k-1})
 
-    The forms agree because a_k = s_k - s_{k-1}, as long as alpha and b1 do not change during the run.
+    The forms agree because a_k = s_k - s_{k-1}, as long as b1 does not change during the run; alpha may. Where b1 does,
+    the paper's form carries a_{k-1} on by the factor b1_k, and ours by (1 - b1_k) b1_{k-1} / (1 - b1_{k-1}).
     """
     if isinstance(memory, TwoBuffer):
         a = b1 * memory.a + (1 - b1) * (g - memory.g)
@@ -126,6 +127,7 @@ def alto(
     layer_adaptation: bool = True,
     in_m: bool = True,
     in_v: bool = True,
+    after_m: bool = False,
     ratio_clip: tuple[float, float] | None = None,
 ) -> tuple[Tensor, TwoBuffer | OneBuffer | None, Moments]:
     """Alg. 2 (and, with ``memory`` None, LAMB): one step of one layer.
@@ -134,15 +136,21 @@ def alto(
     r = mh / (sqrt(vh) + eps1) + lam theta,  theta -= lr * trust_ratio * r.
 
     ``bias_correction``, ``layer_adaptation``, ``in_m`` and ``in_v`` are the switches of the paper's Table 7.
+
+    With ``after_m`` both moments are of g, and a enters behind the momentum: r = (mh + alpha a) / (sqrt(vh) + eps1) +
+    lam theta. The bias correction is m's alone: it undoes the start of m at zero, and a_1 = (1-b1) g is no smaller than
+    later a's. So the first step is that of ``in_m`` without ``in_v``.
     """
     adapted = g
     if memory is not None:
         adapted, memory = explore(g, memory, alpha, b1)
-    for_m, for_v = adapted if in_m else g, adapted if in_v else g
+    for_m, for_v = adapted if in_m and not after_m else g, adapted if in_v and not after_m else g
     k = moments.k + 1
     m = b2 * moments.m + (1 - b2) * for_m
     v = b3 * moments.v + (1 - b3) * for_v * for_v
     mh, vh = (m / (1 - b2**k), v / (1 - b3**k)) if bias_correction else (m, v)
+    if after_m:
+        mh = mh + (adapted - g)
     r = mh / (vh.sqrt() + eps1) + lam * theta
     ratio = trust_ratio(theta, r, g, eps2=eps2, eps3=eps3, clip=ratio_clip) if layer_adaptation else 1.0
     return theta - lr * ratio * r, memory, Moments(m, v, k)

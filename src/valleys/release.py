@@ -52,7 +52,7 @@ def release_gradients(optimizer: Optimizer) -> Released:
 
     Raises:
         RuntimeError: the step needs more than one parameter (``max_grad_norm``), or more than one rank (DTensors, DDP);
-            parameters on several devices; gradients that are there already.
+            parameters on several devices; gradients that are there already; an ``AlphaSchedule`` that is automatic.
 
     Example:
         >>> import torch, valleys
@@ -75,6 +75,11 @@ def release_gradients(optimizer: Optimizer) -> Released:
         if group.get("max_grad_norm") is not None:
             raise RuntimeError(
                 f"release_gradients: max_grad_norm={group['max_grad_norm']} needs all gradients at once; leave it None"
+            )
+        if "alpha_epoch" in group:
+            raise RuntimeError(
+                "release_gradients: AlphaSchedule(automatic=True) counts the optimizer's steps, and each parameter now "
+                "has one of its own; build the schedule without automatic, and call its step"
             )
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if any(map(is_sharded, params)) or (distributed and torch.distributed.get_world_size() > 1):

@@ -156,6 +156,32 @@ def test_schedules_of_lr_alpha_and_decay_equal_torch(x64: None) -> None:
     check(ours, run_torch(CASES["alto, matrices"].torch, params, grads, before)[0], 1e-12)
 
 
+@pytest.mark.parametrize("name", ["alto", "eadamw"])
+def test_schedules_of_alpha_equal_alpha_schedule(x64: None, name: str) -> None:
+    params, grads = few(parameters()), few(gradients())
+    start, length = -50.0, STEPS - 10
+    pairs: list[tuple[Callable[[Any], Any], dict[str, Any]]] = [
+        (lambda k: start / jnp.sqrt(k + 1), {"schedule": "sqrt"}),
+        (optax.linear_schedule(start, 30.0, length), {"schedule": "linear", "end": 30.0, "total_steps": length}),
+        (optax.cosine_decay_schedule(start, length), {"schedule": "cosine", "total_steps": length}),
+        (lambda k: start * jnp.cos(k), {"schedule": np.cos}),
+    ]
+    for alpha, options in pairs:
+
+        def build(tensors: Any, options: dict[str, Any] = options) -> torch.optim.Optimizer:
+            if name == "alto":
+                base: torch.optim.Optimizer = valleys.ALTO(tensors.values(), lr=0.02, alpha=start, fused=False)
+            else:
+                base = valleys.EAdamW(tensors.values(), lr=0.02, alpha=start, weight_decay=1e-4)
+            return valleys.AlphaSchedule(base, **options, automatic=True).optimizer
+
+        def wide(k: Any, alpha: Callable[[Any], Any] = alpha) -> Any:
+            return alpha(k.astype(jnp.float64))  # of an int32 jax makes float32
+
+        ours, _ = run(getattr(vo, name)(0.02, alpha=wide), params, grads)
+        check(ours, run_torch(build, params, grads)[0], 1e-12)
+
+
 def test_clipping_before_alto_equals_max_grad_norm(x64: None) -> None:
     params, grads = few(parameters()), few(gradients())
     ours, _ = run(optax.chain(optax.clip_by_global_norm(0.5), vo.alto(0.02)), params, grads)

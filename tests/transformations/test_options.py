@@ -26,6 +26,7 @@ PARAMS: dict[str, Any] = {
 TWO: Any = (0.9, 0.9)
 THREE: Any = (0.99, 0.9, 0.99)
 WORD: Any = "momentum"
+AFTER: Any = "after_momentum"
 GRADS = jax.tree.map(lambda x: x[..., ::-1] - 1.5, PARAMS)
 
 
@@ -190,6 +191,7 @@ def test_a_nan_spoils_its_layer_alone() -> None:
         (lambda: vo.alto(0.1, trust_clip=(2.0, 1.0)), "upper bound"),
         (lambda: vo.alto(0.1, trust_clip=(1.0, 2.0, 3.0)), "trust_clip must be None"),
         (lambda: vo.alto(0.1, accelerate=WORD), "accelerate must be a tuple"),
+        (lambda: vo.alto(0.1, accelerate=AFTER), "is for valleys.ALTO alone"),
         (lambda: vo.alto(0.1, layer_adaptation=False, layer_mask={"a": True}), "layer_mask has no effect"),
         (lambda: vo.alto(0.1, layer_adaptation="vectors"), "must be 'matrices', True or False, got 'vectors'; 'matr"),
         (lambda: vo.lamb(0.1, layer_adaptation="all"), "layer_adaptation must be"),

@@ -166,7 +166,7 @@ def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) 
     # The rows of a bucket have tensors of the same types.
     some = rows[0]
     random = some.rounding_step is not None
-    needs = Needs(some.param.dtype, some.grad.dtype, some.states[0].dtype, random, explores)
+    needs = Needs(some.param.dtype, some.grad.dtype, some.states[0].dtype, random, explores, rule.after_momentum)
     backend = select([some.param, some.grad, *some.states], needs, group["foreach"], group["fused"])
     counts = [row.rounding_step for row in rows if row.rounding_step is not None]
     bits = keys([row.salt for row in rows], counts) if counts else [0] * len(rows)

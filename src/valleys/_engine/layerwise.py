@@ -202,6 +202,7 @@ class Layerwise(Optimizer):
 
         Raises:
             ValueError: ``parameters`` has a key that is no parameter of the optimizer, or a value of another shape.
+            RuntimeError: ``accelerate="after_momentum"``, whose update needs the a of the step, which is not kept.
 
         Example:
             >>> import torch, valleys
@@ -222,6 +223,8 @@ class Layerwise(Optimizer):
                 # A step that skip_nonfinite left out may have been the first: there are moments then, and no step.
                 if "exp_avg" in state and is_adapted(param, group) and state["step"].item() > 0:
                     rule, blocks = rules[param] = rule_of(group), patterns(group["blocks"], param.shape)
+                    if rule.after_momentum:
+                        raise RuntimeError("trust_ratios: accelerate='after_momentum' keeps no a to compute them of")
                     sums[param] = update_sums(param, values.get(param, param), state, rule, blocks)
         ratios = {p: step_lengths(total, rules[p][0]._replace(lr=1.0)) for p, total in over_ranks(sums).items()}
         return {param: ratio if rules[param][1] else ratio.squeeze(0) for param, ratio in ratios.items()}
@@ -258,10 +261,9 @@ class Layerwise(Optimizer):
     def _remember(self, params: Iterable[Tensor]) -> None:
         """Note the shapes of parameters the optimizer was given; those of lazy modules come later."""
         params = list(params)
-        known = vars(self).setdefault("_shapes", set())
-        known.update(tuple(param.shape) for param in params if not is_uninitialized(param))
-        lazy = vars(self).setdefault("_lazy", [])
-        lazy += [weakref.ref(param) for param in params if is_uninitialized(param)]
+        shapes = (tuple(param.shape) for param in params if not is_uninitialized(param))
+        vars(self).setdefault("_shapes", set()).update(shapes)
+        vars(self).setdefault("_lazy", []).extend(weakref.ref(param) for param in params if is_uninitialized(param))
 
     def _known_shapes(self) -> set[tuple[int, ...]]:
         """Shapes of the parameters the optimizer was given; a copy, or an unpickled one, was given what it has."""
@@ -369,6 +371,7 @@ class Layerwise(Optimizer):
                 layer_adaptation=rule.layer_adaptation,
                 in_m=rule.accelerate_momentum,
                 in_v=rule.accelerate_second_moment,
+                after_m=rule.after_momentum,
                 ratio_clip=rule.trust_clip,
             )
             state.update(exp_avg=moments.m, exp_avg_sq=moments.v)

@@ -15,6 +15,7 @@ from valleys.kernels import Rule
 from valleys.kernels.choice import FUSED
 
 _ACCELERATED = ("momentum", "second_moment")
+AFTER_MOMENTUM = "after_momentum"
 _MATRICES = "matrices"
 _SWITCHES = (
     "bias_correction",
@@ -42,7 +43,8 @@ def rule_of(group: dict[str, Any], adapted: bool = True) -> Rule:
     explores = "alpha" in group
     beta2, beta3 = group["betas"]
     alpha, beta1 = (group["alpha"], group["beta"]) if explores else (0.0, 0.0)
-    accelerate = group["accelerate"] if explores else ()
+    after_momentum = explores and group["accelerate"] == AFTER_MOMENTUM
+    accelerate = group["accelerate"] if explores and not after_momentum else ()
     decays = adapted or group["layer_adaptation"] != _MATRICES or group["decay_vectors"]
     return Rule(
         lr=group["lr"],
@@ -62,6 +64,7 @@ def rule_of(group: dict[str, Any], adapted: bool = True) -> Rule:
         maximize=group["maximize"],
         capturable=group["capturable"],
         stochastic_rounding=group["stochastic_rounding"],
+        after_momentum=after_momentum,
     )
 
 
@@ -86,9 +89,14 @@ def check_group(group: dict[str, Any], explores: bool) -> None:
     if explores:
         check_explore(group["alpha"], group["beta"])
         accelerate = group["accelerate"]
-        if not isinstance(accelerate, (tuple, list)) or not all(_is_of(name, _ACCELERATED) for name in accelerate):
+        if isinstance(accelerate, (tuple, list)):
+            known = all(_is_of(name, _ACCELERATED) for name in accelerate)
+        else:
+            known = isinstance(accelerate, str) and accelerate == AFTER_MOMENTUM
+        if not known:
             raise ValueError(
-                f"accelerate must be a tuple of names out of {_ACCELERATED}, got {accelerate!r}; () turns E off"
+                f"accelerate must be a tuple of names out of {_ACCELERATED}, or {AFTER_MOMENTUM!r}, got "
+                f"{accelerate!r}; () turns E off"
             )
     else:
         for name in ("alpha", "beta"):
@@ -132,6 +140,8 @@ def check_parameters(group: dict[str, Any]) -> None:
     if group["blocks"] is not None and (group["differentiable"] or group["state_dtype"] == EIGHT_BIT):
         name = "differentiable=True" if group["differentiable"] else f"state_dtype={EIGHT_BIT!r}"
         raise RuntimeError(f"blocks exclude {name}, which sees whole parameters only; leave one of them unset")
+    if group["blocks"] is not None and group.get("accelerate") == AFTER_MOMENTUM:
+        raise RuntimeError(f"accelerate={AFTER_MOMENTUM!r} is for whole parameters; leave blocks unset")
 
 
 def check_sharded(param: Tensor, group: dict[str, Any]) -> None:
@@ -140,6 +150,8 @@ def check_sharded(param: Tensor, group: dict[str, Any]) -> None:
     what = f"a parameter of shape {tuple(param.shape)} is a DTensor"
     if group["differentiable"]:
         raise RuntimeError(f"differentiable=True is for whole parameters, and {what}; leave it unset")
+    if group.get("accelerate") == AFTER_MOMENTUM:
+        raise RuntimeError(f"accelerate={AFTER_MOMENTUM!r} is for whole parameters, and {what}; leave it unset")
     if group["state_dtype"] == EIGHT_BIT:
         raise RuntimeError(
             f"state_dtype={EIGHT_BIT!r} is for whole parameters, and {what}, whose shards torchao's blocks do not "
@@ -170,6 +182,10 @@ def _check_backend(group: dict[str, Any]) -> None:
         raise ValueError(f"foreach must be None, True or False, got {group['foreach']!r}")
     if fused and group["foreach"]:
         raise RuntimeError("fused and foreach cannot both be on: they are two implementations; leave one unset")
+    if fused and group.get("accelerate") == AFTER_MOMENTUM:
+        raise RuntimeError(
+            f"fused={fused!r} excludes accelerate={AFTER_MOMENTUM!r}, which foreach alone can update; leave fused=None"
+        )
     if group["differentiable"] and (group["foreach"] or group["capturable"] or fused):
         raise RuntimeError(
             "differentiable=True excludes foreach=True, fused=True and capturable=True: autograd needs the "

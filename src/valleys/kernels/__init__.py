@@ -61,6 +61,7 @@ class Needs(NamedTuple):
         param, grad, state: dtypes of parameters, gradients and states; complex ones as real views.
         random: whether bfloat16 values are rounded stochastically.
         explores: whether E's buffer is among the states.
+        after_momentum: whether a enters the update instead of the moments.
     """
 
     param: torch.dtype
@@ -68,6 +69,7 @@ class Needs(NamedTuple):
     state: torch.dtype
     random: bool = False
     explores: bool = True
+    after_momentum: bool = False
 
     @property
     def dtypes(self) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
@@ -95,6 +97,7 @@ class Rule(NamedTuple):
     maximize: bool
     capturable: bool
     stochastic_rounding: bool
+    after_momentum: bool = False
 
     @property
     def strengths(self) -> tuple[float, float]:

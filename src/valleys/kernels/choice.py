@@ -66,7 +66,9 @@ def select(tensors: Sequence[Tensor], needs: Needs, foreach_option: bool | None,
     kind = next((type(tensor).__name__ for tensor in tensors if not is_plain(tensor)), None)
     backend: Backend | None = None
     problem: str | None = f"a fused kernel needs plain tensors, not {kind}"
-    if kind is None or name == "compiled":
+    if needs.after_momentum:
+        problem = "accelerate='after_momentum' is written in multi-tensor operations alone"
+    elif kind is None or name == "compiled":
         backend, problem = fused_backend(name, tensors[0].device, needs)
     if backend is not None and problem is None:
         return backend

@@ -55,6 +55,7 @@ class Coefficients(NamedTuple):
     root: Sequence[Number]
     eps: Sequence[Number]
     weight_decay: Number | None
+    lead: Sequence[Number] | None = None  # (1 - beta2^k) c, the factors of g - s beside m, where a enters the update
 
 
 def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
@@ -69,9 +70,9 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor
     if is_skipped(skip, rule):
         return
     for _, pieces, c in _work(tensors, rule, clip, skip):
-        sums, update = _first_passes(pieces, c, rule.layer_adaptation)
+        sums, updates = _first_passes(pieces, c, rule.layer_adaptation)
         factors = learning_rate(rule) if sums is None else step_lengths(sums, rule)
-        for piece in pieces:
+        for piece, update in zip(pieces, updates, strict=True):
             second_pass(piece, c, factors, update)
 
 
@@ -119,9 +120,12 @@ def first_pass(piece: Piece, c: Coefficients) -> list[Tensor]:
     if c.maximize:
         grads = list(torch._foreach_neg(grads))
     for_m = for_v = grads
+    lead = None
     if piece.explore is not None:
         s = _changeable(piece.explore, dtype, c.skip)
         adapted = _lerp(grads, s, -c.c)
+        if c.lead is not None:
+            lead = list(torch._foreach_mul(torch._foreach_sub(grads, s), c.lead))  # type: ignore[arg-type]
         _lerp_(s, grads, c.forget1)
         _store(piece.explore, s, piece.noise, "explore", c.skip)
         for_m, for_v = adapted if c.in_m else grads, adapted if c.in_v else grads
@@ -135,7 +139,7 @@ def first_pass(piece: Piece, c: Coefficients) -> list[Tensor]:
     _store(piece.exp_avgs, m, piece.noise, "exp_avg", c.skip)
     _store(piece.exp_avg_sqs, v, piece.noise, "exp_avg_sq", c.skip)
 
-    return direction(piece, _wide(piece.params, dtype), c)
+    return direction(piece, _wide(piece.params, dtype), c, lead)
 
 
 def measure(piece: Piece, update: list[Tensor]) -> Tensor:
@@ -229,6 +233,7 @@ def coefficients(
         root=[two / three**0.5 for two, three in zip(bc2, bc3, strict=True)],
         eps=[two * rule.eps for two in bc2],
         weight_decay=rule.weight_decay or None,
+        lead=[two * rule.alpha * (1 - rule.beta1) for two in bc2] if rule.after_momentum and rule.alpha else None,
     )
 
 
@@ -246,27 +251,30 @@ def _work(
         yield indices, pieces, coefficients(tensors, rule, clip, skip, indices)
 
 
-def _first_passes(pieces: list[Piece], c: Coefficients, measured: bool) -> tuple[Tensor | None, list[Tensor] | None]:
-    """``first_pass`` for the pieces of the same tensors; returns their sums, and the update of a single piece."""
-    single, sums = None, []
+def _first_passes(
+    pieces: list[Piece], c: Coefficients, measured: bool
+) -> tuple[Tensor | None, list[list[Tensor] | None]]:
+    """``first_pass`` for the pieces of the same tensors; returns their sums, and for each its update or None."""
+    updates: list[list[Tensor] | None] = []
+    sums = []
     for piece in pieces:
         update = first_pass(piece, c)
         if measured:
             sums.append(measure(piece, update))
-        # Recomputed rather than kept where a tensor comes in several pieces.
-        single = update if len(pieces) == 1 else None
+        # Recomputed rather than kept where a tensor comes in several pieces, unless a is part of it.
+        updates.append(update if len(pieces) == 1 or c.lead is not None else None)
         del update
-    return torch.stack(sums).sum(0) if measured else None, single
+    return torch.stack(sums).sum(0) if measured else None, updates
 
 
-def direction(piece: Piece, params: list[Tensor], c: Coefficients) -> list[Tensor]:
-    """r from the moments as they are stored, so that both passes get the same."""
+def direction(piece: Piece, params: list[Tensor], c: Coefficients, lead: list[Tensor] | None = None) -> list[Tensor]:
+    """r from the moments as they are stored, so that both passes get the same; ``lead`` is alpha a, scaled like m."""
     dtype = params[0].dtype
     m, v = _wide(piece.exp_avgs, dtype), _wide(piece.exp_avg_sqs, dtype)
     denominator = torch._foreach_sqrt(v)
     torch._foreach_mul_(denominator, c.root)  # type: ignore[arg-type]
     torch._foreach_add_(denominator, c.eps)  # type: ignore[arg-type]
-    update = list(torch._foreach_div(m, denominator))
+    update = list(torch._foreach_div(m if lead is None else torch._foreach_add(lead, m), denominator))
     if c.weight_decay is not None:
         _add_(update, params, c.weight_decay)
     return update

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from valleys._engine.options import check_group
+from valleys._engine.options import AFTER_MOMENTUM, check_group
 from valleys.hyperparameters import check_explore, check_range
 
 _STATE_DTYPES = ("float32", "bfloat16")
@@ -75,6 +75,10 @@ def check_options(
     check_group({**group, "alpha": 0.0, "beta": 0.0} if explore else group, explore is not None)
     if explore:
         check_adapt(*explore)
+        if options["accelerate"] == AFTER_MOMENTUM:
+            raise ValueError(
+                f"accelerate={AFTER_MOMENTUM!r} is for valleys.ALTO alone; name moments, or leave it unset"
+            )
 
 
 def check_state_dtype(value: Any, name: str = "state_dtype") -> Any:

@@ -24,9 +24,8 @@ def adapt(alpha: Any = -5.0, beta: Any = 0.99, *, state_dtype: Any = None) -> An
     .. math::
         \tilde g_k = g_k + \alpha (1-\beta)(g_k - s_{k-1}), \qquad s_k = \beta s_{k-1} + (1-\beta) g_k, \qquad s_0 = 0,
 
-    which is the paper's :math:`g_k + \alpha a_k` with one buffer instead of two, while alpha and beta are constant. If
-    they change, s is still the EMA of the gradient and the equation holds with the current values, where the paper's
-    a_k would carry the old ones.
+    which is the paper's :math:`g_k + \alpha a_k` with one buffer instead of two, while beta is constant; alpha may
+    change. If beta does, s is still the EMA of the gradient, where the paper's a_k would carry the old values.
 
     A missing gradient (None) moves no buffer. Complex gradients need nothing special: E is linear.
 

@@ -31,7 +31,7 @@ def ended(spec: OptimizerSpec, values: Mapping[str, float], **options: Any) -> t
 
 
 @pytest.mark.parametrize("batch_size", [128, 1024])
-@pytest.mark.parametrize("name", ["alto", "alto-tuned", "esgd", "eadam", "eadamw", "eadamw-tuned"])
+@pytest.mark.parametrize("name", ["alto", "alto-sqrt", "alto-tuned", "esgd", "eadam", "eadamw", "eadamw-tuned"])
 def test_without_e_an_adapted_optimizer_is_its_base_bit_for_bit(name: str, batch_size: int) -> None:
     adapted = resolve(name, batch_size)
     assert adapted.base is not None

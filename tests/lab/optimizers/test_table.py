@@ -23,13 +23,13 @@ FAMILIES = {
     "sgd": ("esgd", "sam"),
     "adam": ("eadam",),
     "adamw": ("eadamw", "nadam", "adabelief", "ademamix", "shampoo"),
-    "lamb": ("lamb-paper", "alto"),
+    "lamb": ("lamb-paper", "alto", "alto-sqrt"),
 }
 TUNED = {"alto-tuned": "lamb", "eadamw-tuned": "adamw"}
 OTHERS = ("adan", "mars", "lion", "muon", "soap", "schedule-free-adamw", "prodigy")
 NAMES = [*FAMILIES, *itertools.chain(*FAMILIES.values()), *TUNED, *OTHERS]
 COUPLED = ("sgd", "esgd", "sam", "adam", "eadam")
-RATIO = ("lamb", "lamb-paper", "alto", "alto-tuned")
+RATIO = ("lamb", "lamb-paper", "alto", "alto-sqrt", "alto-tuned")
 
 
 def test_the_table_is_what_was_promised() -> None:
@@ -45,7 +45,7 @@ def test_spaces_are_nested() -> None:
         assert {name: space[name] for name in shared} == shared
         assert set(space) - set(shared) == {"c", "memory"}
     bases = {name: resolve(name).base for name in NAMES if resolve(name).base}
-    assert bases == {"alto": "lamb", "esgd": "sgd", "eadam": "adam", "eadamw": "adamw", **TUNED}
+    assert bases == {"alto": "lamb", "alto-sqrt": "lamb", "esgd": "sgd", "eadam": "adam", "eadamw": "adamw", **TUNED}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,6 +170,17 @@ def test_e_follows_the_papers_rule_or_what_is_tuned() -> None:
         options = group(name, c=-0.6, memory=20.0)
         assert options[f"{prefix}alpha"] == pytest.approx(-12)
         assert options[f"{prefix}beta"] == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("batch_size", [128, 1024])
+def test_alpha_of_alto_sqrt_falls_with_the_root_of_the_steps(batch_size: int) -> None:
+    spec = resolve("alto-sqrt", batch_size)
+    model, start = make_model(), group("alto", batch_size)["alpha"]
+    optimizer = spec.build(model, middle(spec), PLAN)
+    x = torch.ones(8, 4)
+    for k in range(1, 6):
+        assert [each["alpha"] for each in optimizer.param_groups] == [start / k**0.5] * 2
+        advance(spec, optimizer, model, x, x.sum(1, keepdim=True))
 
 
 def test_lamb_has_altos_settings_and_lamb_paper_the_published_ones() -> None:

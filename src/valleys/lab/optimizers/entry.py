@@ -39,6 +39,7 @@ class Entry:
         source: paper and implementation.
         base: name of the optimizer that it adapts by E; None: it adapts none.
         parameters: one of ``PARAMETERS``. With "groups" the weight decay is theirs, else the arguments'.
+        alpha_schedule: of :class:`valleys.AlphaSchedule`; None: alpha is constant.
         closure, own_schedule: see ``OptimizerSpec``.
         holds: classes, by module and name, whose objects its state holds beside tensors: checkpoints may load them.
     """
@@ -50,6 +51,7 @@ class Entry:
     source: str
     base: str | None = None
     parameters: str = "groups"
+    alpha_schedule: str | None = None
     closure: bool = False
     own_schedule: bool = False
     holds: tuple[str, ...] = ()
@@ -66,13 +68,18 @@ class Entry:
         arguments = {name: _imported(value) for name, value in self.arguments(values, plan).items()}
         torch.serialization.add_safe_globals([_imported(name) for name in self.holds])
         optimizer: Optimizer = _imported(self.constructor)(first[self.parameters](), **arguments)
+        if self.alpha_schedule is not None:
+            # Steps by a hook, and its count is in the groups: in the checkpoints of any loop.
+            valleys.AlphaSchedule(optimizer, self.alpha_schedule, automatic=True)  # type: ignore[arg-type]
         return optimizer
 
     def line(self, values: Mapping[str, float], plan: Plan) -> str:
         """Return the Python expression that makes the same optimizer of ``model``; see ``modules`` for its imports."""
         first = PARAMETERS[self.parameters].format(weight_decay=values.get("weight_decay"))
         words = [f"{name}={_word(value)}" for name, value in self.arguments(values, plan).items()]
-        return f"{self.constructor}({', '.join([first, *words])})"
+        line = f"{self.constructor}({', '.join([first, *words])})"
+        schedule = self.alpha_schedule
+        return line if schedule is None else f"valleys.AlphaSchedule({line}, {schedule!r}, automatic=True).optimizer"
 
 
 def modules(line: str) -> list[str]:
@@ -83,7 +90,8 @@ def modules(line: str) -> list[str]:
         ['pytorch_optimizer', 'torch.optim']
     """
     names = {ast.unparse(node.value) for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Attribute)}
-    return sorted(name for name in names - {"model"} if not any(other.startswith(f"{name}.") for other in names))
+    names = {name for name in names if name.replace(".", "").isidentifier()} - {"model"}  # no calls
+    return sorted(name for name in names if not any(other.startswith(f"{name}.") for other in names))
 
 
 def _imported(value: Any) -> Any:

@@ -101,6 +101,15 @@ def _adapted(batch_size: int) -> dict[str, Entry]:
             f"{_ZHAO}, Alg. 2",
             base="lamb",
         ),
+        "alto-sqrt": Entry(
+            f"ALTO whose alpha falls as 1 / sqrt(k), k the step: LAMB with {words}",
+            "valleys.ALTO",
+            lambda v, plan: {**betas(0.99)(v, plan), **rule},
+            LAMB,
+            f"{_ZHAO}, Alg. 2 and Theorem 2",
+            base="lamb",
+            alpha_schedule="sqrt",
+        ),
         "alto-tuned": Entry(
             "ALTO with E's mixing share c and memory tuned: beta = 1 - 1 / memory, alpha = c memory.",
             "valleys.ALTO",
