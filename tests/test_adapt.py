@@ -332,3 +332,17 @@ def test_shards_are_adapted_where_they_lie(tmp_path: Path) -> None:
         assert torch.equal(plain[0].detach(), whole.full_tensor())
     finally:
         distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_without_memory_e_makes_nesterovs_momentum_of_the_heavy_ball(momentum: float) -> None:
+    params = [torch.randn(7, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    params[1].data.copy_(params[0].data)
+    nesterov = torch.optim.SGD([params[0]], lr=0.1, momentum=momentum, nesterov=momentum > 0)
+    adapted = valleys.ESGD([params[1]], lr=0.1, momentum=momentum, alpha=momentum, beta=0.0)
+    for _ in range(50):
+        params[0].grad = torch.randn(7, dtype=torch.float64)
+        params[1].grad = params[0].grad.clone()
+        nesterov.step()
+        adapted.step()
+        torch.testing.assert_close(*params, rtol=0, atol=1e-13)

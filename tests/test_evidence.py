@@ -61,6 +61,24 @@ def test_the_problems_are_those_of_the_plan(load: Any) -> None:
         assert all(name in comparison["optimizers"] for pair in pairs for name in pair)
 
 
+def test_the_page_on_e_quotes_the_measured_numbers() -> None:
+    page = (ROOT / "docs/when-e-matters.md").read_text()
+    lines = (ROOT / "benchmarks/results/when-e-matters.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("|")]
+    for base, place in (("AdamW", 0), ("LAMB", 1)):
+        for title in ("large-batch rule", "c -0.5, memory 100", "small-batch rule"):
+            medians = sorted(row[6] for row in rows if row[1:3] == [base, title])
+            quoted = next(line for line in page.splitlines() if line.startswith(f"| {title}")).strip("| ").split(" | ")
+            assert quoted[1 + place] == f"{medians[0]} to {medians[-1]}"
+    tables = {row[0]: row[1:] for row in rows if row[0].startswith(("ALTO", "LAMB,", "AdamW", "EAdamW"))}
+    quotes = {
+        cells[0]: cells[1:] for line in page.splitlines() if (cells := line.strip("| ").split(" | "))[0] in tables
+    }
+    assert len(quotes) == 8
+    for title, cells in quotes.items():
+        assert cells == tables[title][-len(cells) :]
+
+
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
