@@ -51,16 +51,6 @@ def test_the_runs_of_the_headline_go_on_elsewhere(load: Any, tmp_path: Path) -> 
     assert runs.finished(tmp_path / "kept" / "comparison.db") == runs.finished(tmp_path / "comparison.db")
 
 
-def test_the_problems_are_those_of_the_plan(load: Any) -> None:
-    plan, problems = load("evidence.run").PLAN, load("evidence.problems").PROBLEMS
-    assert {name: {"batch_size": p.batch_size, "updates": p.updates} for name, p in problems.items()} == plan[
-        "problems"
-    ]
-    for comparison in plan["comparisons"].values():
-        pairs = [pair.split(":") for pair in comparison["pairs"]]
-        assert all(name in comparison["optimizers"] for pair in pairs for name in pair)
-
-
 def test_the_page_on_e_quotes_the_measured_numbers() -> None:
     page = (ROOT / "docs/when-e-matters.md").read_text()
     lines = (ROOT / "benchmarks/results/when-e-matters.md").read_text().splitlines()

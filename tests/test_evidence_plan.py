@@ -1,0 +1,97 @@
+"""The evidence: its runs hold to the plan, and its page says what the committed numbers say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab_fakes import points
+from valleys.lab import compare
+
+ROOT = Path(__file__).parents[1]
+PLAN_OF_TWO = {"rounds": 3, "confirmation": 3, "level": 0.05}
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module
+
+
+def test_the_problems_are_those_of_the_plan(load: Any) -> None:
+    plan, problems = load("evidence.run").PLAN, load("evidence.problems").PROBLEMS
+    assert {name: {"batch_size": p.batch_size, "updates": p.updates} for name, p in problems.items()} == plan[
+        "problems"
+    ]
+    for comparison in plan["comparisons"].values():
+        pairs = [pair.split(":") for pair in comparison["pairs"]]
+        assert all(name in comparison["optimizers"] for pair in pairs for name in pair)
+
+
+def test_the_committed_runs_hold_to_the_plan(load: Any) -> None:
+    plan, results = load("evidence.run").PLAN, load("evidence.report").RESULTS
+    names = [f"{problem}-{kind}" for kind in plan["comparisons"] for problem in plan["problems"]]
+    for path in results.glob("*/numbers.json"):
+        assert path.parent.name in names
+        problem, _, kind = path.parent.name.rpartition("-")
+        document = json.loads(path.read_text())
+        comparison, configuration = plan["comparisons"][kind], document["configuration"]
+        assert sorted(document["test"]) == sorted(comparison["optimizers"])
+        assert configuration["trials"] == comparison["trials"]
+        assert configuration["batch_size"] == plan["problems"][problem]["batch_size"]
+        assert configuration["seeds"] == plan["seeds"]
+        assert configuration["rounds"] in (plan["rounds"], plan["rounds"] + plan["confirmation"])
+        per_round = len(comparison["optimizers"]) * (comparison["trials"] + plan["seeds"])
+        assert document["runs"] == configuration["rounds"] * per_round
+    if any(results.glob("*/numbers.json")):
+        assert (results / "README.md").read_text() == load("evidence.report").overview(plan)
+
+
+def numbers_of(test: dict[str, list[float | None]]) -> dict[str, Any]:
+    about = {"metric": "accuracy %", "maximize": True, "scale": "linear", "resolution": 0.01}
+    return {"configuration": about, "test": test}
+
+
+def test_fresh_rounds_alone_confirm(load: Any) -> None:
+    report = load("evidence.report")
+    better, same = [91.0, 92.1, 93.0], [90.0, 91.0, 92.0]
+    wins = numbers_of({"alto": better + better, "lamb": same + same})
+    (verdict,) = report.planned(wins, ["alto:lamb"], PLAN_OF_TWO)
+    assert verdict.better == "alto"
+    assert verdict.units == 3
+    assert report.confirmations(wins, ["alto:lamb"], PLAN_OF_TWO)["alto:lamb"].better == "alto"
+    luck = numbers_of({"alto": [*better, 90.1, 90.8, 92.1], "lamb": same + same})
+    assert report.planned(luck, ["alto:lamb"], PLAN_OF_TWO)[0].better == "alto"
+    assert report.confirmations(luck, ["alto:lamb"], PLAN_OF_TWO)["alto:lamb"].better is None
+    none = numbers_of({"alto": [90.1, 90.8, 92.1, *better], "lamb": same + same})
+    assert report.confirmations(none, ["alto:lamb"], PLAN_OF_TWO) == {}
+    early = numbers_of({"alto": better, "lamb": same})
+    assert report.confirmations(early, ["alto:lamb"], PLAN_OF_TWO) == {}
+
+
+def test_kept_runs_go_on_to_the_same_report(load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run, report = load("evidence.run"), load("evidence.report")
+    settings: dict[str, Any] = {"batch_size": 8, "epochs": 2, "trials": 2, "rounds": 2, "device": "cpu"}
+    first = compare(points(), optimizers=("lamb", "alto"), out=tmp_path / "runs" / "points-rule", **settings)
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    run.keep(tmp_path / "runs" / "points-rule", {str(tmp_path): "FOLDER"})
+    kept = tmp_path / "results" / "points-rule"
+    database = lzma.decompress((kept / "comparison.db.xz").read_bytes())
+    assert str(tmp_path).encode() not in database + (kept / "report.md").read_bytes()
+    numbers = json.loads((kept / "numbers.json").read_text())
+    assert numbers["runs"] == 12
+    for name, outcome in first.outcomes.items():
+        assert numbers["test"][name] == pytest.approx(list(outcome.test.values()))
+
+    run.restore(kept / "comparison.db.xz", tmp_path / "again")
+    lines: list[str] = []
+    again = compare(points(), optimizers=("lamb", "alto"), out=tmp_path / "again", announce=lines.append, **settings)
+    assert not any("finished" in line for line in lines), "all runs were there"
+    assert [verdict.sentence for verdict in again.verdicts] == [verdict.sentence for verdict in first.verdicts]
+    assert again.selected == first.selected
