@@ -41,6 +41,34 @@ def test_the_page_of_the_headline_is_made_of_the_committed_runs(load: Any) -> No
         assert b'"/' not in database.read_bytes(), "a path of the machine that made it"
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/reproduction.md"])
+def test_pages_quote_the_sentence_of_the_headline(page: str) -> None:
+    folder = ROOT / "benchmarks/results/headline"
+    text = " ".join((ROOT / page).read_text().split())
+    assert f'"{json.loads((folder / "fortieth/attribution.json").read_text())["sentence"]}."' in text
+    if page.startswith("docs"):
+        arms = [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("| from ")]
+        assert len(arms) == 4
+        assert all(line in (ROOT / page).read_text() for line in arms)
+
+
+def test_the_arms_of_the_headline_are_the_papers(load: Any) -> None:
+    headline = load("headline")
+    recipes = {
+        r["name"]: r["settings"]
+        for r in json.loads((headline.RESULTS / "fortieth/attribution.json").read_text())["recipes"]
+    }
+    settings = {arm: recipes[headline._recipe(switches)] for arm, switches in headline.ARMS.items()}
+    columns = ("beta3", "bias_correction", "E")
+    assert {arm: tuple(of[name] for name in columns) for arm, of in settings.items()} == {
+        "LAMB": (0.999, True, "off"),
+        "ALTO without E and bias correction": (0.99, False, "off"),
+        "ALTO without E": (0.99, True, "off"),
+        "ALTO": (0.99, True, [-5.0, 0.99]),
+    }
+    assert all(of["norms_and_biases"] == "excluded" for of in settings.values())
+
+
 def test_the_runs_of_the_headline_go_on_elsewhere(load: Any, tmp_path: Path) -> None:
     committed, runs = load("headline").RESULTS / "fortieth", load("finished_runs")
     runs.restore(committed, tmp_path)

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,10 @@ def test_of_an_object_the_report_has_the_call(tmp_path: Path, calls: list[Call],
     assert "first='lamb', last=mine, fixed='lr=0.02,momentum=0.9,weight_decay=0.01', out=" in commands[0]
     assert f"first='lamb', last='second', recipes={str(own)!r}, out=" in commands[1]
     assert "pairs" not in commands[0] + commands[1]
+
+
+def test_the_command_names_the_tasks_own_batch_size(tmp_path: Path, calls: list[Call]) -> None:
+    problem = replace(task(), batch_size=8)
+    result = run(tmp_path, "lamb", Recipe("mine", {"beta3": 0.9}), task=problem, batch_size=None)
+    assert "batch_size=8," in document(result)["command"]
+    assert document(result)["batch_size"] == 8

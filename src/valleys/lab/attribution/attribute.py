@@ -134,9 +134,9 @@ class _Plan:
     """The recipes between two others, resolved and checked."""
 
     def __init__(self, task: str | Problem, config: AttributionConfig) -> None:
-        self.config = config
         batch_size = config.resolved(config.problem(task)).batch_size
         assert batch_size is not None
+        self.config = replace(config, batch_size=batch_size)  # the report's command names it
         table = recipes(batch_size, config.recipes)
         ends = [
             checked(one, batch_size) if isinstance(one, Recipe) else _named(table, one)
