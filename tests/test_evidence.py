@@ -102,7 +102,7 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "benchmarks/results/README.md",
-    ROOT / "benchmarks/results/evidence/README.md",
+    ROOT / "benchmarks/results/evidence-superseded/README.md",
 ]
 
 
@@ -116,7 +116,7 @@ def test_no_page_repeats_what_was_withdrawn(page: Path) -> None:
 
 
 def test_whoever_finds_the_superseded_runs_is_told_so() -> None:
-    superseded = ROOT / "benchmarks/results/evidence"
+    superseded = ROOT / "benchmarks/results/evidence-superseded"
     assert "confounded" in (superseded / "README.md").read_text()
     reports = sorted(superseded.glob("*/report.md"))
     assert len(reports) == 10
