@@ -77,8 +77,8 @@ def test_it_needs_nothing_from_another_host(site: Path) -> None:
 
 
 def test_results_that_the_pages_quote_are_there(site: Path) -> None:
-    assert (site / "results" / "evidence" / "README.html").exists() or (
-        site / "results" / "evidence" / "index.html"
+    assert (site / "results" / "comparisons" / "README.html").exists() or (
+        site / "results" / "comparisons" / "index.html"
     ).exists()
     assert (site / "results" / "analysis" / "limits.png").exists()
 
