@@ -87,10 +87,10 @@ def overview(plan: Mapping[str, Any]) -> str:
         lines += ["", f"## {kind.capitalize()}", ""]
         missing = [name for name in plan["problems"] if name not in documents]
         if missing:
-            lines += [f"Not finished: {', '.join(missing)}.", ""]
+            lines += [f"Not finished: {', '.join(missing)}."]
         if documents:
-            lines += [*_pairs(documents, comparison["pairs"], plan), "", *_tests(documents, comparison, plan)]
-            lines += ["", *_cost(documents)]
+            lines += [""] * bool(missing) + _pairs(documents, comparison["pairs"], plan)
+            lines += ["", *_tests(documents, comparison, plan), "", *_cost(documents)]
     return "\n".join(lines) + "\n"
 
 
