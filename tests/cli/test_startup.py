@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 import typer.main
@@ -15,6 +16,7 @@ import valleys.lab
 from valleys._lazy import lazy_names
 from valleys.cli.app import COMMANDS, app
 from valleys.lab.tasks import bert, bilstm_ner, cifar, gpt2, reinforcement, shakespeare
+from valleys.lab.tasks.data.cifar_files import CIFAR10, CIFAR100
 from valleys.lab.tasks.data.pretrained import MODEL_FOLDER
 from valleys.lab.tasks.table import ENTRIES
 
@@ -117,7 +119,7 @@ def test_a_name_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_presets_that_are_listed_are_those_of_the_tasks() -> None:
-    for name, presets in {
+    listed: dict[str, Iterable[str]] = {
         "bert-imdb": bert._SIZES,
         "bert-mrpc": bert._SIZES,
         "bert-conll2003": bert._SIZES,
@@ -130,10 +132,11 @@ def test_the_presets_that_are_listed_are_those_of_the_tasks() -> None:
             for kind in ("cifar10", "cifar100")
             for network in cifar._NETWORKS
         },
-    }.items():
+    }
+    for name, presets in listed.items():
         assert list(ENTRIES[name].presets) == list(presets)
     assert all(reinforcement._TASKS[name][0] in ENTRIES[name].what for name in reinforcement._TASKS)
-    for kind in (cifar.CIFAR10, cifar.CIFAR100):
+    for kind in (CIFAR10, CIFAR100):
         entry = ENTRIES[f"{kind.name.lower().replace('-', '')}-vgg16"]
         assert kind.name in entry.what
         assert all(folder in entry.data for folder in kind.folders)

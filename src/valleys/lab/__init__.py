@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from valleys._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from valleys.lab.attribution import Attribution, AttributionConfig, Recipe, attribute
+    from valleys.lab.attribution.attribute import Attribution, attribute
+    from valleys.lab.attribution.config import AttributionConfig
     from valleys.lab.comparison import Comparison, compare
     from valleys.lab.config import ComparisonConfig
     from valleys.lab.errors import LabError
+    from valleys.lab.optimizers.recipes import Recipe
     from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
     from valleys.lab.problem.loop import Loop, Running
     from valleys.lab.problem.schedules import Schedule
@@ -42,10 +44,12 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "attribution": "Attribution AttributionConfig Recipe attribute",
+            "attribution.attribute": "Attribution attribute",
+            "attribution.config": "AttributionConfig",
             "comparison": "Comparison compare",
             "config": "ComparisonConfig",
             "errors": "LabError",
+            "optimizers.recipes": "Recipe",
             "optimizers.spec": "OptimizerSpec Plan Range",
             "problem.loop": "Loop Running",
             "problem.schedules": "Schedule",
