@@ -12,23 +12,17 @@ from valleys.lab.tasks.entry import STANDARD, Entry
 if TYPE_CHECKING:
     from valleys.lab.problem.task import Problem
 
-Load = Callable[["Path | None", str], "Problem"]
-
 _SIZES = ("paper", "smoke")
 _TEXT = "pip install 'valleys[text]'"
 _CONLL = "eng.train, eng.testa, eng.testb (or train.txt ...) or a saved dataset"
 _NETWORKS = {"resnet20": "ResNet-20", "resnet18": "ResNet-18", "vgg16": "VGG-16", "densenet169": "DenseNet-169"}
 
 
-def _later(family: str, load: Callable[[Any, Path | None, str], Problem] | None = None) -> Load:
-    """Return a task's ``load`` which imports its module first; ``load`` gets that, by default the module's own does."""
-
-    def run(data_dir: Path | None, preset: str) -> Problem:
-        module: Any = import_module(f"valleys.lab.tasks.{family}")
-        problem: Problem = module.load(data_dir, preset) if load is None else load(module, data_dir, preset)
-        return problem
-
-    return run
+def _later(
+    family: str, load: Callable[..., Any] = lambda tasks, *rest: tasks.load(*rest)
+) -> Callable[[Path | None, str], Problem]:
+    """Return a task's ``load`` that imports the task's module and hands it on to ``load``."""
+    return lambda data_dir, preset: load(import_module(f"valleys.lab.tasks.{family}"), data_dir, preset)
 
 
 def _bert(what: str, data: str, function: str) -> Entry:

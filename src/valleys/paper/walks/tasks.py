@@ -44,8 +44,8 @@ def load(name: str) -> Loop:
     steps not in either; both are ours.
     """
     from valleys.lab.problem.loop import Loop
-    from valleys.paper.walks.descent import descend
     from valleys.paper.walks.functions import FUNCTIONS
+    from valleys.paper.walks.walk import descend
 
     function, target, steps, _ = _TASKS[name]
     return Loop(
