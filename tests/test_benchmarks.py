@@ -277,10 +277,14 @@ def test_memory_of_a_step() -> None:
 def test_import_times_are_judged(own: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = load("import_time")
     first, torch_alone = script.milliseconds("valleys")[1], script.milliseconds("valleys.cli")[0]
+    assert 0 < script.cpu_seconds("--version") < 60
     assert 0 < first < torch_alone, "torch's own import is a hundred times ours"
     monkeypatch.setattr(script, "milliseconds", lambda module: (1000.0, own + len(module) - len("valleys")))
-    text = script.benchmark(3, tmp_path).read_text()
+    monkeypatch.setattr(script, "cpu_seconds", lambda words, source=None: 2.0 if source else 0.25)
+    text = script.benchmark(3, tmp_path, former=tmp_path).read_text()
     assert verdict in text
+    assert "| `valleys tasks` | now | 0.25 | 0.25 to 0.25 | 0.25 |" in text
+    assert "| `valleys tasks` | before | 2.00 | 2.00 to 2.00 | 2.00 |" in text
     assert cells(text)[1:3] == [["`import valleys`", f"{own:.1f}", f"{own:.1f} to {own:.1f}", f"{own:.1f}"], ANY]
     assert "| torch itself | 1000.0 |" in text
 

@@ -7,13 +7,18 @@ puts the step into backward. The lab that compares optimizers fairly is ``valley
 symbols is ``valleys.reference``.
 """
 
-from valleys import blocks
-from valleys.adaptor import ESGD, EAdam, EAdamW, adapt
-from valleys.alpha_schedule import AlphaSchedule
-from valleys.alto import ALTO, Lamb
-from valleys.groups import param_groups
-from valleys.hyperparameters import Suggestion, suggest
-from valleys.release import release_gradients
+from typing import TYPE_CHECKING
+
+from valleys._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from valleys import blocks
+    from valleys.adaptor import ESGD, EAdam, EAdamW, adapt
+    from valleys.alpha_schedule import AlphaSchedule
+    from valleys.alto import ALTO, Lamb
+    from valleys.groups import param_groups
+    from valleys.hyperparameters import Suggestion, suggest
+    from valleys.release import release_gradients
 
 __all__ = [
     "ALTO",
@@ -30,3 +35,17 @@ __all__ = [
     "suggest",
 ]
 __version__ = "0.1.0"
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "adaptor": "ESGD EAdam EAdamW adapt",
+            "alpha_schedule": "AlphaSchedule",
+            "alto": "ALTO Lamb",
+            "blocks": "",
+            "groups": "param_groups",
+            "hyperparameters": "Suggestion suggest",
+            "release": "release_gradients",
+        },
+    )

@@ -7,8 +7,6 @@ import operator
 from numbers import Real
 from typing import TypedDict
 
-import torch
-
 __all__ = ["LARGE_BATCH", "Suggestion", "check_explore", "check_range", "suggest"]
 
 
@@ -120,14 +118,19 @@ def check_range(
     Source:
         Ours.
     """
-    number = value
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        if value.dtype == torch.bool or value.is_complex():
-            number = None
-        elif value.device.type != "cpu" or torch.compiler.is_compiling():
-            return
-        else:
-            number = value.item()
+    number, shape = value, None
+    if not isinstance(value, (int, float)):
+        import torch  # not for plain numbers: what the command lists needs no torch
+
+        if isinstance(value, torch.Tensor) and value.numel() != 1:
+            shape = tuple(value.shape)
+        elif isinstance(value, torch.Tensor):
+            if value.dtype == torch.bool or value.is_complex():
+                number = None
+            elif value.device.type != "cpu" or torch.compiler.is_compiling():
+                return
+            else:
+                number = value.item()
     if isinstance(number, Real) and not isinstance(number, bool):
         x = _to_float(number)
         above = x > low if low_open else x >= low
@@ -137,11 +140,7 @@ def check_range(
     opening = "(" if low_open or math.isinf(low) else "["
     closing = ")" if high_open or math.isinf(high) else "]"
     # A tensor of many elements would fill the screen.
-    shown = (
-        f"a tensor of shape {tuple(value.shape)}"
-        if isinstance(value, torch.Tensor) and value.numel() != 1
-        else f"{value!r}"
-    )
+    shown = f"{value!r}" if shape is None else f"a tensor of shape {shape}"
     raise ValueError(
         f"{name} must be a number in {opening}{low:g}, {high:g}{closing}, got {shown}"
         + (f"; {remedy}" if remedy else "")

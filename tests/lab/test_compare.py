@@ -198,7 +198,7 @@ def test_mistakes_end_before_any_work(tmp_path: Path, calls: list[Call], changes
 def test_auto_is_cuda_unless_accelerate_was_told_to_use_the_cpu(
     tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch, use_cpu: str, device: str
 ) -> None:
-    monkeypatch.setattr(sys.modules["valleys.lab.compare"], "forecast", lambda *_: None)  # there is no such device
+    monkeypatch.setattr(sys.modules["valleys.lab.comparison"], "forecast", lambda *_: None)  # there is no such device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a made-up device")
     monkeypatch.setenv("ACCELERATE_USE_CPU", use_cpu)
@@ -330,8 +330,8 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path, monk
             out=out,
         )
 
-    monkeypatch.setattr(sys.modules["valleys.lab.compare"], "forecast", lambda *_: None)  # it would make steps, too
-    monkeypatch.setattr(sys.modules["valleys.lab.compare"], "Checkpoint", partial(Checkpoint, every=0.0))
+    monkeypatch.setattr(sys.modules["valleys.lab.comparison"], "forecast", lambda *_: None)  # it would make steps, too
+    monkeypatch.setattr(sys.modules["valleys.lab.comparison"], "Checkpoint", partial(Checkpoint, every=0.0))
     whole = comparison(tmp_path / "whole", None)
     steps = len(made)
     made.clear()

@@ -14,7 +14,7 @@ from torch import nn
 import lab_fakes
 from lab.comparisons import Call, run, watched
 from valleys.lab import ComparisonConfig, LabError
-from valleys.lab.compare import dry_run
+from valleys.lab.comparison import dry_run
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 
 

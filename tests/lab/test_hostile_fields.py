@@ -18,7 +18,7 @@ from torch.optim import SGD
 import lab_fakes
 from lab.problem.test_loop import loop
 from valleys.lab import ComparisonConfig, LabError, Range, Schedule, Split, Stream, compare
-from valleys.lab.compare import dry_run
+from valleys.lab.comparison import dry_run
 from valleys.lab.errors import LARGEST
 from valleys.lab.landscape import LandscapeConfig
 from valleys.lab.optimizers.spec import OptimizerSpec

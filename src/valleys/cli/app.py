@@ -4,36 +4,81 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command_from_info
 
 from valleys.cli.console import plain_errors
 from valleys.lab.errors import UNPRINTABLE, LabError
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-"""The ``valleys`` command."""
+COMMANDS = {
+    "compare": "Compare optimizers in rounds of equal tuning and fresh seeds.",
+    "attribute": "Find which part of a recipe makes the difference to another.",
+    "suggest": "Say what the paper's rule means for a batch size.",
+    "tasks": "List the tasks.",
+    "optimizers": "List the optimizers and what is tuned, or explain one.",
+    "demo": "Compare AdamW, LAMB and ALTO on digits and sine.",
+    "report": "Put finished comparisons on one HTML page.",
+    "doctor": "Say what is installed and which kernels work.",
+    "landscape": "Measure how flat a comparison's minima are.",
+    "trajectories": "Draw walks on test functions, with and without E.",
+    "playground": "Write a page on which to drag alpha, beta1, lr.",
+    "reproduce": "Repeat a table or figure of the paper.",
+    "claims": "List the claims of the paper, and what was found of each.",
+}
+"""First line of each command's help: the commands are listed before their modules are imported."""
 
-COMMANDS = (
-    "compare",
-    "attribute",
-    "suggest",
-    "listings",
-    "demo",
-    "report",
-    "doctor",
-    "landscape",
-    "trajectories",
-    "playground",
-    "paper",
-)
+_LISTINGS = ("tasks", "optimizers", "claims")
 
 PATHS = ("--out", "--data", "--recipes")
 """Options of a file or a folder."""
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name; the module of one is imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in COMMANDS:
+            raise KeyError(name)
+        import_module(f"valleys.cli.{'listings' if name in _LISTINGS else name}")
+        (command,) = (one for one in app.registered_commands if one.name == name)
+        return get_command_from_info(command, pretty_exceptions_short=False, rich_markup_mode=None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(TyperGroup):
+    """A group whose help and completion need no command's module."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands: Any = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command that has its summary alone."""
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the whole command, with its name and arguments."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, None if command is None else self.commands[name], rest
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+"""The ``valleys`` command."""
 
 
 def _show_version(show: bool) -> None:
@@ -162,7 +207,3 @@ def _check_words(arguments: list[str]) -> None:
             raise LabError(f"{flag} must not be empty; name a path, such as . for this folder")
         if word == "" and not before.startswith("-"):
             raise LabError("an argument is empty; valleys --help explains the commands")
-
-
-for _name in COMMANDS:
-    import_module(f"valleys.cli.{_name}")

@@ -10,7 +10,7 @@ import typer
 
 from valleys.cli.app import app, configured
 from valleys.cli.console import print_comparison, print_lines
-from valleys.lab.compare import compare, dry_run
+from valleys.lab.comparison import compare, dry_run
 from valleys.lab.config import ComparisonConfig
 
 

@@ -8,17 +8,18 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from valleys.lab.compare import Comparison
 from valleys.lab.errors import LabError
-from valleys.lab.report.html import reading, tables
-from valleys.lab.report.table import Table
-from valleys.lab.report.text import explained
 from valleys.lab.run.interruption import CODE
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from valleys.lab.comparison import Comparison
+    from valleys.lab.report.table import Table
 
 _WIDE = 200  # columns of a table that goes to a file or a pipe: nothing is cut
 _TEXT = 100  # columns of sentences and of a comparison's table
@@ -49,12 +50,16 @@ def plain_errors() -> Iterator[None]:
 
 def console() -> Console:
     """Return a console that cuts nothing off where the output is no terminal."""
+    from rich.console import Console
+
     terminal = Console(highlight=False)
     return terminal if terminal.is_terminal else Console(highlight=False, width=_WIDE)
 
 
 def print_lines(*lines: object) -> None:
     """Print one line each, unwrapped."""
+    from rich.markup import escape
+
     for line in lines:
         console().print(escape(str(line)), soft_wrap=True, highlight=False)
 
@@ -73,6 +78,9 @@ def print_table(table: Table) -> None:
 
 def print_comparison(comparison: Comparison, brief: bool = False) -> None:
     """Print a comparison's table, verdicts, notes and files; of the files only the page if ``brief``."""
+    from valleys.lab.report.html import reading, tables
+    from valleys.lab.report.text import explained
+
     document = json.loads(comparison.paths["json"].read_text(encoding="utf-8"))
     table = tables.results(document, reading.indices([document]))
     titles = [title for title in table.titles if not title.startswith("validation")]

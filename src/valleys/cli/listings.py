@@ -1,7 +1,8 @@
-"""``valleys tasks`` and ``valleys optimizers``."""
+"""``valleys tasks``, ``valleys optimizers`` and ``valleys claims``; none of them imports torch."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from valleys.cli.app import app
-from valleys.cli.console import plain_errors, print_lines, print_table
+from valleys.cli.console import plain_errors, print_lines, print_table, print_text
 from valleys.hyperparameters import LARGE_BATCH
 from valleys.lab import tasks
 from valleys.lab.errors import LabError, finite, unknown
@@ -70,6 +71,37 @@ def _optimizers(
         if spec.line is not None:
             line = spec.line(point, Plan(batch_size, steps))
             print_lines("", f"import {', '.join(modules(line))}", f"optimizer = {line}")
+
+
+@app.command("claims")
+def _claims(
+    name: Annotated[str | None, typer.Argument(help="Explain this one; default: list all.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only those: confirmed, not-found, refuted or not-run.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/claims.md.")] = False,
+) -> None:
+    """List the claims of the paper, and what was found of each.
+
+    \b
+    Examples:
+      valleys claims --status not-found
+      valleys claims theorem-2
+      valleys claims --json
+    """
+    from valleys.paper import claims
+
+    with plain_errors():
+        chosen = claims.select(name, status)
+        if as_markdown:
+            print_lines(claims.to_markdown(chosen).rstrip())
+        elif as_json:
+            typer.echo(json.dumps([claims.to_json(claim) for claim in chosen], indent=1, ensure_ascii=False))
+        elif name is not None and chosen:
+            for line in claims.details(chosen[0]):
+                print_text(line)
+        else:
+            print_table(claims.listing(chosen))
+            print_lines("", f"{claims.count(chosen)}; valleys claims NAME explains one")
 
 
 def _point(text: str, space: Mapping[str, Range]) -> dict[str, float]:

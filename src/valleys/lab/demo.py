@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from valleys.lab.compare import Comparison, compare
+from valleys.lab.comparison import Comparison, compare
 from valleys.lab.config import ComparisonConfig
 from valleys.lab.progress import Announce
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from valleys.lab import tasks
-from valleys.lab.compare import compare
+from valleys.lab.comparison import compare
 from valleys.lab.config import DEVICES, ComparisonConfig
 from valleys.lab.errors import LabError, typed, unknown
 from valleys.lab.landscape import LandscapeConfig, landscape

@@ -37,7 +37,7 @@ from valleys.lab.run import ranks as parallel
 from valleys.lab.run import trainer, training_loop
 from valleys.lab.store import rank_store
 
-PRELOADED = ["valleys.cli.app", "torch._dynamo", "optuna", "alembic.command", "scipy.stats", "matplotlib.figure"]
+PRELOADED = ["valleys.cli.compare", "torch._dynamo", "optuna", "alembic.command", "scipy.stats", "matplotlib.figure"]
 """All that a comparison imports when it needs it."""
 
 

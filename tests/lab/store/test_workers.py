@@ -32,7 +32,7 @@ RUNS = 3 * 2 * (2 + 1)
 ARGUMENTS: dict[str, Any] = {"batch_size": 16, "rounds": 2, "trials": 2, "seeds": 1, "progress": False}
 
 PRELOADED = [
-    "valleys.lab.compare",
+    "valleys.lab.comparison",
     "optuna",
     "alembic.command",
     "psycopg",

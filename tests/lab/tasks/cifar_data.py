@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from valleys.lab.problem.task import Split, Task
-from valleys.lab.tasks import cifar
 from valleys.lab.tasks.data.cifar_files import Cifar
+from valleys.lab.tasks.table import ENTRIES
 
 
 def examples(count: int, first: int, classes: int) -> tuple[np.ndarray, list[int]]:
@@ -50,7 +50,7 @@ def numbers(images: Tensor) -> list[int]:
 
 
 def load(folder: Path, name: str = "cifar10-resnet20", preset: str = "paper") -> Task:
-    task = cifar.ENTRIES[name].load(folder, preset)
+    task = ENTRIES[name].load(folder, preset)
     assert isinstance(task, Task)
     return task
 

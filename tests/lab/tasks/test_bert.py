@@ -16,6 +16,7 @@ from valleys.lab.tasks import bert
 from valleys.lab.tasks.data import pretrained
 from valleys.lab.tasks.data.texts import Example, imdb, mrpc
 from valleys.lab.tasks.shared.metrics import IGNORED
+from valleys.lab.tasks.table import ENTRIES
 
 transformers = pytest.importorskip("transformers")
 
@@ -242,7 +243,7 @@ def test_pairs_keep_their_order_and_are_cut(tmp_path: Path, model_folder: Path) 
 
 def test_reviews_are_fine_tuned(tmp_path: Path, model_folder: Path) -> None:
     folder = with_model(write_imdb(tmp_path), model_folder)
-    entry = bert.ENTRIES["bert-imdb"]
+    entry = ENTRIES["bert-imdb"]
     assert entry.presets == ("paper", "smoke")
     task = entry.load(folder, "smoke")
     assert isinstance(task, Task)

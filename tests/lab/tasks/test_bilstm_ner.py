@@ -9,9 +9,10 @@ import torch
 
 from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Split, Task
-from valleys.lab.tasks.bilstm_ner import ENTRIES, load
+from valleys.lab.tasks.bilstm_ner import load
 from valleys.lab.tasks.networks.bilstm import PADDING, BiLSTM
 from valleys.lab.tasks.shared.metrics import IGNORED
+from valleys.lab.tasks.table import ENTRIES
 
 PEOPLE, PLACES = ("Ann", "Bob", "Cem"), ("Rome", "Oslo", "Bonn")
 

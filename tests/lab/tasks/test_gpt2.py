@@ -17,7 +17,8 @@ from valleys.lab.problem.task import Stream, Task
 from valleys.lab.tasks import gpt2
 from valleys.lab.tasks.data import packed as packed_module
 from valleys.lab.tasks.data.packed import _CACHE, END_OF_TEXT, Windows, packed
-from valleys.lab.tasks.gpt2 import ENTRIES, build, load
+from valleys.lab.tasks.gpt2 import build, load
+from valleys.lab.tasks.table import ENTRIES
 
 pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

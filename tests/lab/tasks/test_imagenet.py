@@ -15,6 +15,7 @@ from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Stream, Task
 from valleys.lab.tasks import imagenet
 from valleys.lab.tasks.data.image_folder import Images, held_out, list_images
+from valleys.lab.tasks.table import ENTRIES
 
 CPU = torch.device("cpu")
 CLASSES = ["n01", "n02", "n03"]
@@ -32,7 +33,7 @@ def write(folder: Path, train: int = 6, val: int = 2) -> Path:
 
 
 def load(folder: Path, name: str = "imagenet-resnet34", preset: str = "smoke") -> Task:
-    task = imagenet.ENTRIES[name].load(folder, preset)
+    task = ENTRIES[name].load(folder, preset)
     assert isinstance(task, Task)
     return task
 
@@ -174,8 +175,9 @@ def test_presets_are_what_they_say(tmp_path: Path) -> None:
         assert task.test.dataset[0][0].shape == (3, size, size)
     assert isinstance(small.train, Stream)
     assert 1 <= small.train.workers <= 16
-    assert set(imagenet.ENTRIES) == {"imagenet-resnet34", "imagenet-resnet50"}
-    assert all(entry.presets == ("paper", "smoke") and entry.reads_folder for entry in imagenet.ENTRIES.values())
+    for network in ("resnet34", "resnet50"):
+        entry = ENTRIES[f"imagenet-{network}"]
+        assert (entry.presets, entry.reads_folder) == (("paper", "smoke"), True)
 
 
 def test_the_variant_of_a_thousand_classes_is_the_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +194,7 @@ def test_the_evaluated_square_is_the_middle_224_pixels(tmp_path: Path) -> None:
 
 def test_folders_that_are_not_laid_out_so_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="ImageNet is read from a folder, and none is named"):
-        imagenet.ENTRIES["imagenet-resnet34"].load(None, "paper")
+        ENTRIES["imagenet-resnet34"].load(None, "paper")
     with pytest.raises(LabError, match=r"there is no folder .*train; the data folder must hold train/CLASS/IMAGE"):
         load(tmp_path)
     (tmp_path / "train").mkdir()

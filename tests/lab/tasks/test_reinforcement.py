@@ -20,6 +20,7 @@ from torch import nn  # noqa: E402
 from valleys.lab.errors import LabError  # noqa: E402
 from valleys.lab.problem.loop import Diverged, Running  # noqa: E402
 from valleys.lab.tasks import reinforcement  # noqa: E402
+from valleys.lab.tasks.table import ENTRIES  # noqa: E402
 
 LIMIT = 100
 Build = Callable[[nn.Module], torch.optim.Optimizer]
@@ -216,9 +217,9 @@ def test_minibatches_must_be_whole() -> None:
         loop.plan(100, 1)
 
 
-@pytest.mark.parametrize("name", reinforcement.ENTRIES)
+@pytest.mark.parametrize("name", reinforcement._TASKS)
 def test_entries(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = reinforcement.ENTRIES[name]
+    entry = ENTRIES[name]
     assert entry.presets == ("paper", "smoke")
     paper, smoke = (entry.load(None, preset) for preset in entry.presets)
     assert (paper.name, paper.variant, paper.batch_size, paper.epochs) == (name, "paper", 64, 200)

@@ -12,9 +12,10 @@ from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks import shakespeare
 from valleys.lab.tasks.networks.gpt import GPT
-from valleys.lab.tasks.shakespeare import _CONTEXT, ENTRIES, load
+from valleys.lab.tasks.shakespeare import _CONTEXT, load
 from valleys.lab.tasks.shared.metrics import token_loss
 from valleys.lab.tasks.shared.splits import spread
+from valleys.lab.tasks.table import ENTRIES
 
 LENGTH = 20 * (_CONTEXT + 2)
 

@@ -10,7 +10,7 @@ from typing import Any
 from valleys.lab.attribution import report
 from valleys.lab.attribution.config import AttributionConfig
 from valleys.lab.attribution.sentence import sentence
-from valleys.lab.compare import Comparison, compare, dry_run
+from valleys.lab.comparison import Comparison, compare, dry_run
 from valleys.lab.config import ComparisonConfig
 from valleys.lab.errors import LabError, unknown
 from valleys.lab.forecast import Forecast

@@ -6,13 +6,13 @@ import ast
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING, Any
 
 from valleys.lab.optimizers.spec import Plan, Range
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
 __all__ = ["Entry", "modules"]
 
@@ -58,6 +58,8 @@ class Entry:
 
     def build(self, model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
         """Make the optimizer."""
+        import torch
+
         import valleys
 
         first: dict[str, Callable[[], Any]] = {

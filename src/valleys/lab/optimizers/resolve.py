@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-
-from torch import nn
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING
 
 from valleys.hyperparameters import LARGE_BATCH
 from valleys.lab.errors import LabError, place, pointing, unknown
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 from valleys.lab.optimizers.table import entries
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
 __all__ = ["importing", "names", "resolve"]
 
@@ -110,6 +112,8 @@ def _from_module(name: str) -> OptimizerSpec:
     method = "named_parameters" if _first_parameter(make) == "named_parameters" else "parameters"
 
     def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
+        from torch.optim import Optimizer
+
         optimizer = make(list(getattr(model, method)()), **values)
         if not isinstance(optimizer, Optimizer):
             raise LabError(
@@ -126,6 +130,8 @@ def _from_module(name: str) -> OptimizerSpec:
 
 def _check_class(name: str, make: Callable[..., object]) -> None:
     """Refuse a class whose objects cannot be trained with."""
+    from torch.optim import Optimizer
+
     if not isinstance(make, type):
         return
     if not issubclass(make, Optimizer):

@@ -7,10 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import nn
-from torch.optim import Optimizer
+from typing import TYPE_CHECKING, Any
 
 from valleys.lab.errors import LARGEST, LabError, finite, place, reason, shortened, typed
 
@@ -135,6 +132,15 @@ class Plan:
     steps: int
 
 
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    Build = Callable[[nn.Module, Mapping[str, float], Plan], Optimizer]
+else:
+    Build = Callable
+
+
 @dataclass(frozen=True)
 class OptimizerSpec:
     """An optimizer as the lab uses it.
@@ -155,7 +161,7 @@ class OptimizerSpec:
     """
 
     name: str
-    build: Callable[[nn.Module, Mapping[str, float], Plan], Optimizer]
+    build: Build
     space: Mapping[str, Range]
     base: str | None = None
     closure: bool = False

@@ -5,20 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    CosineAnnealingLR,
-    LinearLR,
-    LRScheduler,
-    MultiStepLR,
-    PolynomialLR,
-    SequentialLR,
-)
+from typing import TYPE_CHECKING, Literal, get_args
 
 from valleys.lab.errors import LabError, shortened, typed
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
 __all__ = ["KINDS", "Kind", "Schedule"]
 
@@ -108,6 +101,8 @@ class Schedule:
             >>> rates
             [0.5, 1.0, 0.6667, 0.3333]
         """
+        from torch.optim.lr_scheduler import LinearLR, SequentialLR
+
         warm_up = self.warm_up_steps(total)
         pieces: list[tuple[LRScheduler, int]] = []
         if warm_up:
@@ -132,6 +127,8 @@ class Schedule:
 
     def _main(self, optimizer: Optimizer, steps: int) -> list[tuple[LRScheduler, int]]:
         """Return the schedulers after the warm-up and their steps."""
+        from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, PolynomialLR
+
         if self.kind == "constant":
             return [(_flat(optimizer), steps)]
         if self.kind == "step":
@@ -147,4 +144,6 @@ class Schedule:
 
 
 def _flat(optimizer: Optimizer) -> LRScheduler:
+    from torch.optim.lr_scheduler import ConstantLR
+
     return ConstantLR(optimizer, factor=1.0, total_iters=0)

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from valleys.lab.errors import LabError, unknown
-from valleys.lab.problem.task import Problem
 from valleys.lab.tasks.entry import Entry
+from valleys.lab.tasks.table import ENTRIES
+
+if TYPE_CHECKING:
+    from valleys.lab.problem.task import Problem
 
 __all__ = ["Entry", "entries", "load", "names"]
 
-# Modules with ENTRIES: entries by task name. What a task needs is imported when it is loaded.
-_FAMILIES = (
-    "bert",
-    "bilstm_ner",
-    "cifar",
-    "digits",
-    "fashion_mnist",
-    "gpt2",
-    "imagenet",
-    "reinforcement",
-    "shakespeare",
-    "sine",
-)
-# The group of entry points by which a package adds tasks: each is a dictionary like ENTRIES of the families.
+# The group of entry points by which a package adds tasks: each is a dictionary like ``table.ENTRIES``.
 _GROUP = "valleys.tasks"
 
 
@@ -41,9 +31,7 @@ def entries() -> dict[str, Entry]:
         >>> entries()["digits"].presets
         ('standard',)
     """
-    table: dict[str, Entry] = {}
-    for family in _FAMILIES:
-        table |= import_module(f"valleys.lab.tasks.{family}").ENTRIES
+    table = dict(ENTRIES)
     for point in entry_points(group=_GROUP):
         try:
             table |= point.load()

@@ -15,9 +15,8 @@ from valleys.lab.errors import LabError
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.data.conll import Corpus, Sentence, corpus
-from valleys.lab.tasks.data.pretrained import MODEL_FOLDER, Encoder, encoder
+from valleys.lab.tasks.data.pretrained import Encoder, encoder
 from valleys.lab.tasks.data.texts import Example, imdb, mrpc
-from valleys.lab.tasks.entry import Entry
 from valleys.lab.tasks.shared.metrics import IGNORED, classification, tag_loss, tagging
 
 __all__ = ["conll2003", "load_imdb", "load_mrpc"]
@@ -155,29 +154,3 @@ def _inputs(encoded: Any) -> dict[str, Tensor]:
     """Return numbers of 32 and 8 bits: a review takes 3 kB instead of 12."""
     types = {"input_ids": torch.int32, "token_type_ids": torch.int32, "attention_mask": torch.bool}
     return {name: torch.tensor(encoded[name], dtype=kind) for name, kind in types.items() if name in encoded}
-
-
-def _entry(what: str, data: str, load: Any) -> Entry:
-    return Entry(
-        what=what,
-        data=f"{data} in a folder you name, or the hub; pretrained model in its folder {MODEL_FOLDER!r}, or the hub",
-        load=load,
-        presets=tuple(_SIZES),
-        needs="pip install 'valleys[text]'",
-        reads_folder=True,
-    )
-
-
-ENTRIES = {
-    "bert-conll2003": _entry(
-        "CoNLL-2003's named entities, fine-tuned BERT-base, entity F1",
-        "eng.train, eng.testa, eng.testb (or train.txt ...) or a saved dataset",
-        conll2003,
-    ),
-    "bert-imdb": _entry("IMDB's reviews, fine-tuned BERT-base, accuracy", "aclImdb or a saved dataset", load_imdb),
-    "bert-mrpc": _entry(
-        "MRPC's paraphrases, fine-tuned BERT-base, accuracy",
-        "msr_paraphrase_train.txt and _test.txt, GLUE's train.tsv and dev.tsv, or a saved dataset",
-        load_mrpc,
-    ),
-}

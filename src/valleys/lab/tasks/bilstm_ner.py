@@ -12,7 +12,6 @@ from torch.nn.utils.rnn import pad_sequence
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.data.conll import Corpus, Sentence, corpus
-from valleys.lab.tasks.entry import Entry
 from valleys.lab.tasks.networks.bilstm import PADDING, BiLSTM
 from valleys.lab.tasks.shared.metrics import IGNORED, tag_loss, tagging
 
@@ -78,15 +77,3 @@ def _split(texts: Corpus, sentences: list[Sentence], numbers: dict[str, int]) ->
         pad_sequence(words, batch_first=True, padding_value=PADDING),
         pad_sequence(tags, batch_first=True, padding_value=IGNORED),
     )
-
-
-ENTRIES = {
-    "bilstm-ner": Entry(
-        what="CoNLL-2003's named entities, full batch of 14,041 sentences, bidirectional LSTM, entity F1",
-        data="eng.train, eng.testa, eng.testb (or train.txt ...) or a saved dataset in a folder you name, or the hub",
-        load=load,
-        presets=tuple(_SIZES),
-        needs="for the hub or a saved dataset: pip install 'valleys[text]'",
-        reads_folder=True,
-    )
-}

@@ -16,7 +16,7 @@ from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.data.augmentation import Normalized, crop_and_flip
 from valleys.lab.tasks.data.cifar_files import CIFAR10, CIFAR100, Cifar, read_cifar
-from valleys.lab.tasks.entry import STANDARD, Entry
+from valleys.lab.tasks.entry import STANDARD
 from valleys.lab.tasks.networks import cifar_resnet, cifar_resnet18, densenet, vgg16
 from valleys.lab.tasks.shared.metrics import classification
 from valleys.lab.tasks.shared.splits import hold_out, spread_by_class
@@ -59,13 +59,11 @@ class _Network:
     """A network of the paper.
 
     Args:
-        what: its name.
         paper, smoke: ``classes -> network``, the paper's and a small one of the same kind.
         targets: accuracy on CIFAR-10 and CIFAR-100 for the preset ``paper``.
         micro_batch: examples of one backward pass that need no more than about 15 GB in float32.
     """
 
-    what: str
     paper: Callable[[int], nn.Module]
     smoke: Callable[[int], nn.Module]
     targets: tuple[float, float]
@@ -73,17 +71,15 @@ class _Network:
 
 
 _NETWORKS = {
-    "resnet20": _Network("ResNet-20", partial(cifar_resnet, 20), partial(cifar_resnet, 8), (88.0, 55.0), 2048),
-    "resnet18": _Network("ResNet-18", cifar_resnet18, partial(cifar_resnet18, width=8), (88.0, 55.0), 1024),
+    "resnet20": _Network(partial(cifar_resnet, 20), partial(cifar_resnet, 8), (88.0, 55.0), 2048),
+    "resnet18": _Network(cifar_resnet18, partial(cifar_resnet18, width=8), (88.0, 55.0), 1024),
     "vgg16": _Network(
-        "VGG-16",
         vgg16,
         partial(vgg16, widths=(12, 16, 32, 64, 64), hidden=128),
         (88.0, 55.0),
         1024,
     ),
     "densenet169": _Network(
-        "DenseNet-169",
         densenet,
         partial(densenet, blocks=(2, 2, 4, 4), growth=8, hidden=(64, 32)),
         (85.0, 53.0),
@@ -203,31 +199,3 @@ def _recipe(kind: Cifar, network: str, preset: str) -> _Recipe:
 
 def _model(kind: Cifar, build: Callable[[int], nn.Module]) -> nn.Module:
     return nn.Sequential(Normalized(*_PIXELS[kind]), build(kind.classes))
-
-
-def _entries(kind: Cifar, name: str) -> dict[str, Entry]:
-    return {
-        f"{name}-{network}": Entry(
-            what=f"{kind.name}, 45,000 training images of 32x32 pixels, {chosen.what}, accuracy",
-            data=f"{kind.folders[0]} (binary) or {kind.folders[1]} (Python) in a folder you name",
-            load=lambda data_dir, preset, network=network: load(kind, network, data_dir, preset),  # type: ignore[misc]
-            presets=("paper", "smoke", *_SHARES),
-            needs="the data set",
-            reads_folder=True,
-        )
-        for network, chosen in _NETWORKS.items()
-    }
-
-
-ENTRIES = {
-    **_entries(CIFAR10, "cifar10"),
-    **_entries(CIFAR100, "cifar100"),
-    "cifar10-resnet8": Entry(
-        what="CIFAR-10, 45,000 training images of 32x32 pixels, ResNet-8, accuracy",
-        data="cifar-10-batches-bin (binary) or cifar-10-batches-py (Python) in a folder you name",
-        load=lambda data_dir, preset: load(CIFAR10, "resnet8", data_dir, preset),
-        presets=(STANDARD, "half"),
-        needs="the data set",
-        reads_folder=True,
-    ),
-}

@@ -7,7 +7,6 @@ from torch import nn
 
 from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Split, Task
-from valleys.lab.tasks.entry import Entry
 from valleys.lab.tasks.shared.metrics import classification
 from valleys.lab.tasks.shared.splits import deal
 
@@ -51,12 +50,3 @@ def _model() -> nn.Module:
         nn.Flatten(),
         nn.Linear(32 * 4 * 4, 10),
     )
-
-
-ENTRIES = {
-    "digits": Entry(
-        what="8x8 digits, 1,077 training images, small CNN, accuracy",
-        data="comes with scikit-learn",
-        load=lambda data_dir, preset: load(),
-    )
-}

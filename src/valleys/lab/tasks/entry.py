@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from valleys.lab.problem.task import Problem
+if TYPE_CHECKING:
+    from valleys.lab.problem.task import Problem
 
 __all__ = ["STANDARD", "Entry"]
 

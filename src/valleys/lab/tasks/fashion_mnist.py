@@ -14,7 +14,7 @@ from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.data.files import check_folder
 from valleys.lab.tasks.data.idx import read_idx
-from valleys.lab.tasks.entry import STANDARD, Entry
+from valleys.lab.tasks.entry import STANDARD
 from valleys.lab.tasks.shared.metrics import classification
 from valleys.lab.tasks.shared.splits import hold_out
 
@@ -143,14 +143,3 @@ def _model(half: bool = False) -> nn.Module:
         else:
             nn.init.zeros_(param)
     return model
-
-
-ENTRIES = {
-    "fashion-mnist": Entry(
-        what="28x28 clothes, 54,000 training images, small CNN, accuracy",
-        data="four IDX files in a folder you name, Debian's dataset-fashion-mnist, or OpenML",
-        load=load,
-        presets=(STANDARD, "half"),
-        reads_folder=True,
-    )
-}

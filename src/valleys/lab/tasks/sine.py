@@ -7,7 +7,6 @@ from torch import nn
 
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Split, Task
-from valleys.lab.tasks.entry import Entry
 from valleys.lab.tasks.shared.splits import SEED
 
 __all__ = ["load"]
@@ -54,12 +53,3 @@ def load() -> Task:
 
 def _model() -> nn.Module:
     return nn.Sequential(nn.Linear(1, _WIDTH), nn.Tanh(), nn.Linear(_WIDTH, _WIDTH), nn.Tanh(), nn.Linear(_WIDTH, 1))
-
-
-ENTRIES = {
-    "sine": Entry(
-        what="noisy sine (the paper's Appendix A), 32,768 training points, 3-layer MLP, squared error",
-        data="is computed",
-        load=lambda data_dir, preset: load(),
-    )
-}

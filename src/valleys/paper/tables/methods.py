@@ -10,17 +10,16 @@ import math
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
-
-from valleys.groups import param_groups
 from valleys.hyperparameters import suggest
 from valleys.lab.errors import LabError
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 from valleys.paper.tables.model import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
 
 
 def _of_package(package: str, name: str, **fixed: Any) -> Callable[..., Optimizer]:
@@ -32,9 +31,9 @@ def _of_package(package: str, name: str, **fixed: Any) -> Callable[..., Optimize
 
 
 MAKERS: Mapping[str, Callable[..., Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
+    "sgd": _of_package("torch.optim", "SGD"),
+    "adam": _of_package("torch.optim", "Adam"),
+    "adamw": _of_package("torch.optim", "AdamW"),
     "adabelief": _of_package("pytorch_optimizer", "AdaBelief"),
     "adan": _of_package("pytorch_optimizer", "Adan"),
     "lion": _of_package("pytorch_optimizer", "Lion"),
@@ -135,6 +134,8 @@ def spec(chosen: Method, exclude_norms: bool = False) -> OptimizerSpec:
         raise LabError(f"{chosen.name} needs the package pytorch_optimizer; pip install 'valleys[lab]'")
 
     def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
+        from valleys.groups import param_groups
+
         options: dict[str, Any] = dict(chosen.options)
         parameters: list[Any] = list(model.parameters())
         if exclude_norms:

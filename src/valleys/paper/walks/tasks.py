@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from valleys.lab.problem.loop import Loop, Running
 from valleys.lab.tasks.entry import Entry
-from valleys.paper.walks.functions import FUNCTIONS, Function
-from valleys.paper.walks.walk import SPREAD
 
-_EVALUATIONS = 20
+if TYPE_CHECKING:
+    from valleys.lab.problem.loop import Loop
 
 # task -> function, target, steps, figure
 _TASKS = {
@@ -48,6 +43,10 @@ def load(name: str) -> Loop:
     Source: Zhao et al. 2025 (arXiv 2510.27153), Figs. 1 and 8. The starts of Fig. 1 are not given there, the numbers of
     steps not in either; both are ours.
     """
+    from valleys.lab.problem.loop import Loop
+    from valleys.paper.walks.functions import FUNCTIONS
+    from valleys.paper.walks.walk import descend
+
     function, target, steps, _ = _TASKS[name]
     return Loop(
         name=name,
@@ -56,41 +55,10 @@ def load(name: str) -> Loop:
         target=target,
         epochs=steps,
         batch_size=1,
-        run=partial(_walk, FUNCTIONS[function]),
+        run=partial(descend, FUNCTIONS[function]),
         steps=lambda batch_size, epochs: epochs,
         examples=1,
     )
-
-
-class _Walker(nn.Module):
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        start = torch.tensor(function.start, dtype=torch.float64)
-        self.f = function.f
-        self.point = nn.Parameter(start + SPREAD * start.norm() * torch.randn_like(start))
-
-    def forward(self) -> Tensor:
-        value: Tensor = self.f(self.point)
-        return value
-
-
-def _walk(function: Function, running: Running) -> None:
-    model = _Walker(function).to(running.device)
-    optimizer = running.optimizer(model)
-    due = {math.ceil(running.epochs * (part + 1) / _EVALUATIONS) for part in range(_EVALUATIONS)}
-    values: list[Tensor] = []
-    for step in range(1, running.epochs + 1):
-        optimizer.zero_grad()
-        value = model()
-        value.backward()
-        optimizer.step()
-        values.append(value.detach())
-        if step in due:
-            with running.evaluation(), torch.no_grad():
-                running.evaluated(torch.stack(values).mean().item(), model().item())
-            values.clear()
-    if running.test:
-        running.tested(running.curve[-1].validation)
 
 
 def _entry(name: str) -> Entry:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from valleys.paper.walks.functions import Function
+
+if TYPE_CHECKING:
+    from valleys.lab.problem.loop import Running
 
 __all__ = ["Walk", "starts", "walk", "walks"]
 
 SPREAD = 0.01
 """Standard deviation of several starts, relative to the norm of the function's own."""
+
+_EVALUATIONS = 20  # of a run of the lab
 
 
 @dataclass(frozen=True)
@@ -177,3 +183,35 @@ def walks(
     diverged = (~values.isfinite()).cumsum(0) > 0  # a walk that jumps back from beyond a pole has not walked there
     path[diverged], values[diverged] = math.nan, math.nan
     return tuple(Walk(function, path[:, n].clone(), values[:, n].clone()) for n in range(len(begin)))
+
+
+def descend(function: Function, running: Running) -> None:
+    """Walk down a test function by a run's optimizer; the loss is the mean of its values since the last evaluation."""
+    model = _Walker(function).to(running.device)
+    optimizer = running.optimizer(model)
+    due = {math.ceil(running.epochs * (part + 1) / _EVALUATIONS) for part in range(_EVALUATIONS)}
+    values: list[Tensor] = []
+    for step in range(1, running.epochs + 1):
+        optimizer.zero_grad()
+        value = model()
+        value.backward()
+        optimizer.step()
+        values.append(value.detach())
+        if step in due:
+            with running.evaluation(), torch.no_grad():
+                running.evaluated(torch.stack(values).mean().item(), model().item())
+            values.clear()
+    if running.test:
+        running.tested(running.curve[-1].validation)
+
+
+class _Walker(nn.Module):
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        start = torch.tensor(function.start, dtype=torch.float64)
+        self.f = function.f
+        self.point = nn.Parameter(start + SPREAD * start.norm() * torch.randn_like(start))
+
+    def forward(self) -> Tensor:
+        value: Tensor = self.f(self.point)
+        return value

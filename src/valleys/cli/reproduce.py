@@ -1,17 +1,16 @@
-"""``valleys reproduce`` and ``valleys claims``."""
+"""``valleys reproduce``."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from valleys.cli.app import app, configured
-from valleys.cli.console import plain_errors, print_lines, print_table, print_text
+from valleys.cli.console import print_lines, print_table
 from valleys.lab.report.table import Table
-from valleys.paper import claims, render
+from valleys.paper import render
 from valleys.paper.reproduce import ReproductionConfig, reproduce
 from valleys.paper.tables.numbers import find
 
@@ -56,32 +55,3 @@ def _reproduce(
         cells = f"all {len(reproduction.outcomes)} cells are blank" if reproduction.outcomes else "no cell was chosen"
         typer.echo(f"valleys: nothing of {reproduction.table.number} was reproduced: {cells}", err=True)
         raise typer.Exit(_BLANK)
-
-
-@app.command("claims")
-def _claims(
-    name: Annotated[str | None, typer.Argument(help="Explain this one; default: list all.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only those: confirmed, not-found, refuted or not-run.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/claims.md.")] = False,
-) -> None:
-    """List the claims of the paper, and what was found of each.
-
-    \b
-    Examples:
-      valleys claims --status not-found
-      valleys claims theorem-2
-      valleys claims --json
-    """
-    with plain_errors():
-        chosen = claims.select(name, status)
-        if as_markdown:
-            print_lines(claims.to_markdown(chosen).rstrip())
-        elif as_json:
-            typer.echo(json.dumps([claims.to_json(claim) for claim in chosen], indent=1, ensure_ascii=False))
-        elif name is not None and chosen:
-            for line in claims.details(chosen[0]):
-                print_text(line)
-        else:
-            print_table(claims.listing(chosen))
-            print_lines("", f"{claims.count(chosen)}; valleys claims NAME explains one")
