@@ -137,13 +137,13 @@ def check_range(
     opening = "(" if low_open or math.isinf(low) else "["
     closing = ")" if high_open or math.isinf(high) else "]"
     # A tensor of many elements would fill the screen.
-    shown = (
+    text = (
         f"a tensor of shape {tuple(value.shape)}"
         if isinstance(value, torch.Tensor) and value.numel() != 1
         else f"{value!r}"
     )
     raise ValueError(
-        f"{name} must be a number in {opening}{low:g}, {high:g}{closing}, got {shown}"
+        f"{name} must be a number in {opening}{low:g}, {high:g}{closing}, got {text}"
         + (f"; {remedy}" if remedy else "")
     )
 

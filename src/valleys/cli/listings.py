@@ -56,7 +56,7 @@ def _optimizers(
         if batch_size < 1:
             raise LabError(f"batch size {batch_size}: choose 1 or more")
         if name is None:
-            specs = [registry.resolve(known, batch_size) for known in registry.names()]
+            specs = [registry.resolve(label, batch_size) for label in registry.names()]
             rows = [[spec.name, ", ".join(f"{key} {r}" for key, r in spec.space.items())] for spec in specs]
             print_table(Table.of_text(["optimizer", "search space"], rows))
             return

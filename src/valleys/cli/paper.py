@@ -74,14 +74,14 @@ def _claims(
       valleys claims --json
     """
     with plain_errors():
-        chosen = claims.select(name, status)
+        selection = claims.select(name, status)
         if as_markdown:
-            print_lines(claims.to_markdown(chosen).rstrip())
+            print_lines(claims.to_markdown(selection).rstrip())
         elif as_json:
-            typer.echo(json.dumps([claims.to_json(claim) for claim in chosen], indent=1, ensure_ascii=False))
-        elif name is not None and chosen:
-            for line in claims.details(chosen[0]):
+            typer.echo(json.dumps([claims.to_json(claim) for claim in selection], indent=1, ensure_ascii=False))
+        elif name is not None and selection:
+            for line in claims.details(selection[0]):
                 print_text(line)
         else:
-            print_table(claims.listing(chosen))
-            print_lines("", f"{claims.count(chosen)}; valleys claims NAME explains one")
+            print_table(claims.listing(selection))
+            print_lines("", f"{claims.count(selection)}; valleys claims NAME explains one")
