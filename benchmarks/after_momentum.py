@@ -1,4 +1,4 @@
-"""Why E enters the gradient: a in front of the momentum beside a behind it, in numbers.
+"""E's average a in front of the momentum, beside a behind it: reasons for the former, in numbers.
 
 Writes ``after-momentum.md``: the linear system of a quadratic, the paper's test functions, a small network. Everything
 is computed exactly or seeded.
@@ -46,11 +46,11 @@ RATES = (0.03, 0.1)
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(description=__doc__)
-    made.add_argument("--out", type=Path, default=Path("benchmarks/results/analysis"), help="folder to write")
-    made.add_argument("--seeds", type=int, default=3, help="training seeds of the network")
-    made.add_argument("--epochs", type=int, default=60, help="length of a training, at batch 1,024; a sixth at 128")
-    return made
+    result = argparse.ArgumentParser(description=__doc__)
+    result.add_argument("--out", type=Path, default=Path("benchmarks/results/analysis"), help="folder to write")
+    result.add_argument("--seeds", type=int, default=3, help="training seeds of the network")
+    result.add_argument("--epochs", type=int, default=60, help="length of a training, at batch 1,024; a sixth at 128")
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,14 +113,14 @@ def limit(c: float, beta1: float, beta2: float, after: bool) -> float:
 def weights(c: float, beta1: float, beta2: float, after: bool, count: int = 4000) -> np.ndarray:
     """Return the weights of the gradients in an update, the newest first."""
     m = s = 0.0
-    found = []
+    rows = []
     for k in range(count):
         g = float(k == 0)
         lead = c * (g - s)
         m = beta2 * m + (1 - beta2) * (g if after else g + lead)
         s = beta1 * s + (1 - beta1) * g
-        found.append(m + lead if after else m)
-    return np.array(found)
+        rows.append(m + lead if after else m)
+    return np.array(rows)
 
 
 def quadratic_table() -> str:
@@ -147,8 +147,8 @@ def quadratic_table() -> str:
 
 def cosines(steps: Tensor) -> Tensor:
     """Return the cosine between each step and the next one, of those that are not zero."""
-    found = torch.nn.functional.cosine_similarity(steps[1:], steps[:-1], dim=1)
-    return found[(steps[1:] != 0).any(1) & (steps[:-1] != 0).any(1)]
+    values = torch.nn.functional.cosine_similarity(steps[1:], steps[:-1], dim=1)
+    return values[(steps[1:] != 0).any(1) & (steps[:-1] != 0).any(1)]
 
 
 def walk_table() -> str:
@@ -165,10 +165,10 @@ def walk_table() -> str:
         }
         for place in ("LAMB", *PLACES):
             rule = {"alpha": preset.alpha, "beta": preset.beta1, "accelerate": PLACES.get(place)}
-            made = partial(valleys.Lamb, **shared) if place == "LAMB" else partial(valleys.ALTO, **shared, **rule)
-            walked = walk(FUNCTIONS[name], made, steps=preset.steps)
+            build = partial(valleys.Lamb, **shared) if place == "LAMB" else partial(valleys.ALTO, **shared, **rule)
+            walked = walk(FUNCTIONS[name], build, steps=preset.steps)
             points = walked.points[: walked.finite]
-            found = cosines(points.diff(dim=0))
+            turns = cosines(points.diff(dim=0))
             distance = (points[-1] - points[0]).norm().item()
             rows.append(
                 [
@@ -178,8 +178,8 @@ def walk_table() -> str:
                     f"{walked.values[: walked.finite].min().item():.3g}",
                     f"{distance:.3g}",
                     f"{distance / points.diff(dim=0).norm(dim=1).sum().item():.3f}",
-                    f"{found.mean().item():.3f}",
-                    f"{100 * (found < 0).double().mean().item():.1f} %",
+                    f"{turns.mean().item():.3f}",
+                    f"{100 * (turns < 0).double().mean().item():.1f} %",
                 ]
             )
     return table(["function", "a", "last value", "lowest value", "distance", "straightness", "cosine", "turns"], rows)
@@ -229,9 +229,9 @@ def digits_run(
     record = train(tasks.load("digits"), spec, {"lr": lr}, config, seed=seed, test=True)
     if record.diverged or record.validation is None or record.test is None:
         return 0.0, 0.0, float("nan"), float("nan")
-    seen = watched[-1]
-    straightness = (seen.end - seen.start).norm().item() / seen.length
-    return record.validation, record.test, statistics.fmean(seen.cosines), straightness
+    evaluation = watched[-1]
+    straightness = (evaluation.end - evaluation.start).norm().item() / evaluation.length
+    return record.validation, record.test, statistics.fmean(evaluation.cosines), straightness
 
 
 def digits_table(seeds: int, epochs: int) -> str:
@@ -242,11 +242,11 @@ def digits_table(seeds: int, epochs: int) -> str:
         cases += [(place, alpha, PLACES[place]) for alpha in alphas for place in ("in g", "after m")]
         for place, alpha, accelerate in cases:
             options = {"alpha": alpha, "beta": beta, "accelerate": accelerate}
-            found = {
+            results = {
                 lr: [digits_run(options, lr, batch, max(1, length), seed) for seed in range(seeds)] for lr in RATES
             }
-            best = max(RATES, key=lambda lr: statistics.fmean(run[0] for run in found[lr]))
-            cells = [_spread([run[i] for run in found[best]], digits) for i, digits in ((1, 2), (2, 3), (3, 3))]
+            best = max(RATES, key=lambda lr: statistics.fmean(run[0] for run in results[lr]))
+            cells = [_spread([run[i] for run in results[best]], digits) for i, digits in ((1, 2), (2, 3), (3, 3))]
             rows.append([str(batch), f"{alpha:g}, {beta:g}", place, f"{best:g}", *cells])
             print(rows[-1], flush=True)
     return table(["batch", "alpha, beta1", "a", "lr", "test accuracy, %", "cosine", "straightness"], rows)

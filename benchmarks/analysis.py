@@ -1,4 +1,4 @@
-"""What the mathematics says about E, in numbers: the noisy quadratic model, stability limits, the theorems' rates.
+"""Mathematics of E in numbers: the noisy quadratic model, stability limits, the theorems' rates.
 
 Writes ``README.md``, ``analysis.json`` and three pictures, or with ``--mechanism`` ``mechanism.md`` and a picture.
 Everything is computed exactly or seeded: a second run gives the same numbers.
@@ -59,12 +59,12 @@ ROUNDS = (1000, 4000, 16000)
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(description=__doc__)
-    made.add_argument("--out", type=Path, default=Path("benchmarks/results/analysis"), help="folder to write")
-    made.add_argument("--budget", type=float, default=1.0, help="times the budget of every search")
-    made.add_argument("--batches", type=int, nargs="+", default=list(BATCHES), help="batch sizes")
-    made.add_argument("--mechanism", action="store_true", help="the measurements of docs/mechanism.md instead")
-    return made
+    result = argparse.ArgumentParser(description=__doc__)
+    result.add_argument("--out", type=Path, default=Path("benchmarks/results/analysis"), help="folder to write")
+    result.add_argument("--budget", type=float, default=1.0, help="times the budget of every search")
+    result.add_argument("--batches", type=int, nargs="+", default=list(BATCHES), help="batch sizes")
+    result.add_argument("--mechanism", action="store_true", help="the measurements of docs/mechanism.md instead")
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -122,10 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
     }
     (out / "analysis.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    shown = [SGD.name, MOMENTUM.name, FREE.name, STRONG.name]
-    panels = {"constant lr": {name: [best.value for best in constant[name]] for name in shown[:3]}}
+    names = [SGD.name, MOMENTUM.name, FREE.name, STRONG.name]
+    panels = {"constant lr": {name: [best.value for best in constant[name]] for name in names[:3]}}
     for schedule in ("linear", "cosine"):
-        panels[f"{schedule} decay"] = {name: [steps for steps, _ in decaying[schedule][name]] for name in shown}
+        panels[f"{schedule} decay"] = {name: [steps for steps, _ in decaying[schedule][name]] for name in names}
     steps_figure(batches, panels).savefig(out / "steps.png", dpi=110)
     region_figure().savefig(out / "region.png", dpi=110)
     limit_figure().savefig(out / "limits.png", dpi=110)
@@ -133,12 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _constant(family: Family, batch: int, budget: float) -> Best:
     """The better of two seeds, or one where a search takes long."""
-    found = [
+    results = [
         fewest_steps(NoisyQuadratic(), family, batch, seed=seed, budget=budget)
         for seed in ((0, 1) if batch > 1 else (0,))
     ]
-    print(family.name, batch, [best.value for best in found], flush=True)
-    return min(found, key=lambda best: best.value)
+    print(family.name, batch, [best.value for best in results], flush=True)
+    return min(results, key=lambda best: best.value)
 
 
 def _decaying(family: Family, schedule: str, batch: int, budget: float) -> tuple[int, Best]:
@@ -161,11 +161,11 @@ def _variant(model: NoisyQuadratic, target: float, budget: float) -> dict[str, t
     """Steps of momentum, of free E and of strong E, with a constant and a cosine learning rate."""
     rows: dict[str, tuple[float, float, float]] = {}
     for schedule in ("constant", "cosine"):
-        found = [
+        results = [
             shortest_horizon(model, family, 10, schedule, target=target, guess=200, budget=0.4 * budget)[0]
             for family in (MOMENTUM, FREE, STRONG)
         ]
-        rows[schedule] = (found[0], found[1], found[2])
+        rows[schedule] = (results[0], results[1], results[2])
     print(rows, flush=True)
     return rows
 
@@ -186,8 +186,8 @@ def _constant_table(batches: Sequence[int], found: dict[str, list[Best]]) -> str
     for index, family in enumerate(FAMILIES):
         cells = []
         for batch, best in zip(batches, found[family.name], strict=True):
-            known = index < len(PUBLISHED) and batch in BATCHES
-            before = PUBLISHED[index][BATCHES.index(batch)] if known else None
+            has_paper = index < len(PUBLISHED) and batch in BATCHES
+            before = PUBLISHED[index][BATCHES.index(batch)] if has_paper else None
             cells.append(f"{best.value:.0f}" + ("" if before in (None, best.value) else f" (notes: {before})"))
         rows.append([family.name, *cells])
     return table(["batch", *map(str, batches)], rows)
@@ -221,10 +221,10 @@ def _gain_table(
 
     base = [best.value for best in constant[MOMENTUM.name]]
     rows = [["constant: E free", *ratios([best.value for best in constant[FREE.name]], base)]]
-    for schedule, found in decaying.items():
-        base = [steps for steps, _ in found[MOMENTUM.name]]
+    for schedule, results in decaying.items():
+        base = [steps for steps, _ in results[MOMENTUM.name]]
         for name, family in (("E free", FREE), ("strong E", STRONG)):
-            rows.append([f"{schedule}: {name}", *ratios([steps for steps, _ in found[family.name]], base)])
+            rows.append([f"{schedule}: {name}", *ratios([steps for steps, _ in results[family.name]], base)])
     return table(["schedule, batch", *map(str, batches)], rows)
 
 
@@ -269,14 +269,14 @@ def _nonconvex_table() -> str:
         ("noisy, batch T", 1.0, True),
     ):
         for name, setting in (("1", unit), ("1e-6", Setting())):
-            for shown, lr in (("best constant", "best"), ("1 / sqrt(T)", "root")):
+            for label, lr in (("best constant", "best"), ("1 / sqrt(T)", "root")):
                 cells = []
                 for alpha in (-5.0, 0.0):
                     rate = mean_squared_gradient(
                         HORIZONS, lr=lr, noise=noise, growing_batch=growing, setting=replace(setting, alpha=alpha)
                     )
                     cells.append(_exponent(rate.exponent, rate.interval))
-                rows.append([text, name, shown, *cells])
+                rows.append([text, name, label, *cells])
     note = (
         f"T = {', '.join(map(str, HORIZONS))}; 8 functions; 95% intervals over them. eps^-2 is -1, eps^-4 is -1/2.\n\n"
     )

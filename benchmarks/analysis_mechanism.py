@@ -259,13 +259,13 @@ def _error_table() -> str:
 def _stage_table() -> str:
     rows = []
     for name, make in OPTIMIZERS.items():
-        found = braking(make, STEPS)
+        stages = braking(make, STEPS)
         cells = []
         for stage in STAGES:
-            inside = [row for row in found if row["stage"] == stage]
+            inside = [row for row in stages if row["stage"] == stage]
             share = np.mean([row["along"] < 0 for row in inside]) if inside else 0.0
             cells.append(f"{len(inside)}" + (f", {100 * share:.0f}%" if inside else ""))
-        agree = np.mean([(row["along"] > 0) == (row["inner"] > 0) for row in found])
+        agree = np.mean([(row["along"] > 0) == (row["inner"] > 0) for row in stages])
         rows.append([name, *cells, f"{100 * agree:.0f}%"])
     note = (
         f"{STEPS} steps on all digits: steps in the stage, and of these <u, -2 H g> negative. The table of signs says "

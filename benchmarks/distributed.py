@@ -1,4 +1,4 @@
-"""What layerwise norms cost on sharded parameters: collectives and bytes, time of a step, and a model for many ranks.
+"""Cost of layerwise norms on sharded parameters: collectives and bytes, time of a step, and a model for many ranks.
 
 ALTO and Lamb on DTensors, against LAMB written with DTensor's own norms and against torch's AdamW. Ranks are processes
 on this machine. Writes ``distributed.md`` and all times as ``distributed.json``.
@@ -111,8 +111,8 @@ def benchmark(
         RuntimeError: the ranks do not agree on what was sent.
     """
     others = Others()
-    found = {ranks: _merged(on_ranks(measure, ranks, plan, seconds=seconds)) for ranks in worlds}
-    several = {ranks: result for ranks, result in found.items() if ranks > 1}
+    results = {ranks: _merged(on_ranks(measure, ranks, plan, seconds=seconds)) for ranks in worlds}
+    several = {ranks: result for ranks, result in results.items() if ranks > 1}
     links = {ranks: fit(ranks, result.reductions) for ranks, result in several.items()}
     timings = f"{plan.rounds} rounds of steps, {plan.reductions} timings of each all-reduce"
     texts = {
@@ -127,7 +127,7 @@ def benchmark(
         "# Layerwise norms on sharded parameters",
         listing(texts),
         "## 1. Collectives and bytes per step",
-        COUNTED.format(difference=max(result.difference for result in found.values()))
+        COUNTED.format(difference=max(result.difference for result in results.values()))
         + ("" if shrink == 1 else f"\n\n**Every dimension divided by {shrink}**, the number of tensors kept."),
         counts_table(
             {name: shapes for name, shapes in plan.counted.items() if name != STEPPED},
@@ -139,7 +139,7 @@ def benchmark(
             tensors=len(plan.stepped),
         ),
         *([CROWDED.format(cores=os.cpu_count(), ranks=", ".join(crowded))] if crowded else []),
-        _steps_table(found, links),
+        _steps_table(results, links),
         "## 3. Time of one all-reduce",
         REDUCED.format(repeated=REPEATED),
         _reductions_table(several),
@@ -157,7 +157,7 @@ def benchmark(
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     document: dict[str, Any] = {**texts, "links": {ranks: asdict(link) for ranks, link in links.items()}}
     document["found"] = {
-        ranks: {**asdict(result), "collectives": _summed(result.collectives)} for ranks, result in found.items()
+        ranks: {**asdict(result), "collectives": _summed(result.collectives)} for ranks, result in results.items()
     }
     (out / "distributed.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return path
@@ -194,11 +194,11 @@ def counts_table(
     for name, shapes in sets.items():
         for contender in next(iter(collectives.values()))[name]:
             row = [name, f"{numel(shapes):,}", str(len(shapes)), contender]
-            for found in collectives.values():
-                seen = found[name][contender]
-                kinds = Counter(kind for kind, _ in seen)
+            for counts in collectives.values():
+                calls = counts[name][contender]
+                kinds = Counter(kind for kind, _ in calls)
                 row.append(", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) or "none")
-                row.append(f"{sum(size for _, size in seen):,}")
+                row.append(f"{sum(size for _, size in calls):,}")
             rows.append(row)
     columns = [text for ranks in collectives for text in (f"{ranks} ranks: collectives", "bytes")]
     return table(["model", "parameters", "layers", "optimizer", *columns], rows)
@@ -260,12 +260,12 @@ def _summed(
     return {
         name: {
             contender: [
-                (kind, count, sum(size for other, size in seen if other == kind))
-                for kind, count in Counter(kind for kind, _ in seen).items()
+                (kind, count, sum(size for other, size in calls if other == kind))
+                for kind, count in Counter(kind for kind, _ in calls).items()
             ]
-            for contender, seen in found.items()
+            for contender, calls in counts.items()
         }
-        for name, found in collectives.items()
+        for name, counts in collectives.items()
     }
 
 
@@ -284,8 +284,8 @@ def _steps_table(found: Mapping[int, Found], links: Mapping[int, Link]) -> str:
         medians = {name: statistics.median(seconds) for name, seconds in result.steps.items()}
         base = result.steps[BASE]
         for name, seconds in result.steps.items():
-            sent = result.collectives.get(STEPPED, {}).get(name, [])
-            predicted = sum(all_reduce(links[ranks], ranks, size, "ring") for _, size in sent)
+            calls = result.collectives.get(STEPPED, {}).get(name, [])
+            predicted = sum(all_reduce(links[ranks], ranks, size, "ring") for _, size in calls)
             rows.append(
                 [
                     str(ranks),
@@ -295,8 +295,8 @@ def _steps_table(found: Mapping[int, Found], links: Mapping[int, Link]) -> str:
                     f"{medians[name] / medians[BASE]:.2f}",
                     _between([one / other for one, other in zip(seconds, base, strict=True)], 1, 2),
                     f"{medians[name] / medians[NAIVE]:.3f}",
-                    str(len(sent)),
-                    f"{1e3 * predicted:.2f}" if sent else "-",
+                    str(len(calls)),
+                    f"{1e3 * predicted:.2f}" if calls else "-",
                 ]
             )
     header = ["ranks", "optimizer", "median, ms", "quartiles, ms", f"x {BASE}", "quartiles of the rounds"]

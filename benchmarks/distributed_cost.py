@@ -1,4 +1,4 @@
-"""What a step's norms cost in communication, as a formula: rounds times latency, bytes times time per byte.
+"""Communication cost of a step's norms, as a formula: rounds times latency, bytes times time per byte.
 
 Beside them the traffic that fully_shard (FSDP2) causes anyway, by the same formula: only the share says whether a
 millisecond matters.
@@ -42,7 +42,7 @@ ALGORITHMS = ("ring", "tree")
 
 @dataclass(frozen=True)
 class Link:
-    """What connects the ranks.
+    """Network between the ranks.
 
     Args:
         name: for the tables.
@@ -69,7 +69,7 @@ slower link makes FSDP2's traffic longer and our share smaller."""
 
 @dataclass(frozen=True)
 class Model:
-    """What the costs depend on.
+    """Model and mesh on which the costs depend.
 
     Args:
         name: for the tables.
@@ -141,7 +141,7 @@ def gather(link: Link, ranks: int, size: float, algorithm: str) -> float:
 
 
 def step_cost(model: Model, link: Link, ranks: int, algorithm: str) -> Cost:
-    """What one step sends: our norms, the naive way's, and fully_shard's least traffic.
+    """Communication of one step: our norms, the naive way's, and fully_shard's least traffic.
 
     The latter: every unit gathered once and its gradient scattered once, in bfloat16; by default fully_shard gathers
     a second time in the backward pass.

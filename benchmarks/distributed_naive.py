@@ -13,7 +13,7 @@ __all__ = ["NaiveLamb"]
 
 
 class NaiveLamb(Optimizer):
-    """What one gets who writes LAMB for tensors and runs it on DTensors: two all-reduces per parameter and step.
+    """LAMB as written for tensors, run on DTensors: two all-reduces per parameter and step.
 
     The step is that of ``valleys.Lamb(..., trust_eps=0, norm_eps=0)``.
 

@@ -1,4 +1,4 @@
-"""What each rank of the distributed benchmark does: count the collectives of a step, time steps, time all-reduces."""
+"""Program of each rank of the distributed benchmark: count the collectives of a step, time steps, time all-reduces."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ REPEATED = 10
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure.
+    """Settings of the measurement.
 
     Args:
         counted: sets of shapes for which collectives are counted.
@@ -74,7 +74,7 @@ class Plan:
 
 @dataclass
 class Found:
-    """What a rank found.
+    """Measurements of a rank.
 
     Args:
         collectives: by set and contender: name and bytes of every collective of one step, in their order.
@@ -120,9 +120,9 @@ def _rank(function: Callable[..., T], rank: int, ranks: int, store: str, seconds
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=seconds))
     try:
-        found = function(*args)
+        result = function(*args)
         dist.barrier()  # nobody leaves while another still needs it
-        return found
+        return result
     finally:
         dist.destroy_process_group()
 
@@ -130,17 +130,17 @@ def _rank(function: Callable[..., T], rank: int, ranks: int, store: str, seconds
 def measure(plan: Plan) -> Found:
     """Everything in the plan, on this rank; collectives and their times only where there is another rank."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    found = Found()
+    result = Found()
     if mesh.size() > 1:
         for name, shapes in plan.counted.items():
             _log(f"counting for {name}")
-            found.collectives[name] = _count(_sharded(shapes, mesh, plan.seed))
+            result.collectives[name] = _count(_sharded(shapes, mesh, plan.seed))
         _log("all-reduces")
-        found.reductions = _time_reductions(plan.sizes, plan.reductions, plan.seed)
+        result.reductions = _time_reductions(plan.sizes, plan.reductions, plan.seed)
     _log("steps")
-    found.difference = _difference(plan.stepped, mesh, plan.seed)
-    found.steps = _time_steps(_sharded(plan.stepped, mesh, plan.seed), plan.rounds, plan.seed)
-    return found
+    result.difference = _difference(plan.stepped, mesh, plan.seed)
+    result.steps = _time_steps(_sharded(plan.stepped, mesh, plan.seed), plan.rounds, plan.seed)
+    return result
 
 
 class Collectives(TorchDispatchMode):
@@ -191,15 +191,15 @@ def _count(params: list[Any]) -> dict[str, list[tuple[str, int]]]:
 
 
 def _difference(shapes: Sequence[Shape], mesh: DeviceMesh, seed: int) -> float:
-    """How far the naive way's three steps are from Lamb's, relative to their length; the worst parameter's."""
+    """Distance of the naive way's three steps from Lamb's, relative to their length; the worst parameter's."""
     options = {**COMMON, "lr": 0.1}  # long enough for float32 parameters to show it
-    naive, ours, start = (_sharded(shapes, mesh, seed) for _ in range(3))
+    naive, exact, start = (_sharded(shapes, mesh, seed) for _ in range(3))
     ratio: dict[str, Any] = {"layer_adaptation": True, "trust_eps": 0.0, "norm_eps": 0.0}
-    optimizers = [NaiveLamb(naive, **options), valleys.Lamb(ours, **ratio, **options)]
+    optimizers = [NaiveLamb(naive, **options), valleys.Lamb(exact, **ratio, **options)]
     for optimizer in optimizers * 3:
         optimizer.step()
     worst = 0.0
-    for triple in zip(naive, ours, start, strict=True):
+    for triple in zip(naive, exact, start, strict=True):
         x, y, z = (param.to_local().detach() for param in triple)
         if x.numel():
             worst = max(worst, float((x - y).norm() / (x - z).norm()))

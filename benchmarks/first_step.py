@@ -134,8 +134,8 @@ def _row(name: str, set_name: str, device: str, repeats: int) -> list[str]:
                 "TORCH_EXTENSIONS_DIR": f"{folder}/extensions",
             }
             for results in (cold, warm):
-                found = in_fresh_process(variables, measure, name, set_name, device, torch.get_num_threads())
-                results.append(found)
+                times = in_fresh_process(variables, measure, name, set_name, device, torch.get_num_threads())
+                results.append(times)
                 if results is cold:
                     files = sum(path.is_file() for path in Path(folder).rglob("*"))
     seconds = [statistics.median(result.first for result in results) for results in (cold, warm)]

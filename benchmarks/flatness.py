@@ -172,7 +172,7 @@ def _first(split: Any, count: int) -> Split:
 
 
 def name_of(e: tuple[float, float]) -> str:
-    """How a setting of E is called in the tables.
+    """Name of a setting of E in the tables.
 
     Args:
         e: alpha and beta1.
@@ -193,24 +193,24 @@ def run(case: Case, lr: float, e: tuple[float, float], seed: int, measured: bool
     Returns:
         Plain numbers.
     """
-    held: list[tuple[nn.Module, Recorder | None]] = []
+    models: list[tuple[nn.Module, Recorder | None]] = []
     tops: list[tuple[int, float, float]] = []
 
     def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
         optimizer = case.build(model, lr, *e)
         every = max(1, plan.steps // 200)
         window = 10 if 10 % every == 0 else every * max(1, 10 // every)
-        held.append((model, record(optimizer, every=every, window=window, per_layer=False) if measured else None))
+        models.append((model, record(optimizer, every=every, window=window, per_layer=False) if measured else None))
         return optimizer
 
     def observe(evaluation: Evaluation) -> None:
-        seen.append(evaluation)
-        if measured and len(seen) % (20 // case.looks) == 0:
-            tops.append((evaluation.step, *_top(case, held[0][0])))
+        evaluations.append(evaluation)
+        if measured and len(evaluations) % (20 // case.looks) == 0:
+            tops.append((evaluation.step, *_top(case, models[0][0])))
 
-    seen: list[Evaluation] = []
+    evaluations: list[Evaluation] = []
     start = time.process_time()
-    found = trainer.train(
+    measurement = trainer.train(
         case.task,
         OptimizerSpec("adapted", build, {}),
         {},
@@ -224,15 +224,15 @@ def run(case: Case, lr: float, e: tuple[float, float], seed: int, measured: bool
         "alpha": e[0],
         "beta1": e[1],
         "seed": seed,
-        "diverged": found.diverged,
-        "validation": found.validation,
-        "test": found.test,
-        "train_loss": found.curve[-1].train_loss if found.curve else None,
-        "steps": found.steps,
+        "diverged": measurement.diverged,
+        "validation": measurement.validation,
+        "test": measurement.test,
+        "train_loss": measurement.curve[-1].train_loss if measurement.curve else None,
+        "steps": measurement.steps,
         "cpu_seconds": time.process_time() - start,
     }
-    recorder = held[0][1]
-    if recorder is not None and not found.diverged:
+    recorder = models[0][1]
+    if recorder is not None and not measurement.diverged:
         rows = [row for row in recorder.rows if row["window_drift"] is not None]
         result |= {
             "tops": tops,
@@ -247,14 +247,14 @@ def run(case: Case, lr: float, e: tuple[float, float], seed: int, measured: bool
 def _top(case: Case, model: nn.Module) -> tuple[float, float]:
     split = case.task.train
     assert isinstance(split, Split)
-    chosen = (torch.arange(case.examples) * len(split)) // case.examples
-    batches = [(split.inputs[part], split.targets[part]) for part in chosen.split(256)]  # type: ignore[index]
+    indices = (torch.arange(case.examples) * len(split)) // case.examples
+    batches = [(split.inputs[part], split.targets[part]) for part in indices.split(256)]  # type: ignore[index]
     model.eval()
     try:
-        found = eigenvalues(Objective(model, case.task.loss, batches), 1, tolerance=1e-2)
+        result = eigenvalues(Objective(model, case.task.loss, batches), 1, tolerance=1e-2)
     finally:
         model.train()
-    return float(found.values[0]), float(found.residuals[0])
+    return float(result.values[0]), float(result.residuals[0])
 
 
 def jobs(all_cases: Mapping[str, Case], runs: Path) -> Iterator[tuple[Path, Callable[[], dict[str, Any]]]]:
@@ -277,14 +277,14 @@ def chosen_rate(case: Case, folder: Path) -> float | None:
     paths = [folder / f"tune-{rate:g}.json" for rate in case.rates]
     if not all(path.exists() for path in paths):
         return None
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    sound = [one for one in found if not one["diverged"]]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    sound = [one for one in records if not one["diverged"]]
     return float(max(sound, key=lambda one: one["validation"])["lr"])
 
 
 def flatness(case: Case, folder: Path) -> tuple[Flatness, dict[tuple[float, float], list[dict[str, Any]]]] | None:
     """The measurements of a panel, averaged and compared; None while a run is missing."""
-    found: dict[tuple[float, float], list[dict[str, Any]]] = {e: [] for e in case.es}
+    records: dict[tuple[float, float], list[dict[str, Any]]] = {e: [] for e in case.es}
     for e in case.es:
         for seed in SEEDS:
             path = folder / f"{e[0]:g}-{e[1]:g}-{seed}.json"
@@ -292,11 +292,11 @@ def flatness(case: Case, folder: Path) -> tuple[Flatness, dict[tuple[float, floa
                 return None
             one = json.loads(path.read_text(encoding="utf-8"))
             if not one["diverged"]:
-                found[e].append({**one, "top": one["tops"][-1][1], "test_error": 100 - one["test"], "examples": 0})
-    measured = {name_of(e): {one["seed"]: [one] for one in ones} for e, ones in found.items()}
+                records[e].append({**one, "top": one["tops"][-1][1], "test_error": 100 - one["test"], "examples": 0})
+    measured = {name_of(e): {one["seed"]: [one] for one in ones} for e, ones in records.items()}
     pairs = [(name_of(e), name_of(BASE)) for e in case.es if e != BASE]
     tabulated = tabulate(measured, pairs, MEASURES)
-    return None if tabulated is None else (tabulated, found)
+    return None if tabulated is None else (tabulated, records)
 
 
 def write(all_cases: Mapping[str, Case], runs: Path, texts: Mapping[str, str]) -> None:
@@ -304,11 +304,11 @@ def write(all_cases: Mapping[str, Case], runs: Path, texts: Mapping[str, str]) -
     title, method = (__doc__ or "").strip().split("\n\n", 1)
     parts = [f"# {title}", method, listing(texts)]
     for name, case in all_cases.items():
-        made = flatness(case, runs / name)
-        if made is None:
+        result = flatness(case, runs / name)
+        if result is None:
             parts.append(f"## {name}\n\nNot finished.")
             continue
-        tabulated, found = made
+        tabulated, records = result
         lr = chosen_rate(case, runs / name)
         means = [
             [
@@ -318,7 +318,7 @@ def write(all_cases: Mapping[str, Case], runs: Path, texts: Mapping[str, str]) -
                     format_mean(one.estimate, None if one.high is None else one.high - one.estimate)
                     for one in row.means.values()
                 ),
-                format_mean(*mean_interval([one["train_loss"] for one in found[e]])),
+                format_mean(*mean_interval([one["train_loss"] for one in records[e]])),
             ]
             for e in case.es
             for row in tabulated.rows
@@ -335,7 +335,7 @@ def write(all_cases: Mapping[str, Case], runs: Path, texts: Mapping[str, str]) -
             for entry in tabulated.contrasts
             for ratio in [entry.ratio]
         ]
-        steps = max(one["steps"] for ones in found.values() for one in ones)
+        steps = max(one["steps"] for ones in records.values() for one in ones)
         parts += [
             f"## {name}: {case.what}",
             f"{steps} updates, learning rate {lr:g} (best of {', '.join(f'{rate:g}' for rate in case.rates)} at alpha "
@@ -346,7 +346,8 @@ def write(all_cases: Mapping[str, Case], runs: Path, texts: Mapping[str, str]) -
             table(["", "measure", "ratio", "95 % interval", "so"], ratios),
         ]
         (RESULTS / f"{name}.json").write_text(
-            json.dumps([one for ones in found.values() for one in ones], separators=(",", ":")) + "\n", encoding="utf-8"
+            json.dumps([one for ones in records.values() for one in ones], separators=(",", ":")) + "\n",
+            encoding="utf-8",
         )
     write_whole(RESULTS / "README.md", "\n\n".join(parts) + "\n")
 
@@ -368,20 +369,20 @@ def main() -> None:
     texts = provenance("cpu", 1, ("torch", "valleys"))
     texts = {name: text.replace(str(arguments.fashion), "FOLDER") for name, text in texts.items()}
     every = cases(arguments.fashion)
-    wanted = {name: case for name, case in every.items() if not arguments.only or name in arguments.only}
+    selection = {name: case for name, case in every.items() if not arguments.only or name in arguments.only}
     while True:
-        left = [(path, job) for path, job in jobs(wanted, arguments.runs) if not path.exists()]
-        mine = [(path, job) for path, job in left if sum(map(ord, path.stem)) % processes == number]
+        rest = [(path, job) for path, job in jobs(selection, arguments.runs) if not path.exists()]
+        mine = [(path, job) for path, job in rest if sum(map(ord, path.stem)) % processes == number]
         if not mine:
-            if not left and all(chosen_rate(case, arguments.runs / name) for name, case in wanted.items()):
+            if not rest and all(chosen_rate(case, arguments.runs / name) for name, case in selection.items()):
                 break
             time.sleep(5)
             continue
         path, job = mine[0]
-        found = job()
+        record = job()
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(found) + "\n")
-        print(path, f"{found['cpu_seconds']:.0f} s", found["test"], found.get("tops", [None])[-1], flush=True)
+        write_whole(path, json.dumps(record) + "\n")
+        print(path, f"{record['cpu_seconds']:.0f} s", record["test"], record.get("tops", [None])[-1], flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     write(every, arguments.runs, texts)
 

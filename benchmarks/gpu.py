@@ -98,10 +98,10 @@ def _parent(options: argparse.Namespace, words: list[str]) -> int:
     document = {**_head(options, "run"), "minutes": options.minutes, "status": "running", "parts": parts}
     path, end = _path(options, "run"), time.time()
     write_json(path, document)
-    asked = [name for name in SHARES if name in options.parts]
-    whole, code = sum(SHARES[name] for name in asked), 0
+    names = [name for name in SHARES if name in options.parts]
+    whole, code = sum(SHARES[name] for name in names), 0
     try:
-        for name in asked:
+        for name in names:
             end += 60 * options.minutes * SHARES[name] / whole
             parts[name] = {"status": "running", "until": end}
             write_json(path, document)
@@ -164,7 +164,7 @@ def _path(options: argparse.Namespace, name: str) -> Path:
 
 
 def _head(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    """What the figures of a file depend on, without paths of this machine."""
+    """Conditions of a file's figures, without paths of this machine."""
     device = "cpu" if options.dry_run else "cuda"
     environment = provenance(device, torch.get_num_threads(), ("torch", "triton", "timm", "numpy", "pytest"))
     data = "" if options.data is None else " --data FOLDER" if options.data.is_dir() else " --data FILE.npz"

@@ -1,4 +1,4 @@
-"""How long a step takes on a GPU, beside torch's fused AdamW in the same rounds and beside a plain copy."""
+"""Time of a step on a GPU, beside torch's fused AdamW in the same rounds and beside a plain copy."""
 
 from __future__ import annotations
 

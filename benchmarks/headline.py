@@ -223,9 +223,11 @@ def _printed(name: str, document: dict[str, Any]) -> list[str]:
     lines = [f"[Printed, ours, difference]({name}/reproduce.md)", ""]
     lines += ["| difference | printed | ours (95 % interval, paired by seed) |", "| --- | --- | --- |"]
     for order in document["orders"]:
-        ours, width = order["ours"], order["ours"]["half_width"]
-        limits = "" if width is None else f" ({ours['mean'] - width:+.2f} to {ours['mean'] + width:+.2f})"
-        lines.append(f"| {order['first']} - {order['second']} | {order['paper']:+.2f} | {ours['mean']:+.2f}{limits} |")
+        difference, width = order["ours"], order["ours"]["half_width"]
+        limits = "" if width is None else f" ({difference['mean'] - width:+.2f} to {difference['mean'] + width:+.2f})"
+        lines.append(
+            f"| {order['first']} - {order['second']} | {order['paper']:+.2f} | {difference['mean']:+.2f}{limits} |"
+        )
     return [*lines, ""]
 
 

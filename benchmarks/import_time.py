@@ -1,4 +1,4 @@
-"""What importing costs over torch alone, and what the command costs where it only lists, all in fresh processes."""
+"""Cost of imports over torch alone, and of the command where it only lists, all in fresh processes."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def milliseconds(module: str) -> tuple[float, float]:
     Args:
         module: its name.
     """
-    done = subprocess.run([sys.executable, "-c", _CODE.format(module)], capture_output=True, text=True, check=True)
-    torch, own = map(float, done.stdout.split())
+    process = subprocess.run([sys.executable, "-c", _CODE.format(module)], capture_output=True, text=True, check=True)
+    torch, own = map(float, process.stdout.split())
     return torch, own
 
 
@@ -84,9 +84,9 @@ def benchmark(rounds: int, out: Path, former: Path | None = None) -> Path:
     """
     texts, others = provenance("cpu", 1, ("torch", "valleys", "jax", "optax")), Others()
     del texts["threads"]
-    found: dict[str, list[tuple[float, float]]] = {module: [] for module in MODULES}
+    pairs: dict[str, list[tuple[float, float]]] = {module: [] for module in MODULES}
     for each in range(rounds + 1):
-        for module, times in found.items():
+        for module, times in pairs.items():
             pair = milliseconds(module)
             if each:
                 times.append(pair)
@@ -94,14 +94,14 @@ def benchmark(rounds: int, out: Path, former: Path | None = None) -> Path:
     seconds: dict[tuple[str, str], list[float]] = {(words, when): [] for words in COMMANDS for when in versions}
     for each in range(rounds + 1):
         for (words, when), cpu in seconds.items():
-            taken = cpu_seconds(words, versions[when])
+            spent = cpu_seconds(words, versions[when])
             if each:
-                cpu.append(taken)
-    rows = [[MODULES[module], *_spread([own for _, own in times])] for module, times in found.items()]
-    rows.append(["torch itself", *_spread([torch for times in found.values() for torch, _ in times])])
-    median = statistics.median(own for _, own in found["valleys"])
+                cpu.append(spent)
+    rows = [[MODULES[module], *_spread([own for _, own in times])] for module, times in pairs.items()]
+    rows.append(["torch itself", *_spread([torch for times in pairs.values() for torch, _ in times])])
+    median = statistics.median(own for _, own in pairs["valleys"])
     verdict = f"`import valleys` takes {median:.1f} ms over torch alone; bound {BOUND:g} ms: "
-    texts |= {"other processes": others.share(), "n": f"{rounds} processes per row, {len(found) * rounds} for torch"}
+    texts |= {"other processes": others.share(), "n": f"{rounds} processes per row, {len(pairs) * rounds} for torch"}
     parts = [
         "# What importing costs",
         listing(texts),

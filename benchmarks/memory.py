@@ -1,4 +1,4 @@
-"""What an optimizer holds between steps, and what one step needs on top, in multiples of the parameters' bytes.
+"""Memory of an optimizer between steps, and that of one step on top, in multiples of the parameters' bytes.
 
 Each optimizer has a process of its own. On the CPU the peak is the kernel's high-water mark of resident memory, which
 sees whatever any library touches; on CUDA it is torch's count of allocated bytes. Writes a Markdown table.
@@ -40,7 +40,7 @@ error."""
 
 @dataclass(frozen=True)
 class Memory:
-    """What was found out about a contender, as multiples of the parameters' bytes.
+    """Measurements of a contender, as multiples of the parameters' bytes.
 
     Args:
         name: the contender's.
@@ -86,7 +86,7 @@ def measure(name: str, shapes: Sequence[Shape], device: str = "cpu", threads: in
         stage.serve(contender.scratch)
         states = running.state_bytes()
         own = 4 * stage.numel if isinstance(running, OptaxRunning) else 0
-        kept = in_use(device) - before - states - own
+        rest = in_use(device) - before - states - own
         peaks = []
         for _ in range(steps):
             stage.serve(contender.scratch)
@@ -94,7 +94,7 @@ def measure(name: str, shapes: Sequence[Shape], device: str = "cpu", threads: in
     except Exception as error:  # whatever a rival raises belongs in the table
         return Memory(name, failure=reason(error))
     unit = 4 * stage.numel
-    return Memory(name, states / unit, kept / unit, max(peaks) / unit)
+    return Memory(name, states / unit, rest / unit, max(peaks) / unit)
 
 
 def benchmark(names: Sequence[str], set_name: str, device: str, threads: int, texts: dict[str, str], out: Path) -> Path:
@@ -111,28 +111,28 @@ def benchmark(names: Sequence[str], set_name: str, device: str, threads: int, te
     Returns:
         The Markdown file.
     """
-    found = []
+    results = []
     for name in names:
         print(name, file=sys.stderr, flush=True)
         try:
-            found.append(in_fresh_process({}, measure, name, SETS[set_name](), device, threads))
+            results.append(in_fresh_process({}, measure, name, SETS[set_name](), device, threads))
         except Exception as error:  # the process died
-            found.append(Memory(name, failure=reason(error)))
-    known = in_fresh_process({}, check)
-    measured = ", ".join(f"{100 * share:.1f}% of 268 MB by {name}" for name, share in known.items())
+            results.append(Memory(name, failure=reason(error)))
+    problem = in_fresh_process({}, check)
+    measured = ", ".join(f"{100 * share:.1f}% of 268 MB by {name}" for name, share in problem.items())
     texts = {**texts, "n": "3 steps, each optimizer in a process of its own", "check": f"measured {measured}"}
     parts = [
         f"# Memory of a step over {set_name}, float32",
         listing(texts),
         METHOD,
-        memory_table(found),
+        memory_table(results),
         "## The issue's bounds",
-        bounds_table(found),
+        bounds_table(results),
     ]
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{set_name}.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    document = {**texts, "found": [asdict(row) for row in found]}
+    document = {**texts, "found": [asdict(row) for row in results]}
     (out / f"{set_name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 

@@ -162,9 +162,9 @@ def comparison(case: Case, generator: np.random.Generator) -> bool:
     optimum = generator.uniform(0.2, 0.8, 2)
     tunings = 1 if case.once else case.rounds
     names = [f"optimizer {number}" for number in range(case.optimizers)]
-    drawn = generator.choice(POOL, tunings * (1 if case.shared else len(names)), replace=False).reshape(-1, tunings)
+    points = generator.choice(POOL, tunings * (1 if case.shared else len(names)), replace=False).reshape(-1, tunings)
     outcomes = {
-        name: _outcome(case, drawn[0 if case.shared else i], optimum, case.gap * (i == 0), generator)
+        name: _outcome(case, points[0 if case.shared else i], optimum, case.gap * (i == 0), generator)
         for i, name in enumerate(names)
     }
     metric = LOSS if case.log else ACCURACY
@@ -184,14 +184,14 @@ def _outcome(
     """Tune one optimizer in each round, and run the choice on a fresh seed, or on several after one tuning."""
     test: dict[int, float | None] = {}
     validation: dict[int, float | None] = {}
-    for number, drawn in enumerate(rounds):
-        places = positions(int(drawn))[: case.trials]
+    for number, sequence in enumerate(rounds):
+        places = positions(int(sequence))[: case.trials]
         scores = PEAK + gap - CURVATURE * ((places - optimum) ** 2).sum(1)
-        chosen = _chosen(scores, places[:, 0] - optimum[0] > case.edge, generator)
+        choice = _chosen(scores, places[:, 0] - optimum[0] > case.edge, generator)
         for unit in range(case.rounds) if case.once else [number]:
-            lost = chosen is None or (math.isfinite(case.edge) and generator.random() < 0.1)
+            lost = choice is None or (math.isfinite(case.edge) and generator.random() < 0.1)
             noise = NOISE * generator.normal(size=2)
-            values = [None if lost or chosen is None else float(scores[chosen] + e) for e in noise]
+            values = [None if lost or choice is None else float(scores[choice] + e) for e in noise]
             test[unit], validation[unit] = values[0], values[0 if case.same else 1]
     if case.log:  # a fall of 5 points multiplies the loss by e
         test, validation = (

@@ -1,4 +1,4 @@
-"""Where numbers come from: hardware, versions, command, date."""
+"""Origin of numbers: hardware, versions, command, date."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def provenance(device: str, threads: int, packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """What the numbers of a run depend on; to be taken before it starts, for the load's sake.
+    """Conditions of a run's numbers; call it before the run starts, as the load is one of them.
 
     Args:
         device: ``cpu`` or ``cuda``.
@@ -34,24 +34,24 @@ def provenance(device: str, threads: int, packages: Iterable[str] = PACKAGES) ->
     Returns:
         Texts by label, in the order to print them.
     """
-    found = {
+    conditions = {
         "command": f"`{command(sys.argv)}`",
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "CPU": f"{_cpu()}, {os.cpu_count()} cores, {_memory_gigabytes():.0f} GB of memory",
     }
     if device == "cuda":
-        found["GPU"] = torch.cuda.get_device_name()
-    found["threads"] = f"{threads} for torch; jax takes every core"
-    found["load"] = f"{os.getloadavg()[0]:.2f} runnable processes in the minute before"
-    found["versions"] = ", ".join(
+        conditions["GPU"] = torch.cuda.get_device_name()
+    conditions["threads"] = f"{threads} for torch; jax takes every core"
+    conditions["load"] = f"{os.getloadavg()[0]:.2f} runnable processes in the minute before"
+    conditions["versions"] = ", ".join(
         [f"Python {platform.python_version()}", *(f"{name} {released(name)}" for name in packages)]
     )
-    found["commit"] = _commit()
-    return found
+    conditions["commit"] = _commit()
+    return conditions
 
 
 class Others:
-    """How much of the CPUs other processes take between construction and :meth:`share`."""
+    """Share of the CPUs that other processes take between construction and :meth:`share`."""
 
     def __init__(self) -> None:
         self._start = self._now()
@@ -111,10 +111,10 @@ def _resolved(script: str) -> str:
 
 def _cpu() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
 
 
 def _memory_gigabytes() -> float:

@@ -1,4 +1,4 @@
-"""What the trajectory recorder costs: its share of a training step's processor time, and its memory.
+"""Cost of the trajectory recorder: its share of a training step's processor time, and its memory.
 
 One process and one thread. Each way to record has a copy of the model and trains it in blocks of a hundred steps;
 rounds give every way one block, in a new order, and plain training another. Hooks before and after the recorder's own
@@ -48,7 +48,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained.
+    """Model and batch that are trained.
 
     Args:
         text: in words.

@@ -72,17 +72,17 @@ def check(size: int = 1 << 28) -> dict[str, float]:
         ctypes.memset(block, 1, size)
         libc.free(block)
 
-    found = {}
+    sizes = {}
     for name, action in {"torch": lambda: torch.ones(size // 4).sum(), "malloc": touch}.items():
         measured = transient(action)
         if abs(measured - size) > 0.02 * size + 1e6:
             raise RuntimeError(f"{size} bytes by {name} were measured as {measured}")
-        found[name] = measured / size
-    return found
+        sizes[name] = measured / size
+    return sizes
 
 
 def _status(key: str) -> int:
-    found = re.search(rf"^{key}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{key}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    if match is None:
         raise OSError(f"/proc/self/status has no {key}")
-    return int(found[1]) * 1024
+    return int(match[1]) * 1024

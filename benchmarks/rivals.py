@@ -114,7 +114,7 @@ def half_states(device: str = "cpu") -> list[Contender]:
 
 
 def reason(error: BaseException) -> str:
-    """Why a contender did not run, in one line for a table, without the paths of this machine."""
+    """Reason that a contender did not run, in one line for a table, without the paths of this machine."""
     lines = str(error).strip().splitlines() or [""]
     text = re.sub(r"\s*\(?/[\w./+-]+\)?", "", lines[0]).replace("|", "/")
     return f"{type(error).__name__}: {text}"[:200].rstrip(": ")

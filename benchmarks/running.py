@@ -17,7 +17,7 @@ Store = Mapping[Tensor, MutableMapping[str, Any]]
 
 
 class Running(Protocol):
-    """What the benchmarks need of an optimizer."""
+    """Methods that the benchmarks need of an optimizer."""
 
     def step(self) -> None:
         """Makes one step and waits for it, but for what a CUDA device still has to do."""

@@ -1,4 +1,4 @@
-"""How a step's time grows with the parameters, and with the tensors that hold them."""
+"""Growth of a step's time with the parameters, and with the tensors that hold them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the contenders of one run share: parameters, gradients, most states, and a large copy.
+"""Tensors that the contenders of one run share: parameters, gradients, most states, and a large copy.
 
 A dozen optimizers over GPT-2 with everything of their own need 30 GB. They may share the parameters, because a step
 costs the same whatever their values; the gradients, because a step reads them; and every state that a step overwrites
@@ -105,7 +105,7 @@ class Stage:
         return torch.cat([param.detach().flatten()[:64] for param in self.params]).clone()
 
     def intact(self) -> bool:
-        """Whether the shared gradients are what they were."""
+        """Return True if the shared gradients are unchanged."""
         return torch.equal(self._sums, self._checksums())
 
     def _checksums(self) -> Tensor:

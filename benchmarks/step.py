@@ -1,4 +1,4 @@
-"""How long a step takes: every backend of valleys against its rivals and against what the memory allows.
+"""Time of a step: every backend of valleys against its rivals and against what the memory allows.
 
 One process, rounds that time every contender once in a new order, medians and quartiles. Writes a Markdown table, a
 picture and all times as JSON per parameter set. Compare times within one table only.
@@ -106,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     texts = provenance(options.device, options.threads)
     if options.scaling:
         only = options.only or scaling.DEFAULT
-        chosen = [contender for contender in contenders(options.device) if re.search(only, contender.name)]
-        print(scaling.benchmark(chosen, options.device, options.rounds or 15, options.seed, texts, options.out))
+        selection = [contender for contender in contenders(options.device) if re.search(only, contender.name)]
+        print(scaling.benchmark(selection, options.device, options.rounds or 15, options.seed, texts, options.out))
         return
     if options.first_step:
         only = options.only or first_step.DEFAULT
@@ -115,11 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.set:
             print(first_step.benchmark(names, name, options.device, options.rounds or 3, texts, options.out))
         return
-    chosen = [contender for contender in contenders(options.device) if re.search(options.only, contender.name)]
+    selection = [contender for contender in contenders(options.device) if re.search(options.only, contender.name)]
     for name in options.set:
         # The stage is not kept: the next set needs its memory.
         stage = functools.partial(Stage, SETS[name](), options.device, options.seed)
-        print(benchmark(name, chosen, stage(), options.rounds or 15, options.seed, texts, options.out))
+        print(benchmark(name, selection, stage(), options.rounds or 15, options.seed, texts, options.out))
 
 
 if __name__ == "__main__":

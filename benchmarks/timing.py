@@ -28,7 +28,7 @@ COPY, IN_PLACE = "copy", "update in place"
 
 @dataclass(frozen=True)
 class Timing:
-    """What a run found out about a contender.
+    """Measurements of a contender.
 
     Args:
         name: the contender's, :data:`COPY` or :data:`IN_PLACE`.
@@ -77,7 +77,7 @@ class _Entry:
 
 
 def seconds(function: Callable[[], object], device: str) -> float:
-    """How long a call takes, on CUDA until the device is done.
+    """Return the time of a call in seconds, on CUDA until the device has finished.
 
     Args:
         function: what to time.
@@ -176,7 +176,7 @@ def interleave(
             _attempt(entry, _count_launches, stage)
     if not stage.intact():
         raise RuntimeError("a contender changed the gradients that all share; give it scratch=True")
-    found = [
+    results = [
         Timing(
             name,
             entry.contender.package,
@@ -189,7 +189,7 @@ def interleave(
         for name, entry in entries.items()
     ]
     return [
-        *found,
+        *results,
         *(Timing(name, "torch", moved / stage.numel, tuple(times[name])) for name, (_, moved) in limits.items()),
     ]
 

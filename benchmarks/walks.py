@@ -142,7 +142,7 @@ class Line:
 
     @property
     def diverged(self) -> int:
-        """How many walks diverged."""
+        """Number of walks that diverged."""
         return sum(measures.diverged for measures in self.measures)
 
     def median(self, of: Callable[[Measures], float | None]) -> float:
@@ -151,7 +151,7 @@ class Line:
 
 
 def goes_on(walk: Walk, measures: Measures) -> bool:
-    """Whether a walk goes on, by the function's criterion: see ``METHOD``."""
+    """Return True if a walk goes on, by the function's criterion: see ``METHOD``."""
     if measures.diverged:
         return False
     if walk.function.name == "cardioid":
@@ -182,24 +182,24 @@ def run(problem: Problem) -> list[Line]:
     lines = []
     for walker, name, role, lr in _walkers(problem):
         together = not FAMILIES[walker.family].layerwise
-        found = walks(function, walker.make, steps=problem.steps, starts=points, together=together)
-        for kind, chosen in kinds.items():
-            measures = [measure(walk) for walk in found[chosen]]
-            later = [_later(walk) for walk in found[chosen]]
-            going = [goes_on(walk, one) for walk, one in zip(found[chosen], measures, strict=True)]
+        results = walks(function, walker.make, steps=problem.steps, starts=points, together=together)
+        for kind, positions in kinds.items():
+            measures = [measure(walk) for walk in results[positions]]
+            later = [_later(walk) for walk in results[positions]]
+            going = [goes_on(walk, one) for walk, one in zip(results[positions], measures, strict=True)]
             lines.append(Line(function.name, kind, name, role, lr, measures, later, going))
     return lines
 
 
 def _walkers(problem: Problem) -> list[tuple[Walker, str, str, float]]:
-    chosen = []
+    result = []
     for family, (rates, options) in problem.families.items():
         for lr in rates:
-            chosen += [(walker, walker.name, walker.role, lr) for walker in walkers(family, lr, **options)]
+            result += [(walker, walker.name, walker.role, lr) for walker in walkers(family, lr, **options)]
     for name, (family, rates, options) in problem.others.items():
-        chosen += [(walkers(family, lr, alpha=0.0, **options)[0], name, "other", lr) for lr in rates]
-    order = list(dict.fromkeys(name for _, name, _, _ in chosen))
-    return sorted(chosen, key=lambda one: (order.index(one[1]), one[3]))
+        result += [(walkers(family, lr, alpha=0.0, **options)[0], name, "other", lr) for lr in rates]
+    order = list(dict.fromkeys(name for _, name, _, _ in result))
+    return sorted(result, key=lambda one: (order.index(one[1]), one[3]))
 
 
 def _later(walk: Walk) -> float:
@@ -222,10 +222,10 @@ def write(lines: Sequence[Line], where: dict[str, str], out: Path) -> None:
     }
     parts = ["# Walks on the test functions of Figs. 1 and 8", _summary(lines, titles), "## Method", METHOD]
     for (function, kind), title in titles.items():
-        chosen = [line for line in lines if (line.function, line.starts) == (function, kind)]
-        if chosen:
+        members = [line for line in lines if (line.function, line.starts) == (function, kind)]
+        if members:
             steps = next(problem.steps for problem in PROBLEMS if problem.function == function)
-            parts += [f"## {title}", f"{steps:,} steps.", _best(chosen), "All learning rates:", _table(chosen)]
+            parts += [f"## {title}", f"{steps:,} steps.", _best(members), "All learning rates:", _table(members)]
     parts += ["## Where the numbers come from", listing(where)]
     (out / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     with (out / "walks.csv").open("w", newline="", encoding="utf-8") as file:
@@ -251,9 +251,9 @@ def _summary(lines: Sequence[Line], titles: Mapping[tuple[str, str], str]) -> st
             )
             if plain:
                 going = [f"{sum(sum(line.goes_on) for line in own)}" for own in (plain, adapted, control)]
-                tried = sum(len(line.goes_on) for line in plain)
+                count = sum(len(line.goes_on) for line in plain)
                 further = [_further(adapted, own) for own in (plain, control)]
-                rows.append([title, f"{family.plain}, {family.adapted}", *going, str(tried), *further])
+                rows.append([title, f"{family.plain}, {family.adapted}", *going, str(count), *further])
     header = ["function", "optimizers", "plain go on", "adapted", "equal memory", "of",
               "adapted further than plain", "than equal memory"]  # fmt: skip
     words = """\
@@ -320,19 +320,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT, help="folder for README.md and walks.csv")
     parser.add_argument("--pictures", type=Path, default=None, help="folder for pictures; default: none are drawn")
-    known = [problem.function for problem in PROBLEMS]
-    parser.add_argument("--functions", default=",".join(known), help="which, separated by commas; default: %(default)s")
+    names = [problem.function for problem in PROBLEMS]
+    parser.add_argument("--functions", default=",".join(names), help="which, separated by commas; default: %(default)s")
     arguments = parser.parse_args()
-    chosen = arguments.functions.split(",")
-    for name in chosen:
-        if name not in known:
-            parser.error(f"--functions {name!r}: choose of {', '.join(known)}")
+    selection = arguments.functions.split(",")
+    for name in selection:
+        if name not in names:
+            parser.error(f"--functions {name!r}: choose of {', '.join(names)}")
     torch.set_num_threads(1)
     where = provenance("cpu", 1, ("torch", "valleys", "numpy", "scipy"))
     others, begin = Others(), time.perf_counter()
     lines = []
     for problem in PROBLEMS:
-        if problem.function in chosen:
+        if problem.function in selection:
             lines += run(problem)
             print(f"{problem.function}: done after {time.perf_counter() - begin:.0f} s", flush=True)
     where["took"] = f"{time.perf_counter() - begin:.0f} s; other processes took {others.share().split(' - ')[0]}"

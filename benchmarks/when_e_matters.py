@@ -1,4 +1,4 @@
-"""How much E changes an update, and where: the measurements of docs/when-e-matters.md.
+"""Size and place of E's change to an update: the measurements of docs/when-e-matters.md.
 
     OMP_NUM_THREADS=1 python benchmarks/when_e_matters.py --data FOLDER
 
@@ -170,8 +170,8 @@ def report(data: Path) -> str:
     builds: dict[str, Callable[[Any], Optimizer]] = {"AdamW": lambda params: AdamW(params, lr=0.003)}
     for title, options in SETTINGS.items():
         builds[f"EAdamW, {title}"] = lambda params, options=options: valleys.EAdamW(params, lr=0.003, **options)
-    found = {title: idle_rows(*tasks["words"], build) for title, build in builds.items()}
-    cells = [[title, f"{100 * share:.0f} %", f"{ratio:.3f}"] for title, (share, ratio) in found.items()]
+    idle = {title: idle_rows(*tasks["words"], build) for title, build in builds.items()}
+    cells = [[title, f"{100 * share:.0f} %", f"{ratio:.3f}"] for title, (share, ratio) in idle.items()]
     return "\n".join([*lines, "", table(["optimizer", "idle rows", "their step over the others'"], cells)]) + "\n"
 
 

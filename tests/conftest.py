@@ -1,4 +1,4 @@
-"""What every test begins with."""
+"""Fixtures and settings of every test."""
 
 import hypothesis
 import pytest
@@ -19,5 +19,5 @@ _JAX = ("valleys/optax/", "transformations/", "test_parity.py", "test_benchmarks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses JAX comes last: it starts threads, and a process that has them must not fork, as some tests do."""
+    """Put tests that use JAX last: it starts threads, and a process that has them must not fork, as some tests do."""
     items.sort(key=lambda item: any(part in item.nodeid for part in _JAX))

@@ -157,25 +157,25 @@ def outcome(name: str, seed: int) -> tuple[str, str]:
     finite. Everything else is a fault.
     """
     chance = random.Random(seed)
-    theirs, params = parameters(*SHAPES), parameters(*SHAPES)
+    sources, params = parameters(*SHAPES), parameters(*SHAPES)
     make, build = (torch.optim.AdamW, PUBLIC["ALTO c"]) if name == FOREIGN else (PUBLIC[name], PUBLIC[name])
-    source = make([{"params": theirs[:2]}, {"params": theirs[2:]}])
+    source = make([{"params": sources[:2]}, {"params": sources[2:]}])
     optimizer = build([{"params": params[:2]}, {"params": params[2:]}])
-    train(source, theirs, 3)
+    train(source, sources, 3)
     train(optimizer, params, 2)
     state, names = damaged(source.state_dict(), chance)
     before = snapshot(optimizer)
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         try:
             optimizer.load_state_dict(state)
         except ValueError as error:
             clear = len(str(error).splitlines()) == 1 and len(str(error)) > 30
-            kept = same(before, snapshot(optimizer))
-            return "refused" if clear and kept and steps(optimizer, params) else f"FAULT: {error!r}, {kept=}", names
+            intact = same(before, snapshot(optimizer))
+            return "refused" if clear and intact and steps(optimizer, params) else f"FAULT: {error!r}, {intact=}", names
         except Exception as error:
             return f"FAULT: {type(error).__name__}: {error}", names
-    promised = any("starts empty" in str(warning.message) for warning in heard)
+    promised = any("starts empty" in str(warning.message) for warning in messages)
     try:
         return ("warned" if promised else "loaded") if steps(optimizer, params) else "FAULT: not finite", names
     except Exception as error:

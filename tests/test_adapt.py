@@ -1,4 +1,4 @@
-"""What adapting means, over all of torch.optim: the gradient changes, everything else stays."""
+"""Adapted optimizers, over all of torch.optim: the gradient changes, everything else stays."""
 
 from __future__ import annotations
 
@@ -60,34 +60,34 @@ def run_explicit(
 @ALL
 @pytest.mark.parametrize("inplace", [False, True])
 def test_equals_the_base_fed_explicit_two_buffer_gradients(case: Case, inplace: bool) -> None:
-    ours, theirs = parameters(case), parameters(case)
-    run_adapted(valleys.adapt(case.build(ours), ALPHA, BETA, inplace=inplace), ours, range(50))
-    run_explicit(case.build(theirs), theirs, 50)
-    close(ours, theirs)
-    assert not same(bits(ours), bits(parameters(case)))
+    params, twins = parameters(case), parameters(case)
+    run_adapted(valleys.adapt(case.build(params), ALPHA, BETA, inplace=inplace), params, range(50))
+    run_explicit(case.build(twins), twins, 50)
+    close(params, twins)
+    assert not same(bits(params), bits(parameters(case)))
 
 
 @ALL
 def test_alpha_0_is_the_base_bit_for_bit(case: Case) -> None:
-    ours, theirs = parameters(case, torch.float32), parameters(case, torch.float32)
-    run_adapted(valleys.adapt(case.build(ours), 0.0, BETA), ours, range(20))
-    run_adapted(case.build(theirs), theirs, range(20))
-    assert same(bits(ours), bits(theirs))
+    params, twins = parameters(case, torch.float32), parameters(case, torch.float32)
+    run_adapted(valleys.adapt(case.build(params), 0.0, BETA), params, range(20))
+    run_adapted(case.build(twins), twins, range(20))
+    assert same(bits(params), bits(twins))
 
 
 @ALL
 def test_groups_have_their_own_alpha_and_beta(case: Case) -> None:
-    ours, theirs = parameters(case), parameters(case)
-    explore = [(0.5, 0.01), (-50.0, 0.99), (0.0, 0.5)][: len(ours)]
+    params, twins = parameters(case), parameters(case)
+    explore = [(0.5, 0.01), (-50.0, 0.99), (0.0, 0.5)][: len(params)]
     groups = [
         {"params": [param], "explore_alpha": alpha, "explore_beta": beta}
-        for param, (alpha, beta) in zip(ours, explore, strict=True)
+        for param, (alpha, beta) in zip(params, explore, strict=True)
     ]
     groups[0].pop("explore_beta")
     explore[0] = (0.5, BETA)
-    run_adapted(valleys.adapt(case.build(groups), ALPHA, BETA), ours, range(30))
-    run_explicit(case.build([{"params": [p]} for p in theirs]), theirs, 30, explore)
-    close(ours, theirs)
+    run_adapted(valleys.adapt(case.build(groups), ALPHA, BETA), params, range(30))
+    run_explicit(case.build([{"params": [p]} for p in twins]), twins, 30, explore)
+    close(params, twins)
 
 
 def takes_groups_later(case: Case) -> bool:
@@ -106,23 +106,23 @@ def takes_groups_later(case: Case) -> bool:
 def test_add_param_group_in_mid_training(case: Case) -> None:
     if not takes_groups_later(case):
         pytest.skip("this torch's own has no state for a group that is added, without E either")
-    ours, theirs = parameters(case), parameters(case)
-    adapted, plain = valleys.adapt(case.build(ours[:1]), ALPHA, BETA), case.build(theirs[:1])
-    memory: list[Any] = [reference.TwoBuffer(torch.zeros_like(p), torch.zeros_like(p)) for p in theirs]
+    params, twins = parameters(case), parameters(case)
+    adapted, plain = valleys.adapt(case.build(params[:1]), ALPHA, BETA), case.build(twins[:1])
+    memory: list[Any] = [reference.TwoBuffer(torch.zeros_like(p), torch.zeros_like(p)) for p in twins]
     explore = [(ALPHA, BETA), (0.5, BETA), (0.5, BETA)]
     for step in range(20):
         if step == 8:
-            adapted.add_param_group({"params": ours[1:], "explore_alpha": 0.5})
-            plain.add_param_group({"params": theirs[1:]})
-        active = 1 if step < 8 else len(ours)
+            adapted.add_param_group({"params": params[1:], "explore_alpha": 0.5})
+            plain.add_param_group({"params": twins[1:]})
+        active = 1 if step < 8 else len(params)
         for i in range(active):
-            grad = gradients(ours, step, missing=False)[i]
+            grad = gradients(params, step, missing=False)[i]
             assert grad is not None
-            ours[i].grad = grad.clone()
-            theirs[i].grad, memory[i] = reference.explore(grad, memory[i], *explore[i])
+            params[i].grad = grad.clone()
+            twins[i].grad, memory[i] = reference.explore(grad, memory[i], *explore[i])
         adapted.step()
         plain.step()
-    close(ours, theirs)
+    close(params, twins)
 
 
 @ALL
@@ -132,10 +132,10 @@ def test_complex_parameters(case: Case) -> None:
         with pytest.raises((RuntimeError, ValueError)):  # the base itself refuses
             run_adapted(case.build(params), params, range(1))
         return
-    ours, theirs = parameters(case, torch.complex128), parameters(case, torch.complex128)
-    run_adapted(valleys.adapt(case.build(ours), ALPHA, BETA), ours, range(30))
-    run_explicit(case.build(theirs), theirs, 30)
-    close(ours, theirs)
+    own, twins = parameters(case, torch.complex128), parameters(case, torch.complex128)
+    run_adapted(valleys.adapt(case.build(own), ALPHA, BETA), own, range(30))
+    run_explicit(case.build(twins), twins, 30)
+    close(own, twins)
 
 
 @ALL
@@ -144,10 +144,10 @@ def test_maximize(case: Case) -> None:
         with pytest.raises(TypeError, match="maximize"):
             case.build(parameters(case), maximize=True)
         return
-    ours, theirs = parameters(case), parameters(case)
-    run_adapted(valleys.adapt(case.build(ours, maximize=True), ALPHA, BETA), ours, range(30))
-    run_explicit(case.build(theirs, maximize=True), theirs, 30)
-    close(ours, theirs)
+    params, twins = parameters(case), parameters(case)
+    run_adapted(valleys.adapt(case.build(params, maximize=True), ALPHA, BETA), params, range(30))
+    run_explicit(case.build(twins, maximize=True), twins, 30)
+    close(params, twins)
 
 
 @ALL
@@ -157,10 +157,10 @@ def test_tensor_lr(case: Case) -> None:
         with pytest.raises(ValueError, match="lr as a Tensor"):
             case.build(parameters(case), lr=lr)
         return
-    ours, theirs = parameters(case), parameters(case)
-    run_adapted(valleys.adapt(case.build(ours, lr=lr.clone()), ALPHA, BETA), ours, range(10))
-    run_explicit(case.build(theirs, lr=lr.clone()), theirs, 10)
-    close(ours, theirs)
+    params, twins = parameters(case), parameters(case)
+    run_adapted(valleys.adapt(case.build(params, lr=lr.clone()), ALPHA, BETA), params, range(10))
+    run_explicit(case.build(twins, lr=lr.clone()), twins, 10)
+    close(params, twins)
 
 
 @ALL
@@ -192,10 +192,10 @@ def test_inplace_leaves_the_adapted_gradient(case: Case) -> None:
 @ALL
 def test_closure(case: Case) -> None:
     """The closure runs once, with gradients enabled, before adapting; its loss is returned."""
-    ours, theirs = parameters(case), parameters(case)
+    own, twins = parameters(case), parameters(case)
     adapted, plain = (
-        valleys.adapt(case.build(ours), ALPHA, BETA),
-        valleys.adapt(case.build(theirs), ALPHA, BETA),
+        valleys.adapt(case.build(own), ALPHA, BETA),
+        valleys.adapt(case.build(twins), ALPHA, BETA),
     )
     calls = []
 
@@ -205,19 +205,19 @@ def test_closure(case: Case) -> None:
     def closure() -> Any:
         calls.append(torch.is_grad_enabled())
         adapted.zero_grad()
-        loss = loss_of(ours)
+        loss = loss_of(own)
         loss.backward()
         return loss
 
     for _ in range(10):
         plain.zero_grad()
-        expected = loss_of(theirs)
+        expected = loss_of(twins)
         expected.backward()
         plain.step()
         with torch.no_grad():
             assert adapted.step(closure) == expected
     assert calls == [True] * 10
-    assert same(bits(ours), bits(theirs))
+    assert same(bits(own), bits(twins))
 
 
 @ALL
@@ -233,20 +233,20 @@ def test_float16_and_bfloat16_keep_a_float32_buffer(case: Case) -> None:
 @SOME
 def test_alpha_and_beta_may_change_during_training(name: str) -> None:
     case = CASES[name]
-    ours, theirs = parameters(case), parameters(case)
-    optimizer, plain = valleys.adapt(case.build(ours), 0.0, BETA), case.build(theirs)
-    buffers = [torch.zeros_like(p) for p in theirs]
+    params, twins = parameters(case), parameters(case)
+    optimizer, plain = valleys.adapt(case.build(params), 0.0, BETA), case.build(twins)
+    buffers = [torch.zeros_like(p) for p in twins]
     for step, (alpha, beta) in enumerate([(0.0, 0.9), (-5.0, 0.9), (-5.0, 0.99), (0.0, 0.9), (0.5, 0.9)]):
         optimizer.param_groups[0].update(explore_alpha=alpha, explore_beta=beta)
-        set_gradients(ours, step, missing=False)
+        set_gradients(params, step, missing=False)
         optimizer.step()
-        for param, buffer, grad in zip(theirs, buffers, gradients(theirs, step, missing=False), strict=True):
+        for param, buffer, grad in zip(twins, buffers, gradients(twins, step, missing=False), strict=True):
             assert grad is not None
             param.grad = grad + alpha * (1 - beta) * (grad - buffer)
             if step > 0:  # no buffer is kept before E is first switched on; afterwards it goes on
                 buffer.lerp_(grad, 1 - beta)
         plain.step()
-    close(ours, theirs)
+    close(params, twins)
 
 
 def test_an_option_changed_out_of_range_raises_at_the_step() -> None:
@@ -267,9 +267,9 @@ def test_ready_made_classes_are_the_adapted_ones() -> None:
         (torch.optim.AdamW, valleys.EAdamW),
     ):
         assert type(valleys.adapt(base(params, lr=0.1))) is ready_made
-        built = ready_made(params, lr=0.1)  # type: ignore[operator]
-        assert isinstance(built, base)
-        assert (built.defaults["explore_alpha"], built.defaults["explore_beta"]) == (-5.0, 0.99)
+        twin = ready_made(params, lr=0.1)  # type: ignore[operator]
+        assert isinstance(twin, base)
+        assert (twin.defaults["explore_alpha"], twin.defaults["explore_beta"]) == (-5.0, 0.99)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -137,19 +137,19 @@ def test_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_alpha_0_is_lamb_bit_for_bit(backend: str, dtype: torch.dtype) -> None:
-    ours, theirs = (of_backend(parameters(dtype), backend) for _ in range(2))
+    params, twins = (of_backend(parameters(dtype), backend) for _ in range(2))
     options: dict[str, Any] = {"lr": 0.02, "layer_adaptation": True, "weight_decay": 0.1, "betas": (0.9, 0.99)}
-    run(valleys.ALTO(ours, alpha=0.0, accelerate="after_momentum", **options, **BACKENDS[backend]), ours)
-    run(valleys.Lamb(theirs, **options, **BACKENDS[backend]), theirs)
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    run(valleys.ALTO(params, alpha=0.0, accelerate="after_momentum", **options, **BACKENDS[backend]), params)
+    run(valleys.Lamb(twins, **options, **BACKENDS[backend]), twins)
+    assert all(torch.equal(a, b) for a, b in zip(params, twins, strict=True))
 
 
 def test_the_first_step_is_that_of_a_in_m() -> None:
     """The bias correction makes m_1 = (1 - beta2) g a whole g; a_1 = (1 - beta1) g is whole without it."""
-    ours, theirs = parameters(), parameters()
-    run(valleys.ALTO(ours, **AFTER, alpha=-50.0, foreach=True), ours, range(1))
-    run(valleys.ALTO(theirs, **{**AFTER, "accelerate": ("momentum",)}, alpha=-50.0), theirs, range(1))
-    assert largest_error(ours, [p.detach() for p in theirs]) < 1e-12
+    params, twins = parameters(), parameters()
+    run(valleys.ALTO(params, **AFTER, alpha=-50.0, foreach=True), params, range(1))
+    run(valleys.ALTO(twins, **{**AFTER, "accelerate": ("momentum",)}, alpha=-50.0), twins, range(1))
+    assert largest_error(params, [p.detach() for p in twins]) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_a_resumed_run_goes_on_bit_for_bit() -> None:
         twin = valleys.ALTO(twins)
         twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         assert twin.param_groups[0]["accelerate"] == "after_momentum"
-        for each, theirs in ((optimizer, params), (twin, twins)):
-            run(each, theirs, range(11, STEPS))
+        for each, own_params in ((optimizer, params), (twin, twins)):
+            run(each, own_params, range(11, STEPS))
     assert all(torch.equal(a, b) for a, b in zip(params, twins, strict=True))
 
 

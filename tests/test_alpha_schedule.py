@@ -158,18 +158,18 @@ def test_one_buffer_equals_two_in_triton_while_alpha_changes() -> None:
 def test_an_adapted_optimizer_equals_its_base_on_two_buffers_gradients(base: str, fused: bool | None) -> None:
     """Also where alpha reaches 0, begins there, or changes its sign; Adam with ``fused`` is one kernel with E."""
     for name, start in (("sqrt", -5.0), ("linear", -60.0), ("cosine", 40.0)):
-        ours, theirs = parameters(), parameters()
-        adapted = valleys.adapt(getattr(torch.optim, base)(ours, lr=0.01, fused=fused), alpha=start, beta=0.99)
-        plain = getattr(torch.optim, base)(theirs, lr=0.01)
-        memory: list[Any] = [reference.TwoBuffer(torch.zeros_like(p), torch.zeros_like(p)) for p in theirs]
+        params, twins = parameters(), parameters()
+        adapted = valleys.adapt(getattr(torch.optim, base)(params, lr=0.01, fused=fused), alpha=start, beta=0.99)
+        plain = getattr(torch.optim, base)(twins, lr=0.01)
+        memory: list[Any] = [reference.TwoBuffer(torch.zeros_like(p), torch.zeros_like(p)) for p in twins]
         schedule = AlphaSchedule(adapted, **SCHEDULES[name])
         for k in range(1, STEPS + 1):
             step(adapted, k)
             schedule.step()
             for i, g in enumerate(gradients(k)):
-                theirs[i].grad, memory[i] = reference.explore(g, memory[i], expected_alpha(name, start, k), 0.99)
+                twins[i].grad, memory[i] = reference.explore(g, memory[i], expected_alpha(name, start, k), 0.99)
             plain.step()
-        assert largest_error(ours, [p.detach() for p in theirs]) < 1e-12
+        assert largest_error(params, [p.detach() for p in twins]) < 1e-12
 
 
 def test_the_memory_of_an_adapted_optimizer_begins_where_alpha_leaves_0() -> None:
@@ -193,10 +193,10 @@ def test_what_a_change_of_beta_does() -> None:
     for k, beta in enumerate(betas):
         g = gradients(k)[0]
         paper, two = reference.explore(g, two, -1.5, beta)
-        ours, one = reference.explore(g, one, -1.5, beta)
+        adapted, one = reference.explore(g, one, -1.5, beta)
         a_one = (1 - beta) * before / (1 - before) * a_one + (1 - beta) * (g - last)
-        torch.testing.assert_close(ours, g - 1.5 * a_one, rtol=1e-12, atol=1e-12)
-        assert torch.allclose(ours, paper, rtol=1e-12) == (k < 2)
+        torch.testing.assert_close(adapted, g - 1.5 * a_one, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(adapted, paper, rtol=1e-12) == (k < 2)
         last, before = g, beta
 
 

@@ -81,11 +81,11 @@ def by_reference(params: list[torch.nn.Parameter], group: dict[str, Any], explor
     ]
     moments = [reference.zeros(theta) for theta in thetas]
     for step in range(STEPS):
-        found = [(i, g.double()) for i, g in enumerate(gradients(params, step)) if g is not None]
-        gs = [-g if group["maximize"] else g for _, g in found]
+        pairs = [(i, g.double()) for i, g in enumerate(gradients(params, step)) if g is not None]
+        gs = [-g if group["maximize"] else g for _, g in pairs]
         if group["max_grad_norm"] is not None:
             gs = reference.clip(gs, group["max_grad_norm"])
-        for (i, _), g in zip(found, gs, strict=True):
+        for (i, _), g in zip(pairs, gs, strict=True):
             thetas[i], memory[i], moments[i] = reference.alto(
                 thetas[i], g, memory[i], moments[i], **symbols(group, params[i].dim())
             )
@@ -122,19 +122,19 @@ def test_lamb_equals_the_reference(options: str, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_lamb_is_alto_at_alpha_0_bit_for_bit(backend: str) -> None:
-    ours, theirs = parameters(torch.float32), parameters(torch.float32)
+    params, twins = parameters(torch.float32), parameters(torch.float32)
     options = {**ALL, "weight_decay": 0.1, **BACKENDS[backend]}
-    run(valleys.ALTO(ours, alpha=0.0, betas=(0.9, 0.999), **options), ours, range(STEPS))
-    run(valleys.Lamb(theirs, betas=(0.9, 0.999), **options), theirs, range(STEPS))
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    run(valleys.ALTO(params, alpha=0.0, betas=(0.9, 0.999), **options), params, range(STEPS))
+    run(valleys.Lamb(twins, betas=(0.9, 0.999), **options), twins, range(STEPS))
+    assert all(torch.equal(a, b) for a, b in zip(params, twins, strict=True))
 
 
 def test_adapted_lamb_is_alto() -> None:
-    """Where no gradient is zero: Lamb sees E's gradient there, ALTO looks at the user's."""
-    ours, theirs = parameters(torch.float64), parameters(torch.float64)
-    run(valleys.ALTO(ours, betas=(0.9, 0.999), weight_decay=0.01, **ALL), ours, range(STEPS), False)
-    run(valleys.adapt(valleys.Lamb(theirs, **ALL), -5.0, 0.99), theirs, range(STEPS), False)
-    assert largest_error(ours, [p.detach() for p in theirs]) < 1e-12
+    """No gradient is zero here: Lamb sees E's gradient there, ALTO looks at the user's."""
+    params, twins = parameters(torch.float64), parameters(torch.float64)
+    run(valleys.ALTO(params, betas=(0.9, 0.999), weight_decay=0.01, **ALL), params, range(STEPS), False)
+    run(valleys.adapt(valleys.Lamb(twins, **ALL), -5.0, 0.99), twins, range(STEPS), False)
+    assert largest_error(params, [p.detach() for p in twins]) < 1e-12
 
 
 def test_every_option_is_per_group() -> None:

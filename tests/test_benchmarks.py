@@ -61,15 +61,15 @@ def test_even_sets_have_about_the_parameters_asked_for(total: int, tensors: int)
 
 def test_every_contender_steps_or_says_why_not() -> None:
     timing, rivals = load("timing"), load("rivals")
-    chosen = [row for row in rivals.contenders() if not SKIPPED.search(row.name)]
+    contenders = [row for row in rivals.contenders() if not SKIPPED.search(row.name)]
     ground = stage(TINY)
-    found = {row.name: row for row in timing.interleave(chosen, ground, rounds=2)}
+    timings = {row.name: row for row in timing.interleave(contenders, ground, rounds=2)}
     # Whatever ran has moved its parameters and counted its steps; else interleave reports a failure.
-    assert list(found) == [*(row.name for row in chosen), timing.COPY, timing.IN_PLACE]
-    ran = {name for name, row in found.items() if row.failure is None}
+    assert list(timings) == [*(row.name for row in contenders), timing.COPY, timing.IN_PLACE]
+    ran = {name for name, row in timings.items() if row.failure is None}
     assert ran >= REQUIRED
-    assert found["apex FusedLAMB"].failure == "RuntimeError: runs on CUDA only"
-    for name, row in found.items():
+    assert timings["apex FusedLAMB"].failure == "RuntimeError: runs on CUDA only"
+    for name, row in timings.items():
         assert len(row.seconds) == (2 if name in ran else 0)
         assert all(0 < value < 60 for value in row.seconds)
     assert ground.intact()
@@ -124,9 +124,9 @@ class Broken:
 def test_a_broken_contender_is_reported_without_a_time(how: str, failure: str | None) -> None:
     timing, rivals = load("timing"), load("rivals")
     row = rivals.Contender("broken", "nowhere", 1, lambda ground: Broken(ground, how))
-    found = timing.interleave([row], stage(TINY), rounds=3)[0]
-    assert found.failure == failure
-    assert bool(found.seconds) == (failure is None)
+    timings = timing.interleave([row], stage(TINY), rounds=3)[0]
+    assert timings.failure == failure
+    assert bool(timings.seconds) == (failure is None)
 
 
 def test_changed_gradients_spoil_a_run_unless_they_are_scratch() -> None:
@@ -158,8 +158,8 @@ def test_states_are_shared_and_nothing_else() -> None:
 def test_step_writes_table_bounds_picture_and_times(tmp_path: Path) -> None:
     step, rivals = load("step"), load("rivals")
     names = ("ALTO foreach", "ALTO loop", "authors' ALTO", "timm Lamb", "AdamW fused", "apex FusedLAMB")
-    chosen = [row for row in rivals.contenders() if row.name in names]
-    path = step.benchmark("tiny", chosen, stage(TINY), 3, 0, {"command": "here"}, tmp_path)
+    contenders = [row for row in rivals.contenders() if row.name in names]
+    path = step.benchmark("tiny", contenders, stage(TINY), 3, 0, {"command": "here"}, tmp_path)
     text = path.read_text(encoding="utf-8")
     rows = cells(text)
     steps = {row[0]: row for row in rows if row[0] in names}
@@ -209,11 +209,11 @@ def test_bounds_are_judged_on_medians() -> None:
 
 def test_scaling_writes_a_line_per_contender(tmp_path: Path) -> None:
     scaling, rivals = load("scaling"), load("rivals")
-    chosen = [row for row in rivals.contenders() if re.search("^ALTO foreach$|^AdamW fused$|^apex", row.name)]
+    contenders = [row for row in rivals.contenders() if re.search("^ALTO foreach$|^AdamW fused$|^apex", row.name)]
     sizes = {"sizes": (1_000, 2_000), "counts": (2, 4), "tensors": 2, "total": 1_000, "copied": 1 << 16}
-    path = scaling.benchmark(chosen, "cpu", 2, 0, {"command": "here"}, tmp_path, **sizes)
+    path = scaling.benchmark(contenders, "cpu", 2, 0, {"command": "here"}, tmp_path, **sizes)
     rows = cells(path.read_text(encoding="utf-8"))
-    assert [row[0] for row in rows] == 2 * ["optimizer", *(row.name for row in chosen)]
+    assert [row[0] for row in rows] == 2 * ["optimizer", *(row.name for row in contenders)]
     assert {len(row) for row in rows} == {5}
     assert [row[1] for row in rows if row[0].startswith("apex")] == 2 * ["unavailable: RuntimeError: runs on CUDA only"]
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
@@ -222,16 +222,16 @@ def test_scaling_writes_a_line_per_contender(tmp_path: Path) -> None:
 def test_the_first_step_is_measured_and_the_schedule_moves(monkeypatch: pytest.MonkeyPatch) -> None:
     first_step, shapes = load("first_step"), load("shapes")
     monkeypatch.setitem(shapes.SETS, "tiny", lambda: TINY)
-    found = first_step.measure("ALTO foreach", "tiny", "cpu", torch.get_num_threads(), copied=1 << 16)
-    assert found.first > 0
-    assert found.later > 0
-    assert found.graphs == 0
+    timings = first_step.measure("ALTO foreach", "tiny", "cpu", torch.get_num_threads(), copied=1 << 16)
+    assert timings.first > 0
+    assert timings.later > 0
+    assert timings.graphs == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 def test_memory_sees_known_allocations() -> None:
-    found = load("resident").check(1 << 26)
-    assert found == {"torch": pytest.approx(1, abs=0.04), "malloc": pytest.approx(1, abs=0.04)}
+    timings = load("resident").check(1 << 26)
+    assert timings == {"torch": pytest.approx(1, abs=0.04), "malloc": pytest.approx(1, abs=0.04)}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
@@ -250,8 +250,8 @@ def test_memory_of_a_step() -> None:
             "apex FusedLAMB",
         )
     ]
-    found = {row.name: row for row in rows}
-    states = {name: round(row.states, 3) for name, row in found.items()}
+    timings = {row.name: row for row in rows}
+    states = {name: round(row.states, 3) for name, row in timings.items()}
     assert states == {
         "ALTO loop": 3.0,
         "AdamW fused": 2.0,
@@ -260,9 +260,9 @@ def test_memory_of_a_step() -> None:
         "authors' ALTO": 6.0,
         "apex FusedLAMB": 0.0,
     }
-    assert found["AdamW foreach"].transient == pytest.approx(1.0, abs=0.2)
-    assert found["AdamW fused"].transient < 0.2
-    assert found["apex FusedLAMB"].failure == "RuntimeError: runs on CUDA only"
+    assert timings["AdamW foreach"].transient == pytest.approx(1.0, abs=0.2)
+    assert timings["AdamW fused"].transient < 0.2
+    assert timings["apex FusedLAMB"].failure == "RuntimeError: runs on CUDA only"
     table = {row[0]: row for row in cells(memory.memory_table(rows))}
     assert table["apex FusedLAMB"][1] == "unavailable: RuntimeError: runs on CUDA only"
     bounds = {row[0]: row for row in cells(memory.bounds_table(rows))}

@@ -16,12 +16,12 @@ from valleys.kernels import c, foreach
 
 
 def test_every_backend_and_type_has_a_line_and_native_works() -> None:
-    found = {finding.subject: finding for finding in doctor.backends(("c", "triton"))}
-    assert list(found) == [f"{name}, cpu, {dtype}" for name in ("c", "triton") for dtype in ("float32", "bfloat16")]
-    native_line = found["c, cpu, float32"]
+    findings = {finding.subject: finding for finding in doctor.backends(("c", "triton"))}
+    assert list(findings) == [f"{name}, cpu, {dtype}" for name in ("c", "triton") for dtype in ("float32", "bfloat16")]
+    native_line = findings["c, cpu, float32"]
     assert native_line.good, native_line.text
     assert native_line.text.startswith("agrees to ")
-    triton_line = found["triton, cpu, float32"]
+    triton_line = findings["triton, cpu, float32"]
     if not triton_line.good:
         assert "Triton kernels" in triton_line.text or "triton" in triton_line.text
 
@@ -69,11 +69,11 @@ def test_what_is_missing_or_old_is_named_with_the_extra(monkeypatch: pytest.Monk
     assert {finding.subject: finding.good for finding in doctor.extras()}["valleys[jax]"]
     del here["optax"]
     here["jax"] = "0.4.2+local9"
-    found = {finding.subject: finding for finding in doctor.extras()}
-    assert found["valleys[jax]"].good is False
-    text = found["valleys[jax]"].text
+    findings = {finding.subject: finding for finding in doctor.extras()}
+    assert findings["valleys[jax]"].good is False
+    text = findings["valleys[jax]"].text
     assert text == "jax 0.4.2+local9 is older than 0.7; optax is missing: pip install 'valleys[jax]'"
-    assert "valleys[test]" not in found
+    assert "valleys[test]" not in findings
 
 
 def test_extras_of_the_metadata_are_all_looked_at() -> None:
@@ -119,19 +119,19 @@ def run(*arguments: str, before: str = "import sys") -> subprocess.CompletedProc
     ids=["with the lab", "without typer", "torch alone"],
 )
 def test_the_command_works_with_and_without_the_lab(before: str) -> None:
-    done = run("doctor", "--no-compiled", before=before)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("This machine")
-    assert torch.__version__ in done.stdout
-    assert "c, cpu, float32" in done.stdout
-    assert "compiled, cpu" not in done.stdout
+    process = run("doctor", "--no-compiled", before=before)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("This machine")
+    assert torch.__version__ in process.stdout
+    assert "c, cpu, float32" in process.stdout
+    assert "compiled, cpu" not in process.stdout
 
 
 @pytest.mark.parametrize("before", [WITHOUT_TYPER, TORCH_ALONE], ids=["without typer", "torch alone"])
 def test_without_the_lab_the_version_is_shown_and_other_commands_say_what_is_missing(before: str) -> None:
     assert run("--version", before=before).stdout == metadata.version("valleys") + "\n"
     for arguments in (["tasks"], ["doctor", "--nothing"], []):
-        done = run(*arguments, before=before)
-        assert done.returncode == 2
-        assert done.stderr.splitlines()[-1].endswith("pip install 'valleys[lab]'")
-        assert "Traceback" not in done.stderr
+        process = run(*arguments, before=before)
+        assert process.returncode == 2
+        assert process.stderr.splitlines()[-1].endswith("pip install 'valleys[lab]'")
+        assert "Traceback" not in process.stderr

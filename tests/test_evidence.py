@@ -177,12 +177,12 @@ def panel(load: Any, tmp_path: Path) -> Any:
 def test_flatness_compares_the_last_eigenvalue_seed_by_seed(panel: Any) -> None:
     flatness, case, folder = panel
     tabulated, _ = flatness.flatness(case, folder)
-    found = {(c.first, c.measure): c.ratio for c in tabulated.contrasts}
-    flat, far = found["alpha -5", "top"], found["alpha -5", "drift"]
+    ratios = {(c.first, c.measure): c.ratio for c in tabulated.contrasts}
+    flat, far = ratios["alpha -5", "top"], ratios["alpha -5", "drift"]
     assert flat.estimate == pytest.approx(0.5)
     assert far.estimate == pytest.approx(3.0)
     assert flat.high < 1 < far.low
-    same = found["alpha -50", "top"]
+    same = ratios["alpha -50", "top"]
     assert same.estimate == pytest.approx(1.0)
     assert [flatness._says(*pair) for pair in ((0.4, 0.6), (2.0, 4.0), (0.9, 1.1))] == [
         "smaller",

@@ -81,15 +81,15 @@ def test_kept_runs_go_on_to_the_same_report(load: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     run.keep(tmp_path / "runs" / "points-rule", {str(tmp_path): "FOLDER"})
-    kept = tmp_path / "results" / "points-rule"
-    database = lzma.decompress((kept / "comparison.db.xz").read_bytes())
-    assert str(tmp_path).encode() not in database + (kept / "report.md").read_bytes()
-    numbers = json.loads((kept / "numbers.json").read_text())
+    folder = tmp_path / "results" / "points-rule"
+    database = lzma.decompress((folder / "comparison.db.xz").read_bytes())
+    assert str(tmp_path).encode() not in database + (folder / "report.md").read_bytes()
+    numbers = json.loads((folder / "numbers.json").read_text())
     assert numbers["runs"] == 12
     for name, outcome in first.outcomes.items():
         assert numbers["test"][name] == pytest.approx(list(outcome.test.values()))
 
-    run.restore(kept / "comparison.db.xz", tmp_path / "again")
+    run.restore(folder / "comparison.db.xz", tmp_path / "again")
     lines: list[str] = []
     again = compare(points(), optimizers=("lamb", "alto"), out=tmp_path / "again", announce=lines.append, **settings)
     assert not any("finished" in line for line in lines), "all runs were there"

@@ -40,7 +40,7 @@ CASES = [
 
 
 def two_groups(params: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-    """What the default stands for, by hand."""
+    """The two groups that the default stands for."""
     vectors = {"params": [p for p in params if p.dim() < 2], "layer_adaptation": False, "weight_decay": 0.0}
     return [{"params": [p for p in params if p.dim() >= 2], "layer_adaptation": True}, vectors]
 
@@ -56,11 +56,11 @@ def equal(ours: Any, theirs: Any) -> bool:
 @pytest.mark.parametrize(("name", "options", "dtype"), CASES)
 def test_the_default_is_two_groups_bit_for_bit(name: str, options: str, dtype: torch.dtype) -> None:
     """In every backend; the matrices come first, so that stochastic rounding counts the parameters alike."""
-    ours, theirs = (parameters(*MATRICES, *VECTORS, dtype=dtype) for _ in range(2))
+    own, twins = (parameters(*MATRICES, *VECTORS, dtype=dtype) for _ in range(2))
     with available(name) as build:
-        pair = build(ours, **OPTIONS[options]), build(two_groups(theirs), **OPTIONS[options])
+        pair = build(own, **OPTIONS[options]), build(two_groups(twins), **OPTIONS[options])
         for step in range(4):
-            for params, optimizer in zip((ours, theirs), pair, strict=True):
+            for params, optimizer in zip((own, twins), pair, strict=True):
                 feed(params, step)
                 params[step].grad = params[-step - 1].grad = None
                 optimizer.step()
@@ -121,7 +121,7 @@ def test_every_parameter_by_its_own_dimensions(shapes: list[tuple[int, ...]], de
 
 
 def decayed(cls: Any, groups: Any, **options: Any) -> list[bool]:
-    """Which of its parameters an optimizer decays; gradients of zero, so that nothing else moves them."""
+    """Return for each parameter True if the optimizer decays it; gradients of zero, so that nothing else moves them."""
     optimizer = cls(groups, lr=0.1, alpha=0.0, **options) if cls is valleys.ALTO else cls(groups, lr=0.1, **options)
     return by_step(optimizer)
 
@@ -177,9 +177,9 @@ def test_it_is_remembered(cls: Any, way: str) -> None:
         copied = copy.deepcopy(optimizer)
         twin = cls(copied.param_groups)
         twin.state.update(copied.state)
-    ours, theirs = ([param for group in each.param_groups for param in group["params"]] for each in (optimizer, twin))
-    train(optimizer, ours, 3)
-    train(twin, theirs, 3)
+    own, twins = ([param for group in each.param_groups for param in group["params"]] for each in (optimizer, twin))
+    train(optimizer, own, 3)
+    train(twin, twins, 3)
     assert equal(optimizer, twin)
 
 
@@ -205,12 +205,12 @@ def test_param_groups_are_what_they_were() -> None:
     """Explicit True and False: the same numbers under any default."""
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
     twin = copy.deepcopy(model)
-    ours = valleys.ALTO(valleys.param_groups(model, weight_decay=0.1))
-    weights, rest = ([p for p in twin.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
-    theirs = valleys.ALTO([{"params": weights}, {"params": rest}], weight_decay=0.1)
-    assert [group["layer_adaptation"] for group in ours.param_groups] == [True, False]
+    own = valleys.ALTO(valleys.param_groups(model, weight_decay=0.1))
+    weights, rest = ([p for p in twin.parameters() if (p.dim() > 1) == is_matrix] for is_matrix in (True, False))
+    reference = valleys.ALTO([{"params": weights}, {"params": rest}], weight_decay=0.1)
+    assert [group["layer_adaptation"] for group in own.param_groups] == [True, False]
     for _ in range(3):
-        for network, optimizer in ((model, ours), (twin, theirs)):
+        for network, optimizer in ((model, own), (twin, reference)):
             optimizer.zero_grad()
             network(torch.ones(5, 3)).square().sum().backward()
             optimizer.step()
@@ -246,20 +246,20 @@ def test_other_values_are_refused_before_anything_moves(cls: Any, value: Any) ->
 
 @BOTH
 def test_it_may_change_between_steps(cls: Any) -> None:
-    ours, theirs = parameters((2, 3), (4,)), parameters((2, 3), (4,))
-    changing, fixed = cls(ours, weight_decay=0.3), cls(theirs, weight_decay=0.3, layer_adaptation=True)
+    params, twins = parameters((2, 3), (4,)), parameters((2, 3), (4,))
+    changing, fixed = cls(params, weight_decay=0.3), cls(twins, weight_decay=0.3, layer_adaptation=True)
     for step, choice in enumerate([True, True, "matrices"]):
         changing.param_groups[0]["layer_adaptation"] = choice
-        feed(ours, step)
+        feed(params, step)
         changing.step()
         if choice is True:
-            feed(theirs, step)
+            feed(twins, step)
             fixed.step()
             assert equal(changing, fixed)
-    feed(theirs, 2)
+    feed(twins, 2)
     fixed.step()
-    assert torch.equal(ours[0], theirs[0])
-    assert not torch.equal(ours[1], theirs[1])
+    assert torch.equal(params[0], twins[0])
+    assert not torch.equal(params[1], twins[1])
 
 
 def test_blocks_go_by_the_dimensions_of_their_parameter() -> None:
@@ -287,9 +287,9 @@ def test_flat_shards_are_refused() -> None:
 def test_eight_bit_states() -> None:
     pytest.importorskip("torchao", reason="torchao is not installed")
     shapes = (64, 64), (4096,)
-    ours, theirs = (parameters(*shapes, dtype=torch.float32) for _ in range(2))
+    params, twins = (parameters(*shapes, dtype=torch.float32) for _ in range(2))
     options: dict[str, Any] = {"state_dtype": "8bit", "foreach": True, "weight_decay": 0.3}
-    pair = valleys.ALTO(ours, **options), valleys.ALTO(two_groups(theirs), **options)
-    train(pair[0], ours, 3)
-    train(pair[1], theirs, 3)
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    pair = valleys.ALTO(params, **options), valleys.ALTO(two_groups(twins), **options)
+    train(pair[0], params, 3)
+    train(pair[1], twins, 3)
+    assert all(torch.equal(a, b) for a, b in zip(params, twins, strict=True))

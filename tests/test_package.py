@@ -1,4 +1,4 @@
-"""What is released: the same bytes twice, everything in it, one version everywhere."""
+"""Wheel and sdist: the same bytes twice, everything in it, one version everywhere."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: list[Pa
     (wheel,) = built[0].glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     source = ROOT / "src"
-    wanted = {
+    expected = {
         p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file() and "__pycache__" not in p.parts
     }
-    assert names == wanted
+    assert names == expected
     for needed in (
         "py.typed",
         "kernels/update.c",
@@ -107,5 +107,5 @@ def test_importing_it_brings_in_nothing_but_torch_and_what_python_ships() -> Non
         "[getattr(valleys, name) for name in valleys.__all__];"
         "print({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "{'valleys'}\n"
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert process.stdout == "{'valleys'}\n"

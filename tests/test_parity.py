@@ -53,11 +53,11 @@ def test_lamb_equals_optax(weight_decay: float) -> None:
             updates, state = transform.update([jax.numpy.asarray(g.numpy()) for g in row], state, params)
             params = optax.apply_updates(params, updates)
         expected = [torch.tensor(jax.device_get(p)) for p in params]
-    ours = train(
+    own = train(
         lambda p: valleys.Lamb(p, 0.02, (0.9, 0.98), eps=1e-4, weight_decay=weight_decay, **PAPERS_RATIO),
         sequence(),
     )
-    assert_equal(ours, expected)
+    assert_equal(own, expected)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
@@ -97,22 +97,22 @@ def test_lamb_equals_pytorch_optimizer(weight_decay: float, maximize: bool) -> N
 def test_alto_equals_the_authors(alpha: float, beta1: float, scale: float) -> None:
     """Theirs clips all gradients to norm 1, which the larger scale needs, and adds no eps to the ratio."""
     betas = (beta1, 0.9, 0.99)
-    theirs = train(lambda p: AuthorsALTO(p, 0.02, betas, alpha, eps=1e-6, weight_decay=1e-4), sequence(scale=scale))
-    ours = train(
+    twins = train(lambda p: AuthorsALTO(p, 0.02, betas, alpha, eps=1e-6, weight_decay=1e-4), sequence(scale=scale))
+    params = train(
         lambda p: valleys.ALTO(p, 0.02, betas[1:], alpha, beta1, 1e-6, 1e-4, max_grad_norm=1.0, **PAPERS_RATIO),
         sequence(scale=scale),
     )
-    assert_equal(ours, theirs)
+    assert_equal(params, twins)
 
 
 def test_authors_switch_the_ratio_off_without_decay() -> None:
     betas = (0.99, 0.9, 0.99)
-    theirs = train(lambda p: AuthorsALTO(p, 0.02, betas, -5, eps=1e-6, weight_decay=0), sequence())
-    ours = train(
+    twins = train(lambda p: AuthorsALTO(p, 0.02, betas, -5, eps=1e-6, weight_decay=0), sequence())
+    params = train(
         lambda p: valleys.ALTO(p, 0.02, betas[1:], -5, 0.99, 1e-6, 0.0, max_grad_norm=1.0, layer_adaptation=False),
         sequence(),
     )
-    assert_equal(ours, theirs)
+    assert_equal(params, twins)
 
 
 def test_the_paper_ratios_eps_hardly_matter() -> None:

@@ -115,49 +115,49 @@ BASES = {
 
 @pytest.mark.parametrize("base", BASES)
 def test_alto_takes_the_moments_and_keeps_its_options(base: str) -> None:
-    theirs, ours = parameters((3,), (4, 6)), parameters((3,), (4, 6))
-    old = BASES[base](theirs)
-    train(old, theirs, 3)
-    optimizer = valleys.ALTO(ours, lr=0.02, alpha=0.5, beta=0.5)
-    with pytest.warns(UserWarning, match="the memory of E starts empty, and the options stay") as heard:
+    twins, params = parameters((3,), (4, 6)), parameters((3,), (4, 6))
+    old = BASES[base](twins)
+    train(old, twins, 3)
+    optimizer = valleys.ALTO(params, lr=0.02, alpha=0.5, beta=0.5)
+    with pytest.warns(UserWarning, match="the memory of E starts empty, and the options stay") as messages:
         optimizer.load_state_dict(copy.deepcopy(old.state_dict()))
-    assert len(heard) == 1
+    assert len(messages) == 1
     group = optimizer.param_groups[0]
     assert (group["lr"], group["alpha"], group["beta"]) == (0.02, 0.5, 0.5)
     assert "amsgrad" not in group
-    for param, other in zip(ours, theirs, strict=True):
+    for param, other in zip(params, twins, strict=True):
         state = optimizer.state[param]
         assert torch.equal(state["exp_avg"], old.state[other]["exp_avg"])
         assert torch.equal(state["exp_avg_sq"], old.state[other]["exp_avg_sq"])
         assert int(state["step"]) == 3
         assert not state["explore_exp_avg"].any()
-    train(optimizer, ours, 2)
+    train(optimizer, params, 2)
 
 
 def test_names_tell_where_groups_differ() -> None:
-    theirs, ours = parameters((3,), (3,), (3,)), parameters((3,), (3,), (3,))
+    twins, params = parameters((3,), (3,), (3,)), parameters((3,), (3,), (3,))
     names = ("a", "b", "c")
-    old = torch.optim.AdamW(list(zip(names, theirs, strict=True)))
-    train(old, theirs, 2)
-    last, first = [("c", ours[2])], list(zip(names, ours, strict=True))[:2]
+    old = torch.optim.AdamW(list(zip(names, twins, strict=True)))
+    train(old, twins, 2)
+    last, first = [("c", params[2])], list(zip(names, params, strict=True))[:2]
     groups = [{"params": last, "weight_decay": 0.0}, {"params": first}]
     optimizer = valleys.ALTO(groups)  # type: ignore[arg-type]
     with pytest.warns(UserWarning, match="starts empty"):
         optimizer.load_state_dict(old.state_dict())
-    for param, other in zip(ours, theirs, strict=True):
+    for param, other in zip(params, twins, strict=True):
         assert torch.equal(optimizer.state[param]["exp_avg"], old.state[other]["exp_avg"])
-    nameless = valleys.ALTO([{"params": [ours[2]]}, {"params": ours[:2]}])
+    nameless = valleys.ALTO([{"params": [params[2]]}, {"params": params[:2]}])
     with pytest.raises(ValueError, match="make both with named parameters"):
         nameless.load_state_dict(old.state_dict())
     assert not nameless.state
 
 
 def test_a_damaged_one_changes_nothing() -> None:
-    theirs, ours = parameters((3,), (4, 6)), parameters((3,), (4, 6))
-    old = torch.optim.AdamW(theirs)
-    train(old, theirs, 2)
-    optimizer = valleys.ALTO(ours)
-    train(optimizer, ours, 1)
+    twins, params = parameters((3,), (4, 6)), parameters((3,), (4, 6))
+    old = torch.optim.AdamW(twins)
+    train(old, twins, 2)
+    optimizer = valleys.ALTO(params)
+    train(optimizer, params, 1)
     before = snapshot(optimizer)
     changes: list[dict[str, Any]] = [{"exp_avg": torch.zeros(7)}, {"exp_avg_sq": None}, {"step": float("nan")}]
     for change in changes:
@@ -170,4 +170,4 @@ def test_a_damaged_one_changes_nothing() -> None:
         assert torch.equal(before[1][1]["exp_avg"], after[1][1]["exp_avg"])
     with pytest.raises(UserWarning, match="starts empty"):  # warnings are errors here
         optimizer.load_state_dict(old.state_dict())
-    assert torch.equal(before[1][1]["exp_avg"], optimizer.state[ours[1]]["exp_avg"])
+    assert torch.equal(before[1][1]["exp_avg"], optimizer.state[params[1]]["exp_avg"])

@@ -89,8 +89,8 @@ def test_every_ratio_equals_the_reference(cls: Any, options: str) -> None:
             grad = -grad if group["maximize"] else grad
             new, ratio = expected_ratios(before[param], grad, state, number, symbols(group))
             torch.testing.assert_close(param.detach(), new, rtol=1e-12, atol=1e-14)
-            wanted = ratio if group["blocks"] is not None else ratio[0]
-            torch.testing.assert_close(ratios[param], wanted, rtol=1e-12, atol=0)
+            expected = ratio if group["blocks"] is not None else ratio[0]
+            torch.testing.assert_close(ratios[param], expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -219,8 +219,8 @@ def sharded_and_whole(make: Callable[..., Any]) -> tuple[float, int]:
             shard.grad = distribute_tensor(whole.grad.clone(), mesh, [placement])
         a.step()
         b.step()
-    expected, found = a.trust_ratios({p: before[p] for p in wholes}), b.trust_ratios({p: before[p] for p in shards})
-    pairs = list(zip(expected.values(), found.values(), strict=True))
+    expected, ratios = a.trust_ratios({p: before[p] for p in wholes}), b.trust_ratios({p: before[p] for p in shards})
+    pairs = list(zip(expected.values(), ratios.values(), strict=True))
     assert all(x.shape == y.shape for x, y in pairs)
     with pytest.raises(ValueError, match="is placed as None"):
         b.trust_ratios({shards[0]: wholes[0].detach()})
@@ -232,7 +232,7 @@ def alto_and_lamb() -> list[tuple[float, int]]:
 
 
 def test_sharded_parameters_have_the_ratios_of_whole_ones() -> None:
-    for found in spawn(alto_and_lamb, 2):
-        for error, count in found:
+    for ratios in spawn(alto_and_lamb, 2):
+        for error, count in ratios:
             assert error < 1e-13
             assert count == 5

@@ -42,17 +42,17 @@ def test_it_builds_strictly_and_every_public_name_has_its_place(site: Path) -> N
     anchors = set(re.findall(r'id="(valleys[^"]*)"', text))
     package = griffe.load("valleys", search_paths=[ROOT / "src"])
     assert isinstance(package, griffe.Module)
-    wanted = {path for module in website._modules(package) for path, _ in website._own(module)}
-    assert len(wanted) > 300
-    assert wanted - anchors == set()
+    paths = {path for module in website._modules(package) for path, _ in website._own(module)}
+    assert len(paths) > 300
+    assert paths - anchors == set()
 
 
 def test_every_page_of_the_documentation_is_on_the_site_and_in_its_menu(site: Path) -> None:
     menu = (site / "index.html").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
-        built = page.relative_to(ROOT / "docs").with_suffix(".html")
-        assert (site / built).exists()
-        assert built.name in menu, f"{built} is not in website/zensical.toml"
+        path = page.relative_to(ROOT / "docs").with_suffix(".html")
+        assert (site / path).exists()
+        assert path.name in menu, f"{path} is not in website/zensical.toml"
 
 
 def test_formulas_and_links_between_docstrings_are_rendered(site: Path) -> None:
@@ -90,8 +90,8 @@ def test_every_example_is_there_whole(site: Path) -> None:
     for program in programs:
         section = re.search(rf'id="{program.stem}".*?<pre>(.*?)</pre>', text, flags=re.S)
         assert section is not None
-        shown = html.unescape(re.sub("<[^>]+>", "", section[1]))
-        assert shown.strip() == program.read_text().strip()
+        content = html.unescape(re.sub("<[^>]+>", "", section[1]))
+        assert content.strip() == program.read_text().strip()
     assert 'href="examples.html#fsdp2"' in (site / "trainers.html").read_text()
 
 

@@ -64,15 +64,15 @@ def build(out: Path) -> list[str]:
     assert isinstance(package, griffe.Module)
     problems = [f"{path}: a public name without a docstring" for path in undocumented(package)]
     stage(out, public_modules(package))
-    done = subprocess.run(  # noqa: S603
+    process = subprocess.run(  # noqa: S603
         [Path(sys.executable).with_name("zensical"), "build", "--clean", "--strict"],
         cwd=out,
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode != 0:
-        return [*problems, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)]
+    if process.returncode != 0:
+        return [*problems, re.sub(r"\x1b\[[0-9;]*m", "", process.stdout + process.stderr)]
     return problems + [f"{page}: leads nowhere: {link}" for page, link in broken_links(out / "site")]
 
 
@@ -103,8 +103,8 @@ def stage(out: Path, modules: list[str]) -> None:
     for page in (out / "docs").rglob("*.md"):
         page.write_text(_rewritten(page.read_text(encoding="utf-8"), page, out / "docs"), encoding="utf-8")
     for name, (title, members) in SUBJECTS.items():
-        chosen = sorted((module for module in modules if _subject(module) == name), key=lambda m: _place(m, members))
-        blocks = [f"::: {module}" for module in chosen]
+        own = sorted((module for module in modules if _subject(module) == name), key=lambda m: _place(m, members))
+        blocks = [f"::: {module}" for module in own]
         if blocks:
             text = f"# {title}\n\n" + "\n\n".join(blocks) + "\n"
             (out / "docs" / "api").mkdir(exist_ok=True)
@@ -191,13 +191,13 @@ def _own(module: griffe.Module) -> Iterator[tuple[str, griffe.Object]]:
 
 def _subject(module: str) -> str | None:
     name = module.removeprefix("valleys").lstrip(".")
-    found = {
+    matches = {
         len(member): subject
         for subject, (_, members) in SUBJECTS.items()
         for member in members
         if name == member or name.startswith(f"{member}.")
     }
-    return found[max(found)] if found else None
+    return matches[max(matches)] if matches else None
 
 
 def _place(module: str, members: list[str]) -> tuple[int, str]:

@@ -60,15 +60,15 @@ def markdown(text: str, resolve: Any = lambda name: None) -> str:
 
 def _blocks(lines: list[str]) -> list[str]:
     """``.. math::`` with what is indented below it."""
-    done: list[str] = []
+    output: list[str] = []
     at = 0
     while at < len(lines):
-        found = _BLOCK.match(lines[at])
-        if found is None:
-            done.append(lines[at])
+        match = _BLOCK.match(lines[at])
+        if match is None:
+            output.append(lines[at])
             at += 1
             continue
-        indent, first = found[1], found[2].strip()
+        indent, first = match[1], match[2].strip()
         content = [first] if first else []
         at += 1
         while at < len(lines) and (not lines[at].strip() or lines[at].startswith(f"{indent} ")):
@@ -77,28 +77,28 @@ def _blocks(lines: list[str]) -> list[str]:
         formula = " ".join(part for part in content if part)
         if "&" in formula or r"\\" in formula:
             formula = rf"\begin{{align*}} {formula} \end{{align*}}"
-        done += ["", indent + _mathml(formula, "block"), ""]
-    return done
+        output += ["", indent + _mathml(formula, "block"), ""]
+    return output
 
 
 def _mathml(formula: str, display: str) -> str:
-    """What browsers show without a script, in a form that Markdown leaves alone."""
-    made: str = convert(formula, display=display)
-    return made.replace("*", "&#42;").replace("_", "&#95;").replace("`", "&#96;")
+    """Formula that browsers show without a script, in a form that Markdown leaves alone."""
+    markup: str = convert(formula, display=display)
+    return markup.replace("*", "&#42;").replace("_", "&#95;").replace("`", "&#96;")
 
 
 def _tables(lines: list[str]) -> list[str]:
     """Simple tables between rules of ``=``; if a rule follows the first row, it is the head, else there is none."""
-    done: list[str] = []
+    output: list[str] = []
     at = 0
     while at < len(lines):
         if not _RULE.match(lines[at]):
-            done.append(lines[at])
+            output.append(lines[at])
             at += 1
             continue
         rule = lines[at]
         indent = len(rule) - len(rule.lstrip())
-        starts = [found.start() for found in re.finditer("=+", rule)]
+        starts = [match.start() for match in re.finditer("=+", rule)]
         parts: list[list[list[str]]] = [[]]
         at += 1
         while at < len(lines) and lines[at].strip():
@@ -113,26 +113,26 @@ def _tables(lines: list[str]) -> list[str]:
         if len([part for part in parts if part]) == 1:
             head, body = [""] * len(starts), [head, *body]
         table = [head, ["---"] * len(starts), *body]
-        done += ["", *(" " * indent + f"| {' | '.join(row)} |" for row in table), ""]
-    return done
+        output += ["", *(" " * indent + f"| {' | '.join(row)} |" for row in table), ""]
+    return output
 
 
 def _link(name: str, resolve: Any) -> str:
     path = resolve(name.removeprefix("~"))
-    shown = name.removeprefix("~").lstrip(".") if not name.startswith("~") else name.rpartition(".")[2]
-    return f"`{shown}`" if path is None else f"[`{shown}`][{path}]"
+    label = name.removeprefix("~").lstrip(".") if not name.startswith("~") else name.rpartition(".")[2]
+    return f"`{label}`" if path is None else f"[`{label}`][{path}]"
 
 
 def _path(thing: griffe.Object, name: str) -> str | None:
-    """Where a name leads: looked up from the object outwards, and from the package."""
+    """Target of a name: looked up from the object outwards, and from the package."""
     place: griffe.Object | None = thing
     if name.startswith("."):
         name = name.lstrip(".")
     while place is not None:
         for full in (f"{place.path}.{name}", name):
             try:
-                found: Any = thing.modules_collection[full]
-                target = found.final_target if found.is_alias else found
+                entry: Any = thing.modules_collection[full]
+                target = entry.final_target if entry.is_alias else entry
             except (KeyError, griffe.AliasResolutionError, griffe.CyclicAliasError):
                 continue
             return None if _private(target.path) else str(target.path)

@@ -67,8 +67,8 @@ def noisy_digits(folder: Path) -> Task:
 def fashion(folder: Path, name: str, images: int, epochs: int, hidden: int | None) -> Task:
     """Some images of Fashion-MNIST at 14x14 pixels, for an MLP with so many hidden units or for the lab's CNN."""
     task = fashion_mnist.load(folder / "fashion-mnist", "half")
-    chosen = spread_by_class(task.train.targets, images)
-    train = Split(task.train.inputs[chosen], task.train.targets[chosen])
+    indices = spread_by_class(task.train.targets, images)
+    train = Split(task.train.inputs[indices], task.train.targets[indices])
     build = task.build_model if hidden is None else partial(_mlp, 14 * 14, hidden)
     return replace(task, name=name, train=train, build_model=build, target=80.0, epochs=epochs)
 
@@ -110,8 +110,8 @@ def characters(folder: Path) -> Task:
         Split(split.inputs[:, :32].contiguous(), split.targets[:, :32].contiguous())
         for split in (task.train, task.validation, task.test)
     )
-    chosen = spread(len(train), 4096)
-    train = Split(train.inputs[chosen], train.targets[chosen])
+    indices = spread(len(train), 4096)
+    train = Split(train.inputs[indices], train.targets[indices])
     return replace(task, name="characters", train=train, validation=validation, test=test, epochs=2)
 
 

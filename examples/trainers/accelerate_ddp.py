@@ -36,14 +36,14 @@ def main(arguments: list[str] | None = None, precision: str = "no") -> tuple[nn.
     decay = LambdaLR(optimizer, lambda step: max(0.0, 1 - step / (args.steps * accelerator.num_processes)))
     loader = DataLoader(TensorDataset(*load()), batch_size=64 // accelerator.num_processes, shuffle=True)
     model, optimizer, loader, decay = accelerator.prepare(model, optimizer, loader, decay)
-    done = 0
+    count = 0
     if args.resume:
         accelerator.load_state(args.resume)
-        done = args.steps // 2
+        count = args.steps // 2
     updates_per_epoch = -(-len(loader) // 2)  # at an epoch's end the accumulated gradients are used as they are
 
-    while done < args.steps:
-        epoch, inside = divmod(done, updates_per_epoch)
+    while count < args.steps:
+        epoch, inside = divmod(count, updates_per_epoch)
         loader.set_epoch(epoch)  # shuffles by seed and epoch
         for inputs, classes in accelerator.skip_first_batches(loader, 2 * inside) if inside else loader:
             with accelerator.accumulate(model):
@@ -54,13 +54,13 @@ def main(arguments: list[str] | None = None, precision: str = "no") -> tuple[nn.
                 decay.step()
                 optimizer.zero_grad()
             if accelerator.sync_gradients:
-                done += 1
-                if args.checkpoint and done == args.steps // 2:
+                count += 1
+                if args.checkpoint and count == args.steps // 2:
                     accelerator.save_state(args.checkpoint)
-                if done == args.steps:
+                if count == args.steps:
                     break
 
-    accelerator.print(f"{args.optimizer}, {done} updates: {accuracy(model):.1f} % of the test images")
+    accelerator.print(f"{args.optimizer}, {count} updates: {accuracy(model):.1f} % of the test images")
     return accelerator.unwrap_model(model), optimizer
 
 

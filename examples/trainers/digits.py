@@ -1,4 +1,4 @@
-"""What the examples beside this file share: scikit-learn's 1,797 digits of 8x8 pixels, and a network for them."""
+"""Data and network of the examples beside this file: scikit-learn's 1,797 digits of 8x8 pixels, two layers."""
 
 import argparse
 import functools
@@ -14,16 +14,16 @@ __all__ = ["accuracy", "batch", "load", "network", "options"]
 def load(test: bool = False) -> tuple[Tensor, Tensor]:
     """The first 1,437 images, shuffled once, to train on, or the other 360 to test."""
     pixels, classes = load_digits(return_X_y=True)
-    chosen = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-    chosen = chosen[1437:] if test else chosen[:1437]
-    return torch.tensor(pixels, dtype=torch.float32)[chosen] / 8 - 1, torch.tensor(classes)[chosen]
+    indices = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+    indices = indices[1437:] if test else indices[:1437]
+    return torch.tensor(pixels, dtype=torch.float32)[indices] / 8 - 1, torch.tensor(classes)[indices]
 
 
 def batch(step: int, size: int = 128) -> tuple[Tensor, Tensor]:
     """The batch of a step, which depends on nothing else, so that a resumed run sees the same ones."""
     inputs, classes = load()
-    chosen = torch.randint(len(inputs), (size,), generator=torch.Generator().manual_seed(step))
-    return inputs[chosen], classes[chosen]
+    indices = torch.randint(len(inputs), (size,), generator=torch.Generator().manual_seed(step))
+    return inputs[indices], classes[indices]
 
 
 def network() -> nn.Sequential:

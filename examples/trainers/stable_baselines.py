@@ -52,9 +52,9 @@ def main(arguments: list[str] | None = None) -> tuple[PPO, float]:
     agent = PPO("MlpPolicy", poles, lambda left: rate * left, policy_kwargs=POLICIES[args.optimizer], **settings)
     if args.resume:
         agent = PPO.load(Path(args.resume) / "agent", poles, device="cpu", force_reset=False)
-        envs, drawn, numpy_drawn = pickle.loads((Path(args.resume) / "around.pkl").read_bytes())
+        envs, generator_state, numpy_drawn = pickle.loads((Path(args.resume) / "around.pkl").read_bytes())
         poles.envs = envs
-        torch.set_rng_state(drawn)
+        torch.set_rng_state(generator_state)
         np.random.set_state(numpy_drawn)
     callback = Halfway(args.checkpoint, args.steps // 2 * ROUND) if args.checkpoint else None
     agent.learn(args.steps * ROUND - agent.num_timesteps, callback, reset_num_timesteps=not args.resume)

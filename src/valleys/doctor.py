@@ -61,7 +61,7 @@ def machine() -> list[Finding]:
         ['valleys', 'Python', 'torch']
     """
     cpu = f"{os.cpu_count()} processors, torch uses {torch.get_num_threads()} threads"
-    found = [
+    findings = [
         Finding("valleys", None, metadata.version("valleys")),
         Finding("Python", None, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         Finding("torch", None, torch.__version__),
@@ -70,15 +70,15 @@ def machine() -> list[Finding]:
     for number in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(number)
         text = f"{torch.cuda.get_device_name(number)}, compute capability {major}.{minor}"
-        found.append(Finding(f"cuda:{number}", None, text))
+        findings.append(Finding(f"cuda:{number}", None, text))
     if not torch.cuda.is_available():
-        found.append(Finding("CUDA", None, "no device, or a build of torch without CUDA"))
+        findings.append(Finding("CUDA", None, "no device, or a build of torch without CUDA"))
     try:
         text = f"kept in {cache_directory()}; VALLEYS_CACHE_DIR moves them"
     except CompileError as error:
         text = str(error)
-    found.append(Finding("compiled C kernels", None, text))
-    return found
+    findings.append(Finding("compiled C kernels", None, text))
+    return findings
 
 
 def backends(names: tuple[str, ...] = FUSED) -> list[Finding]:
@@ -108,18 +108,18 @@ def extras() -> list[Finding]:
         >>> "valleys[lab]" in [finding.subject for finding in extras()]
         True
     """
-    found = []
+    findings = []
     for extra in metadata.metadata("valleys").get_all("Provides-Extra") or []:
         if extra in ("test", "dev", "docs"):
             continue
-        states = [_installed(name, wanted) for name, wanted in _required(extra)]
+        states = [_installed(name, requirement) for name, requirement in _required(extra)]
         lacking = [text for good, text in states if not good]
         if not lacking:
             text = ", ".join(text for _, text in states)
         else:
             text = f"{'; '.join(lacking)}: pip install 'valleys[{extra}]'"
-        found.append(Finding(f"valleys[{extra}]", not lacking, text))
-    return found
+        findings.append(Finding(f"valleys[{extra}]", not lacking, text))
+    return findings
 
 
 def works_together() -> list[Finding]:
@@ -132,23 +132,23 @@ def works_together() -> list[Finding]:
         >>> all(finding.subject in INTEGRATIONS for finding in works_together())
         True
     """
-    found = []
+    findings = []
     for name in INTEGRATIONS:
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-        said = io.StringIO()  # some speak when they are imported
+        output = io.StringIO()  # some speak when they are imported
         try:
-            with redirect_stdout(said), redirect_stderr(said), warnings.catch_warnings():
+            with redirect_stdout(output), redirect_stderr(output), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 __import__(name.replace("-", "_"))
         except Exception as error:  # whatever a foreign package raises is the answer
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            found.append(Finding(name, False, f"{version} does not import: {reason}"))
+            findings.append(Finding(name, False, f"{version} does not import: {reason}"))
         else:
-            found.append(Finding(name, True, version))
-    return found
+            findings.append(Finding(name, True, version))
+    return findings
 
 
 def report(names: tuple[str, ...] = FUSED) -> Iterator[str]:
@@ -182,10 +182,10 @@ def _try(name: str, device: torch.device, dtype: torch.dtype) -> Finding:
     if problem is not None:
         return Finding(subject, False, problem)
     try:
-        found, expected = _step({"fused": name}, device, dtype), _step({"foreach": True}, device, dtype)
+        result, expected = _step({"fused": name}, device, dtype), _step({"foreach": True}, device, dtype)
     except Exception as error:  # a kernel that compiles may still not run
         return Finding(subject, False, f"its step fails: {str(error).strip().splitlines()[0]}")
-    apart = float((found - expected).abs().max() / expected.abs().max())
+    apart = float((result - expected).abs().max() / expected.abs().max())
     if not apart <= _AGREES[dtype]:  # NaN is not
         return Finding(subject, False, f"its step is wrong by {apart:.1e}; use foreach=True, and please report it")
     return Finding(subject, True, f"agrees to {apart:.0e}")

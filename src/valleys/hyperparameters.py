@@ -140,9 +140,9 @@ def check_range(
     opening = "(" if low_open or math.isinf(low) else "["
     closing = ")" if high_open or math.isinf(high) else "]"
     # A tensor of many elements would fill the screen.
-    shown = f"{value!r}" if shape is None else f"a tensor of shape {shape}"
+    text = f"{value!r}" if shape is None else f"a tensor of shape {shape}"
     raise ValueError(
-        f"{name} must be a number in {opening}{low:g}, {high:g}{closing}, got {shown}"
+        f"{name} must be a number in {opening}{low:g}, {high:g}{closing}, got {text}"
         + (f"; {remedy}" if remedy else "")
     )
 

@@ -62,8 +62,8 @@ def test_compare_prints_table_verdict_and_paths_and_the_cost_on_stderr(valleys: 
     assert "of 30 runs, about " in err
     assert "fake at batch 16" in out
     assert "No difference between sgd and adamw: equal test accuracy in all 3 rounds" in out
-    written = ("report.md", "report.json", "runs.csv", "report.html", "curves.png")
-    assert out.splitlines()[-len(written) :] == [str(tmp_path / name) for name in written]
+    names = ("report.md", "report.json", "runs.csv", "report.html", "curves.png")
+    assert out.splitlines()[-len(names) :] == [str(tmp_path / name) for name in names]
     files = {path.name for path in tmp_path.iterdir() if path.suffix != ".lock"} | {"checkpoints", "weights"}
     listed = valleys("compare", "--help")[1].split("Files:")[1].split("Examples:")[0]
     assert files == set(re.findall(r"^    ([a-z.]+)  ", listed, flags=re.MULTILINE))
@@ -103,8 +103,8 @@ def test_bad_input_is_one_line_on_stderr_and_exit_code_2(
     valleys: Run, tmp_path: Path, arguments: list[str], named: str
 ) -> None:
     (tmp_path / "file").write_text("")
-    given = [argument.format(file=tmp_path / "file") for argument in arguments]
-    code, out, err = valleys("compare", "fake", "--batch-size", 16, "--out", tmp_path / "out", *given)
+    words = [argument.format(file=tmp_path / "file") for argument in arguments]
+    code, out, err = valleys("compare", "fake", "--batch-size", 16, "--out", tmp_path / "out", *words)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert err.startswith("valleys: ")

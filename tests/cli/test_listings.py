@@ -35,12 +35,12 @@ def test_the_lines_build_the_optimizer_when_they_are_copied(
     assert (f"base, which it adapts by E: {spec.base}" in out) is (spec.base is not None)
     scope = {"model": nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))}
     exec("\n".join(out.splitlines()[-2:]), scope)
-    written = scope["optimizer"]
-    assert isinstance(written, torch.optim.Optimizer)
+    optimizer = scope["optimizer"]
+    assert isinstance(optimizer, torch.optim.Optimizer)
     values = {key: float(f"{ranges.middle:.3g}") for key, ranges in spec.space.items()} | {"lr": 0.0125}
-    built = spec.build(scope["model"], values, Plan(128, 77))
-    assert type(written) is type(built)
-    for one, other in zip(written.param_groups, built.param_groups, strict=True):
+    expected = spec.build(scope["model"], values, Plan(128, 77))
+    assert type(optimizer) is type(expected)
+    for one, other in zip(optimizer.param_groups, expected.param_groups, strict=True):
         assert {k: v for k, v in one.items() if k != "params"} == {k: v for k, v in other.items() if k != "params"}
 
 

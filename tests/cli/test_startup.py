@@ -1,4 +1,4 @@
-"""What is listed, or completed, imports neither torch nor a library of the lab."""
+"""Lists and completion import neither torch nor a library of the lab."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def run(code: str, *words: str, **environment: str) -> subprocess.CompletedProce
     ],
 )
 def test_what_is_listed_imports_neither_torch_nor_a_library_of_the_lab(words: str, shown: str) -> None:
-    done = run(COMMAND, *words.split())
-    assert (done.returncode, done.stderr) == (0, "imported []")
-    assert shown in done.stdout
+    process = run(COMMAND, *words.split())
+    assert (process.returncode, process.stderr) == (0, "imported []")
+    assert shown in process.stdout
 
 
 @pytest.mark.parametrize(
@@ -59,15 +59,15 @@ def test_what_is_listed_imports_neither_torch_nor_a_library_of_the_lab(words: st
 )
 def test_completion_imports_neither(words: str, shown: str) -> None:
     count = str(len(words.split(" ")) - 1)
-    done = run(COMMAND, _VALLEYS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=count)
-    assert (done.returncode, done.stderr) == (0, "imported []")
-    assert shown in done.stdout.splitlines()
+    process = run(COMMAND, _VALLEYS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=count)
+    assert (process.returncode, process.stderr) == (0, "imported []")
+    assert shown in process.stdout.splitlines()
 
 
 def test_a_command_that_trains_is_completed_as_well() -> None:
-    done = run(COMMAND, _VALLEYS_COMPLETE="complete_bash", COMP_WORDS="valleys compare --tri", COMP_CWORD="2")
-    assert done.stdout.split() == ["--trials"]
-    assert "'torch'" in done.stderr, "or the tests here see nothing"
+    process = run(COMMAND, _VALLEYS_COMPLETE="complete_bash", COMP_WORDS="valleys compare --tri", COMP_CWORD="2")
+    assert process.stdout.split() == ["--trials"]
+    assert "'torch'" in process.stderr, "or the tests here see nothing"
 
 
 @pytest.mark.parametrize("package", ["valleys", "valleys.lab", "valleys.lab.tasks"])

@@ -165,5 +165,5 @@ def test_a_killed_rank(name: str, tmp_path: Path) -> None:
         spawn(survive, 2, str(tmp_path / "killed"), name, True)
     assert (tmp_path / "killed" / "latest").read_text() == "10"
     results = spawn(survive, 2, str(tmp_path / "killed"), name, False)
-    for mine, theirs in zip(results, expected, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+    for mine, reference in zip(results, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, reference, strict=True))

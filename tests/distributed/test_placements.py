@@ -114,7 +114,7 @@ def run(mesh_shape: tuple[int, ...], backend: str, dtype: torch.dtype, options: 
         {"params": [params[9]], "blocks": BLOCKS[9]},
     ]
     optimizer = valleys.ALTO(groups, lr=0.05, **options, **BACKENDS[backend])
-    sent = []
+    calls = []
     for step in grads:
         for param, grad in zip(params, step, strict=True):
             param.grad = None if grad is None else grad.clone()
@@ -122,11 +122,11 @@ def run(mesh_shape: tuple[int, ...], backend: str, dtype: torch.dtype, options: 
                 param.grad = distribute_tensor(grad.clone(), mesh, param.placements)
         with CommDebugMode() as traffic:
             optimizer.step()
-        sent.append(traffic.get_total_counts())
+        calls.append(traffic.get_total_counts())
     result = [p.full_tensor() if isinstance(p, DTensor) else p for p in params]
     shift = largest_error(result[:1], thetas[:1])
     assert shift > 0.1, f"the parameters hardly moved ({shift})"
-    return largest_error(result, expected(thetas, grads, optimizer.param_groups)), sent
+    return largest_error(result, expected(thetas, grads, optimizer.param_groups)), calls
 
 
 def several(mesh_shapes: list[tuple[int, ...]], dtypes: list[torch.dtype], each: list[dict[str, Any]]) -> Any:
@@ -150,10 +150,10 @@ def test_every_placement_equals_the_reference(mesh_shapes: list[tuple[int, ...]]
     alg2: dict[str, Any] = {"layer_adaptation": True}
     each = [alg2, {**alg2, "max_grad_norm": 1.0, "trust_clip": (0.01, 5.0), "maximize": True}, {"weight_decay": 0.3}]
     for results in spawn(several, ranks, mesh_shapes, [torch.float64, torch.float32], each, seconds=200):
-        for (mesh_shape, dtype, backend, number), (error, sent) in results.items():
+        for (mesh_shape, dtype, backend, number), (error, calls) in results.items():
             assert error < TOLERANCE[dtype], (mesh_shape, dtype, backend, each[number], error)
             all_reduces = 0 if ranks == 1 else 2 if "max_grad_norm" in each[number] else 1
-            assert set(sent) == {all_reduces}, (mesh_shape, backend, each[number], sent)
+            assert set(calls) == {all_reduces}, (mesh_shape, backend, each[number], calls)
 
 
 def partial_gradients() -> tuple[float, float]:
@@ -277,8 +277,8 @@ def test_partial_gradients_missing_ones_and_foreign_states() -> None:
 
 
 def test_replicas_random_bits_and_two_meshes() -> None:
-    for sent, error in spawn(on_four_ranks, 4):
-        assert sent == 2
+    for calls, error in spawn(on_four_ranks, 4):
+        assert calls == 2
         assert error < 1e-6
 
 
@@ -339,6 +339,8 @@ def test_triton_on_shards() -> None:
     # Triton asks for the interpreter when it is imported, which torch may have done here.
     program = "from distributed import test_placements as t; print(max(t.spawn(t.in_the_interpreter, 2)))"
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) < 1e-6  # gloo may have spoken before
+    process = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert float(process.stdout.split()[-1]) < 1e-6  # gloo may have spoken before

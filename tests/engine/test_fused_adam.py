@@ -30,7 +30,7 @@ def feed(params: list[torch.nn.Parameter], step: int) -> None:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each step was made jointly."""
+    """Return for each step True if E and the base made it in one pass."""
     from valleys._engine import adapted_class
 
     results: list[bool] = []
@@ -56,16 +56,16 @@ JOINT: dict[str, tuple[Any, dict[str, Any]]] = {
 def test_joint_equals_the_plain_optimizer_fed_by_e(name: str, alpha: float, beta: float, made: list[bool]) -> None:
     cls, options = JOINT[name]
     options = {"lr": 0.02, **options}
-    ours, theirs = parameters(), parameters()
-    joint = valleys.adapt(cls(ours, fused=True, **options), alpha, beta)
-    apart = valleys.adapt(cls(theirs, foreach=False, **options), alpha, beta)
+    params, twins = parameters(), parameters()
+    joint = valleys.adapt(cls(params, fused=True, **options), alpha, beta)
+    apart = valleys.adapt(cls(twins, foreach=False, **options), alpha, beta)
     for step in range(30):
-        feed(ours, step)
-        feed(theirs, step)
+        feed(params, step)
+        feed(twins, step)
         joint.step()
         apart.step()
     assert made == [True, False] * 30
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(params, twins, strict=True):
         torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-11, atol=1e-12)
     one, other = joint.state_dict()["state"], apart.state_dict()["state"]
     assert one.keys() == other.keys()
@@ -109,26 +109,26 @@ def test_half_precision_is_left_to_the_base(made: list[bool]) -> None:
 
 def test_a_joint_run_goes_on_apart_and_back(made: list[bool]) -> None:
     """The state is the base's own: a checkpoint moves between the two ways."""
-    ours, theirs = parameters(), parameters()
-    joint = valleys.EAdamW(ours, lr=0.02, fused=True)
-    apart = valleys.EAdamW(theirs, lr=0.02)
+    params, twins = parameters(), parameters()
+    joint = valleys.EAdamW(params, lr=0.02, fused=True)
+    apart = valleys.EAdamW(twins, lr=0.02)
     for step in range(5):
-        feed(ours, step)
+        feed(params, step)
         joint.step()
     with torch.no_grad():
-        for a, b in zip(ours, theirs, strict=True):
+        for a, b in zip(params, twins, strict=True):
             b.copy_(a)
     state = copy.deepcopy(joint.state_dict())
     for group in state["param_groups"]:
         group["fused"] = None
     apart.load_state_dict(state)
     for step in range(5, 10):
-        feed(ours, step)
-        feed(theirs, step)
+        feed(params, step)
+        feed(twins, step)
         joint.step()
         apart.step()
     assert made == [True] * 5 + [True, False] * 5
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(params, twins, strict=True):
         torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-11, atol=1e-12)
 
 
@@ -137,18 +137,18 @@ def test_the_closure_hooks_and_grad_survive(made: list[bool]) -> None:
     optimizer = valleys.EAdamW(params, fused=True)
     fired: list[int] = []
     optimizer.register_step_post_hook(lambda *_: fired.append(1))
-    kept: list[Tensor | None] = []
+    grads: list[Tensor | None] = []
 
     def closure() -> float:
         assert torch.is_grad_enabled()
         feed(params, 1)
-        kept.extend(None if p.grad is None else p.grad.clone() for p in params)
+        grads.extend(None if p.grad is None else p.grad.clone() for p in params)
         return 3.0
 
     assert optimizer.step(closure) == 3.0
     assert made == [True]
     assert fired == [1]
-    for param, grad in zip(params, kept, strict=True):
+    for param, grad in zip(params, grads, strict=True):
         assert (param.grad is None) == (grad is None)
         assert grad is None or param.grad is None or torch.equal(param.grad, grad)
 

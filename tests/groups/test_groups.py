@@ -211,8 +211,8 @@ def test_every_trainable_parameter_is_in_exactly_one_group(data: st.DataObject) 
     names = [name for name, _ in model.named_parameters()]
     for name, p in model.named_parameters():
         p.requires_grad_(name == names[-1] or data.draw(st.booleans()))
-    chosen = data.draw(st.lists(st.sampled_from(names), max_size=3))
-    overrides = {name: {"lr": data.draw(st.sampled_from([0.1, 0.2]))} for name in chosen}
+    selection = data.draw(st.lists(st.sampled_from(names), max_size=3))
+    overrides = {name: {"lr": data.draw(st.sampled_from([0.1, 0.2]))} for name in selection}
 
     groups = param_groups(model, overrides=overrides)
     trainable = [id(p) for p in model.parameters() if p.requires_grad]

@@ -30,17 +30,17 @@ def example(name: str) -> Any:
 
 def snapshot(model: Any, *optimizers: Any) -> dict[str, Any]:
     """Copies of all parameters and of all that the optimizers would save."""
-    found: dict[str, Any] = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors: dict[str, Any] = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, optimizer in enumerate(optimizers):
         saved = optimizer.state_dict()
         assert saved["state"], "an optimizer without states proves nothing"
         for index, state in saved["state"].items():
             assert "explore_exp_avg" in state, "a plain optimizer trains and resumes as well"
-            found |= {f"optimizer {number}, state {index}, {name}": value for name, value in state.items()}
+            tensors |= {f"optimizer {number}, state {index}, {name}": value for name, value in state.items()}
         for index, group in enumerate(saved["param_groups"]):
             assert group.get("explore_alpha", group.get("alpha")), "with alpha = 0 it is a plain optimizer"
-            found |= {f"optimizer {number}, group {index}, {name}": value for name, value in group.items()}
-    return {name: _copy(value) for name, value in found.items()}
+            tensors |= {f"optimizer {number}, group {index}, {name}": value for name, value in group.items()}
+    return {name: _copy(value) for name, value in tensors.items()}
 
 
 def _copy(value: Any) -> Any:

@@ -41,11 +41,11 @@ def inner(optimizer: Any) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_and_resumes_exactly(name: str, precision: str, tmp_path: Path) -> None:
     path = str(tmp_path / "half")
-    with watched() as seen:
+    with watched() as gradients:
         model, optimizer = accelerate_ddp.main(["--optimizer", name, "--checkpoint", path], precision)
-    assert [images for images, _ in seen[:12]] == [128] * 11 + [29], "two micro-batches; one at the epoch's end"
+    assert [images for images, _ in gradients[:12]] == [128] * 11 + [29], "two micro-batches; one at the epoch's end"
     if name == "alto":  # AdamW's gradients stay below 1
-        assert max(norm for _, norm in seen) == pytest.approx(1.0, abs=1e-4), "clipped"
+        assert max(norm for _, norm in gradients) == pytest.approx(1.0, abs=1e-4), "clipped"
     assert digits.accuracy(model) >= 95
     assert int(inner(optimizer).state[next(model.parameters())]["step"]) == 88, "one step per two micro-batches"
     again = accelerate_ddp.main(["--optimizer", name, "--resume", path], precision)
@@ -68,8 +68,8 @@ def test_the_scaler_of_fp16(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     model, optimizer = accelerate_ddp.main(["--optimizer", name, "--checkpoint", path])
     forget()
     assert digits.accuracy(model) >= 95
-    taken = int(inner(optimizer).state[next(model.parameters())]["step"])
-    assert 80 <= taken < 88, "a skipped step moves nothing"
+    count = int(inner(optimizer).state[next(model.parameters())]["step"])
+    assert 80 <= count < 88, "a skipped step moves nothing"
     assert differences(plain, snapshot(model, optimizer))
     again = accelerate_ddp.main(["--optimizer", name, "--resume", path])
     assert differences(snapshot(model, optimizer), snapshot(*again)) == []
@@ -83,14 +83,14 @@ def two(folder: str) -> Any:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), ACCELERATE_USE_CPU="true")
     os.environ.update(LOCAL_WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT="29501")
     module = example("accelerate_ddp")
-    found = {}
+    results = {}
     for name in NAMES:
         arguments = ["--optimizer", name, "--steps", "56"]
         model, optimizer = module.main([*arguments, "--checkpoint", f"{folder}/{name}"])
         assert accelerate.state.PartialState().num_processes == ranks
         again = module.main([*arguments, "--resume", f"{folder}/{name}"])
-        found[name] = (snapshot(model, optimizer), snapshot(*again), example("digits").accuracy(model))
-    return found
+        results[name] = (snapshot(model, optimizer), snapshot(*again), example("digits").accuracy(model))
+    return results
 
 
 def test_two_processes(tmp_path: Path) -> None:

@@ -19,23 +19,23 @@ def two(folder: str) -> Any:
 
     warnings.simplefilter("ignore")  # torch's, about its checkpoints on a CPU
     module = example("fsdp2")
-    found = {}
+    results = {}
     for name in NAMES:
         path = ["--optimizer", name, "--checkpoint", f"{folder}/{name}"]
-        with watched() as seen:
+        with watched() as steps:
             model, optimizer, reached = module.main(path)
         assert all(isinstance(p, DTensor) for p in model.parameters())
         again = module.main(["--optimizer", name, "--resume", f"{folder}/{name}"])
-        found[name] = snapshot(model, optimizer), snapshot(*again[:2]), reached, seen
-    return found
+        results[name] = snapshot(model, optimizer), snapshot(*again[:2]), reached, steps
+    return results
 
 
 def test_trains_and_resumes_exactly_on_two_ranks(tmp_path: Path) -> None:
     first, second = spawn(two, 2, str(tmp_path), seconds=280)
     for name in NAMES:
-        whole, again, reached, seen = first[name]
-        assert {images for images, _ in seen} == {64}, "half of the batch, in two micro-batches"
-        assert max(norm for _, norm in seen) == pytest.approx(1.0, abs=1e-4), "clipped"
+        whole, again, reached, steps = first[name]
+        assert {images for images, _ in steps} == {64}, "half of the batch, in two micro-batches"
+        assert max(norm for _, norm in steps) == pytest.approx(1.0, abs=1e-4), "clipped"
         assert reached >= 94
         assert differences(whole, again) == []
         assert differences(whole, second[name][0]) == []

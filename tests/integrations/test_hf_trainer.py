@@ -24,9 +24,9 @@ CASES = [("alto", True), ("alto", False), ("eadamw", True), ("eadamw", False)]
 
 @pytest.mark.parametrize(("name", "instance"), CASES, ids=[f"{n}, {'instance' if i else 'class'}" for n, i in CASES])
 def test_trains_and_resumes_exactly(name: str, instance: bool, tmp_path: Path) -> None:
-    with watched() as seen:
+    with watched() as steps:
         model, optimizer, reached = hf_trainer.main(["--optimizer", name, "--checkpoint", str(tmp_path)], instance)
-    assert max(norm for _, norm in seen) == pytest.approx(1.0, abs=1e-4), "clipped"
+    assert max(norm for _, norm in steps) == pytest.approx(1.0, abs=1e-4), "clipped"
     assert reached >= 94
     half = str(tmp_path / "checkpoint-60")
     again, resumed, _ = hf_trainer.main(["--optimizer", name, "--resume", half], instance)
@@ -35,6 +35,6 @@ def test_trains_and_resumes_exactly(name: str, instance: bool, tmp_path: Path) -
 
 def inner(optimizer: Any) -> torch.optim.Optimizer:
     """The optimizer inside Accelerate's wrapper, which the Trainer adds."""
-    found: torch.optim.Optimizer = optimizer.optimizer
-    assert isinstance(found, valleys.ALTO) or hasattr(type(found), "adapted_from")
-    return found
+    base: torch.optim.Optimizer = optimizer.optimizer
+    assert isinstance(base, valleys.ALTO) or hasattr(type(base), "adapted_from")
+    return base

@@ -24,10 +24,10 @@ pytestmark = [
 @pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
 @pytest.mark.parametrize("name", ["alto", "eadamw"])
 def test_trains_and_resumes_exactly(name: str, manual: bool, tmp_path: Path) -> None:
-    with watched() as seen:
+    with watched() as trace:
         model, optimizer = lightning_module.main(["--optimizer", name, "--checkpoint", str(tmp_path)], manual)
-    assert {images for images, _ in seen} == {128}, "one batch, or two micro-batches of 64"
-    assert max(norm for _, norm in seen) == pytest.approx(1.0, abs=1e-4), "clipped"
+    assert {images for images, _ in trace} == {128}, "one batch, or two micro-batches of 64"
+    assert max(norm for _, norm in trace) == pytest.approx(1.0, abs=1e-4), "clipped"
     assert digits.accuracy(model) >= 95
     steps = {float(state["step"]) for state in optimizer.state.values()}
     assert steps == {88.0}, "one step per update, whatever the number of micro-batches"

@@ -1,4 +1,4 @@
-"""What comes from elsewhere goes on as it would have there."""
+"""Moments and options of other optimizers continue as they would have continued with those."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ def assert_close(actual: list[nn.Parameter], expected: list[nn.Parameter]) -> No
 @pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
 @pytest.mark.parametrize("alp", [-5, 0.5])
 def test_the_authors_names_give_the_authors_numbers(alp: float, weight_decay: float) -> None:
-    theirs, ours = parameters(), parameters()
-    step(TheirALTO(theirs, 0.02, BETAS, alp, 1e-6, weight_decay), theirs, 0, 30)
-    step(authors_alto(ours, 0.02, BETAS, alp, 1e-6, weight_decay), ours, 0, 30)
-    assert_close(ours, theirs)
+    twins, params = parameters(), parameters()
+    step(TheirALTO(twins, 0.02, BETAS, alp, 1e-6, weight_decay), twins, 0, 30)
+    step(authors_alto(params, 0.02, BETAS, alp, 1e-6, weight_decay), params, 0, 30)
+    assert_close(params, twins)
 
 
 def test_defaults_are_those_of_their_factory() -> None:
     model = nn.Linear(3, 2)
-    theirs = create_ALTO_optimizer(model, 1e-3, exclude_layers=[])
+    optimizer = create_ALTO_optimizer(model, 1e-3, exclude_layers=[])
     group = authors_alto(model.parameters()).param_groups[0]
-    assert (group["beta"], *group["betas"]) == theirs.defaults["betas"]
-    for name, ours in {"alp": "alpha", "eps": "eps", "weight_decay": "weight_decay"}.items():
-        assert group[ours] == theirs.defaults[name]
+    assert (group["beta"], *group["betas"]) == optimizer.defaults["betas"]
+    for name, option in {"alp": "alpha", "eps": "eps", "weight_decay": "weight_decay"}.items():
+        assert group[option] == optimizer.defaults[name]
 
 
 def test_groups_with_their_names_are_understood_and_clipping_is_left_to_the_user() -> None:
-    theirs, ours = parameters(), parameters()
+    twins, own = parameters(), parameters()
 
     def groups(params: list[nn.Parameter]) -> list[dict[str, Any]]:
         return [
@@ -70,12 +70,12 @@ def test_groups_with_their_names_are_understood_and_clipping_is_left_to_the_user
             {"params": params[2:], "weight_decay": 0},
         ]
 
-    step(TheirALTO(groups(theirs), 0.02, BETAS, -5, 1e-6, 1e-2), theirs, 0, 20)
+    step(TheirALTO(groups(twins), 0.02, BETAS, -5, 1e-6, 1e-2), twins, 0, 20)
     with pytest.warns(UserWarning, match="clip_grad_norm_"):
-        optimizer = authors_alto(groups(ours), 0.02, BETAS, -5, 1e-6, 1e-2)
+        optimizer = authors_alto(groups(own), 0.02, BETAS, -5, 1e-6, 1e-2)
     assert [group["max_grad_norm"] for group in optimizer.param_groups] == [None, None]
-    step(optimizer, ours, 0, 20, clip=True)
-    assert_close(ours, theirs)
+    step(optimizer, own, 0, 20, clip=True)
+    assert_close(own, twins)
 
 
 def test_their_class_default_is_refused_with_the_reason() -> None:
@@ -85,10 +85,10 @@ def test_their_class_default_is_refused_with_the_reason() -> None:
 
 @pytest.mark.parametrize("base", [lambda p: torch.optim.SGD(p, 0.05, 0.9), lambda p: torch.optim.AdamW(p, 0.01)])
 def test_their_adaptor_gives_the_same_numbers(base: Callable[[Any], torch.optim.Optimizer]) -> None:
-    theirs, ours = parameters(), parameters()
-    step(TheirE(base(theirs), -5, 0.97), theirs, 0, 30)
-    step(authors_e(base(ours), -5, 0.97), ours, 0, 30)
-    assert_close(ours, theirs)
+    twins, params = parameters(), parameters()
+    step(TheirE(base(twins), -5, 0.97), twins, 0, 30)
+    step(authors_e(base(params), -5, 0.97), params, 0, 30)
+    assert_close(params, twins)
 
 
 def test_what_their_adaptor_does_besides_is_refused_with_a_remedy() -> None:
@@ -101,16 +101,16 @@ def test_what_their_adaptor_does_besides_is_refused_with_a_remedy() -> None:
 
 
 def test_a_checkpoint_of_their_alto_goes_on_as_theirs_would() -> None:
-    theirs = parameters()
-    old = TheirALTO(theirs, 0.02, BETAS, -5, 1e-6, 1e-2)
-    step(old, theirs, 0, 15)
-    ours = copy.deepcopy(theirs)
+    twins = parameters()
+    old = TheirALTO(twins, 0.02, BETAS, -5, 1e-6, 1e-2)
+    step(old, twins, 0, 15)
+    params = copy.deepcopy(twins)
     saved = copy.deepcopy(old.state_dict())
-    step(old, theirs, 15, 40)
-    new = authors_alto(ours, 0.02, BETAS, -5, 1e-6, 1e-2)
+    step(old, twins, 15, 40)
+    new = authors_alto(params, 0.02, BETAS, -5, 1e-6, 1e-2)
     assert load_moments(new, saved) is new
-    step(new, ours, 15, 40)
-    assert_close(ours, theirs)
+    step(new, params, 15, 40)
+    assert_close(params, twins)
 
 
 def test_a_checkpoint_of_adamw_gives_its_moments_and_its_count() -> None:
@@ -127,30 +127,30 @@ def test_a_checkpoint_of_adamw_gives_its_moments_and_its_count() -> None:
 
 
 def test_without_layer_ratio_and_decay_lamb_goes_on_as_adamw_would() -> None:
-    theirs = parameters()
-    old = torch.optim.AdamW(theirs, 1e-2, (0.9, 0.99), 1e-8, weight_decay=0.0)
-    step(old, theirs, 0, 7)
-    ours = copy.deepcopy(theirs)
-    new = valleys.Lamb(ours, 1e-2, (0.9, 0.99), 1e-8, weight_decay=0.0, layer_adaptation=False)
+    twins = parameters()
+    old = torch.optim.AdamW(twins, 1e-2, (0.9, 0.99), 1e-8, weight_decay=0.0)
+    step(old, twins, 0, 7)
+    params = copy.deepcopy(twins)
+    new = valleys.Lamb(params, 1e-2, (0.9, 0.99), 1e-8, weight_decay=0.0, layer_adaptation=False)
     load_moments(new, old.state_dict())
-    step(old, theirs, 7, 20)
-    step(new, ours, 7, 20)
-    assert_close(ours, theirs)
+    step(old, twins, 7, 20)
+    step(new, params, 7, 20)
+    assert_close(params, twins)
 
 
 def test_a_checkpoint_of_pytorch_optimizers_lamb_goes_on_as_theirs_would() -> None:
     """Its count is the group's, as apex and timm have it."""
     options: dict[str, Any] = {"weight_decouple": False, "eps": 0.0, "adam_debias": True}
-    theirs = parameters()
-    old = pytorch_optimizer.Lamb(theirs, 0.02, (0.9, 0.98), 0.05, **options)
-    step(old, theirs, 0, 9)
-    ours = copy.deepcopy(theirs)
+    twins = parameters()
+    old = pytorch_optimizer.Lamb(twins, 0.02, (0.9, 0.98), 0.05, **options)
+    step(old, twins, 0, 9)
+    params = copy.deepcopy(twins)
     ratio: Any = {"layer_adaptation": True, "bias_correction": False, "trust_eps": 0.0, "norm_eps": 0.0}
-    new = load_moments(valleys.Lamb(ours, 0.02, (0.9, 0.98), 0.0, 0.05, **ratio), copy.deepcopy(old.state_dict()))
-    assert float(new.state[ours[0]]["step"]) == 9
-    step(old, theirs, 9, 25)
-    step(new, ours, 9, 25)
-    assert_close(ours, theirs)
+    new = load_moments(valleys.Lamb(params, 0.02, (0.9, 0.98), 0.0, 0.05, **ratio), copy.deepcopy(old.state_dict()))
+    assert float(new.state[params[0]]["step"]) == 9
+    step(old, twins, 9, 25)
+    step(new, params, 9, 25)
+    assert_close(params, twins)
 
 
 def test_e_starts_empty_from_a_checkpoint_without_it() -> None:

@@ -22,7 +22,7 @@ def test_trains_and_resumes_exactly(tmp_path: Path) -> None:
 def test_each_parameter_has_one_optimizer_and_muon_the_hidden_matrices() -> None:
     model = digits.network()
     optimizers = muon.build(model)
-    held = {name: [p for group in o.param_groups for p in group["params"]] for name, o in optimizers.items()}
-    assert [id(p) for p in held["muon"]] == [id(model[0].weight), id(model[3].weight)]
-    assert sorted(map(id, held["muon"] + held["adamw"])) == sorted(map(id, model.parameters()))
+    params = {name: [p for group in o.param_groups for p in group["params"]] for name, o in optimizers.items()}
+    assert [id(p) for p in params["muon"]] == [id(model[0].weight), id(model[3].weight)]
+    assert sorted(map(id, params["muon"] + params["adamw"])) == sorted(map(id, model.parameters()))
     assert isinstance(optimizers["muon"], torch.optim.Muon)

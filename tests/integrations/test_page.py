@@ -22,9 +22,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def sections(page: str) -> dict[str, str]:
     """The Python of each section of a page, all its blocks in a row."""
-    found = re.split(r"^## (.+)$", (DOCS / page).read_text(), flags=re.M)
-    code = ["\n".join(re.findall(r"```python\n(.*?)```", part, flags=re.S)) for part in found]
-    return {title: block for title, block in zip(["", *found[1::2]], code[0::2], strict=True) if block}
+    parts = re.split(r"^## (.+)$", (DOCS / page).read_text(), flags=re.M)
+    code = ["\n".join(re.findall(r"```python\n(.*?)```", part, flags=re.S)) for part in parts]
+    return {title: block for title, block in zip(["", *parts[1::2]], code[0::2], strict=True) if block}
 
 
 def run(page: str, section: str, folder: str, names: dict[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def loader() -> DataLoader[tuple[Tensor, ...]]:
 
 
 def steps(optimizer: Any) -> set[int]:
-    """How many steps each parameter has had."""
+    """Step counts of the parameters."""
     return {int(state["step"]) for state in optimizer.state.values()}
 
 
@@ -76,8 +76,8 @@ def test_plain(tmp_path: Path) -> None:
 
 def test_muon(tmp_path: Path) -> None:
     names = run("trainers.md", "Muon for the matrices, AdamW for the rest", str(tmp_path), {"model": network()})
-    held = [p for optimizer in ("muon", "adamw") for group in names[optimizer].param_groups for p in group["params"]]
-    assert {id(p) for p in held} == {id(p) for p in names["model"].parameters()}
+    params = [p for optimizer in ("muon", "adamw") for group in names[optimizer].param_groups for p in group["params"]]
+    assert {id(p) for p in params} == {id(p) for p in names["model"].parameters()}
 
 
 def test_accelerate(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_accelerate(tmp_path: Path) -> None:
         GradientState._reset_state()
 
     model = network()
-    given = {
+    context = {
         "model": model,
         "loss": nn.functional.cross_entropy,
         "global_batch_size": 128,
@@ -98,7 +98,7 @@ def test_accelerate(tmp_path: Path) -> None:
     }
     forget()  # what a Trainer of another test left
     try:
-        names = run("trainers.md", "Accelerate", str(tmp_path), given)
+        names = run("trainers.md", "Accelerate", str(tmp_path), context)
     finally:
         forget()
     assert steps(names["optimizer"].optimizer) == {2}, "four micro-batches of 32 to an update"
@@ -120,14 +120,14 @@ def test_hugging_face(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="pip install transformers accelerate")
     from transformers import TrainingArguments
 
-    given = {
+    context = {
         "model": Labelled(),
         "args": TrainingArguments(
             str(tmp_path), max_steps=3, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no"
         ),
         "data": [{"inputs": torch.randn(8), "labels": 1} for _ in range(32)],
     }
-    names = run("trainers.md", "Hugging Face Trainer", str(tmp_path), given)
+    names = run("trainers.md", "Hugging Face Trainer", str(tmp_path), context)
     optimizer = names["trainer"].optimizer
     assert type(getattr(optimizer, "optimizer", optimizer)) is valleys.EAdamW
     assert steps(optimizer) == {3}
@@ -194,8 +194,8 @@ def test_several_layers_in_one_parameter(tmp_path: Path) -> None:
     model = nn.ModuleDict({"first": layer})
     names = run("distributed.md", "One parameter, several layers", str(tmp_path), {"model": model})
     assert valleys.ALTO(names["groups"], lr=1e-2)
-    found = [group["blocks"] for group in names["groups"] if group.get("blocks")]
-    assert len(found) == 2
+    blocks = [group["blocks"] for group in names["groups"] if group.get("blocks")]
+    assert len(blocks) == 2
 
 
 def zero(folder: str) -> str:

@@ -22,5 +22,5 @@ def test_trains_and_resumes_exactly(name: str, cls: type, tmp_path: Path) -> Non
     again, reached = stable_baselines.main(["--optimizer", name, "--resume", str(tmp_path)])
     assert again.num_timesteps == agent.num_timesteps
     assert reached == reward
-    found = [snapshot(a.policy, a.policy.optimizer) for a in (agent, again)]
-    assert differences(*found) == []
+    snapshots = [snapshot(a.policy, a.policy.optimizer) for a in (agent, again)]
+    assert differences(*snapshots) == []

@@ -47,12 +47,12 @@ class Registry:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     """Modules of timm's names with no more than its registry in them."""
-    found = Registry()
+    result = Registry()
     timm, optim, factory = (types.ModuleType(n) for n in ("timm", "timm.optim", "timm.optim._optim_factory"))
-    optim.OptimInfo, factory.default_registry = Info, found  # type: ignore[attr-defined]
+    optim.OptimInfo, factory.default_registry = Info, result  # type: ignore[attr-defined]
     for module in (timm, optim, factory):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    return found
+    return result
 
 
 def test_entries(registry: Registry) -> None:
@@ -83,8 +83,8 @@ def test_every_entry_makes_its_optimizer_of_the_groups_that_timm_makes(registry:
                 param.grad = torch.ones_like(param)
             optimizer.step()
             assert list(optimizer.trust_ratios()) == weights
-            kept = info.opt_class([{"params": flat, "layer_adaptation": True}])
-            assert kept.param_groups[0]["layer_adaptation"] is True
+            plain = info.opt_class([{"params": flat, "layer_adaptation": True}])
+            assert plain.param_groups[0]["layer_adaptation"] is True
 
 
 def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,10 +137,10 @@ def test_backends_agree_on_whole_runs(backend: str, dtype: torch.dtype) -> None:
             optimizer.step()
         return param.detach().float()
 
-    ours, expected = trained(BACKENDS[backend]), trained({"foreach": False})
-    differing = ((ours - expected).abs() > 1e-5 * expected.abs().clamp(min=1e-3)).double().mean()
+    params, expected = trained(BACKENDS[backend]), trained({"foreach": False})
+    differing = ((params - expected).abs() > 1e-5 * expected.abs().clamp(min=1e-3)).double().mean()
     assert differing < 2e-3
-    assert (ours - expected).abs().max() < 0.05
+    assert (params - expected).abs().max() < 0.05
 
 
 @EACH

@@ -15,14 +15,14 @@ Call = dict[str, Any]
 
 def watched(patch: pytest.MonkeyPatch) -> list[Call]:
     """Every training run asked for from now on, in order; the fake trainer does them."""
-    made: list[Call] = []
+    calls: list[Call] = []
 
     def train(task: Any, spec: Any, hyperparameters: Any, config: Any, **options: Any) -> Record:
-        made.append({"optimizer": spec.name, "hyperparameters": dict(hyperparameters), "config": config, **options})
+        calls.append({"optimizer": spec.name, "hyperparameters": dict(hyperparameters), "config": config, **options})
         return lab_fakes.train(task, spec, hyperparameters, config, **options)
 
     patch.setattr("valleys.lab.run.trainer.train", train)
-    return made
+    return calls
 
 
 def run(out: Path, **changes: Any) -> Comparison:

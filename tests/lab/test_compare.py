@@ -35,31 +35,31 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """One ordinary comparison, the runs it asked for, and its folder."""
     out = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        made = watched(patch)
-        return run(out), made, out
+        calls = watched(patch)
+        return run(out), calls, out
 
 
 RUNS = 2 * 2 * (2 + 2)
 
 
 def test_budgets_points_and_seeds_are_equal_and_optimizers_take_turns(whole: Whole) -> None:
-    _, made, _ = whole
-    assert [call["optimizer"] for call in made] == ["sgd", "adamw"] * (RUNS // 2)
-    seeds = [call["seed"] for call in made]
+    _, calls, _ = whole
+    assert [call["optimizer"] for call in calls] == ["sgd", "adamw"] * (RUNS // 2)
+    seeds = [call["seed"] for call in calls]
     assert seeds[::2] == seeds[1::2]
     assert len(set(seeds)) == RUNS // 2
     for start in (0, RUNS // 2):  # the trials of each round
-        tuning = made[start : start + 4]
+        tuning = calls[start : start + 4]
         assert [a["hyperparameters"] for a in tuning[::2]] == [b["hyperparameters"] for b in tuning[1::2]]
-    points = {call["hyperparameters"]["lr"] for start in (0, RUNS // 2) for call in made[start : start + 4]}
+    points = {call["hyperparameters"]["lr"] for start in (0, RUNS // 2) for call in calls[start : start + 4]}
     assert len(points) == 4
 
 
 def test_every_run_computes_the_test_metric_and_nothing_selects_on_it(
     tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, made, _ = whole
-    assert all(call["test"] for call in made)
+    expected, calls, _ = whole
+    assert all(call["test"] for call in calls)
 
     def lies(*arguments: Any, **options: Any) -> Record:
         record = lab_fakes.train(*arguments, **options)
@@ -70,7 +70,7 @@ def test_every_run_computes_the_test_metric_and_nothing_selects_on_it(
 
 
 def test_the_best_trial_of_a_round_is_run_on_its_fresh_seeds(whole: Whole) -> None:
-    _, made, out = whole
+    _, calls, out = whole
     for entry in json.loads((out / "report.json").read_text())["rounds"]:
         for name in ("sgd", "adamw"):
             tuning, final = (
@@ -81,7 +81,7 @@ def test_the_best_trial_of_a_round_is_run_on_its_fresh_seeds(whole: Whole) -> No
             assert [run["hyperparameters"] for run in final] == [best["hyperparameters"]] * 2
             assert [run["selected"] for run in tuning] == [run is best for run in tuning]
             assert {run["seed"] for run in final}.isdisjoint(run["seed"] for run in tuning)
-    assert len(made) == RUNS
+    assert len(calls) == RUNS
 
 
 def test_the_same_call_again_trains_nothing_and_finds_the_same(whole: Whole, calls: list[Call]) -> None:
@@ -107,11 +107,11 @@ def test_a_comparison_that_has_grown_equals_one_made_in_one_go(
     first = [(call["optimizer"], call["seed"], call["hyperparameters"]) for call in calls]
     calls.clear()
     grown = run(tmp_path)
-    expected, made, _ = whole
+    expected, result, _ = whole
     assert (grown.rows, grown.verdicts, grown.records) == (expected.rows, expected.verdicts, expected.records)
     second = [(call["optimizer"], call["seed"], call["hyperparameters"]) for call in calls]
     assert not [key for key in second if key in first], "nothing that is finished is repeated"
-    everything = [(call["optimizer"], call["seed"], call["hyperparameters"]) for call in made]
+    everything = [(call["optimizer"], call["seed"], call["hyperparameters"]) for call in result]
     assert all(key in first + second for key in everything)
 
 
@@ -220,11 +220,11 @@ def test_progress_is_shown_when_asked_and_nothing_else_is_printed(
     run(tmp_path / "quiet", progress=None, **small)
     assert capfd.readouterr() == ("", "")
     run(tmp_path / "shown", progress=True, **small)
-    shown = capfd.readouterr()
-    assert shown.out == ""
-    assert "fake" in shown.err
-    assert "8/8" in shown.err
-    assert "round 2, final: adamw" in shown.err
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "fake" in output.err
+    assert "8/8" in output.err
+    assert "round 2, final: adamw" in output.err
 
 
 def test_the_command_in_the_report_repeats_the_comparison(
@@ -259,14 +259,14 @@ def test_importing_the_package_imports_no_lab_and_the_lab_no_heavy_extra() -> No
 
 
 def test_the_demo_gives_the_threads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[Call]) -> None:
-    seen: list[int] = []
+    threads: list[int] = []
     monkeypatch.setattr("valleys.lab.tasks.load", lab_fakes.load)
     monkeypatch.setattr("valleys.lab.optimizers.resolve.resolve", lab_fakes.resolve)
     monkeypatch.setattr("valleys.lab.demo.STAGES", {"digits": ComparisonConfig(batch_size=16, rounds=1, trials=1)})
-    monkeypatch.setattr("valleys.lab.run.trackers.check", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr("valleys.lab.run.trackers.check", lambda *_: threads.append(torch.get_num_threads()))
     before = torch.get_num_threads()
     assert len(list(demo.run(tmp_path))) == 1
-    assert (set(seen), torch.get_num_threads()) == ({1}, before)
+    assert (set(threads), torch.get_num_threads()) == ({1}, before)
 
 
 def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
@@ -281,12 +281,12 @@ def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
         "micro_batch": 256,
     }
     expected = run(tmp_path / "whole", **arguments)
-    made = 0
+    count = 0
 
     def interrupted(*positional: Any, **options: Any) -> Record:
-        nonlocal made
-        made += 1
-        if made == 6:  # 4 trials and a fresh seed are done
+        nonlocal count
+        count += 1
+        if count == 6:  # 4 trials and a fresh seed are done
             raise KeyboardInterrupt
         return trainer.train(*positional, **options)
 
@@ -307,16 +307,16 @@ def test_real_training_interrupted_and_resumed_equals_real_training_in_one_go(
 
 def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real trainer: no step is made twice, and the result is that of a comparison left in peace."""
-    made: list[int] = []
+    starts: list[int] = []
 
     def interrupting(stop: int | None) -> OptimizerSpec:
         def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> torch.optim.Optimizer:
             optimizer = torch.optim.SGD(model.parameters(), lr=values["lr"], momentum=0.9)
 
             def count(*_: Any) -> None:
-                if len(made) == stop:
+                if len(starts) == stop:
                     raise KeyboardInterrupt
-                made.append(1)
+                starts.append(1)
 
             optimizer.register_step_pre_hook(count)
             return optimizer
@@ -333,14 +333,14 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint(tmp_path: Path, monk
     monkeypatch.setattr(sys.modules["valleys.lab.comparison"], "forecast", lambda *_: None)  # it would make steps, too
     monkeypatch.setattr(sys.modules["valleys.lab.comparison"], "Checkpoint", partial(Checkpoint, every=0.0))
     whole = comparison(tmp_path / "whole", None)
-    steps = len(made)
-    made.clear()
+    steps = len(starts)
+    starts.clear()
     for stop in (5, 30):  # in tuning, and on a fresh seed
         with pytest.raises(KeyboardInterrupt):
             comparison(tmp_path / "out", stop)
         assert len(list((tmp_path / "out" / "checkpoints").iterdir())) == 1
     resumed = comparison(tmp_path / "out", None)
-    assert len(made) == steps
+    assert len(starts) == steps
     assert [record.test for record in resumed.records["mine"]] == [record.test for record in whole.records["mine"]]
     assert resumed.verdicts == whole.verdicts
     assert list((tmp_path / "out" / "checkpoints").iterdir()) == []
@@ -356,11 +356,11 @@ def test_the_store_keeps_what_it_takes_to_find_the_task_again(
     expected = {"task": "fake", "data_dir": "d", "preset": "smoke", "schedule": "constant"}
     for folder, request in (("named", expected), ("object", dict.fromkeys(expected))):
         with Store(tmp_path / folder) as store:
-            _, names, kept = store.description()
-        assert names == kept["optimizers"] == ["sgd", "adamw"]
-        assert kept["planned"] == []
-        assert {name: kept[name] for name in expected} == request
-        assert kept["command"] == json.loads((tmp_path / folder / "report.json").read_text())["command"]
+            _, names, before = store.description()
+        assert names == before["optimizers"] == ["sgd", "adamw"]
+        assert before["planned"] == []
+        assert {name: before[name] for name in expected} == request
+        assert before["command"] == json.loads((tmp_path / folder / "report.json").read_text())["command"]
 
 
 @pytest.mark.parametrize("name", ["loss", "metric"])
@@ -384,10 +384,10 @@ def test_results_of_two_problems_are_not_mixed(
     change: dict[str, Any], named: str, tmp_path: Path, calls: list[Call]
 ) -> None:
     run(tmp_path, task=lab_fakes.points())
-    made = len(calls)
+    count = len(calls)
     run(tmp_path, task=lab_fakes.points(), rounds=3)
-    assert len(calls) > made, "the same problem made anew goes on"
-    made = len(calls)
+    assert len(calls) > count, "the same problem made anew goes on"
+    count = len(calls)
     with pytest.raises(LabError, match=f"holds runs of another problem: .*{named}.* changed since"):
         run(tmp_path, task=replace(lab_fakes.points(), **change), rounds=4)
-    assert len(calls) == made
+    assert len(calls) == count

@@ -113,8 +113,8 @@ def test_settings_of_the_identity_are_in_it_and_others_are_not() -> None:
         other = replace(config, **{entry.name: changes[entry.name]}).identity(task)
         differences = {name for name in other if other[name] != identity[name]}
         assert differences == ({entry.name} if "identity" in entry.metadata else set())
-    known = {"batch_size", "epochs", "micro_batch", "precision", "device", "rounds", "trials", "seeds"}
-    assert known == {entry.name for entry in fields(ComparisonConfig) if "identity" in entry.metadata}
+    names = {"batch_size", "epochs", "micro_batch", "precision", "device", "rounds", "trials", "seeds"}
+    assert names == {entry.name for entry in fields(ComparisonConfig) if "identity" in entry.metadata}
     assert set(GROWING) == {"rounds", "trials", "seeds"}
 
 

@@ -1,4 +1,4 @@
-"""What is measured of one model, and how many runs' measurements are put together."""
+"""Measurements of one model, and their table over many runs."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ def test_a_linear_model_has_the_flatness_of_its_data() -> None:
     with torch.no_grad():
         weight(start).zero_()
         weight(model).copy_(torch.tensor([[0.5, -1.0]]))
-    seen: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     model.train()
-    found = measure(task, model, start, progress=lambda done, total: seen.append((done, total)))
+    values = measure(task, model, start, progress=lambda count, total: calls.append((count, total)))
     hessian = 2 / 40 * X.T @ X
-    assert found["top_eigenvalue"] == pytest.approx(torch.linalg.eigvalsh(hessian)[-1].item(), rel=1e-6)
-    assert found["trace"] == pytest.approx(hessian.trace().item(), abs=4 * found["trace_error"] + 1e-9)
-    assert found["drift"] == pytest.approx(math.sqrt(1.25))
+    assert values["top_eigenvalue"] == pytest.approx(torch.linalg.eigvalsh(hessian)[-1].item(), rel=1e-6)
+    assert values["trace"] == pytest.approx(hessian.trace().item(), abs=4 * values["trace_error"] + 1e-9)
+    assert values["drift"] == pytest.approx(math.sqrt(1.25))
     residual = X @ (weight(model) - 1).T
-    assert found["train_loss"] == pytest.approx(residual.square().mean().item())
-    assert found["gap"] == pytest.approx((residual[:10].square().mean() - residual.square().mean()).item())
-    assert found["sharpness"] > 0
-    assert found["adaptive_sharpness"] > 0
-    assert MEASURES.keys() <= found.keys()
-    assert all(math.isfinite(value) for value in found.values())
+    assert values["train_loss"] == pytest.approx(residual.square().mean().item())
+    assert values["gap"] == pytest.approx((residual[:10].square().mean() - residual.square().mean()).item())
+    assert values["sharpness"] > 0
+    assert values["adaptive_sharpness"] > 0
+    assert MEASURES.keys() <= values.keys()
+    assert all(math.isfinite(value) for value in values.values())
     assert model.training
-    assert seen == [(done, len(MEASURES)) for done in range(1, len(MEASURES) + 1)]
+    assert calls == [(count, len(MEASURES)) for count in range(1, len(MEASURES) + 1)]
 
 
 def test_the_examples_are_spread_over_the_split() -> None:
     task = linear()
     model = task.build_model()
-    found = measure(task, model, model, examples=4)
-    chosen = X[[0, 10, 20, 30]]
-    expected = (chosen @ (weight(model) - 1).T).square().mean().item()
-    assert found["train_loss"] == pytest.approx(expected)
-    assert found["drift"] == 0
+    measurements = measure(task, model, model, examples=4)
+    examples = X[[0, 10, 20, 30]]
+    expected = (examples @ (weight(model) - 1).T).square().mean().item()
+    assert measurements["train_loss"] == pytest.approx(expected)
+    assert measurements["drift"] == 0
 
 
 def test_measuring_again_gives_the_same_numbers() -> None:
@@ -98,11 +98,11 @@ def test_nothing_measured_is_no_table() -> None:
 
 def test_pairs_are_compared_unit_by_unit() -> None:
     """Values that differ wildly between the units, but by one factor between the optimizers: the factor is exact."""
-    found = {
+    measurements = {
         "alto": {unit: [values(3.0 * unit)] for unit in (1, 2, 6)},
         "lamb": {unit: [values(2.0 * unit)] for unit in (2, 1, 3)},
     }
-    table = tabulate(found, [("alto", "lamb"), ("alto", "gone")])
+    table = tabulate(measurements, [("alto", "lamb"), ("alto", "gone")])
     assert table is not None
     assert [entry.measure for entry in table.contrasts] == list(MEASURES)
     for entry in table.contrasts:
@@ -112,11 +112,11 @@ def test_pairs_are_compared_unit_by_unit() -> None:
 
 def test_the_interval_of_a_ratio_is_students_of_its_logarithm() -> None:
     ratios = (0.5, 0.8, 1.4)
-    found = {
+    measurements = {
         "alto": {k: [values(ratio)] for k, ratio in enumerate(ratios)},
         "lamb": {k: [values()] for k in range(3)},
     }
-    table = tabulate(found, [("alto", "lamb")])
+    table = tabulate(measurements, [("alto", "lamb")])
     assert table is not None
     center, half = mean_interval([math.log(ratio) for ratio in ratios])
     assert half is not None
@@ -125,8 +125,8 @@ def test_the_interval_of_a_ratio_is_students_of_its_logarithm() -> None:
 
 
 def test_a_ratio_of_what_may_be_negative_is_left_out() -> None:
-    found = {name: {1: [values(gap=-0.1, note="look")]} for name in ("alto", "lamb")}
-    table = tabulate(found, [("alto", "lamb")])
+    measurements = {name: {1: [values(gap=-0.1, note="look")]} for name in ("alto", "lamb")}
+    table = tabulate(measurements, [("alto", "lamb")])
     assert table is not None
     assert [entry.measure for entry in table.contrasts] == [name for name in MEASURES if name != "gap"]
     assert table.contrasts[0].ratio.low is None

@@ -1,4 +1,4 @@
-"""What a comparison costs, said before its first run, and how far it is."""
+"""Estimate of a comparison's cost before its first run, and its progress."""
 
 from __future__ import annotations
 

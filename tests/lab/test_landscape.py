@@ -50,10 +50,10 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Measured, Path]:
 
 
 def test_every_final_run_is_measured_and_nothing_was_trained_again(measured: tuple[Measured, Path]) -> None:
-    found, out = measured
-    assert [(row.optimizer, row.units) for row in found.flatness.rows] == [("lamb", 2), ("alto", 2)]
-    assert {name: list(runs) for name, runs in found.runs.items()} == {name: [5000, 15000] for name in OPTIMIZERS}
-    assert found.trained_again == 0
+    table, out = measured
+    assert [(row.optimizer, row.units) for row in table.flatness.rows] == [("lamb", 2), ("alto", 2)]
+    assert {name: list(runs) for name, runs in table.runs.items()} == {name: [5000, 15000] for name in OPTIMIZERS}
+    assert table.trained_again == 0
     assert len(list((out / "weights").glob("*.pt"))) == 4
 
 
@@ -78,7 +78,7 @@ def test_the_kept_weights_are_those_of_the_run(measured: tuple[Measured, Path]) 
 
 
 def test_the_report_shows_them(measured: tuple[Measured, Path]) -> None:
-    found, out = measured
+    result, out = measured
     report = json.loads((out / "report.json").read_text())["flatness"]
     assert [row["optimizer"] for row in report["rows"]] == OPTIMIZERS
     assert [(run_of["round"], run_of["seed"]) for run_of in report["runs"]["alto"]] == [(1, 5000), (2, 15000)]
@@ -94,7 +94,7 @@ def test_the_report_shows_them(measured: tuple[Measured, Path]) -> None:
     assert reader.table("Flatness of pairs").rows[0][0] == "alto / lamb"
     (line,) = [line for line in text.splitlines() if "# alto" in line]
     assert line.startswith("optimizer = valleys.ALTO(")
-    assert found.paths["html"] == out / "report.html"
+    assert result.paths["html"] == out / "report.html"
 
 
 def test_a_report_without_measurements_has_no_such_part(tmp_path: Path) -> None:

@@ -72,23 +72,23 @@ def test_the_files_and_the_paths_are_those_of_the_documentation(pair: tuple[Meas
     assert not [name for name in names if name.startswith("landscape") and name not in ("landscape.json", *PNGS)]
     assert measured.paths["drawing"] == out / "landscape.json"
     assert [measured.paths[name] for name in PICTURES] == [out / name for name in PNGS]
-    drawn = strict(out / "landscape.json")
-    assert drawn == measured.drawing
-    assert set(drawn) == {
+    drawing = strict(out / "landscape.json")
+    assert drawing == measured.drawing
+    assert set(drawing) == {
         *("task", "batch_size", "title", "optimizers", "left_out", "notes", "examples"),
         *("plane", "minima", "barriers", "spectra", "sharpness"),
     }
-    assert (drawn["task"], drawn["batch_size"], drawn["title"]) == ("points", 8, "points at batch 8")
-    assert (drawn["optimizers"], drawn["left_out"], drawn["notes"]) == (["lamb", "alto"], [], [])
-    assert len(drawn["plane"]["loss"]) == len(drawn["plane"]["loss"][0]) == 5
+    assert (drawing["task"], drawing["batch_size"], drawing["title"]) == ("points", 8, "points at batch 8")
+    assert (drawing["optimizers"], drawing["left_out"], drawing["notes"]) == (["lamb", "alto"], [], [])
+    assert len(drawing["plane"]["loss"]) == len(drawing["plane"]["loss"][0]) == 5
 
 
 def test_the_minima_are_the_first_runs_on_fresh_seeds(pair: tuple[Measured, Path]) -> None:
     _, out = pair
-    drawn, task = strict(out / "landscape.json"), lab_fakes.points()
+    drawing, task = strict(out / "landscape.json"), lab_fakes.points()
     report = strict(out / "report.json")["rounds"][0]["runs"]
-    assert [(minimum["round"], minimum["seed"]) for minimum in drawn["minima"]] == [(1, 5000), (1, 5000)]
-    for minimum in drawn["minima"]:
+    assert [(minimum["round"], minimum["seed"]) for minimum in drawing["minima"]] == [(1, 5000), (1, 5000)]
+    for minimum in drawing["minima"]:
         (final,) = [
             one for one in report if (one["optimizer"], one["phase"]) == (minimum["optimizer"], "final")
         ]  # the metric of this task is its loss
@@ -100,12 +100,12 @@ def test_the_minima_are_the_first_runs_on_fresh_seeds(pair: tuple[Measured, Path
         loss = task.loss(model(task.train.inputs), task.train.targets).item()  # type: ignore[union-attr]
         assert minimum["training_loss"] == pytest.approx(loss, rel=1e-5)
         assert minimum["plane_loss"] == pytest.approx(loss, rel=1e-4)
-    (barrier,) = drawn["barriers"]
-    first, second = (weights_of(out, minimum) for minimum in drawn["minima"])
+    (barrier,) = drawing["barriers"]
+    first, second = (weights_of(out, minimum) for minimum in drawing["minima"])
     assert barrier["distance"] == pytest.approx((first - second).norm().item())
     assert barrier["training"]["barrier"] == pytest.approx(0, abs=1e-6)  # a linear model's squared error is convex
-    best = min(drawn["minima"], key=lambda minimum: minimum["validation_loss"])
-    assert drawn["plane"]["spanned_by"][0] == best["optimizer"]
+    best = min(drawing["minima"], key=lambda minimum: minimum["validation_loss"])
+    assert drawing["plane"]["spanned_by"][0] == best["optimizer"]
     assert (best["x"], best["y"]) == (0, 0)
 
 
@@ -132,9 +132,9 @@ def test_a_later_comparison_and_a_later_measurement_keep_the_section(pair: tuple
 def test_a_drawing_of_other_runs_is_not_shown(tmp_path: Path) -> None:
     run(tmp_path, rounds=1, trials=1)
     draw(tmp_path)
-    drawn = strict(tmp_path / "landscape.json")
-    drawn["minima"][1]["seed"] += 1
-    (tmp_path / "landscape.json").write_text(json.dumps(drawn), encoding="utf-8")
+    drawing = strict(tmp_path / "landscape.json")
+    drawing["minima"][1]["seed"] += 1
+    (tmp_path / "landscape.json").write_text(json.dumps(drawing), encoding="utf-8")
     run(tmp_path, rounds=1, trials=1)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "runs that are no longer selected" in text
@@ -159,12 +159,12 @@ def test_an_optimizer_that_diverged_is_left_out_and_named(tmp_path: Path) -> Non
     own = [SLOW, WILD, FAST]
     run(tmp_path, own, rounds=1)
     measured = draw(tmp_path, optimizers=own)
-    drawn = strict(tmp_path / "landscape.json")
-    assert drawn == measured.drawing
-    assert drawn["optimizers"] == ["slow", "wild", "fast"]
-    assert drawn["left_out"] == ["wild"]
+    drawing = strict(tmp_path / "landscape.json")
+    assert drawing == measured.drawing
+    assert drawing["optimizers"] == ["slow", "wild", "fast"]
+    assert drawing["left_out"] == ["wild"]
     for part in ("minima", "spectra", "sharpness"):
-        assert [entry["optimizer"] for entry in drawn[part]] == ["slow", "fast"]
+        assert [entry["optimizer"] for entry in drawing[part]] == ["slow", "fast"]
     assert "Left out, since no final run stayed finite: wild." in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
@@ -181,12 +181,12 @@ def test_one_minimum_is_no_landscape(tmp_path: Path) -> None:
 def test_four_optimizers_have_a_plane_and_six_barriers(tmp_path: Path) -> None:
     own = [SLOW, FAST]
     run(tmp_path, ["lamb", "alto", *own], rounds=1, trials=1)
-    drawn = draw(tmp_path, optimizers=own).drawing
-    assert drawn is not None
-    assert [minimum["optimizer"] for minimum in drawn["minima"]] == ["lamb", "alto", "slow", "fast"]
-    assert len(drawn["barriers"]) == 6
-    ranked = sorted(drawn["minima"], key=lambda minimum: minimum["validation_loss"])
-    assert drawn["plane"]["spanned_by"] == [minimum["optimizer"] for minimum in ranked[:3]]
+    drawing = draw(tmp_path, optimizers=own).drawing
+    assert drawing is not None
+    assert [minimum["optimizer"] for minimum in drawing["minima"]] == ["lamb", "alto", "slow", "fast"]
+    assert len(drawing["barriers"]) == 6
+    ranked = sorted(drawing["minima"], key=lambda minimum: minimum["validation_loss"])
+    assert drawing["plane"]["spanned_by"] == [minimum["optimizer"] for minimum in ranked[:3]]
     assert ranked[3]["distance"] > 10 * max(minimum["distance"] for minimum in ranked[:3])
 
 

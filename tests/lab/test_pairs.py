@@ -48,8 +48,8 @@ def test_copies_are_compared_pair_by_pair_on_the_same_points_with_seeds_of_their
     ]
     assert all(v.units == 2 for v in comparison.verdicts)
     assert len({call["seed"] for call in calls}) == len(calls)
-    drawn = [torch.rand(1, generator=torch.Generator().manual_seed(call["seed"])).item() for call in calls]
-    assert len(set(drawn)) == len(calls)
+    numbers = [torch.rand(1, generator=torch.Generator().manual_seed(call["seed"])).item() for call in calls]
+    assert len(set(numbers)) == len(calls)
     points = {
         name: [call["hyperparameters"] for call in calls if call["optimizer"] == name][:2]
         for name in ("sgd-1", "sgd-2")

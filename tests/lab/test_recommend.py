@@ -73,17 +73,17 @@ def test_without_a_task_there_is_the_rule_alone() -> None:
 
 def test_the_noise_scale_of_a_task_is_found() -> None:
     task, truth = linear()
-    seen: list[tuple[int, int]] = []
-    found = advise(100, task, optimizer="sgd", steps=200, progress=lambda made, total: seen.append((made, total)))
-    assert found.trial is not None
-    assert seen == [(step, 200) for step in range(1, 201)]
-    for measured, steps in ((found.trial.early, 50), (found.trial.late, 200)):
+    calls: list[tuple[int, int]] = []
+    answer = advise(100, task, optimizer="sgd", steps=200, progress=lambda made, total: calls.append((made, total)))
+    assert answer.trial is not None
+    assert calls == [(step, 200) for step in range(1, 201)]
+    for measured, steps in ((answer.trial.early, 50), (answer.trial.late, 200)):
         assert measured.steps == steps
         assert measured.interval is not None
         assert measured.interval[0] < truth < measured.interval[1] < 4 * measured.interval[0]
-    assert found.trial.late.value is not None
-    assert f"late {found.trial.late.value:.3g} (" in str(found)
-    assert found.trial.run_steps == 2 * 4  # the fake's epochs
+    assert answer.trial.late.value is not None
+    assert f"late {answer.trial.late.value:.3g} (" in str(answer)
+    assert answer.trial.run_steps == 2 * 4  # the fake's epochs
 
 
 @pytest.mark.parametrize(
@@ -101,24 +101,24 @@ def test_the_brief_run_has_a_moderate_batch_in_parts(batch_size: int, examples: 
 
 
 def test_the_brief_run_has_a_constant_learning_rate_in_the_middle_of_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     train = trainer.train
 
     def spy(task: Task, spec: Any, values: Mapping[str, float], config: Any, **options: Any) -> Any:
-        given.update(task=task, values=dict(values), **options)
+        arguments.update(task=task, values=dict(values), **options)
         return train(task, spec, values, config, **options)
 
     monkeypatch.setattr(trainer, "train", spy)
     trial = advise(64, linear()[0], steps=40, seed=3).trial
     assert trial is not None
-    assert given["task"].schedule.kind == "constant"
-    assert given["seed"] == 3
+    assert arguments["task"].schedule.kind == "constant"
+    assert arguments["seed"] == 3
     middle = {"lr": 3e-3, "momentum": 1 - math.sqrt(0.03 * 0.3), "weight_decay": math.sqrt(1e-3)}
-    assert given["values"] == pytest.approx(middle)
-    assert given["values"] == trial.values
-    assert given["hooks"].noise.examples == 400
+    assert arguments["values"] == pytest.approx(middle)
+    assert arguments["values"] == trial.values
+    assert arguments["hooks"].noise.examples == 400
     advise(64, linear()[0], steps=40, lr=0.02)
-    assert given["values"]["lr"] == 0.02
+    assert arguments["values"]["lr"] == 0.02
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_the_brief_run_has_a_constant_learning_rate_in_the_middle_of_the_range(m
 def test_a_batch_is_placed_only_if_the_whole_interval_agrees(
     batch_size: int, interval: tuple[float, float] | None, regime: str | None, said: str
 ) -> None:
-    found = advice(batch_size, measurement(200.0, interval))
-    assert found.regime == regime
-    assert said in str(found)
+    text = advice(batch_size, measurement(200.0, interval))
+    assert text.regime == regime
+    assert said in str(text)
 
 
 def test_predictions_follow_the_trade_off() -> None:
@@ -156,13 +156,13 @@ def test_what_is_unknown_is_called_so() -> None:
 
 
 def test_the_advice_on_e_is_sober_and_ends_with_the_command() -> None:
-    found = advice(16384, measurement(300.0, (200.0, 400.0)))
-    *_, sober, command = str(found).splitlines()
+    text = advice(16384, measurement(300.0, (200.0, 400.0)))
+    *_, sober, command = str(text).splitlines()
     assert "no run of the lab so far shows a gain" in sober
     assert command == "valleys compare toy"
-    assert found.strong == from_memory(-0.75, 100)
-    assert "alpha = -75, beta1 = 0.99" in str(found)
-    assert "noisy quadratic model" in str(found)
+    assert text.strong == from_memory(-0.75, 100)
+    assert "alpha = -75, beta1 = 0.99" in str(text)
+    assert "noisy quadratic model" in str(text)
 
 
 def test_the_command_names_what_exists(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_mistakes_are_told() -> None:
     loop = Loop(
         name="own", metric_name="m", maximize=True, target=1.0, epochs=1, run=lambda running: None, steps=lambda b, e: 1
     )
-    for said, options in {
+    for message, options in {
         "batch size 0": {"batch_size": 0},
         "batch size 401": {"batch_size": 401, "task": task},
         "steps 39: choose 40": {"batch_size": 4, "task": task, "steps": 39},
@@ -206,7 +206,7 @@ def test_mistakes_are_told() -> None:
         "unknown task 'sin'": {"batch_size": 4, "task": "sin"},
         "unknown optimizer": {"batch_size": 4, "task": task, "optimizer": "adamwww"},
     }.items():
-        with pytest.raises(LabError, match=said):
+        with pytest.raises(LabError, match=message):
             advise(**options)  # type: ignore[arg-type]
 
 

@@ -95,8 +95,8 @@ def flat_outputs(whole: Objective) -> tuple[Callable[[Tensor], Tensor], Tensor, 
 
 def _hessian(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     # Reverse over reverse: torch.func.hessian's forward mode warns of a deprecated part of torch.
-    found: Callable[[Tensor], Tensor] = torch.func.jacrev(torch.func.jacrev(function))
-    return found
+    result: Callable[[Tensor], Tensor] = torch.func.jacrev(torch.func.jacrev(function))
+    return result
 
 
 def dense_hessian(name: str, reduction: str = "mean") -> Tensor:
@@ -105,8 +105,8 @@ def dense_hessian(name: str, reduction: str = "mean") -> Tensor:
     if isinstance(whole.model, Attention):
         whole.model.plain = True
     outputs, flat, targets = flat_outputs(whole)
-    found: Tensor = _hessian(lambda p: whole.loss(outputs(p), targets))(flat)
-    return found
+    matrix: Tensor = _hessian(lambda p: whole.loss(outputs(p), targets))(flat)
+    return matrix
 
 
 def dense_ggn(name: str, reduction: str = "mean") -> Tensor:
@@ -118,8 +118,8 @@ def dense_ggn(name: str, reduction: str = "mean") -> Tensor:
     jacobian = torch.func.jacrev(lambda p: outputs(p).reshape(-1))(flat)
     shape = outputs(flat).shape
     inner = _hessian(lambda z: whole.loss(z.view(shape), targets))(outputs(flat).reshape(-1))
-    found: Tensor = jacobian.T @ inner @ jacobian
-    return found
+    matrix: Tensor = jacobian.T @ inner @ jacobian
+    return matrix
 
 
 class Quadratic(nn.Module):

@@ -39,18 +39,18 @@ def train(task: Task, spec: Any, hyperparameters: Mapping[str, float], config: A
 
 
 def watched_calls(patch: pytest.MonkeyPatch) -> list[Call]:
-    made: list[Call] = []
+    calls: list[Call] = []
 
     def watched(task: Task, spec: Any, hyperparameters: Mapping[str, float], config: Any, **options: Any) -> Record:
         settings = {"device": config.device, "batch_size": config.batch_size, "epochs": config.epochs}
         run = {"task": task, "optimizer": spec.name, "hyperparameters": dict(hyperparameters)}
-        made.append({**run, **settings, **options})
+        calls.append({**run, **settings, **options})
         return train(task, spec, hyperparameters, config, **options)
 
     patch.setattr("valleys.lab.tasks.load", lab_fakes.load)
     patch.setattr("valleys.lab.run.trainer.train", watched)
     patch.setattr("valleys.lab.report.document.write", lambda *arguments: {})
-    return made
+    return calls
 
 
 def run(out: Path, number: str = "table-3", only: str | None = ROW, **changes: Any) -> Reproduction:

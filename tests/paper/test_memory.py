@@ -56,8 +56,8 @@ def test_the_peak_is_measured_over_two_steps(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.random, "fork_rng", nullcontext)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 10)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 110)
-    chosen = find("table-6").cells[0].method
-    assert chosen is not None
+    method = find("table-6").cells[0].method
+    assert method is not None
 
     def build(params: list[nn.Parameter], **options: Any) -> torch.optim.Optimizer:
         optimizer = torch.optim.SGD(params, lr=options["lr"])
@@ -65,8 +65,8 @@ def test_the_peak_is_measured_over_two_steps(monkeypatch: pytest.MonkeyPatch) ->
         return optimizer
 
     monkeypatch.setattr(memory, "MAKERS", {"alto": build})
-    assert memory.peak(chosen, 2, "smoke") == 100
-    assert memory.peak(chosen, 2, "paper") == 100
+    assert memory.peak(method, 2, "smoke") == 100
+    assert memory.peak(method, 2, "paper") == 100
     assert steps == [[torch.Size([2, 128])]] * 2 + [[torch.Size([2, 768])]] * 2
 
 

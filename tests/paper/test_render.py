@@ -39,11 +39,11 @@ def test_the_json_is_strict_and_complete(whole: Reproduction) -> None:
 
 
 def test_a_terminal_shows_numbers_reasons_and_whose_choice_it_was(whole: Reproduction) -> None:
-    shown = io.StringIO()
-    console = Console(file=shown, width=200)
+    output = io.StringIO()
+    console = Console(file=output, width=200)
     for part in render.parts(whole):
         console.print(part.to_rich() if isinstance(part, Table) else part)
-    text = shown.getvalue()
+    text = output.getvalue()
     assert "PRESET SMOKE" in text
     assert "94.00 ± 2.48 (3 seeds)" in text
     assert "+2.76 [+0.28, +5.24]" in text

@@ -134,11 +134,11 @@ def test_preset_paper_trains_on_what_cifar_holds_out_too(tmp_path: Path, calls: 
         patch.setattr("valleys.lab.tasks.load", load)
         reproduction = run(tmp_path, "headline", None, preset="paper", device="cpu", seeds=1)
         run(tmp_path, "headline", None, preset="paper", device="cpu", seeds=1, keep_last_batch=True)
-    whole, kept = calls[0]["task"], calls[-1]["task"]
+    whole, rest = calls[0]["task"], calls[-1]["task"]
     assert len(calls) == 8  # the two are other runs
     assert (len(whole.train), len(whole.validation), whole.variant) == (50000, 100, "all training examples")
     assert whole.steps(16384, whole.epochs) == 1200
-    assert kept.steps(16384, kept.epochs) == 1600
+    assert rest.steps(16384, rest.epochs) == 1600
     assert "batch 16384 of 50,000 examples, 400 epochs, 1,200 steps" in reproduction.problems["CIFAR-10, 16384"]
 
 
@@ -306,10 +306,10 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_data_may_lie_in_folders_by_name(tmp_path: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, Path | None]] = []
+    requests: list[tuple[str, Path | None]] = []
 
     def load(name: str, data_dir: Path | None, preset: str | None) -> Task:
-        asked.append((name, data_dir))
+        requests.append((name, data_dir))
         raise LabError("no data")
 
     monkeypatch.setattr("valleys.lab.tasks.load", load)
@@ -317,7 +317,7 @@ def test_data_may_lie_in_folders_by_name(tmp_path: Path, calls: list[Call], monk
     run(tmp_path / "out", "table-8", None, data_dir=tmp_path)
     run(tmp_path / "out", "table-9", "MRPC", data_dir=tmp_path)
     run(tmp_path / "out", "figure-8", "f1", data_dir=tmp_path)
-    assert dict(asked) == {
+    assert dict(requests) == {
         "cifar10-resnet20": tmp_path,
         "cifar100-resnet20": tmp_path,
         "imagenet-resnet34": tmp_path / "imagenet",

@@ -84,11 +84,11 @@ def test_the_sine_is_shorter_in_smoke_and_its_ratio_is_of_epochs(
 def test_the_trainer_s_own_runs_are_the_walks(short: None) -> None:
     from valleys.paper.tables.methods import spec
 
-    chosen = next(one.method for one in find("figure-8").cells if one.column == "ALTO")
-    assert chosen is not None
+    method = next(one.method for one in find("figure-8").cells if one.column == "ALTO")
+    assert method is not None
     problem = tasks.load("fig8-f1", None, None)
-    record = lab_fakes.train_really(problem, spec(chosen), {}, batch_size=1, seed=1000, test=True)
-    assert record.test == reproduce.__globals__["walk"](problem, spec(chosen), 1000).value
+    record = lab_fakes.train_really(problem, spec(method), {}, batch_size=1, seed=1000, test=True)
+    assert record.test == reproduce.__globals__["walk"](problem, spec(method), 1000).value
 
 
 def test_table_1_comes_out_as_printed(tmp_path: Path) -> None:

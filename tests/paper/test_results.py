@@ -67,8 +67,8 @@ def ran(*values: float | None, second: tuple[float | None, ...] = ()) -> dict[Se
             for seed, end in enumerate(ends)
         )
 
-    made = {"A": records("A", values), "B": records("B", second)}
-    return {SETTING: Ran("a problem", True, epochs=10, target=40.0, records=made)}
+    runs = {"A": records("A", values), "B": records("B", second)}
+    return {SETTING: Ran("a problem", True, epochs=10, target=40.0, records=runs)}
 
 
 def place(measure: Any = "test", value: float | None = 1.0, **changes: Any) -> Cell:
@@ -100,8 +100,8 @@ def test_a_run_that_misses_the_level_blanks_the_cell() -> None:
 
 
 def test_a_metric_to_be_small_is_reached_from_above() -> None:
-    there = ran(5.0)
-    down = {SETTING: replace(there[SETTING], maximize=False)}
+    result = ran(5.0)
+    down = {SETTING: replace(result[SETTING], maximize=False)}
     assert dict(outcome(place("seconds", level=7.0), down).values) == {0: 6.0}
 
 

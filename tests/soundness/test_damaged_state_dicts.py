@@ -26,9 +26,9 @@ def build(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 def pair(build: Build) -> tuple[Any, Any, list[torch.nn.Parameter]]:
     """A state dict of three steps, and an optimizer after two others."""
-    theirs, params = parameters((3,), (4, 6)), parameters((3,), (4, 6), seed=1)
-    source, optimizer = build(theirs), build(params)
-    train(source, theirs, 3)
+    sources, params = parameters((3,), (4, 6)), parameters((3,), (4, 6), seed=1)
+    source, optimizer = build(sources), build(params)
+    train(source, sources, 3)
     train(optimizer, params, 2)
     return copy.deepcopy(source.state_dict()), optimizer, params
 

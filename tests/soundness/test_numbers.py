@@ -64,13 +64,13 @@ def test_e_rounds_on_as_well(begin: int) -> None:
     feed([param], 0)
     optimizer.step()
     optimizer.state[param]["explore_step"].fill_(begin)
-    drawn = set()
+    values = set()
     for _ in range(5):
         optimizer.state[param]["explore_exp_avg"].zero_()
         param.grad = torch.full_like(param, 1 + 2**-9)
         optimizer.step()
-        drawn.add(tuple(optimizer.state[param]["explore_exp_avg"].tolist()))
-    assert len(drawn) == 5
+        values.add(tuple(optimizer.state[param]["explore_exp_avg"].tolist()))
+    assert len(values) == 5
     assert int(optimizer.state[param]["explore_step"]) == begin + 5
 
 
@@ -124,8 +124,8 @@ def test_steps_follow_torchs_convention(backend: dict[str, Any]) -> None:
                 optimizer.step()
             feed(plain.param_groups[0]["params"], 0)
             plain.step()
-            theirs = plain.state[plain.param_groups[0]["params"][0]]["step"]
-            assert optimizer.state[params[0]]["step"].dtype == theirs.dtype == default
+            count = plain.state[plain.param_groups[0]["params"][0]]["step"]
+            assert optimizer.state[params[0]]["step"].dtype == count.dtype == default
             saved = copy.deepcopy(optimizer.state_dict())
             optimizer.load_state_dict(saved)
             assert optimizer.state[params[0]]["step"].dtype == default
@@ -134,8 +134,8 @@ def test_steps_follow_torchs_convention(backend: dict[str, Any]) -> None:
             runs.append([param.detach().clone() for param in params])
         finally:
             torch.set_default_dtype(torch.float32)
-    for ours, theirs in zip(*runs, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    for own, count in zip(*runs, strict=True):
+        torch.testing.assert_close(own, count, rtol=1e-12, atol=1e-12)
 
 
 @EACH
@@ -154,8 +154,8 @@ def test_steps_of_both_kinds_side_by_side(backend: dict[str, Any]) -> None:
         for own, values in ((optimizer, params), (twin, twins)):
             feed(values, step)
             own.step()
-    for ours, theirs in zip(params, twins, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    for param, reference in zip(params, twins, strict=True):
+        torch.testing.assert_close(param, reference, rtol=1e-12, atol=0)
 
 
 # --- finite where it should be ----------------------------------------------------------------------------------------
@@ -186,9 +186,9 @@ def test_backends_agree_on_what_is_finite(cls: str, options: dict[str, Any], siz
         with available(f"{cls} {name}") as build:
             results[name] = outcome(build, size, options)
     for name, params in results.items():
-        for ours, expected in zip(params, results["foreach"], strict=True):
-            assert torch.equal(ours.isfinite(), expected.isfinite()), name
-            torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+        for result, expected in zip(params, results["foreach"], strict=True):
+            assert torch.equal(result.isfinite(), expected.isfinite()), name
+            torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)
     if size < 1e38:
         assert all(param.isfinite().all() for param in results["foreach"])
 
@@ -228,9 +228,9 @@ def test_an_option_changed_out_of_range_raises_before_anything_moves(name: str, 
     """Schedulers and users write into the groups."""
     params = parameters((3,), (4, 6))
     optimizer = PUBLIC[name](params)
-    ours = isinstance(optimizer, (valleys.ALTO, valleys.Lamb))
+    is_public = isinstance(optimizer, (valleys.ALTO, valleys.Lamb))
     group = optimizer.param_groups[0]
-    if option not in group or (not ours and not option.startswith("explore_")):
+    if option not in group or (not is_public and not option.startswith("explore_")):
         return  # torch's own options are torch's to check
     train(optimizer, params, 2)
     for value in OUT_OF_RANGE[option]:
@@ -258,11 +258,11 @@ def test_steps_can_be_traced_with_fake_tensors(cls: Any, dtype: torch.dtype) -> 
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     options = {"max_grad_norm": 1.0, "skip_nonfinite": True} if cls in (valleys.ALTO, valleys.Lamb) else {}
-    for chosen in ({}, options):
+    for settings in ({}, options):
         with FakeTensorMode(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="valleys falls back from a fused kernel")
             params = [torch.nn.Parameter(torch.empty(shape, dtype=dtype)) for shape in ((3,), (4, 6))]
-            optimizer = cls(params, **chosen)
+            optimizer = cls(params, **settings)
             for _ in range(2):
                 for param in params:
                     param.grad = torch.empty_like(param)

@@ -95,8 +95,8 @@ def test_scaled_gradients_make_the_step_of_unscaled_ones(build: Any, name: str, 
                 assert all(torch.equal(p.grad, g) for p, g in zip(params, copies, strict=True))  # type: ignore[arg-type]
         runs.append([param.detach().clone() for param in params])
     tolerance = 1e-12 if "bfloat16" not in name else 1e-2
-    for ours, theirs in zip(*runs, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    for own, twin in zip(*runs, strict=True):
+        torch.testing.assert_close(own, twin, rtol=tolerance, atol=tolerance)
 
 
 def test_torch_leaves_the_unscaling_to_the_step(build: Any) -> None:
@@ -190,8 +190,8 @@ def test_a_grad_scaler_trains_as_without(build: Any) -> None:
             scaler.step(optimizer)
             scaler.update()
         runs.append([param.detach().clone() for param in model.parameters()])
-    for ours, theirs in zip(*runs, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-6)
+    for own, twin in zip(*runs, strict=True):
+        torch.testing.assert_close(own, twin, rtol=2e-5, atol=1e-6)
 
 
 def test_found_inf_reaches_the_differentiable_step() -> None:

@@ -49,7 +49,7 @@ DAMAGE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 
 def freed(tensor: Tensor) -> Tensor:
-    """What FSDP1 and offloading tools leave."""
+    """Return a copy whose memory is freed, as FSDP1 and offloading tools free it."""
     copied = tensor.clone()
     copied.untyped_storage().resize_(0)
     return copied
@@ -62,10 +62,10 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_moves(build: Any, 
     optimizer = build([("bias", params[0]), ("weight", params[1])])
     train(optimizer, params, 2)
     for name in states_of(optimizer, params[1]):
-        kept = optimizer.state[params[1]][name]
+        state = optimizer.state[params[1]][name]
         if damage == "None" and not isinstance(optimizer, (valleys.ALTO, valleys.Lamb)):
             continue  # a buffer that E has yet to make, a momentum that SGD has yet to make
-        optimizer.state[params[1]][name] = change(kept)
+        optimizer.state[params[1]][name] = change(state)
         feed(params, 3)
         memory = damage == "without memory"
         before = None if memory else snapshot(optimizer)
@@ -74,7 +74,7 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_moves(build: Any, 
         assert f"state '{name}' of parameter 'weight'" in str(raised.value)
         if not memory:
             assert_unmoved(optimizer, before)
-        optimizer.state[params[1]][name] = kept
+        optimizer.state[params[1]][name] = state
     optimizer.step()
 
 
@@ -164,12 +164,12 @@ def test_new_rows_as_gaussian_splatting_adds_them(build: Any) -> None:
 def test_loading_refuses_states_of_another_shape(build: Any) -> None:
     """The checkpoint of a model with 10 classes, into one with 100; and 4 x 6 into 6 x 4, of equal count."""
     for saved_shape, shape in (((10, 4), (100, 4)), ((4, 6), (6, 4))):
-        theirs, mine = parameters(saved_shape), parameters(shape)
-        saved, optimizer = build(theirs), build(mine)
-        train(saved, theirs, 2)
+        sources, mine = parameters(saved_shape), parameters(shape)
+        saved, optimizer = build(sources), build(mine)
+        train(saved, sources, 2)
         train(optimizer, mine, 1)
         before = snapshot(optimizer)
-        if not states_of(saved, theirs[0]):
+        if not states_of(saved, sources[0]):
             pytest.skip("keeps no state of the parameter's shape")
         with pytest.raises(ValueError, match=rf"has the shape .*{saved_shape[0]}, {saved_shape[1]}.* the parameter"):
             optimizer.load_state_dict(saved.state_dict())
@@ -277,8 +277,8 @@ def test_the_negated_gradient_that_autograd_itself_makes(build: Any) -> None:
                     assert param.grad is not None
                     param.grad = param.grad.resolve_neg()
             own.step()
-    for ours_, theirs in zip((real, imaginary), plain, strict=True):
-        assert torch.equal(ours_, theirs)
+    for ours_, sources in zip((real, imaginary), plain, strict=True):
+        assert torch.equal(ours_, sources)
 
 
 OPTIONS: list[dict[str, Any]] = [{}, {"max_grad_norm": 0.5}, {"skip_nonfinite": True}, {"blocks": ("stacked", 0, 2)}]

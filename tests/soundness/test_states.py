@@ -67,15 +67,15 @@ def test_a_removed_parameter_dies(build: Any) -> None:
 
 
 def test_every_tensor_it_keeps_is_in_the_state(build: Any) -> None:
-    """What offloading tools count and move: all tensors that the optimizer alone keeps alive."""
+    """Tensors that offloading tools count and move: all that the optimizer alone keeps alive."""
     params = parameters((30, 40))
     optimizer = build(params)
     train(optimizer, params, 2)
     params[0].grad = None
-    kept = {id(v) for entry in optimizer.state.values() for v in entry.values() if isinstance(v, Tensor)}
+    ids = {id(v) for entry in optimizer.state.values() for v in entry.values() if isinstance(v, Tensor)}
     gc.collect()
     own = [x for x in referents(optimizer) if isinstance(x, Tensor) and x is not params[0] and x.numel() >= 1200]
-    assert {id(x) for x in own} <= kept
+    assert {id(x) for x in own} <= ids
     count = sum(v.numel() for entry in optimizer.state.values() for v in entry.values() if v.dim())
     saved = sum(v.numel() for entry in optimizer.state_dict()["state"].values() for v in entry.values() if v.dim())
     assert count == saved == 1200 * len([1 for v in optimizer.state[params[0]].values() if v.dim()]) > 0
@@ -83,15 +83,15 @@ def test_every_tensor_it_keeps_is_in_the_state(build: Any) -> None:
 
 def referents(thing: Any) -> list[Any]:
     """All that an object leads to, but for classes, modules and functions."""
-    seen: dict[int, Any] = {}
+    objects: dict[int, Any] = {}
     waiting = [vars(thing)]
     while waiting:
         one = waiting.pop()
-        if id(one) in seen or isinstance(one, (type, type(pytest))) or callable(one):
+        if id(one) in objects or isinstance(one, (type, type(pytest))) or callable(one):
             continue
-        seen[id(one)] = one
+        objects[id(one)] = one
         waiting.extend(gc.get_referents(one))
-    return list(seen.values())
+    return list(objects.values())
 
 
 def test_moving_the_states_away_and_back_changes_nothing(build: Any) -> None:
@@ -132,14 +132,14 @@ def test_the_base_finds_its_own_state_alone(name: str) -> None:
     valleys.adapt(optimizer, -5.0, 0.9)
     plain = case.build(case_parameters(case))
     for step in range(6):
-        theirs = [p for group in plain.param_groups for p in group["params"]]
-        kept = {position: set(plain.state[p]) for position, p in enumerate(theirs) if p in plain.state}
+        twins = [p for group in plain.param_groups for p in group["params"]]
+        names = {position: set(plain.state[p]) for position, p in enumerate(twins) if p in plain.state}
         set_gradients(params, step)
-        set_gradients(theirs, step)
+        set_gradients(twins, step)
         optimizer.step()
         plain.step()
-        seen = {position: entries[-1][id(p)] for position, p in enumerate(params) if id(p) in entries[-1]}
-        assert seen == kept
+        views = {position: entries[-1][id(p)] for position, p in enumerate(params) if id(p) in entries[-1]}
+        assert views == names
         if step == 3:
             optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
 

@@ -60,13 +60,13 @@ def main() -> None:
     warnings.simplefilter("error")
     params, grads = trees()
     transform = vo.alto(**OPTIONS)
-    wanted, _ = train(jax.jit(step_of(transform)), params, transform.init(jax.tree.map(jnp.asarray, params)), grads)
-    wanted = jax.tree.map(np.asarray, wanted)
+    expected, _ = train(jax.jit(step_of(transform)), params, transform.init(jax.tree.map(jnp.asarray, params)), grads)
+    expected = jax.tree.map(np.asarray, expected)
 
     def put(tree: Any, mesh: Any) -> Any:
         return {name: jax.device_put(value, NamedSharding(mesh, SPECS[name])) for name, value in tree.items()}
 
-    found: dict[str, Any] = {"devices": jax.device_count(), "valleys imports": IMPORTED}
+    results: dict[str, Any] = {"devices": jax.device_count(), "valleys imports": IMPORTED}
 
     for kind in (AxisType.Explicit, AxisType.Auto):
         mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(kind, kind))
@@ -77,12 +77,12 @@ def main() -> None:
         step = jax.jit(step_of(transform))
         new, new_state = train(step, placed, state, steps)
         trees_of_states = [optax.tree.get(tree, key) for tree in (state, new_state) for key in ("s", "mu", "nu")]
-        kept = all(
+        same = all(
             tree[name].sharding.is_equivalent_to(placed[name].sharding, tree[name].ndim)
             for tree in (new, *trees_of_states)
             for name in SHAPES
         )
-        found[f"jit, {kind.name}"] = [error(new, wanted), step._cache_size(), kept]
+        results[f"jit, {kind.name}"] = [error(new, expected), step._cache_size(), same]
 
     specs = optax.tree.map_params(transform, lambda _, spec: spec, state, SPECS, transform_non_params=lambda _: P())
     for axes, check in ((("x", "y"), True), (("x", "y"), False), (None, False)):
@@ -94,7 +94,7 @@ def main() -> None:
             check_vma=check,
         )
         new, _ = train(jax.jit(mapped), placed, state, steps)
-        found[f"shard_map over {axes}, check_vma={check}"] = error(new, wanted)
+        results[f"shard_map over {axes}, check_vma={check}"] = error(new, expected)
 
     def everywhere(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 4), tree)
@@ -102,8 +102,8 @@ def main() -> None:
     replicas = everywhere(params)
     states = everywhere(transform.init(jax.tree.map(jnp.asarray, params)))
     new, _ = train(jax.pmap(step_of(transform)), replicas, states, [everywhere(grad) for grad in grads])
-    found["pmap"] = max(error(jax.tree.map(lambda x, i=i: x[i], new), wanted) for i in range(4))
-    sys.stdout.write(json.dumps(found))
+    results["pmap"] = max(error(jax.tree.map(lambda x, i=i: x[i], new), expected) for i in range(4))
+    sys.stdout.write(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What optax asks of every optimizer (the pattern of its own contract tests), asked of ours."""
+"""Optax's contract of every optimizer (the pattern of its own tests), required of ours."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_converges(name: str, target: Any) -> None:
         return jax.lax.scan(lambda carry, _: (step(*carry), None), carry, length=20_000)[0]
 
     params, _ = train((start, transform.init(start)))
-    for found, wanted in zip(jax.tree.leaves(params), jax.tree.leaves(final), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=3e-2, atol=3e-2)
+    for value, expected in zip(jax.tree.leaves(params), jax.tree.leaves(final), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=3e-2, atol=3e-2)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,8 +113,8 @@ def test_injected_hyperparameters(name: str) -> None:
         for _ in range(2):
             updates, state = update(grads, state, params)
         results.append((updates, getattr(state, "inner_state", state)))
-    for ours, theirs in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=2e-5)  # 1 - 0.999 in float32
+    for own, reference in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
+        np.testing.assert_allclose(own, reference, rtol=2e-5)  # 1 - 0.999 in float32
 
 
 def test_injected_alpha_changes_without_recompiling_and_zero_is_exact() -> None:
@@ -176,8 +176,8 @@ def test_vmap_equals_one_by_one() -> None:
     singly = jax.jit(two_steps, compiler_options=COMPILER)
     for i in range(3):
         alone = singly(params[i], grads[i])
-        for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-            np.testing.assert_allclose(ours[i], theirs, rtol=1e-6)
+        for own, reference in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(own[i], reference, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -198,10 +198,10 @@ def test_state_dtype_is_kept() -> None:
         state = transform.init(params)
         _, new = jax.eval_shape(transform.update, params, state, params)
         for tree in (state, new):
-            found = {key: {leaf.dtype.name for leaf in jax.tree.leaves(optax.tree.get(tree, key))} for key in "s"}
-            found.update(
+            value = {key: {leaf.dtype.name for leaf in jax.tree.leaves(optax.tree.get(tree, key))} for key in "s"}
+            value.update(
                 {key: {x.dtype.name for x in jax.tree.leaves(optax.tree.get(tree, key))} for key in ("mu", "nu")}
             )
-            assert found == {"s": {"bfloat16"}, "mu": {"bfloat16"}, "nu": {"float32"}}
+            assert value == {"s": {"bfloat16"}, "mu": {"bfloat16"}, "nu": {"float32"}}
     with pytest.raises(ValueError, match="complex"):
         vo.adapt(state_dtype="float32").init(jnp.ones(2, jnp.complex64))

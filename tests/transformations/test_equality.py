@@ -76,10 +76,10 @@ def test_float64(name: str, x64: None) -> None:
 @pytest.mark.parametrize("name", FLOAT32)
 def test_float32(name: str) -> None:
     params, grads = parameters(np.float32), gradients(np.float32)
-    ours = run(CASES[name].ours(), params, grads)[0]
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(ours)} == {"float32"}
+    result = run(CASES[name].ours(), params, grads)[0]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(result)} == {"float32"}
     # optax.adam takes 1 - b^k in float32, which is off by up to 6e-5 for b = 0.999: as far is it from torch's Adam.
-    check(ours, run_torch(CASES[name].torch, params, grads)[0], 1e-5 if "adam" in name else 1e-6)
+    check(result, run_torch(CASES[name].torch, params, grads)[0], 1e-5 if "adam" in name else 1e-6)
 
 
 @pytest.mark.parametrize("name", ["alto, masks", "esgd"])
@@ -97,9 +97,11 @@ def test_states_are_those_of_torch(x64: None) -> None:
     _, state = run(CASES["alto"].ours(), params, grads)
     _, (optimizer, tensors) = run_torch(CASES["alto"].torch, params, grads)
     keys = {"s": "explore_exp_avg", "mu": "exp_avg", "nu": "exp_avg_sq"}
-    for ours, theirs in keys.items():
-        found = optax.tree.get(state, ours)
-        check(found, {name: optimizer.state[tensor][theirs].numpy() for name, tensor in tensors.items()}, 1e-12)
+    for key, torch_name in keys.items():
+        state_leaf = optax.tree.get(state, key)
+        check(
+            state_leaf, {name: optimizer.state[tensor][torch_name].numpy() for name, tensor in tensors.items()}, 1e-12
+        )
     assert int(optax.tree.get(state, "explore").count) == STEPS
 
 
@@ -107,7 +109,7 @@ def test_bfloat16_parameters_have_float32_states_and_arithmetic() -> None:
     grads = {name: jnp.asarray(value, jnp.bfloat16) for name, value in gradients().items()}
     params = {name: jnp.asarray(value, jnp.bfloat16) for name, value in parameters().items()}
     # Gradients as float32, so that the updates are float32 and the parameter alone is rounded.
-    ours, state = run(vo.alto(0.02), params, jax.tree.map(lambda g: g.astype(jnp.float32), grads))
+    result, state = run(vo.alto(0.02), params, jax.tree.map(lambda g: g.astype(jnp.float32), grads))
 
     def build(tensors: dict[str, Any]) -> Any:
         for tensor in tensors.values():
@@ -122,20 +124,20 @@ def test_bfloat16_parameters_have_float32_states_and_arithmetic() -> None:
         optimizer.step()
     for name, tensor in tensors.items():
         # Both round the same numbers, but for the last bits, once a step.
-        np.testing.assert_allclose(np.array(ours[name], np.float32), tensor.detach().float(), rtol=2**-7)
-    for ours_name, theirs in {"s": "explore_exp_avg", "mu": "exp_avg", "nu": "exp_avg_sq"}.items():
-        found = optax.tree.get(state, ours_name)
-        assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} == {"float32"}
-        check(found, {name: optimizer.state[tensor][theirs].numpy() for name, tensor in tensors.items()}, 1e-6)
+        np.testing.assert_allclose(np.array(result[name], np.float32), tensor.detach().float(), rtol=2**-7)
+    for ours_name, torch_name in {"s": "explore_exp_avg", "mu": "exp_avg", "nu": "exp_avg_sq"}.items():
+        entry = optax.tree.get(state, ours_name)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(entry)} == {"float32"}
+        check(entry, {name: optimizer.state[tensor][torch_name].numpy() for name, tensor in tensors.items()}, 1e-6)
 
 
 def test_multi_steps_equals_torch_on_mean_gradients(x64: None) -> None:
     params, grads = few(parameters()), few(gradients())
-    ours, _ = run(
+    result, _ = run(
         optax.MultiSteps(vo.alto(0.02), 3, accumulator_dtype=jnp.float64).gradient_transformation(), params, grads
     )
     mean = {name: value.reshape(STEPS // 3, 3, *value.shape[1:]).mean(1) for name, value in grads.items()}
-    check(ours, run_torch(CASES["alto, matrices"].torch, params, mean)[0], 1e-12)
+    check(result, run_torch(CASES["alto, matrices"].torch, params, mean)[0], 1e-12)
 
 
 def test_schedules_of_lr_alpha_and_decay_equal_torch(x64: None) -> None:
@@ -152,8 +154,8 @@ def test_schedules_of_lr_alpha_and_decay_equal_torch(x64: None) -> None:
         optimizer.param_groups[0].update(lr=lr(k), alpha=alpha(k), weight_decay=decay(k))
 
     params, grads = few(parameters()), few(gradients())
-    ours, _ = run(vo.alto(lr, alpha=alpha, weight_decay=decay), params, grads)
-    check(ours, run_torch(CASES["alto, matrices"].torch, params, grads, before)[0], 1e-12)
+    result, _ = run(vo.alto(lr, alpha=alpha, weight_decay=decay), params, grads)
+    check(result, run_torch(CASES["alto, matrices"].torch, params, grads, before)[0], 1e-12)
 
 
 @pytest.mark.parametrize("name", ["alto", "eadamw"])
@@ -178,25 +180,25 @@ def test_schedules_of_alpha_equal_alpha_schedule(x64: None, name: str) -> None:
         def wide(k: Any, alpha: Callable[[Any], Any] = alpha) -> Any:
             return alpha(k.astype(jnp.float64))  # of an int32 jax makes float32
 
-        ours, _ = run(getattr(vo, name)(0.02, alpha=wide), params, grads)
-        check(ours, run_torch(build, params, grads)[0], 1e-12)
+        result, _ = run(getattr(vo, name)(0.02, alpha=wide), params, grads)
+        check(result, run_torch(build, params, grads)[0], 1e-12)
 
 
 def test_clipping_before_alto_equals_max_grad_norm(x64: None) -> None:
     params, grads = few(parameters()), few(gradients())
-    ours, _ = run(optax.chain(optax.clip_by_global_norm(0.5), vo.alto(0.02)), params, grads)
-    theirs, _ = run_torch(lambda p: valleys.ALTO(p.values(), lr=0.02, fused=False, max_grad_norm=0.5), params, grads)
-    check(ours, theirs, 1e-6)  # torch divides by the norm + 1e-6
+    result, _ = run(optax.chain(optax.clip_by_global_norm(0.5), vo.alto(0.02)), params, grads)
+    reference, _ = run_torch(lambda p: valleys.ALTO(p.values(), lr=0.02, fused=False, max_grad_norm=0.5), params, grads)
+    check(result, reference, 1e-6)  # torch divides by the norm + 1e-6
 
 
 def test_lamb_is_optax_lamb_on_moving_tensors(x64: None) -> None:
     params, grads = few(parameters()), few(gradients())
     del params["idle"], grads["idle"]
     options: dict[str, Any] = {"eps": 1e-6, "weight_decay": 0.1, "trust_eps": 0.0, "norm_eps": 0.0}
-    ours, _ = run(vo.lamb(0.02, layer_adaptation=True, **options), params, grads)
-    theirs, _ = run(optax.lamb(0.02, 0.9, 0.999, 1e-6, weight_decay=0.1), params, grads)
+    result, _ = run(vo.lamb(0.02, layer_adaptation=True, **options), params, grads)
+    reference, _ = run(optax.lamb(0.02, 0.9, 0.999, 1e-6, weight_decay=0.1), params, grads)
     for name in params:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(result[name], reference[name], rtol=1e-11, atol=1e-12)
 
 
 def test_two_buffers_of_the_paper(x64: None) -> None:

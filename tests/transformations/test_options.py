@@ -132,23 +132,23 @@ def test_a_missing_gradient_moves_no_buffer(transform: Any) -> None:
 
 def test_arrays_in_place_of_numbers() -> None:
     options: dict[str, Any] = {"eps": 1e-5, "weight_decay": 0.1, "trust_eps": 0.1, "norm_eps": 0.2, "trust_clip": 0.5}
-    wanted = updates_of(vo.alto(0.1, (0.0, 0.5), 5.0, 0.9, **options))
+    expected = updates_of(vo.alto(0.1, (0.0, 0.5), 5.0, 0.9, **options))
     betas = (jnp.asarray(0.0), jnp.asarray(0.5))
     arrays = {name: jnp.asarray(value) for name, value in options.items()}
-    found = updates_of(vo.alto(jnp.asarray(0.1), betas, jnp.asarray(5.0), jnp.asarray(0.9), **arrays))
+    updates = updates_of(vo.alto(jnp.asarray(0.1), betas, jnp.asarray(5.0), jnp.asarray(0.9), **arrays))
     injected = updates_of(optax.inject_hyperparams(vo.alto)(0.1, (0.0, 0.5), 5.0, 0.9, **options))
-    for tree in (found, injected):
-        for ours, theirs in zip(jax.tree.leaves(tree), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    for tree in (updates, injected):
+        for own, result in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(own, result, rtol=1e-5)
 
 
 def test_layerwise_around_any_transformation_is_the_reference() -> None:
     transform = vo.layerwise(optax.scale(3.0), trust_eps=0.1, norm_eps=0.2, trust_clip=(0.1, 1.9))
-    ours = transform.update(GRADS, transform.init(PARAMS), PARAMS)[0]
+    value = transform.update(GRADS, transform.init(PARAMS), PARAMS)[0]
     for name in ("c", "d"):
         theta, g = (torch.tensor(np.asarray(tree["b"][name])) for tree in (PARAMS, GRADS))
         ratio = reference.trust_ratio(theta, 3 * g, g, eps2=0.1, eps3=0.2, clip=(0.1, 1.9))
-        np.testing.assert_allclose(ours["b"][name], ratio * 3 * g, rtol=1e-6)
+        np.testing.assert_allclose(value["b"][name], ratio * 3 * g, rtol=1e-6)
 
 
 def test_layerwise_norms_of_half_precision_are_float32() -> None:

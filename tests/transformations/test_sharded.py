@@ -22,21 +22,21 @@ def test_four_devices_make_the_step_of_one() -> None:
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(HERE.parents[1] / "src"), os.environ.get("PYTHONPATH", "")]),
     }
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(HERE / "sharded.py")], env=environment, capture_output=True, text=True, timeout=240
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["devices"] == 4
+    assert process.returncode == 0, process.stderr
+    results = json.loads(process.stdout)
+    assert results["devices"] == 4
     for kind in ("Explicit", "Auto"):
-        error, compilations, sharding_kept = found[f"jit, {kind}"]
-        assert error < 1e-6, found
+        error, compilations, sharding_kept = results[f"jit, {kind}"]
+        assert error < 1e-6, results
         # jax writes P("x") out as P("x", None) on explicit meshes, and takes it for another one.
         assert compilations <= (2 if kind == "Explicit" else 1)
         assert sharding_kept
-    named = [f"shard_map over ('x', 'y'), check_vma={check}" for check in (True, False)]
-    for key in ("pmap", *named):
-        assert found[key] < 1e-6, (key, found)
+    names = [f"shard_map over ('x', 'y'), check_vma={check}" for check in (True, False)]
+    for key in ("pmap", *names):
+        assert results[key] < 1e-6, (key, results)
     # The comparison can fail: without the names of the axes, norms are those of parts.
-    assert found["shard_map over None, check_vma=False"] > 1e-3, found
-    assert found["valleys imports"] == []
+    assert results["shard_map over None, check_vma=False"] > 1e-3, results
+    assert results["valleys imports"] == []

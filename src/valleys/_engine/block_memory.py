@@ -33,8 +33,10 @@ class Part(NamedTuple):
 
 def check_block(block: Any) -> Block:
     """Return a block option as plain tuples; raise ValueError if it is none."""
-    known = isinstance(block, (tuple, list)) and len(block) == 3 and block[0] in ("stacked", "sections", "interleaved")
-    if not known or type(block[1]) is not int:
+    is_block = (
+        isinstance(block, (tuple, list)) and len(block) == 3 and block[0] in ("stacked", "sections", "interleaved")
+    )
+    if not is_block or type(block[1]) is not int:
         raise ValueError(
             f"blocks must be None or what valleys.blocks.stacked, sections or interleaved returns, got {block!r}"
         )

@@ -133,9 +133,9 @@ def add_up(sums: Tensor, mesh: Any, dims: tuple[int, ...]) -> Tensor:
 
     group = _group(mesh, dims)
     # Parameters offloaded to the CPU have a mesh of accelerators.
-    sent = sums if sums.device.type == mesh.device_type else sums.to(mesh.device_type)
-    dist.all_reduce(sent, group=group)
-    return sent.to(sums.device)
+    device_sums = sums if sums.device.type == mesh.device_type else sums.to(mesh.device_type)
+    dist.all_reduce(device_sums, group=group)
+    return device_sums.to(sums.device)
 
 
 def _group(mesh: Any, dims: tuple[int, ...]) -> Any:
@@ -145,17 +145,17 @@ def _group(mesh: Any, dims: tuple[int, ...]) -> Any:
     if len(dims) == 1:
         return mesh.get_group(dims[0])
     # The default group is another object once it was destroyed and made again.
-    world, found = _groups.get((mesh, dims), (None, None))
+    world, group = _groups.get((mesh, dims), (None, None))
     if world is not dist.group.WORLD:
         rest = [d for d in range(mesh.ndim) if d not in dims]
         rows = mesh.mesh.permute(*rest, *dims).reshape(-1, math.prod(mesh.size(d) for d in dims))
         ranks = next(row for row in rows.tolist() if dist.get_rank() in row)
         if sorted(ranks) == list(range(dist.get_world_size())):
-            found = dist.group.WORLD
+            group = dist.group.WORLD
         else:
-            found = dist.new_group(ranks, use_local_synchronization=True)
-        _groups[mesh, dims] = dist.group.WORLD, found
-    return found
+            group = dist.new_group(ranks, use_local_synchronization=True)
+        _groups[mesh, dims] = dist.group.WORLD, group
+    return group
 
 
 def refuse_flat(param: Any, shapes: Set[tuple[int, ...]], optimizer: str) -> None:

@@ -78,7 +78,7 @@ def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
     """Yield what is to be adapted, checked."""
     numbers, shaped = itertools.count(), (BUFFER, *SHAPED.get(type(optimizer).adapted_from, ()))
     for group in optimizer.param_groups:
-        wanted = group.get("explore_state_dtype")
+        dtype = group.get("explore_state_dtype")
         check_explore_group(group)
         for index, param in enumerate(group["params"]):
             number = next(numbers)
@@ -91,8 +91,8 @@ def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
                 )
             states = {**optimizer.state.get(param, {}), **memory.get(param, {})}
             check_tensors(optimizer, group, index, states, [name for name in shaped if states.get(name) is not None])
-            bits = salt(group["explore_seed"], number) if wanted == torch.bfloat16 else 0
-            yield _Entry(param, param.grad, group, state_dtype(param, wanted), bits)
+            bits = salt(group["explore_seed"], number) if dtype == torch.bfloat16 else 0
+            yield _Entry(param, param.grad, group, state_dtype(param, dtype), bits)
 
 
 def _buckets(entries: list[_Entry], memory: Memory) -> list[list[_Entry]]:

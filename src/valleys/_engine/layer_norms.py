@@ -47,9 +47,9 @@ class Pool:
             return
         self.sums[3, _index(tuple(self.present), self.device)] = 1
         self.sums = add_up(self.sums, self.mesh, self.dims)
-        held, expected = self.sums[3], _index(tuple(self.holders), self.device)
+        holders, expected = self.sums[3], _index(tuple(self.holders), self.device)
         fail_unless(
-            ((held == 0) | (held == expected)).all(),
+            ((holders == 0) | (holders == expected)).all(),
             "a sharded parameter has a gradient on some ranks and none on others, so that its layer's norm is unknown; "
             "give it a gradient (zeros will do) on all of them, or on none",
         )

@@ -90,10 +90,10 @@ def check_group(group: dict[str, Any], explores: bool) -> None:
         check_explore(group["alpha"], group["beta"])
         accelerate = group["accelerate"]
         if isinstance(accelerate, (tuple, list)):
-            known = all(_is_of(name, _ACCELERATED) for name in accelerate)
+            valid = all(_is_of(name, _ACCELERATED) for name in accelerate)
         else:
-            known = isinstance(accelerate, str) and accelerate == AFTER_MOMENTUM
-        if not known:
+            valid = isinstance(accelerate, str) and accelerate == AFTER_MOMENTUM
+        if not valid:
             raise ValueError(
                 f"accelerate must be a tuple of names out of {_ACCELERATED}, or {AFTER_MOMENTUM!r}, got "
                 f"{accelerate!r}; () turns E off"

@@ -112,8 +112,8 @@ def load_keeping_dtype(
     """
     whole = isinstance(state_dict, dict) and isinstance(state_dict.get("state"), dict)
     visible, hidden = _split(state_dict["state"], keys) if whole else ({}, {})
-    taken: list[tuple[Tensor, State]] = []
-    done = False
+    entries: list[tuple[Tensor, State]] = []
+    success = False
 
     def reveal(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
         if not whole:
@@ -123,19 +123,19 @@ def load_keeping_dtype(
 
     def strip(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
         incoming = complete(incoming)
-        rest, ours = _split(incoming["state"], keys)
+        rest, buffers = _split(incoming["state"], keys)
         # Copies, as torch itself would alias the tensors of the dictionary; made before anything is changed.
         for own, group in zip(optimizer.param_groups, incoming["param_groups"], strict=True):
             for param, index in zip(own["params"], group["params"], strict=True):
-                if index in ours:
-                    taken.append((param, _copies(ours[index], param, group)))
+                if index in buffers:
+                    entries.append((param, _copies(buffers[index], param, group)))
         return {**incoming, "state": rest}
 
     def restore(_: Optimizer) -> None:
-        nonlocal done
-        for param, states in taken:
+        nonlocal success
+        for param, states in entries:
             optimizer.state[param].update(states)
-        done = True
+        success = True
 
     handles = [
         optimizer.register_load_state_dict_pre_hook(reveal, prepend=True),
@@ -145,13 +145,13 @@ def load_keeping_dtype(
     before = dict(vars(optimizer))
     try:
         load({**state_dict, "state": visible} if whole else {"state": {}, "param_groups": []})
-        if not done:
+        if not success:
             raise RuntimeError(
                 f"{type(optimizer).__name__}.load_state_dict ignores the hooks of torch.optim.Optimizer, so the states "
                 f"{sorted(keys)} could not be loaded; load into the optimizer before adapting it"
             )
         # Classes that read their argument again have dropped what they did not find in it.
-        for param, states in taken:
+        for param, states in entries:
             for name, value in states.items():
                 optimizer.state[param].setdefault(name, value)
     except BaseException:
@@ -179,11 +179,11 @@ def _copies(states: State, param: Tensor, group: dict[str, Any]) -> State:
 def _split(state: State, keys: Collection[str]) -> tuple[State, State]:
     """The state without ``keys``, and ``keys`` alone; entries left empty are dropped from both."""
     rest: State = {}
-    ours: State = {}
+    buffers: State = {}
     for index, entry in state.items():
         if not isinstance(entry, dict):
             rest[index] = entry
             continue
         rest[index] = {key: value for key, value in entry.items() if key not in keys}
-        ours[index] = {key: value for key, value in entry.items() if key in keys}
-    return {i: e for i, e in rest.items() if e != {}}, {i: e for i, e in ours.items() if e}
+        buffers[index] = {key: value for key, value in entry.items() if key in keys}
+    return {i: e for i, e in rest.items() if e != {}}, {i: e for i, e in buffers.items() if e}

@@ -22,8 +22,8 @@ class Position(NamedTuple):
 
     def __str__(self) -> str:
         names = self.group.get("param_names") or ()
-        known = self.place < len(names)
-        return f"parameter {names[self.place]!r}" if known else f"parameter {self.place} of its group"
+        has_name = self.place < len(names)
+        return f"parameter {names[self.place]!r}" if has_name else f"parameter {self.place} of its group"
 
 
 def check_tensors(

@@ -136,10 +136,10 @@ def configured(cls: type, without: Collection[str] = ()) -> Callable[[Callable[.
         The decorator.
     """
     hints = get_type_hints(cls)
-    shown = [entry for entry in fields(cls) if entry.name not in without]
-    several = {entry.name for entry in shown if isinstance(entry.default, tuple)}
+    entries = [entry for entry in fields(cls) if entry.name not in without]
+    several = {entry.name for entry in entries if isinstance(entry.default, tuple)}
     options = []
-    for entry in shown:
+    for entry in entries:
         flag = entry.metadata.get("flag") or f"--{entry.name.replace('_', '-')}"
         cli = typer.Option(flag, help=entry.metadata["text"])
         kind = str if entry.name in several else entry.metadata.get("cli", hints[entry.name])
@@ -161,7 +161,7 @@ def configured(cls: type, without: Collection[str] = ()) -> Callable[[Callable[.
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            settings = {name: values.pop(name) for name in [entry.name for entry in shown]}
+            settings = {name: values.pop(name) for name in [entry.name for entry in entries]}
             settings |= {name: tuple(words(settings[name])) for name in several}
             with plain_errors():
                 command(**values, config=cls(**settings))
@@ -200,8 +200,8 @@ def _check_words(arguments: list[str]) -> None:
     """Refuse an empty path, which would be the current folder, and characters that no file and no report can hold."""
     for before, word in zip(["", *arguments], arguments, strict=False):
         if UNPRINTABLE.search(word):
-            named = next((one.partition("=")[0] for one in (word, before) if one.startswith("--")), "an argument")
-            raise LabError(f"{named} has characters that neither a file nor a report can hold; leave them out")
+            option = next((one.partition("=")[0] for one in (word, before) if one.startswith("--")), "an argument")
+            raise LabError(f"{option} has characters that neither a file nor a report can hold; leave them out")
         flag = before if word == "" else word.removesuffix("=")
         if flag in PATHS and flag != word:
             raise LabError(f"{flag} must not be empty; name a path, such as . for this folder")

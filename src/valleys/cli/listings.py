@@ -57,7 +57,7 @@ def _optimizers(
         if batch_size < 1:
             raise LabError(f"batch size {batch_size}: choose 1 or more")
         if name is None:
-            specs = [registry.resolve(known, batch_size) for known in registry.names()]
+            specs = [registry.resolve(label, batch_size) for label in registry.names()]
             rows = [[spec.name, ", ".join(f"{key} {r}" for key, r in spec.space.items())] for spec in specs]
             print_table(Table.of_text(["optimizer", "search space"], rows))
             return
@@ -91,17 +91,17 @@ def _claims(
     from valleys.paper import claims
 
     with plain_errors():
-        chosen = claims.select(name, status)
+        selection = claims.select(name, status)
         if as_markdown:
-            print_lines(claims.to_markdown(chosen).rstrip())
+            print_lines(claims.to_markdown(selection).rstrip())
         elif as_json:
-            typer.echo(json.dumps([claims.to_json(claim) for claim in chosen], indent=1, ensure_ascii=False))
-        elif name is not None and chosen:
-            for line in claims.details(chosen[0]):
+            typer.echo(json.dumps([claims.to_json(claim) for claim in selection], indent=1, ensure_ascii=False))
+        elif name is not None and selection:
+            for line in claims.details(selection[0]):
                 print_text(line)
         else:
-            print_table(claims.listing(chosen))
-            print_lines("", f"{claims.count(chosen)}; valleys claims NAME explains one")
+            print_table(claims.listing(selection))
+            print_lines("", f"{claims.count(selection)}; valleys claims NAME explains one")
 
 
 def _point(text: str, space: Mapping[str, Range]) -> dict[str, float]:

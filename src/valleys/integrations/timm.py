@@ -51,8 +51,8 @@ def register() -> tuple[str, ...]:
         ("eadam", EAdam, "Adam with E", {"has_betas": True}),
         ("eadamw", EAdamW, "AdamW with E", {"has_betas": True}),
     ]
-    known = set(default_registry.list_optimizers())
+    names = set(default_registry.list_optimizers())
     for name, make, description, traits in entries:
-        if name not in known:
+        if name not in names:
             default_registry.register(OptimInfo(name=name, opt_class=make, description=description, **traits))
     return NAMES

@@ -112,15 +112,15 @@ def compare(
         setup.request["command"] = command or setup.request["command"]
         cost = ranks.agree(setup.forecast)
         with RankStore(ranks, setup.folder, config.storage, config.name) as store:
-            seen = environment(setup.config.device, ranks.size)
+            machine = environment(setup.config.device, ranks.size)
             about = setup.spaces, setup.request, setup.settings, setup.fingerprint
-            warnings = store.configure(setup.identity, seen, *about)
+            warnings = store.configure(setup.identity, machine, *about)
             plan = Work(setup.specs, config.rounds, config.trials, config.seeds, setup.problem.maximize)
             _, finished = plan.status(store)
             if announce is not None and ranks.main and finished < plan.total():
                 announce(f"{cost}" + f"\n{finished} runs are finished already" * bool(finished))
-            shown = (progress, announce) if ranks.main else (False, None)
-            work(plan, store, setup.run, setup.problem.name, *shown)
+            callbacks = (progress, announce) if ranks.main else (False, None)
+            work(plan, store, setup.run, setup.problem.name, *callbacks)
             results = store.results(setup.spaces)
             summary = summarize(results, warnings)
             python = lines(setup.specs, summary, setup.identity["batch_size"])

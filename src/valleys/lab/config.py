@@ -167,12 +167,12 @@ class ComparisonConfig(RunConfig):
 
     def options(self, out: Path, without: Collection[str]) -> dict[str, Any]:
         """Return the settings to repeat, by name: those that are always shown, and those that are no default."""
-        chosen = {
+        options = {
             entry.name: "URL" if entry.name == "storage" else _printable(getattr(self, entry.name))
             for entry in fields(self)
             if entry.name not in without and ("shown" in entry.metadata or getattr(self, entry.name) != entry.default)
         }
-        return {**chosen, "out": str(out)}
+        return {**options, "out": str(out)}
 
     def flags(self, out: Path, without: Collection[str]) -> list[str]:
         """Return the same as options of the command line."""

@@ -95,8 +95,8 @@ def typed(instance: Any, of: str = "") -> None:
             continue
         if not any(_fits(value, kind) for kind in kinds):
             words = [_words(kind) for kind in kinds]
-            shown = "this" if entry.metadata.get("secret") else shortened(value)
-            raise LabError(f"{of}{entry.name} must be {' or '.join(words)}, not {shown}")
+            text = "this" if entry.metadata.get("secret") else shortened(value)
+            raise LabError(f"{of}{entry.name} must be {' or '.join(words)}, not {text}")
         if isinstance(value, str) and not value.strip() and value != entry.default:
             raise LabError(f"{of}{entry.name} must not be empty")
 
@@ -169,12 +169,12 @@ def pointing(file: Path | None = None, own: str = "") -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        line, known = place(error, file), isinstance(error, LabError)
-        if line is None and (known or not own or isinstance(error, (OSError, ImportError))):
+        line, is_lab_error = place(error, file), isinstance(error, LabError)
+        if line is None and (is_lab_error or not own or isinstance(error, (OSError, ImportError))):
             raise
-        if known and type(error) is not LabError:  # one that all ranks know of
+        if is_lab_error and type(error) is not LabError:  # one that all ranks know of
             raise
-        raise LabError(f"{line or own}: {error if known else reason(error)}") from error
+        raise LabError(f"{line or own}: {error if is_lab_error else reason(error)}") from error
 
 
 def place(error: BaseException, file: Path | None = None) -> str | None:

@@ -151,8 +151,8 @@ def landscape(
     with Store(folder, config.storage, config.name) as store, pointing():
         finished = _Finished(store, folder, config, task, optimizers)
         finished.measure(measures, progress)
-        drawn = finished.draw(progress) if config.draw else None
-        return finished.report(drawn)
+        drawing = finished.draw(progress) if config.draw else None
+        return finished.report(drawing)
 
 
 class _Finished:
@@ -214,8 +214,8 @@ class _Finished:
                     progress=follow,
                 )
                 before = results.flatness.get(job.optimizer, {}).get(job.key, {})
-                kept = before if before.get("examples") == examples else {}
-                self.store.measured(job.optimizer, job.key, {**kept, **values, "examples": examples, "note": note})
+                record = before if before.get("examples") == examples else {}
+                self.store.measured(job.optimizer, job.key, {**record, **values, "examples": examples, "note": note})
             bar("", len(self.jobs))
 
     def draw(self, progress: bool | None) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class _Finished:
                 grid=self.config.grid,
                 bar=bar,
             )
-        drawn = {
+        result = {
             "task": self.problem.name,
             "batch_size": size,
             "title": f"{self.problem.name} at batch {size}",
@@ -247,10 +247,10 @@ class _Finished:
             "notes": notes,
             **numbers,
         }
-        text = json.dumps(document.plain(drawn), allow_nan=False, ensure_ascii=False)
+        text = json.dumps(document.plain(result), allow_nan=False, ensure_ascii=False)
         write_whole(self.folder / additions.DRAWING, text + "\n")
-        pictures.write(drawn, self.folder)
-        return drawn
+        pictures.write(result, self.folder)
+        return result
 
     def report(self, drawn: Mapping[str, Any] | None) -> Measured:
         """Write the comparison's report again, with all that was measured."""

@@ -39,8 +39,8 @@ class Pace:
 
     def left(self) -> float | None:
         """Return the seconds to the end at the pace of this sitting; None before its first run is finished."""
-        made = self.finished - self._first
-        return (self._clock() - self._start) / made * (self.runs - self.finished) if made > 0 else None
+        count = self.finished - self._first
+        return (self._clock() - self._start) / count * (self.runs - self.finished) if count > 0 else None
 
 
 def duration(seconds: float | None) -> str:

@@ -167,7 +167,7 @@ class _Brief:
             except _Enough:
                 if noise.steps == self.steps:  # no step had a gradient that is not finite
                     return early[0], noise.measurement
-        shown = ", ".join(f"{name} {value:.3g}" for name, value in self.values.items())
+        text = ", ".join(f"{name} {value:.3g}" for name, value in self.values.items())
         raise LabError(
-            f"{self.spec.name} with {shown} diverged on {task.name}: choose a smaller lr or another optimizer"
+            f"{self.spec.name} with {text} diverged on {task.name}: choose a smaller lr or another optimizer"
         )

@@ -49,10 +49,10 @@ class Work:
                         missing.append(Job(spec.name, "tuning", key, points[spec.name][trial], spec.space))
             waiting += self.seeds * len(untuned)
             ready = [spec for spec in self.specs if spec.name not in untuned]
-            chosen = {spec.name: self._chosen(spec, tuned[spec.name], round_) for spec in ready}
+            selection = {spec.name: self._chosen(spec, tuned[spec.name], round_) for spec in ready}
             for number in range(self.seeds):
                 for spec in ready:
-                    if (point := chosen[spec.name]) is not None:
+                    if (point := selection[spec.name]) is not None:
                         key = Key(round_, point, candidates.fresh_seed(round_, number, spec.salt))
                         if key not in final[spec.name]:
                             missing.append(Job(spec.name, "final", key, points[spec.name][point], spec.space))
@@ -79,7 +79,7 @@ def work(
     announce: Announce | None = None,
 ) -> int:
     """Do all of it, or what other workers leave, and wait for the rest."""
-    done = 0
+    count = 0
     with watch(title, plan.total(), show, announce) as bar:
         while True:
             jobs, finished = plan.status(store)
@@ -92,9 +92,9 @@ def work(
                 continue
             with store.at_work(job):
                 record = run(job, bar(_label(job), finished))
-            done += store.complete(job, record)
+            count += store.complete(job, record)
         bar("", plan.total())
-    return done
+    return count
 
 
 def _label(job: Job) -> str:

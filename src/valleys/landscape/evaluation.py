@@ -62,7 +62,7 @@ def statistics(objective: Objective, recalibrate: Recalibrate) -> Iterator[Calla
     batches = recalibrate
 
     def estimate() -> None:
-        seen = 0
+        total = 0
         for module in modules:
             module.reset_running_stats()  # a NaN of the last point would outlive a momentum of 1
             module.train()
@@ -70,14 +70,14 @@ def statistics(objective: Objective, recalibrate: Recalibrate) -> Iterator[Calla
             with torch.no_grad():
                 for inputs, _ in batches:
                     examples = count(inputs)
-                    seen += examples
+                    total += examples
                     for module in modules:
-                        module.momentum = examples / seen
+                        module.momentum = examples / total
                     objective.model(on_device(inputs, objective.device))
         finally:
             for module in modules:
                 module.eval()
-        if not seen:
+        if not total:
             raise ValueError("recalibrate: it holds no example; give a list of (inputs, targets), not an iterator")
 
     before = [

@@ -72,15 +72,15 @@ class Objective:
     ) -> None:
         if reduction not in _REDUCTIONS:
             raise ValueError(f"reduction {reduction!r}: choose one of {', '.join(_REDUCTIONS)}, as the loss does it")
-        chosen = [p for p in model.parameters() if p.requires_grad] if parameters is None else list(parameters)
-        if not chosen:
+        selection = [p for p in model.parameters() if p.requires_grad] if parameters is None else list(parameters)
+        if not selection:
             raise ValueError("parameters: there is none that requires a gradient; name them, or unfreeze the model")
         self.model = model
         self.loss = loss
         self.reduction = reduction
-        self.parameters = tuple(chosen)
+        self.parameters = tuple(selection)
         self._batches = batches
-        self.device = chosen[0].device
+        self.device = selection[0].device
         if iter(batches) is batches:
             raise ValueError("batches: an iterator can be read once only; give a list of (inputs, targets)")
         self._stated = denominator

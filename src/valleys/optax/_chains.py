@@ -101,7 +101,7 @@ def alto(
     b2, b3 = betas
     mask = as_mask(mask)
     if layer_adaptation == "matrices":
-        mask, layer_mask = (_matrices if given is None else given for given in (mask, layer_mask))
+        mask, layer_mask = (_matrices if choice is None else choice for choice in (mask, layer_mask))
     dtype = check_state_dtype(state_dtype)
     explore = adapt(alpha, beta, state_dtype=dtype)
     direction = optax.chain(
@@ -196,8 +196,8 @@ def _add_decayed_weights(weight_decay: Any, mask: Any) -> Any:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         decayed, state = decay.update(updates, state, params)
-        chosen = chosen_leaves(mask, updates, params)
-        return map_gradients(lambda update, new, on: new if on else update, updates, decayed, chosen), state
+        leaves = chosen_leaves(mask, updates, params)
+        return map_gradients(lambda update, new, on: new if on else update, updates, decayed, leaves), state
 
     return decay if mask is None else optax.GradientTransformation(decay.init, update)
 

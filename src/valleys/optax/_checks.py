@@ -52,9 +52,9 @@ def check_adapt(alpha: Any, beta: Any, alpha_name: str = "alpha", beta_name: str
 
 def check_layerwise(trust_eps: Any, norm_eps: Any, trust_clip: Any, axis_name: Any) -> None:
     """Raises unless the ratio's options, as far as they are known, are in range."""
-    known = {"trust_eps": trust_eps, "norm_eps": norm_eps}
-    _refuse_schedules({**known, "trust_clip": trust_clip})
-    group = {name: _number(value) for name, value in known.items() if is_known(value)}
+    values = {"trust_eps": trust_eps, "norm_eps": norm_eps}
+    _refuse_schedules({**values, "trust_clip": trust_clip})
+    group = {name: _number(value) for name, value in values.items() if is_known(value)}
     check_group({**_NEUTRAL, **group, "betas": (0.0, 0.0), "trust_clip": _known_clip(trust_clip)}, explores=False)
     if callable(axis_name):
         raise ValueError(f"axis_name must be None, the name of a mapped axis or a tuple of names, got {axis_name!r}")
@@ -70,8 +70,8 @@ def check_options(
     if isinstance(betas, (tuple, list)):
         _refuse_schedules({f"betas[{index}]": beta for index, beta in enumerate(betas)})
         betas = tuple(_number(beta) if is_known(beta) else 0.0 for beta in betas)
-    known = {name: _number(value) for name, value in options.items() if is_known(value)}
-    group = {**_NEUTRAL, **known, "betas": betas}
+    values = {name: _number(value) for name, value in options.items() if is_known(value)}
+    group = {**_NEUTRAL, **values, "betas": betas}
     check_group({**group, "alpha": 0.0, "beta": 0.0} if explore else group, explore is not None)
     if explore:
         check_adapt(*explore)

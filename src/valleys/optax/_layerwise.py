@@ -75,8 +75,8 @@ def layerwise(
         if params is None:
             raise ValueError("the layerwise ratio needs the parameters; call update(gradients, state, params)")
         r, inner_state = inner.update(updates, state.inner_state, params, **extra)
-        chosen = chosen_leaves(mask, r, params)
-        sums = map_gradients(lambda r, w, g, on: _sums(r, w, g) if on else None, r, params, updates, chosen)
+        leaves = chosen_leaves(mask, r, params)
+        sums = map_gradients(lambda r, w, g, on: _sums(r, w, g) if on else None, r, params, updates, leaves)
         for axis in axes:  # one by one, as a layer may be cut along some of them and replicated along others
             sums = jax.lax.psum(sums, axis)
         scaled = map_gradients(

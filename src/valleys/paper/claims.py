@@ -130,12 +130,12 @@ def select(name: str | None = None, status: str | None = None) -> list[Claim]:
         >>> [claim.name for claim in select(status="refuted")][:2]
         ['gain-is-e', 'bound-and-rule']
     """
-    names, wanted = [claim.name for claim in load_claims()], None if status is None else status.replace("-", " ")
+    names, label = [claim.name for claim in load_claims()], None if status is None else status.replace("-", " ")
     if name is not None and name not in names:
         raise unknown("claim", name, names)
-    if wanted is not None and wanted not in STATUSES:
+    if label is not None and label not in STATUSES:
         raise unknown("status", str(status), [one.replace(" ", "-") for one in STATUSES])
-    return [claim for claim in load_claims() if name in (None, claim.name) and wanted in (None, claim.status)]
+    return [claim for claim in load_claims() if name in (None, claim.name) and label in (None, claim.status)]
 
 
 def listing(claims: Sequence[Claim]) -> Table:

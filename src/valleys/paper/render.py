@@ -189,8 +189,8 @@ def _hyperparameters(outcomes: Sequence[Outcome]) -> dict[str, str]:
     for outcome in outcomes:
         method = outcome.cell.method
         if method is not None:
-            ours = f" ({_MARKED}: {method.ours})" if method.ours else ""
-            places.setdefault(f"{method.name}: {method.describe()}{ours}", []).append(outcome.cell.row)
+            note = f" ({_MARKED}: {method.ours})" if method.ours else ""
+            places.setdefault(f"{method.name}: {method.describe()}{note}", []).append(outcome.cell.row)
     return {words: "; ".join(dict.fromkeys(rows)) for words, rows in places.items()}
 
 

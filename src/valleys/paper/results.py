@@ -173,8 +173,8 @@ def contrasts(table: Table, outcomes: Sequence[Outcome]) -> tuple[Contrast, ...]
                 continue
             values = a.cell.value, b.cell.value
             paper = values[0] - values[1] if values[0] is not None and values[1] is not None else None
-            ours = paired_difference(a.values, b.values)
-            orders.append(Contrast(row, first, second, paper, ours, _sign(paper, ours)))
+            difference = paired_difference(a.values, b.values)
+            orders.append(Contrast(row, first, second, paper, difference, _sign(paper, difference)))
     return tuple(orders)
 
 

@@ -11,8 +11,8 @@ from lab.attribution.responses import OWN, Call, Whole, known, responding, run
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """Return an attribution to four switches, and the runs that it asked for; no test may change it."""
     with pytest.MonkeyPatch.context() as patch:
-        made = responding(patch, known)
-        return run(tmp_path_factory.mktemp("whole")), made
+        calls = responding(patch, known)
+        return run(tmp_path_factory.mktemp("whole")), calls
 
 
 @pytest.fixture

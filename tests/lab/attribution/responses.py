@@ -28,10 +28,10 @@ FIXED = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01}
 
 def responding(patch: pytest.MonkeyPatch, response: Response) -> list[Call]:
     """Replace the trainer; return the list of the runs that it will be asked for."""
-    made: list[Call] = []
+    calls: list[Call] = []
 
     def train(task: Any, spec: Any, values: Mapping[str, float], config: Any, *, seed: int, **options: Any) -> Record:
-        made.append({"optimizer": spec.name, "values": dict(values), "seed": seed, "settings": spec.settings})
+        calls.append({"optimizer": spec.name, "values": dict(values), "seed": seed, "settings": spec.settings})
         test = response(spec.settings, seed)
         lost = test is None
         return lab_fakes.record(
@@ -45,7 +45,7 @@ def responding(patch: pytest.MonkeyPatch, response: Response) -> list[Call]:
         )
 
     patch.setattr("valleys.lab.run.trainer.train", train)
-    return made
+    return calls
 
 
 def luck(seed: int) -> float:

@@ -280,11 +280,11 @@ def test_a_folder_of_another_attribution_is_refused(tmp_path: Path, calls: list[
 
 
 def test_recipes_of_another_optimizer_are_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: Path) -> None:
-    made = responding(monkeypatch, lambda settings, seed: 80 + luck(seed) + 2 * bool(settings.get("nesterov")))
+    calls = responding(monkeypatch, lambda settings, seed: 80 + luck(seed) + 2 * bool(settings.get("nesterov")))
     result = run(tmp_path / "out", "sgd", "heavy", recipes=own, fixed={"lr": 0.1, "weight_decay": 0.01})
     assert effects(result) == pytest.approx({"nesterov": 2.0})
-    assert made[0]["settings"] == {"optimizer": "torch.optim.SGD", "momentum": 0.9}
-    assert made[0]["values"] == {"lr": 0.1, "weight_decay": 0.01}
+    assert calls[0]["settings"] == {"optimizer": "torch.optim.SGD", "momentum": 0.9}
+    assert calls[0]["values"] == {"lr": 0.1, "weight_decay": 0.01}
 
 
 def test_a_dry_run_checks_and_writes_nothing(tmp_path: Path, calls: list[Call]) -> None:

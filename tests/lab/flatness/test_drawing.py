@@ -188,20 +188,20 @@ def test_the_sharpness_of_a_round_bowl_is_known_at_every_radius() -> None:
 def test_examples_bound_what_is_measured() -> None:
     result = drawing(quadratic(), minima(NEAR[:2]), examples=2, grid=3)
     assert result["examples"] == {"training": 2, "validation": 1}
-    chosen = torch.tensor([0, 2])  # evenly spaced
-    losses = (SCALES * (NEAR[0] - GOALS))[chosen] ** 2
+    indices = torch.tensor([0, 2])  # evenly spaced
+    losses = (SCALES * (NEAR[0] - GOALS))[indices] ** 2
     assert result["minima"][0]["training_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
 
 
 def test_the_progress_counts_every_part() -> None:
-    seen: list[int] = []
+    calls: list[int] = []
 
     def bar(label: str, done: int) -> Any:
-        seen.append(done)
+        calls.append(done)
         return lambda step, total: None
 
     drawing(quadratic(), minima(NEAR[:3]), examples=4, grid=3, bar=bar)
-    assert seen == list(range(parts(3)))
+    assert calls == list(range(parts(3)))
 
 
 # --- batch normalisation ---------------------------------------------------------------------------------------------

@@ -59,11 +59,11 @@ def figure(name: str, drawn: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("spread", [0.0, 0.02, 0.5, 2.0])
 @pytest.mark.parametrize("start", [False, True])
 def test_labels_of_minima_do_not_overlap(spread: float, start: bool) -> None:
-    drawn = document(spread, NAMES[:2] if start else NAMES, start)
-    axes = figure("surface", drawn).axes[0]
+    drawing = document(spread, NAMES[:2] if start else NAMES, start)
+    axes = figure("surface", drawing).axes[0]
     texts = [text.get_text() for text in axes.texts]
-    assert [text.split(":")[0] for text in texts[: len(drawn["minima"])]] == [
-        name.split(":")[0] for name in (minimum["optimizer"] for minimum in drawn["minima"])
+    assert [text.split(":")[0] for text in texts[: len(drawing["minima"])]] == [
+        name.split(":")[0] for name in (minimum["optimizer"] for minimum in drawing["minima"])
     ]
     assert (START in texts) == start
     boxes = [text.get_window_extent() for text in axes.texts]
@@ -75,10 +75,10 @@ def test_labels_of_minima_do_not_overlap(spread: float, start: bool) -> None:
 
 
 def test_marks_stand_at_the_coordinates_and_what_is_off_the_plane_is_hollow() -> None:
-    drawn = document()
-    axes = figure("surface", drawn).axes[0]
+    drawing = document()
+    axes = figure("surface", drawing).axes[0]
     marks = [line for line in axes.lines if line.get_markeredgecolor() != "white"]
-    for number, (mark, minimum) in enumerate(zip(marks, drawn["minima"], strict=True), 1):
+    for number, (mark, minimum) in enumerate(zip(marks, drawing["minima"], strict=True), 1):
         assert (*mark.get_xdata(), *mark.get_ydata()) == (minimum["x"], minimum["y"])
         assert mark.get_markeredgecolor() == COLORS[number % len(COLORS)], "the palette counts what is left out"
         assert mark.get_marker() == MARKERS[number % len(MARKERS)]
@@ -89,37 +89,37 @@ def test_marks_stand_at_the_coordinates_and_what_is_off_the_plane_is_hollow() ->
 
 
 def test_an_optimizer_has_one_colour_in_spectra_and_sharpness() -> None:
-    drawn = document()
-    panels = figure("spectra", drawn).axes
+    drawing = document()
+    panels = figure("spectra", drawing).axes
     assert [to_hex(axes.lines[0].get_color()).upper() for axes in panels] == [c.upper() for c in COLORS[1:6]]
-    for axes in figure("sharpness", drawn).axes:
+    for axes in figure("sharpness", drawing).axes:
         assert [line.get_color() for line in axes.lines] == list(COLORS[1:6])
         assert axes.get_xscale() == axes.get_yscale() == "log"
 
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_the_legend_of_the_barriers_names_each_pair_beside_the_panels(count: int) -> None:
-    drawn = document(names=NAMES[:count], start=count == 2)
-    drawn["barriers"][0]["validation"] = {**drawn["barriers"][0]["validation"], "barrier": 0.5}
-    made = figure("barriers", drawn)
-    made.draw_without_rendering()
-    (legend,) = made.legends
+    drawing = document(names=NAMES[:count], start=count == 2)
+    drawing["barriers"][0]["validation"] = {**drawing["barriers"][0]["validation"], "barrier": 0.5}
+    picture = figure("barriers", drawing)
+    picture.draw_without_rendering()
+    (legend,) = picture.legends
     texts = [text.get_text() for text in legend.get_texts()]
     assert texts[0] == "adamw to lamb: 2.2 / 0.5"
     assert len(texts) == math.comb(count, 2) + 1
     box = legend.get_window_extent()
-    for axes in made.axes:
+    for axes in picture.axes:
         assert not box.overlaps(axes.get_tightbbox())
-    assert 0 <= box.y0 < box.y1 <= made.bbox.y1
-    assert len(made.axes) == 2
+    assert 0 <= box.y0 < box.y1 <= picture.bbox.y1
+    assert len(picture.axes) == 2
 
 
 def test_a_loss_that_overflows_leaves_a_gap(tmp_path: Path) -> None:
-    drawn = document()
-    drawn["plane"]["loss"][0][0] = math.inf
-    path = drawn["barriers"][0]["training"]
-    drawn["barriers"][0]["training"] = {**path, "losses": [1.0, math.nan, *path["losses"][2:]], "barrier": math.nan}
-    pictures.write(drawn, tmp_path)
+    drawing = document()
+    drawing["plane"]["loss"][0][0] = math.inf
+    path = drawing["barriers"][0]["training"]
+    drawing["barriers"][0]["training"] = {**path, "losses": [1.0, math.nan, *path["losses"][2:]], "barrier": math.nan}
+    pictures.write(drawing, tmp_path)
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == [f"landscape-{name}.png" for name in ("barriers", "sharpness", "spectra", "surface")]
     assert set(pictures.paths(tmp_path)) == set(pictures.PICTURES)

@@ -13,8 +13,8 @@ from valleys.lab.flatness.plane import through
 
 
 def points(count: int, size: int = 50, seed: int = 0) -> dict[str, Tensor]:
-    drawn = torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
-    return dict(zip("abcdefg", 1000 + 10 * drawn, strict=False))  # far from zero, as weights of float32 may be
+    sample = torch.randn(count, size, generator=torch.Generator().manual_seed(seed))
+    return dict(zip("abcdefg", 1000 + 10 * sample, strict=False))  # far from zero, as weights of float32 may be
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -52,10 +52,10 @@ def trained(
     """Parameters after some steps on random examples."""
     spec = resolve(name) if isinstance(name, str) else name
     model = make_model(dtype)
-    made = spec.build(model, values, PLAN) if optimizer is None else optimizer(model)
+    built_optimizer = spec.build(model, values, PLAN) if optimizer is None else optimizer(model)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         # Gradients must change sign, or sign-based steps would not show their memory.
         inputs, targets = (torch.randn(8, n, generator=generator, dtype=dtype) for n in (4, 1))
-        advance(spec, made, model, inputs, targets)
+        advance(spec, built_optimizer, model, inputs, targets)
     return {key: value.detach().clone() for key, value in model.named_parameters()}

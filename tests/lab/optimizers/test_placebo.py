@@ -21,13 +21,13 @@ DIGITS = tasks.load("digits")
 
 
 def ended(spec: OptimizerSpec, values: Mapping[str, float], **options: Any) -> tuple[Record, list[Tensor]]:
-    kept: list[nn.Module] = []
+    models: list[nn.Module] = []
     settings = {"batch_size": 128, "epochs": 2, "seed": 5, "test": True, **options}
-    record = lab_fakes.train_really(DIGITS, spec, values, keep=kept.append, **settings)
+    record = lab_fakes.train_really(DIGITS, spec, values, keep=models.append, **settings)
     curve = [replace(evaluation, seconds=0.0) for evaluation in record.curve]
     times: dict[str, Any] = {"seconds_to_target": None, "step_seconds": 0.0, "optimizer_seconds": 0.0, "ended": None}
     same = replace(record, curve=curve, optimizer="", hyperparameters={}, state_bytes=0, **times)
-    return same, [p.detach() for p in kept[0].parameters()]
+    return same, [p.detach() for p in models[0].parameters()]
 
 
 @pytest.mark.parametrize("batch_size", [128, 1024])
@@ -43,10 +43,10 @@ def test_without_e_an_adapted_optimizer_is_its_base_bit_for_bit(name: str, batch
         own = {**values, "c": 0.5, "memory": 50.0} if name.endswith("-tuned") else values
         options = {"batch_size": batch_size, "epochs": 10 if batch_size == 1024 else 2}
         record, weights = ended(replace(adapted, build=off.build), own, **options)
-        expected, theirs = ended(base, values, **options)
+        expected, result = ended(base, values, **options)
         assert record == expected
         assert record.steps > 5
-        assert all(torch.equal(a, b) for a, b in zip(weights, theirs, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(weights, result, strict=True))
         with_e, _ = ended(adapted, own, **options)
         assert with_e.curve != expected.curve, "E does something where it is on"
 

@@ -83,13 +83,13 @@ TABLE: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize(("batch_size", "rule"), [(128, SMALL), (16384, LARGE)])
 def test_the_table_of_the_specification(batch_size: int, rule: list[float]) -> None:
-    known = recipes(batch_size)
-    assert list(known) == list(TABLE)
+    table = recipes(batch_size)
+    assert list(table) == list(TABLE)
     for name, row in TABLE.items():
         cells = tuple(rule if cell == "rule" else cell for cell in row)
-        assert (known[name].name, known[name].optimizer, known[name].space) == (name, "valleys.ALTO", {})
-        assert tuple(setting(known[name], column) for column in COLUMNS) == cells
-        assert set(known[name].settings) == set(COLUMNS)
+        assert (table[name].name, table[name].optimizer, table[name].space) == (name, "valleys.ALTO", {})
+        assert tuple(setting(table[name], column) for column in COLUMNS) == cells
+        assert set(table[name].settings) == set(COLUMNS)
 
 
 HAND: dict[str, Build] = {
@@ -194,16 +194,16 @@ recipes:
   bare: {}
 """,
     )
-    known = recipes(16384, file)
-    assert [*known] == [*TABLE, "second", "third", "first", "narrow", "bare"]
-    assert known["first"].settings == {**recipes(16384)["alto"].settings, "accelerate": ["momentum"], "clip": 2}
-    assert known["second"].settings == {**known["first"].settings, "E": "off", "eps": 1e-8}
-    assert (setting(known["lamb"], "beta3"), setting(known["lamb"], "bias_correction")) == (0.999, False)
-    assert known["third"].settings == known["lamb"].settings
-    assert known["alto"] == recipes(16384)["alto"], "the package's are made of the package's"
-    assert dict(recipe_spec(known["narrow"], {}).space) == {**LAMB, "lr": Range(0.01, 0.1)}
-    assert recipe_spec(known["narrow"], {"lr": 0.5}).space["lr"] == Range(0.5, 0.5, "linear")
-    assert [setting(known["bare"], column) for column in COLUMNS] == [*TABLE["lamb"]]
+    table = recipes(16384, file)
+    assert [*table] == [*TABLE, "second", "third", "first", "narrow", "bare"]
+    assert table["first"].settings == {**recipes(16384)["alto"].settings, "accelerate": ["momentum"], "clip": 2}
+    assert table["second"].settings == {**table["first"].settings, "E": "off", "eps": 1e-8}
+    assert (setting(table["lamb"], "beta3"), setting(table["lamb"], "bias_correction")) == (0.999, False)
+    assert table["third"].settings == table["lamb"].settings
+    assert table["alto"] == recipes(16384)["alto"], "the package's are made of the package's"
+    assert dict(recipe_spec(table["narrow"], {}).space) == {**LAMB, "lr": Range(0.01, 0.1)}
+    assert recipe_spec(table["narrow"], {"lr": 0.5}).space["lr"] == Range(0.5, 0.5, "linear")
+    assert [setting(table["bare"], column) for column in COLUMNS] == [*TABLE["lamb"]]
     assert same(trained(built("bare", file=file)), trained(HAND["lamb"]))
 
 
@@ -354,8 +354,8 @@ def test_settings_without_effect_are_left_out_and_have_none() -> None:
     assert same(plain, trained(mixed({**off, "E": [0.0, 0.9]})))
     assert same(plain, trained(mixed({**off, "E": [0.0, 0.9], "accelerate": ["momentum"]})))
     assert same(plain, trained(mixed({**off, "trust_eps": 0.1, "norm_eps": 0.1, "trust_clip": [0.1, 0.2]})))
-    kept = mixed_settings(first, last, frozenset({"layer_adaptation", "trust_eps"}))
-    assert kept == {"E": "off", "trust_eps": 0.1}
+    settings = mixed_settings(first, last, frozenset({"layer_adaptation", "trust_eps"}))
+    assert settings == {"E": "off", "trust_eps": 0.1}
 
 
 def test_alpha_and_beta_are_those_of_e() -> None:
@@ -392,7 +392,7 @@ def test_the_memory_of_e_has_no_effect_where_e_is_off() -> None:
 def test_e_becomes_two_switches_where_one_recipe_has_it_so(
     first: dict[str, Any], last: dict[str, Any], expected: tuple[dict[str, Any], ...] | None
 ) -> None:
-    made = aligned(Recipe("a", first), Recipe("b", last))
-    assert tuple(recipe.settings for recipe in made) == (expected or (first, last))
-    for recipe, settings in zip(made, (first, last), strict=True):
+    pair = aligned(Recipe("a", first), Recipe("b", last))
+    assert tuple(recipe.settings for recipe in pair) == (expected or (first, last))
+    for recipe, settings in zip(pair, (first, last), strict=True):
         assert same(trained(mixed(recipe.settings)), trained(mixed(settings)))

@@ -141,18 +141,18 @@ def test_the_python_line_makes_the_same_optimizer(name: str, batch_size: int) ->
         names = {"torch": torch, "valleys": valleys, "pytorch_optimizer": pytorch_optimizer, "model": model}
         return eval(line, names)
 
-    made, written = entry.build(make_model(), values, plan), of_the_line(make_model())
-    assert type(made) is type(written)
-    assert made.defaults == written.defaults
-    for one, other in zip(made.param_groups, written.param_groups, strict=True):
+    optimizer, twin = entry.build(make_model(), values, plan), of_the_line(make_model())
+    assert type(optimizer) is type(twin)
+    assert optimizer.defaults == twin.defaults
+    for one, other in zip(optimizer.param_groups, twin.param_groups, strict=True):
         assert {key: value for key, value in one.items() if key != "params"} == {
             key: value for key, value in other.items() if key != "params"
         }
         assert [p.shape for p in one["params"]] == [p.shape for p in other["params"]]
     spec = resolve(name, batch_size)
-    built = trained(spec, values, steps=2, optimizer=lambda model: entry.build(model, values, plan))
+    weights = trained(spec, values, steps=2, optimizer=lambda model: entry.build(model, values, plan))
     evaluated = trained(spec, values, steps=2, optimizer=of_the_line)
-    assert all(torch.equal(built[key], evaluated[key]) for key in built)
+    assert all(torch.equal(weights[key], evaluated[key]) for key in weights)
 
 
 def group(name: str, batch_size: int = 1024, plan: Plan = PLAN, **values: float) -> dict[str, Any]:

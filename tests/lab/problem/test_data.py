@@ -111,10 +111,10 @@ def test_named_inputs_in_memory_and_streamed() -> None:
     assert isinstance(targets, Tensor)
     assert targets.tolist() == [40, 10]
     x, y = points(30, 1)
-    named = {"x": x, "scale": torch.full((30, 1), 1.0)}
+    features = {"x": x, "scale": torch.full((30, 1), 1.0)}
     small = {"x": x[:9], "scale": torch.ones(9, 1)}
     split = Split(small, y[:9])
-    problem = task(train=Split(named, y), validation=split, test=split, build_model=TwoInputs)
+    problem = task(train=Split(features, y), validation=split, test=split, build_model=TwoInputs)
     plain = task(validation=Split(x[:9], y[:9]), test=Split(x[:9], y[:9]))
     assert losses(run(problem)) == losses(run(plain))
     assert len(split) == 9
@@ -131,8 +131,8 @@ def test_a_metric_that_is_no_mean_is_finished_after_the_whole_split() -> None:
     """An F1 score of a classifier that is fixed, whatever the micro-batches."""
 
     def counts(outputs: Tensor, targets: Tensor) -> Tensor:
-        said, true = outputs > 0, targets > 0
-        return torch.stack([(said & true).float(), (said & ~true).float(), (~said & true).float()]).mean((1, 2))
+        guess, true = outputs > 0, targets > 0
+        return torch.stack([(guess & true).float(), (guess & ~true).float(), (~guess & true).float()]).mean((1, 2))
 
     def f1(means: Tensor) -> float:
         tp, fp, fn = means.tolist()
@@ -144,10 +144,10 @@ def test_a_metric_that_is_no_mean_is_finished_after_the_whole_split() -> None:
     assert whole.test == pytest.approx(split.test)
     model = problem.build_model()
     x, y = points(7, 3)
-    said, true = model(x) > 0, y > 0
-    tp = (said & true).sum().item()
+    prediction, true = model(x) > 0, y > 0
+    tp = (prediction & true).sum().item()
     means = counts(model(x), y)
-    assert problem.score(means) == pytest.approx(100 * 2 * tp / (said.sum().item() + true.sum().item()))
+    assert problem.score(means) == pytest.approx(100 * 2 * tp / (prediction.sum().item() + true.sum().item()))
 
 
 def test_a_metric_of_something_not_finite_diverges() -> None:
@@ -156,35 +156,35 @@ def test_a_metric_of_something_not_finite_diverges() -> None:
 
 
 def test_augmentation_sees_training_inputs_alone_and_is_the_seeds() -> None:
-    seen: list[int] = []
+    sizes: list[int] = []
 
     def shift(inputs: Batch, generator: torch.Generator) -> Batch:
         assert isinstance(inputs, Tensor)
-        seen.append(len(inputs))
+        sizes.append(len(inputs))
         return inputs + torch.randn(inputs.shape, generator=generator)
 
     first, second, other = (run(task(augment=shift), seed=seed, micro_batch=5) for seed in (0, 0, 1))
     assert losses(first) == losses(second) != losses(other)
-    assert set(seen) == {5, 3}, "validation and test batches of 5, 4 and 5, 2 were left alone"
+    assert set(sizes) == {5, 3}, "validation and test batches of 5, 4 and 5, 2 were left alone"
     assert losses(first) != losses(run(task(), micro_batch=5))
 
 
 def test_bfloat16_computes_forward_passes_in_bfloat16_and_keeps_float32_weights() -> None:
-    seen: list[torch.dtype] = []
+    dtypes: list[torch.dtype] = []
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        seen.append(outputs.dtype)
+        dtypes.append(outputs.dtype)
         return nn.functional.mse_loss(outputs.float(), targets)
 
     record = run(task(loss=loss), precision="bfloat16")
-    assert set(seen) == {torch.bfloat16}
+    assert set(dtypes) == {torch.bfloat16}
     assert record.parameter_bytes == 4 * 4
     with pytest.raises(LabError, match="precision 'float16': choose one of float32, bfloat16"):
         run(task(), precision="float16")
 
 
 def test_channels_last_lays_out_images_and_changes_no_result() -> None:
-    seen: list[bool] = []
+    layouts: list[bool] = []
 
     class Look(nn.Module):
         def __init__(self) -> None:
@@ -192,7 +192,7 @@ def test_channels_last_lays_out_images_and_changes_no_result() -> None:
             self.conv = nn.Conv2d(3, 4, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            layouts.append(x.is_contiguous(memory_format=torch.channels_last))
             out: Tensor = self.conv(x).mean((1, 2, 3))[:, None]
             return out
 
@@ -200,10 +200,10 @@ def test_channels_last_lays_out_images_and_changes_no_result() -> None:
     split = Split(images, images.mean((1, 2, 3))[:, None])
     problem = task(train=split, validation=split, test=split, build_model=Look)
     plain, laid_out = losses(run(problem)), losses(run(replace(problem, channels_last=True)))
-    assert seen.count(True) == seen.count(False) > 0
-    seen.clear()
+    assert layouts.count(True) == layouts.count(False) > 0
+    layouts.clear()
     assert losses(run(replace(problem, channels_last="cpu"))) == laid_out
-    assert all(seen)
+    assert all(layouts)
     assert [loss for pair in plain for loss in pair] == pytest.approx(
         [loss for pair in laid_out for loss in pair], rel=1e-5
     )

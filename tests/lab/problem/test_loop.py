@@ -57,13 +57,15 @@ def train(problem: Loop, name: str = "sgd", **options: Any) -> Record:
 
 
 def test_the_record_is_that_of_the_loop() -> None:
-    seen: list[Evaluation] = []
-    told: list[tuple[int, int]] = []
-    record = train(loop(), test=True, observe=seen.append, progress=lambda step, total: told.append((step, total)))
+    evaluations: list[Evaluation] = []
+    calls: list[tuple[int, int]] = []
+    record = train(
+        loop(), test=True, observe=evaluations.append, progress=lambda step, total: calls.append((step, total))
+    )
     assert record.steps == STEPS
     assert [evaluation.step for evaluation in record.curve] == [2, 4, 6]
-    assert record.curve == seen
-    assert told == [(step, STEPS) for step in range(1, STEPS + 1)]
+    assert record.curve == evaluations
+    assert calls == [(step, STEPS) for step in range(1, STEPS + 1)]
     assert record.validation == record.curve[-1].validation
     assert record.test == pytest.approx(3 - record.validation) or record.test == pytest.approx(3 + record.validation)
     assert record.steps_to_target == next(e.step for e in record.curve if e.validation <= 1.0)
@@ -78,8 +80,8 @@ def test_a_step_that_calls_the_one_above_is_one_step() -> None:
             super().step(closure)
 
     torch.optim.SGD([torch.ones(1)])  # only now torch's step announces itself, too
-    made = resolve.resolve("sgd")
-    spec = replace(made, build=lambda model, values, plan: Mine(model.parameters(), lr=values["lr"]))
+    result = resolve.resolve("sgd")
+    spec = replace(result, build=lambda model, values, plan: Mine(model.parameters(), lr=values["lr"]))
     values = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}
     record = lab_fakes.train_really(loop(), spec, values, batch_size=1)
     assert (record.steps, record.examples) == (STEPS, STEPS)
@@ -95,15 +97,15 @@ def test_the_same_seed_gives_the_same_run_and_leaves_the_callers_generator() -> 
 
 
 def test_the_plan_reaches_the_optimizer() -> None:
-    made: list[Any] = []
+    plans: list[Any] = []
 
     def look(running: Running) -> None:
-        made.append(running.optimizer(nn.Linear(1, 1, bias=False)))
+        plans.append(running.optimizer(nn.Linear(1, 1, bias=False)))
         raise LabError("seen")
 
     with pytest.raises(LabError, match="seen"):
         train(loop(look), "ademamix", epochs=400)
-    assert made[0].param_groups[0]["t_alpha_beta3"] == 400
+    assert plans[0].param_groups[0]["t_alpha_beta3"] == 400
 
 
 def test_a_loss_or_metric_that_is_not_finite_ends_the_run_as_diverged() -> None:

@@ -21,16 +21,16 @@ def optimizer() -> SGD:
 
 def rates(schedule: Schedule, total: int) -> list[float]:
     """The first group's rates; the second's must be half of them."""
-    made = optimizer()
-    scheduler = schedule.build(made, total)
-    seen = []
+    base = optimizer()
+    scheduler = schedule.build(base, total)
+    values = []
     for _ in range(total):
-        first, second = (group["lr"] for group in made.param_groups)
+        first, second = (group["lr"] for group in base.param_groups)
         assert second == pytest.approx(first / 2)
-        seen.append(first)
-        made.step()
+        values.append(first)
+        base.step()
         scheduler.step()
-    return seen
+    return values
 
 
 def factor(schedule: Schedule, step: int, total: int) -> float:
@@ -38,14 +38,14 @@ def factor(schedule: Schedule, step: int, total: int) -> float:
     warm = schedule.warm_up_steps(total)
     if step < warm:
         return (step + 1) / (warm + 1)
-    done, steps = step - warm, total - warm
-    u = done / steps
+    count, steps = step - warm, total - warm
+    u = count / steps
     if schedule.kind == "step":
-        passed = sum(done >= steps * part / schedule.drops for part in range(1, schedule.drops))
+        passed = sum(count >= steps * part / schedule.drops for part in range(1, schedule.drops))
         return float(schedule.gamma**passed)
     if schedule.kind == "wsd":
         falling = max(1, round(schedule.decay * steps))
-        return min(1.0, (steps - done) / falling)
+        return min(1.0, (steps - count) / falling)
     if schedule.kind == "polynomial":
         return float((1 - u) ** schedule.power)
     return 1.0 if schedule.kind == "constant" else 0.5 * (1 + math.cos(math.pi * u))
@@ -77,8 +77,8 @@ def test_the_options_have_their_effect(schedule: Schedule) -> None:
 
 
 def test_the_papers_step_decay_drops_tenfold_at_every_quarter() -> None:
-    seen = rates(Schedule("step"), 400)
-    assert [round(math.log10(seen[step])) for step in (0, 99, 100, 199, 200, 299, 300, 399)] == [
+    values = rates(Schedule("step"), 400)
+    assert [round(math.log10(values[step])) for step in (0, 99, 100, 199, 200, 299, 300, 399)] == [
         0,
         0,
         -1,
@@ -107,12 +107,12 @@ def test_a_schedule_resumes_from_its_state_read_with_weights_only(kind: Any) -> 
     scheduler = schedule.build(second, total)
     scheduler.load_state_dict(state["scheduler"])
     second.load_state_dict(state["optimizer"])
-    seen = []
+    values = []
     for _ in range(stop, total):
-        seen.append(second.param_groups[0]["lr"])
+        values.append(second.param_groups[0]["lr"])
         second.step()
         scheduler.step()
-    assert seen == whole[stop:]
+    assert values == whole[stop:]
 
 
 @pytest.mark.parametrize(

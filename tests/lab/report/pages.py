@@ -110,7 +110,7 @@ def results(
         for number, entry in enumerate(runs):
             seed = fresh_seed(0, number) if one_round else fresh_seed(number, 0)
             finished[name][Key(0 if one_round else number, point or 0, seed)] = replace(entry, seed=seed)
-    tried = {
+    outcomes = {
         name: {
             Key(number, point, seed): replace(entry, seed=seed)
             for number in range(rounds)
@@ -122,7 +122,7 @@ def results(
     }
     versions = {"python": "3.11", "torch": "2.6", "valleys": "0.1"}
     environments = [{**versions, "cpus": 2, "threads": 1, "device": "x86_64", "ranks": 1}]
-    fields = (settings, environments, dict.fromkeys(tuned, space), {name: tried.get(name, {}) for name in tuned})
+    fields = (settings, environments, dict.fromkeys(tuned, space), {name: outcomes.get(name, {}) for name in tuned})
     return replace(Results(*fields, finished), **(changes or {}))
 
 

@@ -51,8 +51,8 @@ def pair() -> Results:
 
 def test_the_tables_show_the_units_they_name() -> None:
     document = read(results({"sgd": finals("sgd", 80.0, None, 83.0)}, {"sgd": trials("sgd", 80.0, None)}))
-    made = [tables.results(document, {"sgd": 0}), tables.cost(document, {"sgd": 0})]
-    assert [dict(zip(table.titles, (cell.text for cell in table.rows[0]), strict=True)) for table in made] == [
+    contents = [tables.results(document, {"sgd": 0}), tables.cost(document, {"sgd": 0})]
+    assert [dict(zip(table.titles, (cell.text for cell in table.rows[0]), strict=True)) for table in contents] == [
         {
             "optimizer": "sgd",
             "test accuracy %": "79.5 (60.4 to 98.6)",
@@ -77,8 +77,8 @@ def test_every_run_is_in_the_document_with_its_round() -> None:
     assert all(entry["complete"] for entry in document["rounds"])
     of = {(number, one["optimizer"], one["phase"], one["trial"]): one for number, one in runs}
     assert len(of) == len(runs)
-    for phase, kept in (("tuning", contents.tuning), ("final", {**contents.final, "alto": alto})):
-        for name, records in kept.items():
+    for phase, before in (("tuning", contents.tuning), ("final", {**contents.final, "alto": alto})):
+        for name, records in before.items():
             for key, record in records.items():
                 one = of[key.round + 1, name, phase, key.point + 1]
                 expected = report.plain(asdict(record))

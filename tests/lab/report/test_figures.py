@@ -114,13 +114,13 @@ def test_the_waterfall_goes_from_the_first_recipe_to_the_last(scale: str) -> Non
 
 
 def test_comparisons_of_one_task_have_a_line_over_the_batch_size() -> None:
-    chosen = [
+    documents = [
         document({"sgd": finals("sgd", a, a + 1.5), "alto": finals("alto", b, b + 1)}, batch_size=batch)
         for batch, a, b in ((128, 96.0, 97.5), (1024, 92.0, 94.0))
     ]
-    picture = valid(across.against_batch_size(chosen, [0, 1], {"sgd": 0, "alto": 1}))
+    picture = valid(across.against_batch_size(documents, [0, 1], {"sgd": 0, "alto": 1}))
     assert [trace["x"] for trace in picture["data"]] == [[128, 1024]] * 2
-    tests = {row["optimizer"]: row["test"] for row in chosen[1]["table"]}
+    tests = {row["optimizer"]: row["test"] for row in documents[1]["table"]}
     assert picture["data"][1]["y"][1] == tests["alto"]["estimate"]
     assert picture["data"][1]["error_y"]["array"][1] == tests["alto"]["high"] - tests["alto"]["estimate"]
 

@@ -41,10 +41,10 @@ def sentences(found: dict[str, Any]) -> list[str]:
 
 
 def test_the_numbers_of_the_page_are_those_of_the_document() -> None:
-    found = usual()
-    table = only(found).table("Results on fresh seeds")
-    assert [row[0] for row in table.rows] == [row["optimizer"] for row in found["table"]] == ["alto", "lamb", "sgd"]
-    for row in found["table"]:
+    contents = usual()
+    table = only(contents).table("Results on fresh seeds")
+    assert [row[0] for row in table.rows] == [row["optimizer"] for row in contents["table"]] == ["alto", "lamb", "sgd"]
+    for row in contents["table"]:
         name = row["optimizer"]
         assert table.column("test accuracy %")[name] == interval(row["test"])
         assert table.column("validation accuracy %")[name] == interval(row["validation"])
@@ -52,8 +52,8 @@ def test_the_numbers_of_the_page_are_those_of_the_document() -> None:
         assert table.column("diverged trials")[name] == f"{row['diverged_trials']} of 12"
         assert table.column("rounds lost")[name] == f"{row['lost']} of 3"
     place = table.titles.index("test accuracy %")
-    assert [row[place] for row in table.values] == [str(row["test"]["estimate"]) for row in found["table"]]
-    spaces = only(found).table("Search space")
+    assert [row[place] for row in table.values] == [str(row["test"]["estimate"]) for row in contents["table"]]
+    spaces = only(contents).table("Search space")
     assert [row[1:] for row in spaces.rows if row[0] == "alto"] == [
         ["lr", "0.0001 to 1 (log)", "0.01, 0.01, 0.01"],
         ["c", "-1 to 1 (linear)", "0.2, 0.2, 0.2"],
@@ -61,26 +61,26 @@ def test_the_numbers_of_the_page_are_those_of_the_document() -> None:
 
 
 def test_the_verdicts_come_before_everything_else() -> None:
-    found = usual()
+    contents = usual()
     spoken = ("h1", "h2", "h3", "p", "caption", "li", "td", "th", "text")
-    texts = [text.strip() for tag, text in only(found).texts if tag in spoken and text.strip()]
+    texts = [text.strip() for tag, text in only(contents).texts if tag in spoken and text.strip()]
     expected = ["Without JavaScript there are no charts; verdicts and tables are complete.", "fake at batch 16"]
-    for verdict in found["verdicts"]:
+    for verdict in contents["verdicts"]:
         expected += [f"{verdict['sentence']}.", f"Statistics: {verdict['details']}.", f"Cost: {verdict['cost']}."]
     assert len(expected) == 8
     assert texts[:8] == expected
-    short = copy.deepcopy(found)
-    short["verdicts"] = [{**found["verdicts"][0], "details": "", "cost": ""}]
+    short = copy.deepcopy(contents)
+    short["verdicts"] = [{**contents["verdicts"][0], "details": "", "cost": ""}]
     assert not [text for _, text in only(short).texts if text.startswith(("Statistics:", "Cost:"))]
     short["verdicts"] = []
     assert ("p", "There is no pair of optimizers to compare.") in only(short).texts
 
 
 def test_a_missed_target_is_infinite_and_one_that_nobody_tried_is_a_dash() -> None:
-    found = document(
+    contents = document(
         {"sgd": finals("sgd", 91.2, 85.0, 85.0), "nil": []}, {"sgd": trials("sgd", 92.0), "nil": trials("nil", None)}
     )
-    reader = only(found)
+    reader = only(contents)
     main, times = reader.table("Results on fresh seeds"), reader.table("Time to the target")
     assert main.column("steps to target") == {"sgd": "∞", "nil": "∞"}
     assert times.column("steps of each round") == {"sgd": "20, ∞, ∞", "nil": "∞, ∞, ∞"}
@@ -111,21 +111,21 @@ def test_every_trial_is_listed_also_the_bad_ones() -> None:
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_the_results_have_a_dot_for_each_round_on_the_metrics_scale(scale: str) -> None:
-    found = document(
+    contents = document(
         {"sgd": [run("sgd", 91.0, test=value) for value in (1.0, 10.0, 100.0)]}, scale=scale, maximize=False
     )
-    picture = figures.results(found, {"sgd": 0})
+    picture = figures.results(contents, {"sgd": 0})
     dots, mean = picture["data"]
     assert dots["x"] == pytest.approx([1.0, 10.0, 100.0])
     assert picture["layout"]["xaxis"]["type"] == scale
     assert mean["x"] == [pytest.approx(10.0 if scale == "log" else 37.0)]
-    assert mean["x"][0] + mean["error_x"]["array"][0] == pytest.approx(found["table"][0]["test"]["high"])
-    assert mean["x"][0] - mean["error_x"]["arrayminus"][0] == pytest.approx(found["table"][0]["test"]["low"])
+    assert mean["x"][0] + mean["error_x"]["array"][0] == pytest.approx(contents["table"][0]["test"]["high"])
+    assert mean["x"][0] - mean["error_x"]["arrayminus"][0] == pytest.approx(contents["table"][0]["test"]["low"])
 
 
 def test_lost_rounds_are_counted_beside_their_optimizer() -> None:
-    found = usual()
-    hovers = [trace["hovertemplate"] for trace in figures.results(found, {"sgd": 0, "lamb": 1, "alto": 2})["data"]]
+    contents = usual()
+    hovers = [trace["hovertemplate"] for trace in figures.results(contents, {"sgd": 0, "lamb": 1, "alto": 2})["data"]]
     assert any(hover.startswith("sgd: mean ") and "; 1 of 3 rounds lost" in hover for hover in hovers)
     seeds = document({"sgd": finals("sgd", 85.0, None)}, one_round=True)
     assert "; 1 of 2 seeds lost" in figures.results(seeds, {"sgd": 0})["data"][-1]["hovertemplate"]
@@ -134,41 +134,41 @@ def test_lost_rounds_are_counted_beside_their_optimizer() -> None:
 def test_the_budget_curve_has_a_band_where_there_are_rounds() -> None:
     tuning = {"sgd": trials("sgd", 80.0, 81.0)}
     for rounds, bands in ((3, 1), (1, 0)):
-        found = document({"sgd": finals("sgd", *[91.0] * rounds)}, tuning)
-        picture = figures.budget(found, {"sgd": 0})
+        contents = document({"sgd": finals("sgd", *[91.0] * rounds)}, tuning)
+        picture = figures.budget(contents, {"sgd": 0})
         assert picture is not None
         assert sum("fill" in trace for trace in picture["data"]) == bands
 
 
 def test_superseded_runs_are_left_out_of_charts_and_tables() -> None:
-    found = usual()
-    runs = found["rounds"][1]["runs"]
+    contents = usual()
+    runs = contents["rounds"][1]["runs"]
     final = next(run_ for run_ in runs if (run_["optimizer"], run_["phase"]) == ("alto", "final"))
-    before = html.render([found])
+    before = html.render([contents])
     runs.append({**copy.deepcopy(final), "trial": 1, "selected": False, "step_seconds": 12.345, "curve": []})
-    assert html.render([found]) == before
+    assert html.render([contents]) == before
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_name_becomes_markup(name: str) -> None:
-    found = document(
+    contents = document(
         {name: finals(name, 91.2, 92.0), "sgd": finals("sgd", 91.0, 92.5)},
         command=name,
         task=name,
         metric=name,
         schedule=name,
     )
-    found["notes"] = [name]
-    text = html.render([found, found], title=name)
+    contents["notes"] = [name]
+    text = html.render([contents, contents], title=name)
     reader = Reader(text)
     scripts = [entry for entry in reader.all_of("script") if entry.get("type") != "application/json"]
     assert scripts == [{}, {}]  # plotly.js and the page's own
     assert not reader.all_of("img")
     markup = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert not re.search(r"<[^>]*\son\w+\s*=", re.sub(r'"[^"]*"', "", markup))
-    shown = json.dumps(plots_of(reader))
-    assert "<script" not in shown
-    assert "<img" not in shown
+    content = json.dumps(plots_of(reader))
+    assert "<script" not in content
+    assert "<img" not in content
     assert ("code", name) in reader.texts
     assert ("title", name) in reader.texts
     assert name in reader.table("Results on fresh seeds").column("target reached")

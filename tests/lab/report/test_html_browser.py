@@ -242,9 +242,9 @@ def test_the_policy_stops_what_the_page_did_not_bring(browser: Browser, several:
 def test_names_are_shown_as_they_are(browser: Browser, several: Path) -> None:
     tab = Tab(browser, several)
     drawn(tab)
-    shown = tab.evaluate("[...document.querySelectorAll('.who')].map(e => e.textContent)")
-    assert "<script>alert(1)</script>" in shown
-    assert '"><img src=x onerror=alert(1)>' in shown
+    texts = tab.evaluate("[...document.querySelectorAll('.who')].map(e => e.textContent)")
+    assert "<script>alert(1)</script>" in texts
+    assert '"><img src=x onerror=alert(1)>' in texts
     assert tab.evaluate("document.images.length") == 0
     labels = tab.evaluate("[...document.querySelectorAll('.plot .ytick text')].map(e => e.textContent)")
     assert "<script>alert(1)</scrip…" in labels

@@ -70,8 +70,8 @@ MADE: dict[str, Callable[[Path], Path]] = {
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report]:
     folder = tmp_path_factory.mktemp("reports")
-    made = {name: make(folder / re.sub(r"\W", "-", name)) for name, make in MADE.items()}
-    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in made.items()}
+    documents = {name: make(folder / re.sub(r"\W", "-", name)) for name, make in MADE.items()}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in documents.items()}
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -263,11 +263,11 @@ def test_a_line_of_python_has_the_values_of_the_last_round_that_has_any() -> Non
     def build(*_: Any) -> Any:
         raise AssertionError
 
-    known = OptimizerSpec(
+    spec = OptimizerSpec(
         "sgd", build, {}, line=lambda values, plan: f"SGD({values['lr']}, {plan.batch_size}, {plan.steps})"
     )
-    assert lines([known], summarize(last), 16) == {"sgd": "SGD(0.7, 16, 20)"}
-    assert lines([known], summarize(lost), 16) == {"sgd": "SGD(0.1, 16, 20)"}
-    assert lines([replace(known, line=None)], summarize(lost), 16) == {}
+    assert lines([spec], summarize(last), 16) == {"sgd": "SGD(0.7, 16, 20)"}
+    assert lines([spec], summarize(lost), 16) == {"sgd": "SGD(0.1, 16, 20)"}
+    assert lines([replace(spec, line=None)], summarize(lost), 16) == {}
     hopeless = results({"sgd": []}, {"sgd": trials("sgd", None)})
-    assert lines([known], summarize(hopeless), 16) == {}
+    assert lines([spec], summarize(hopeless), 16) == {}

@@ -43,8 +43,8 @@ def landscape(**changes: Any) -> dict[str, Any]:
 
 
 def test_plotly_knows_every_property_and_the_numbers_are_those_of_the_landscape() -> None:
-    drawn = landscape()
-    pictures = terrain.figures(drawn, INDEX)
+    drawing = landscape()
+    pictures = terrain.figures(drawing, INDEX)
     assert list(pictures) == ["surface", "barriers", "spectra", "sharpness"]
     for picture in pictures.values():
         go.Figure(data=picture["data"], layout=picture["layout"])
@@ -53,8 +53,8 @@ def test_plotly_knows_every_property_and_the_numbers_are_those_of_the_landscape(
                 assert all(len(values) == len(picture["data"]) for values in choice["data"].values())
     surface, first, second = pictures["surface"]["data"]
     assert (surface["x"], surface["y"], surface["z"]) == (
-        *(drawn["plane"][key] for key in "xy"),
-        drawn["plane"]["loss"],
+        *(drawing["plane"][key] for key in "xy"),
+        drawing["plane"]["loss"],
     )
     assert (first["x"], first["z"], second["x"], second["z"]) == ([0.0], [0.5], [1.0], [1.5])
     names = pictures["surface"]["layout"]["scene"]["annotations"]
@@ -71,9 +71,9 @@ def test_plotly_knows_every_property_and_the_numbers_are_those_of_the_landscape(
 
 @pytest.mark.parametrize(("largest", "kind"), [(3.0, "linear"), (5000.0, "log")])
 def test_a_wide_surface_has_a_logarithmic_height(largest: float, kind: str) -> None:
-    drawn = landscape()
-    drawn["plane"]["loss"][1][2] = largest
-    scene = terrain.figures(drawn, INDEX)["surface"]["layout"]["scene"]
+    drawing = landscape()
+    drawing["plane"]["loss"][1][2] = largest
+    scene = terrain.figures(drawing, INDEX)["surface"]["layout"]["scene"]
     assert scene["zaxis"]["type"] == kind
     assert scene["annotations"][1]["z"] == (math.log10(1.5) if kind == "log" else 1.5), "Plotly wants the logarithm"
 
@@ -81,10 +81,10 @@ def test_a_wide_surface_has_a_logarithmic_height(largest: float, kind: str) -> N
 @pytest.mark.parametrize("seed", [5000, 1])
 def test_the_page_has_the_landscape_while_its_runs_are_selected(seed: int, tmp_path: Path) -> None:
     contents = results({name: finals(name, 91.0, 92.5) for name in INDEX})
-    drawn = landscape()
-    for entry in drawn["minima"]:
+    drawing = landscape()
+    for entry in drawing["minima"]:
         entry["seed"] = seed
-    (tmp_path / additions.DRAWING).write_text(json.dumps(drawn))
+    (tmp_path / additions.DRAWING).write_text(json.dumps(drawing))
     report.write(contents, summarize(contents), tmp_path, "valleys compare fake")
     headings = [text for tag, text in Reader((tmp_path / "report.html").read_text()).texts if tag == "h3"]
     assert ("The landscape between the minima" in headings) == (seed == 5000)

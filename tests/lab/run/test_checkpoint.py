@@ -106,9 +106,9 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path, name: str, sche
         folder = tmp_path / str(stop)
         with pytest.raises(Killed):
             train(folder, name, schedule, stop)
-        made: list[int] = []
-        resumed = train(folder, name, schedule, loaded=made)
-        assert len(made) == STEPS - (stop - 1), "finished steps are not repeated"
+        result: list[int] = []
+        resumed = train(folder, name, schedule, loaded=result)
+        assert len(result) == STEPS - (stop - 1), "finished steps are not repeated"
         assert without_times(resumed) == whole
 
 
@@ -124,10 +124,10 @@ def test_times_go_on_from_where_they_were(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 broken"], ids=["empty", "text", "zip"])
 def test_a_file_that_cannot_be_read_costs_the_run_no_more_than_its_progress(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.pt").write_bytes(content)
-    made: list[int] = []
+    result: list[int] = []
     with pytest.warns(UserWarning, match="its run begins anew"):
-        train(tmp_path, "sgd", Schedule("cosine"), loaded=made)
-    assert len(made) == STEPS
+        train(tmp_path, "sgd", Schedule("cosine"), loaded=result)
+    assert len(result) == STEPS
 
 
 def test_a_file_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ VALUES = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
 
 
 def ended(problem: Any, spec: OptimizerSpec, values: Mapping[str, float], **options: Any) -> tuple[Record, nn.Module]:
-    kept: list[nn.Module] = []
-    record = lab_fakes.train_really(problem, spec, values, keep=kept.append, **options)
-    return record, kept[0]
+    before: list[nn.Module] = []
+    record = lab_fakes.train_really(problem, spec, values, keep=before.append, **options)
+    return record, before[0]
 
 
 def by_hand(problem: Any, batch_size: int, steps: int, rho: float = 0.05, clip: float | None = None) -> nn.Module:
@@ -46,13 +46,13 @@ def by_hand(problem: Any, batch_size: int, steps: int, rho: float = 0.05, clip: 
         norm = torch.stack([g.norm() for g in grads]).norm().item()
         return [g * min(1.0, clip / (norm + 1e-6)) for g in grads] if clip else grads
 
-    for step, chosen in enumerate(order.split(batch_size)[:steps]):
-        first = gradient(chosen)
+    for step, selection in enumerate(order.split(batch_size)[:steps]):
+        first = gradient(selection)
         scale = rho / torch.stack([g.norm() for g in first]).norm()
         with torch.no_grad():
             for p, g in zip(parameters, first, strict=True):
                 p.add_(scale * g)
-        second = gradient(chosen)
+        second = gradient(selection)
         with torch.no_grad():
             for p, g, other, buffer in zip(parameters, first, second, buffers, strict=True):
                 p.sub_(scale * g)
@@ -123,10 +123,10 @@ def asking(made: list[Asking]) -> OptimizerSpec:
 
 
 def test_every_gradient_is_clipped_and_counted_and_repeats_without_a_move() -> None:
-    made: list[Asking] = []
+    optimizers: list[Asking] = []
     problem = replace(noisy_task(Schedule("constant")), clip=0.01)
-    record, _ = ended(problem, asking(made), {"lr": 0.01}, batch_size=10, micro_batch=4)
-    norms = made[0].norms
+    record, _ = ended(problem, asking(optimizers), {"lr": 0.01}, batch_size=10, micro_batch=4)
+    norms = optimizers[0].norms
     assert len(norms) == 3 * record.steps
     assert record.examples == 10 * len(norms)
     assert norms == pytest.approx([0.01] * len(norms), rel=1e-3)

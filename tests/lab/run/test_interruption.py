@@ -79,8 +79,8 @@ def test_a_signal_costs_nothing(number: int, undisturbed: list[Any], tmp_path: P
     assert child.wait(60) == 143
     states = _states(tmp_path / "comparison.db")
     assert (states["RUNNING"], states["COMPLETE"], states["FAIL"]) == (0, 0, 1)
-    (kept,) = (tmp_path / "checkpoints").iterdir()
-    assert kept.suffix == ".pt"
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    assert checkpoint.suffix == ".pt"
     again = start(tmp_path)
     assert again.wait(120) == 0
     assert results(tmp_path) == undisturbed

@@ -30,17 +30,17 @@ VALUES = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.01}
 def run(problem: Any, name: str = "schedule-free-adamw", **options: Any) -> tuple[Record, nn.Module, Any, list[float]]:
     """The record; the model and its optimizer as training left them; the learning rates of the steps."""
     spec = resolve(name, 128)
-    made: list[Any] = []
+    optimizers: list[Any] = []
     rates: list[float] = []
 
     def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
         optimizer = spec.build(model, values, plan)
         optimizer.register_step_pre_hook(lambda *_: rates.append(optimizer.param_groups[0]["lr"]))
-        made[:] = [model, optimizer]
+        optimizers[:] = [model, optimizer]
         return optimizer
 
     record = lab_fakes.train_really(problem, replace(spec, build=build), VALUES, **{"batch_size": 128, **options})
-    return record, made[0], made[1], rates
+    return record, optimizers[0], optimizers[1], rates
 
 
 def accuracy(problem: Any, model: nn.Module) -> float:
@@ -52,9 +52,9 @@ def accuracy(problem: Any, model: nn.Module) -> float:
 def test_schedule_free_is_judged_at_its_average() -> None:
     digits: Any = tasks.load("digits")
     digits = replace(digits, metric=digits.loss)  # a metric that shows every difference
-    kept: list[dict[str, Tensor]] = []
+    weights: list[dict[str, Tensor]] = []
     record, model, optimizer, rates = run(
-        digits, epochs=3, keep=lambda model: kept.append({k: v.clone() for k, v in model.state_dict().items()})
+        digits, epochs=3, keep=lambda model: weights.append({k: v.clone() for k, v in model.state_dict().items()})
     )
     assert record.validation is not None
     assert all(group["train_mode"] for group in optimizer.param_groups)
@@ -63,7 +63,7 @@ def test_schedule_free_is_judged_at_its_average() -> None:
     assert accuracy(digits, model) == pytest.approx(record.validation, rel=1e-5)
     assert abs(trained - record.validation) > 1e-3 * record.validation
     for name, value in model.state_dict().items():
-        torch.testing.assert_close(kept[0][name], value)
+        torch.testing.assert_close(weights[0][name], value)
     assert set(rates) == {VALUES["lr"]}, "the task's schedule is left out"
 
 
@@ -79,13 +79,13 @@ def test_the_average_is_that_of_the_points_z() -> None:
         )
         return optimizer
 
-    kept: list[nn.Module] = []
-    options: dict[str, Any] = {"batch_size": 10, "keep": kept.append}
+    models: list[nn.Module] = []
+    options: dict[str, Any] = {"batch_size": 10, "keep": models.append}
     lab_fakes.train_really(problem, replace(spec, build=build), VALUES, **options)
     assert len(points) == 20  # the warm-up is one step
-    kept[0].train()
+    models[0].train()
     # ``keep`` was called with the average, but training's weights were put back since: judge by their formula.
-    for p, zs in zip(kept[0].parameters(), zip(*points, strict=True), strict=True):
+    for p, zs in zip(models[0].parameters(), zip(*points, strict=True), strict=True):
         mean = torch.stack(zs).mean(0)
         torch.testing.assert_close(p.detach(), 0.1 * zs[-1] + 0.9 * mean, rtol=1e-4, atol=1e-5)
 
@@ -135,16 +135,16 @@ def test_every_evaluation_is_in_evaluation_mode_and_every_step_is_not(monkeypatc
 
 
 def test_the_mode_is_in_the_checkpoint(tmp_path: Path) -> None:
-    seen: list[bool] = []
+    modes: list[bool] = []
 
     class Looking(Checkpoint):
         def save(self, of: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-            seen.extend(group["train_mode"] for group in state["optimizer"]["param_groups"])
+            modes.extend(group["train_mode"] for group in state["optimizer"]["param_groups"])
             super().save(of, state)
 
     run(noisy_task(Schedule("cosine")), batch_size=10, checkpoint=Looking(tmp_path / "run.pt", every=0.0))
-    assert seen
-    assert all(seen)
+    assert modes
+    assert all(modes)
 
 
 def test_batch_statistics_are_those_of_the_weights_that_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,14 +155,14 @@ def test_batch_statistics_are_those_of_the_weights_that_are_judged(monkeypatch: 
     normalisation = model.get_submodule("1")
     assert isinstance(normalisation, nn.BatchNorm1d)
     assert (normalisation.momentum, int(normalisation.num_batches_tracked or 0)) == (0.1, record.steps)
-    theirs = accuracy(problem, model)
+    expected = accuracy(problem, model)
     optimizer.eval()
     examples: Any = problem.train
     hidden = layers[0](examples.inputs).detach()
     # Eight micro-batches hold all 40 training examples here.
     normalisation.running_mean, normalisation.running_var = hidden.mean(0), hidden.var(0)
     assert record.validation == pytest.approx(accuracy(problem, model), rel=1e-5)
-    assert record.validation != pytest.approx(theirs, rel=1e-3)
+    assert record.validation != pytest.approx(expected, rel=1e-3)
 
 
 def loop(evaluate: bool, **changes: Any) -> Loop:
@@ -198,16 +198,16 @@ def test_a_loop_of_its_own_evaluates_in_evaluation_mode_or_is_refused() -> None:
 
 
 def test_a_loop_knows_of_a_schedule_of_its_own_and_refuses_a_second_gradient() -> None:
-    seen: list[bool] = []
+    modes: list[bool] = []
 
     def look(running: Running) -> None:
-        seen.append(running.own_schedule)
+        modes.append(running.own_schedule)
         raise LabError("seen")
 
     for name in ("schedule-free-adamw", "adamw"):
         with pytest.raises(LabError, match="seen"):
             lab_fakes.train_really(loop(True, run=look), resolve(name), VALUES, batch_size=1)
-    assert seen == [True, False]
+    assert modes == [True, False]
     with pytest.raises(LabError, match=r"sam computes two gradients in a step, and square has.*leave sam out"):
         lab_fakes.train_really(loop(True, run=look), resolve("sam"), VALUES, batch_size=1)
 

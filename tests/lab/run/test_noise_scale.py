@@ -141,13 +141,13 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(sizes: list[int], dec
 def test_the_interval_ends_where_the_ratio_is_just_not_refuted() -> None:
     random = np.random.default_rng(7)
     decay, steps = 0.9, 30
-    noise, told = NoiseScale(decay), []
+    noise, sizes = NoiseScale(decay), []
     for _ in range(steps):
         examples = 3 * G + SCALES * random.normal(size=(32, D))
-        told.append(single(examples, [8] * 4))
+        sizes.append(single(examples, [8] * 4))
         step(noise, examples, [8] * 4)
     weights = decay ** np.arange(steps - 1, -1, -1)
-    differences = np.diff(np.array(told), axis=0)
+    differences = np.diff(np.array(sizes), axis=0)
     covariance = np.einsum("t,ti,tj->ij", weights[1:] ** 2, differences, differences) / 2 / (weights[1:] ** 2).sum()
     covariance *= (weights**2).sum() / weights.sum() ** 2
     equal = (weights**2).sum() ** 2 / (weights**4).sum()
@@ -155,7 +155,7 @@ def test_the_interval_ends_where_the_ratio_is_just_not_refuted() -> None:
     assert noise.interval is not None
     for ratio in noise.interval:
         contrast = np.array([1.0, -ratio])
-        off = contrast @ (weights @ np.array(told) / weights.sum())
+        off = contrast @ (weights @ np.array(sizes) / weights.sum())
         assert off**2 == pytest.approx(quantile**2 * contrast @ covariance @ contrast, rel=1e-9)
 
 
@@ -272,9 +272,9 @@ def linear() -> Task:
     """A loss whose gradient for an example is that example, whatever the weights are."""
     x = torch.tensor(G + SCALES * np.random.default_rng(6).normal(size=(N, D)))
     split = Split(x, torch.zeros(N, dtype=torch.float64))
-    made = make_task(examples=N)
+    result = make_task(examples=N)
     return replace(
-        made, train=split, validation=split, build_model=Linear, loss=lambda out, _: out.mean(), metric=_mean
+        result, train=split, validation=split, build_model=Linear, loss=lambda out, _: out.mean(), metric=_mean
     )
 
 
@@ -315,7 +315,7 @@ def test_every_step_has_two_micro_batches_or_more(batch_size: int, micro_batch: 
     noise = Spy()
     train(linear(), batch_size=batch_size, micro_batch=micro_batch, noise=noise)
     assert len(noise.told) == N // batch_size
-    assert all(told == sizes for _, told, _ in noise.told)
+    assert all(parts == sizes for _, parts, _ in noise.told)
 
 
 def test_without_noise_no_batch_is_split() -> None:

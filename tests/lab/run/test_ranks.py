@@ -48,24 +48,24 @@ def alike(ours: Record, theirs: Record) -> bool:
 def test_gradients_and_records_are_those_of_one_process(size: int, tmp_path: Path) -> None:
     expected = worlds.gradients()
     ranks = values(world(size, tmp_path, worlds.gradients))
-    for found in ranks:
-        for (ours, record), (theirs, whole) in zip(found, expected, strict=True):
-            assert len(ours) == len(theirs) == whole.steps
-            for a, b in zip(ours, theirs, strict=True):
+    for result in ranks:
+        for (gradient, record), (reference, whole) in zip(result, expected, strict=True):
+            assert len(gradient) == len(reference) == whole.steps
+            for a, b in zip(gradient, reference, strict=True):
                 same(a, b)
             assert alike(record, whole)
-    assert all([record for _, record in found] == [record for _, record in ranks[0]] for found in ranks)
+    assert all([record for _, record in result] == [record for _, record in ranks[0]] for result in ranks)
 
 
 def test_replicas_stay_equal_whatever_is_random(tmp_path: Path) -> None:
     alone = worlds.noisy_replicas()
     ranks = values(world(4, tmp_path, worlds.noisy_replicas))
     for name in ("random optimizer", "dropout", "batch normalisation"):
-        for found in ranks:
-            assert found[name][0] == ranks[0][name][0]
-            same(found[name][1], ranks[0][name][1], tolerance=0.0)
+        for result in ranks:
+            assert result[name][0] == ranks[0][name][0]
+            same(result[name][1], ranks[0][name][1], tolerance=0.0)
     same(ranks[0]["random optimizer"][1], alone["random optimizer"][1])
-    draws = [number for found in ranks for number in found["draws"]]
+    draws = [number for result in ranks for number in result["draws"]]
     assert len(set(draws)) == len(draws) == 4 * 2
 
 
@@ -96,17 +96,17 @@ def test_a_mistake_takes_the_group_down_only_if_all_ranks_know_of_it(tmp_path: P
 
 def test_ranks_share_decisions_and_errors(tmp_path: Path) -> None:
     ranks = values(world(3, tmp_path, worlds.agreement, launched=True))
-    assert [found.pop("agreed") for found in ranks] == [0, 1, 2]
-    (_, end), *others = [found.pop("rank 0 first") for found in ranks]
+    assert [result.pop("agreed") for result in ranks] == [0, 1, 2]
+    (_, end), *others = [result.pop("rank 0 first") for result in ranks]
     assert all(start > end for start, _ in others)
-    told = {
+    messages = {
         "decided": 10,
         "decide": "mistake of 0",
         "agree, rank 0": "mistake of 0",
         "agree, rank 1": "rank 1: mistake of 1",
         "sum": [3.0, 3.0],
     }
-    assert ranks == [told] * 3
+    assert ranks == [messages] * 3
 
 
 @pytest.mark.parametrize(("begun", "continued"), [(1, 2), (4, 1)])
@@ -119,19 +119,19 @@ def test_a_folder_may_be_continued_with_another_number_of_processes(begun: int, 
     whole = worlds.comparison(tmp_path / "whole", {}).comparison
     sitting(begun, trials=1, seeds=1)
     ranks = sitting(continued)
-    found = ranks[0].comparison
-    assert all(rank.comparison == found for rank in ranks)
-    assert found.selected == whole.selected
-    for ours, theirs in ((found.trials, whole.trials), (found.records, whole.records)):
+    comparison = ranks[0].comparison
+    assert all(rank.comparison == comparison for rank in ranks)
+    assert comparison.selected == whole.selected
+    for records, reference in ((comparison.trials, whole.trials), (comparison.records, whole.records)):
         for name in ("sgd", "adamw"):
-            assert all(alike(a, b) for a, b in zip(ours[name], theirs[name], strict=True))
+            assert all(alike(a, b) for a, b in zip(records[name], reference[name], strict=True))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     runs = sum(len(entry["runs"]) for entry in report["rounds"])
     assert [rank.made for rank in ranks] == [runs - 4] * continued
     assert [(rank.opened, rank.written) for rank in ranks] == [(1, 1)] + [(0, 0)] * (continued - 1)
-    (changed,) = [note for note in found.warnings if note.startswith("the environment changed")]
+    (changed,) = [note for note in comparison.warnings if note.startswith("the environment changed")]
     assert f"ranks {begun} then, {continued} now" in changed
-    layouts = [note for note in found.warnings if note.startswith("global batch")]
+    layouts = [note for note in comparison.warnings if note.startswith("global batch")]
     product = {
         1: "global batch 14: at most 3 per rank x 1 rank x 5 accumulation steps",
         2: "global batch 14: at most 3 per rank x 2 ranks x 3 accumulation steps",
@@ -220,11 +220,11 @@ def test_torchrun_on_digits_gives_the_report_of_one_process(tmp_path: Path) -> N
     """The weights have 32 bits: roundings differ, and may put one of 360 examples on the other side."""
     words = ["compare", "digits", "--batch-size", "512", "--optimizers", "adamw,alto", "--device", "cpu"]
     words += ["--rounds", "1", "--trials", "2", "--seeds", "2", "--epochs", "2", "--out", str(tmp_path / "two")]
-    done = torchrun("--local-ranks-filter", "0", "-m", "valleys", *words)
-    assert done.returncode == 0, done.stderr
-    assert not any(word in done.stderr for word in ("valleys", "Warning", "Error"))
-    assert done.stderr.count("2 optimizers x 1 round x (2 trials + 2 fresh seeds) = 8 runs") == 1
-    assert done.stdout.count("digits at batch 512") == 1
+    process = torchrun("--local-ranks-filter", "0", "-m", "valleys", *words)
+    assert process.returncode == 0, process.stderr
+    assert not any(word in process.stderr for word in ("valleys", "Warning", "Error"))
+    assert process.stderr.count("2 optimizers x 1 round x (2 trials + 2 fresh seeds) = 8 runs") == 1
+    assert process.stdout.count("digits at batch 512") == 1
     settings: dict[str, Any] = {"batch_size": 512, "rounds": 1, "trials": 2, "seeds": 2, "epochs": 2, "device": "cpu"}
     compare("digits", optimizers=["adamw", "alto"], **settings, out=tmp_path / "one")
     two, one = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("two", "one"))
@@ -272,10 +272,10 @@ def test_a_rank_that_raises_ends_the_job_and_is_heard(tmp_path: Path) -> None:
     script = tmp_path / "raises.py"
     script.write_text(RAISES)
     words = ["compare", "sine", "--batch-size", "4096", "--device", "cpu", "--out", str(tmp_path / "out")]
-    done = torchrun(str(script), *words)
-    assert done.returncode == 1
-    assert "ZeroDivisionError: mine" in done.stderr
-    assert without_gloo(done.stdout) == ""
+    process = torchrun(str(script), *words)
+    assert process.returncode == 1
+    assert "ZeroDivisionError: mine" in process.stderr
+    assert without_gloo(process.stdout) == ""
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,8 @@ def toy(**changes: Any) -> Task:
 
 def spec(make: Any, closure: bool = False) -> OptimizerSpec:
     def build(model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
-        made: Optimizer = make(model.parameters(), **values)
-        return made
+        optimizer: Optimizer = make(model.parameters(), **values)
+        return optimizer
 
     return OptimizerSpec("mine", build, {"lr": Range(0.01, 0.1)}, closure=closure)
 

@@ -64,12 +64,12 @@ def test_tensorboard_holds_the_run(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     follow(["tensorboard"], tmp_path)
     (folder,) = (tmp_path / "tensorboard").iterdir()
-    found = curves(folder)
-    assert points(found, "loss/train") == [(10, 0.5), (20, 0.25)]
-    assert points(found, "metric/validation") == [(10, 80.0), (20, 91.0)]
-    assert points(found, "time/seconds") == [(10, 1.0), (20, 2.0)]
-    assert {tag: points(found, tag) for tag in OUTCOME} == {tag: [(20, value)] for tag, value in OUTCOME.items()}
-    text = found.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
+    metrics = curves(folder)
+    assert points(metrics, "loss/train") == [(10, 0.5), (20, 0.25)]
+    assert points(metrics, "metric/validation") == [(10, 80.0), (20, 91.0)]
+    assert points(metrics, "time/seconds") == [(10, 1.0), (20, 2.0)]
+    assert {tag: points(metrics, tag) for tag in OUTCOME} == {tag: [(20, value)] for tag, value in OUTCOME.items()}
+    text = metrics.Tensors("configuration/text_summary")[0].tensor_proto.string_val[0].decode()
     assert json.loads(text.strip("`")) == MADE
 
 
@@ -98,7 +98,7 @@ class FakeClient:
         self.uri, self.experiments = tracking_uri, {"old": "7"}
         self.calls: list[Any] = []
         self.fail = False
-        made.append(self)
+        clients.append(self)
 
     def get_experiment_by_name(self, name: str) -> Any:
         return SimpleNamespace(experiment_id=self.experiments[name]) if name in self.experiments else None
@@ -140,7 +140,7 @@ class FakeClient:
         self.calls.append(("end", run_id, status))
 
 
-made: list[FakeClient] = []
+clients: list[FakeClient] = []
 
 
 @pytest.fixture
@@ -160,14 +160,14 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         is_tracking_uri_set=lambda: False,
     )
     monkeypatch.setitem(sys.modules, "mlflow", module)
-    made.clear()
+    clients.clear()
     yield module
-    made.clear()
+    clients.clear()
 
 
 def test_mlflow_gets_the_run_in_a_local_file(mlflow: ModuleType, tmp_path: Path) -> None:
     follow(["mlflow"], tmp_path / "out")
-    (client,) = made
+    (client,) = clients
     assert client.uri == f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}"
     assert (tmp_path / "out").is_dir()
     assert client.calls == [
@@ -185,7 +185,7 @@ def test_mlflow_goes_where_the_user_says(mlflow: ModuleType, tmp_path: Path, mon
     mlflow.__dict__["is_tracking_uri_set"] = lambda: True
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "old")
     follow(["mlflow"], tmp_path / "out")
-    (client,) = made
+    (client,) = clients
     assert client.uri is None
     assert client.calls[0] == ("run", "7", RUN)
     assert not (tmp_path / "out").exists()
@@ -194,16 +194,16 @@ def test_mlflow_goes_where_the_user_says(mlflow: ModuleType, tmp_path: Path, mon
 def test_a_run_that_fails_is_marked_as_failed(mlflow: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), tracker(["mlflow"], tmp_path, RUN, MADE):
         raise KeyboardInterrupt
-    assert made[0].calls[-1] == ("end", "r1", "FAILED")
+    assert clients[0].calls[-1] == ("end", "r1", "FAILED")
 
 
 def test_a_tracker_that_fails_does_not_cost_the_run(mlflow: ModuleType, tmp_path: Path) -> None:
     with tracker(["mlflow"], tmp_path, RUN, MADE) as observe:
-        made[0].fail = True
+        clients[0].fail = True
         with pytest.warns(RuntimeWarning, match=f"mlflow stopped logging {RUN}: no route to host"):
             observe(FIRST)
         observe(SECOND)  # said once
-    assert ("end", "r1", "FINISHED") not in made[0].calls
+    assert ("end", "r1", "FINISHED") not in clients[0].calls
 
 
 def test_a_tracker_that_cannot_begin_is_an_error(
@@ -282,7 +282,7 @@ def test_a_run_that_diverged_has_no_metric(wandb: Calls, tmp_path: Path) -> None
 
 def test_several_trackers_see_the_same(mlflow: ModuleType, wandb: Calls, tmp_path: Path) -> None:
     follow(["mlflow", "wandb"], tmp_path)
-    assert [call[1] for call in made[0].calls[3:6]] == [SEEN[0], SEEN[1], OUTCOME]
+    assert [call[1] for call in clients[0].calls[3:6]] == [SEEN[0], SEEN[1], OUTCOME]
     assert [call[1] for call in wandb[1:4]] == [SEEN[0], SEEN[1], OUTCOME]
 
 

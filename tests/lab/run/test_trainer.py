@@ -131,8 +131,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(micro: int) -> None:
         if size == 20:
             expected = Spy.seen
     assert len(Spy.seen) == len(expected) == 6
-    for (_, ours), (_, theirs) in zip(Spy.seen, expected, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
+    for (_, gradients), (_, reference) in zip(Spy.seen, expected, strict=True):
+        for a, b in zip(gradients, reference, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
     assert records[0].curve[-1].train_loss == pytest.approx(records[1].curve[-1].train_loss, rel=1e-6)
     assert records[0].validation == pytest.approx(records[1].validation, rel=1e-6)
@@ -144,19 +144,19 @@ def test_the_gradient_is_that_of_the_mean_loss_over_the_batch() -> None:
     torch.manual_seed(0)
     model = task.build_model()
     task.loss(model(task.train.inputs), task.train.targets).backward()
-    for ours, parameter in zip(Spy.seen[0][1], model.parameters(), strict=True):
-        torch.testing.assert_close(ours, parameter.grad, rtol=1e-5, atol=1e-7)
+    for gradient, parameter in zip(Spy.seen[0][1], model.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("drop_last", "sizes"), [(True, [5] * 4), (False, [5] * 4 + [3])])
 def test_an_epoch_sees_each_example_once_in_a_new_order(drop_last: bool, sizes: list[int]) -> None:
     rows = torch.arange(23, dtype=torch.float32).unsqueeze(1)
-    seen: list[float] = []
+    examples: list[float] = []
 
     class Watch(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             if self.training:
-                seen.extend(x.flatten().tolist())
+                examples.extend(x.flatten().tolist())
             return super().forward(x)
 
     task = make_task(
@@ -169,7 +169,7 @@ def test_an_epoch_sees_each_example_once_in_a_new_order(drop_last: bool, sizes: 
     record = lab_fakes.train_really(task, spec(), {"lr": 1e-6}, batch_size=5, seed=3, epochs=2, micro_batch=2)
     count = sum(sizes)
     assert (record.steps, record.examples) == (2 * len(sizes), 2 * count)
-    first, second = seen[:count], seen[count:]
+    first, second = examples[:count], examples[count:]
     assert len(set(first)) == len(set(second)) == count
     assert first != second
     assert first != sorted(first)
@@ -351,9 +351,9 @@ def test_a_record_counts_the_examples_whose_gradient_was_computed() -> None:
 
 
 def test_progress_is_told_every_step() -> None:
-    told: list[tuple[int, int]] = []
-    run(progress=lambda step, total: told.append((step, total)))
-    assert told == [(step, 15) for step in range(1, 16)]
+    calls: list[tuple[int, int]] = []
+    run(progress=lambda step, total: calls.append((step, total)))
+    assert calls == [(step, 15) for step in range(1, 16)]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ PRELOADED = ["valleys.cli.compare", "torch._dynamo", "optuna", "alembic.command"
 
 
 class Ended(NamedTuple):
-    """What a rank left."""
+    """Result of a rank's process."""
 
     code: int | None
     out: str
@@ -81,12 +81,12 @@ def world(size: int, folder: Path, work: Callable[..., Any], *arguments: Any, la
 
 
 def without_gloo(out: str) -> str:
-    """What was printed but by torch 2.9 itself."""
+    """Output without the lines of torch 2.9 itself."""
     return re.sub(r"\[Gloo\] Rank \d+ is connected to .*\n", "", out)
 
 
 def values(ended: list[Ended]) -> list[Any]:
-    """What the ranks gave back; all must have come to a good end, in silence."""
+    """Values that the ranks returned; all must have exited with 0 and without output."""
     for number, rank in enumerate(ended):
         assert (rank.code, rank.out, rank.err) == (0, "", ""), f"rank {number}: {rank}"
     return [rank.value for rank in ended]
@@ -204,25 +204,25 @@ BATCHES = [(20, 20), (50, 7), (7, 1), (9, 2), (3, 1)]
 
 def gradients() -> list[tuple[list[list[Tensor]], Record]]:
     """The gradients of every step, and the record, for each of ``BATCHES``."""
-    found = []
+    results = []
     for batch_size, micro_batch in BATCHES:
         record = train(task(), Spy, batch_size=batch_size, micro_batch=micro_batch, test=True)
-        found.append((Spy.gradients, record))
-    return found
+        results.append((Spy.gradients, record))
+    return results
 
 
 def noisy_replicas() -> dict[str, Any]:
     """Runs with dropout, with an optimizer that draws, with statistics of the batch; odd shares."""
     odd: dict[str, Any] = {"batch_size": 9, "micro_batch": 2}
-    found: dict[str, Any] = {}
-    found["random optimizer"] = (train(task(), Noisy, **odd), Noisy.ended_at())
-    found["dropout"] = (train(task(lambda: nn.Dropout(0.5)), Noisy, **odd), Noisy.ended_at())
+    results: dict[str, Any] = {}
+    results["random optimizer"] = (train(task(), Noisy, **odd), Noisy.ended_at())
+    results["dropout"] = (train(task(lambda: nn.Dropout(0.5)), Noisy, **odd), Noisy.ended_at())
     normalised = task(lambda: nn.Sequential(nn.Unflatten(1, (2, 4)), nn.BatchNorm1d(2), nn.Flatten()))
-    found["batch normalisation"] = (train(normalised, Spy, **odd), Spy.ended_at())
+    results["batch normalisation"] = (train(normalised, Spy, **odd), Spy.ended_at())
     Draws.seen = []
     train(task(Draws), epochs=1)
-    found["draws"] = Draws.seen
-    return found
+    results["draws"] = Draws.seen
+    return results
 
 
 def divergence() -> dict[str, Record]:
@@ -254,7 +254,7 @@ class Unused(nn.Module):
 
 
 def unused() -> str:
-    """What comes of it."""
+    """Return the message of its error."""
     try:
         train(task(Unused))
     except LabError as error:
@@ -283,12 +283,12 @@ def groups(one_by_one: int) -> list[tuple[bool, int]]:
 
 
 def mistakes() -> list[bool]:
-    """Whether the group outlives a mistake that all ranks know of, and one that they may not know of."""
+    """Return True for each kind of error that the group survives: known to all ranks, and possibly not."""
 
     def fail() -> None:
         raise LabError("mine")
 
-    there = []
+    states = []
 
     def alone(ranks: parallel.Ranks, work: Callable[[], None]) -> None:
         distributed.barrier()  # a rank that leaves while the other is still connecting would fail it
@@ -297,14 +297,14 @@ def mistakes() -> list[bool]:
     for way in (parallel.Ranks.agree, parallel.Ranks.decide, alone):
         with suppress(LabError), parallel.joined() as ranks:
             way(ranks, fail)
-        there.append(distributed.is_initialized())
+        states.append(distributed.is_initialized())
     distributed.destroy_process_group()
-    return there
+    return states
 
 
 def agreement() -> dict[str, Any]:
-    """What ranks hear of each other's errors and of rank 0's results."""
-    found: dict[str, Any] = {}
+    """Errors of other ranks and results of rank 0 as each rank gets them."""
+    results: dict[str, Any] = {}
     with parallel.joined() as ranks:
 
         def fail(*failing: int) -> int:
@@ -312,8 +312,8 @@ def agreement() -> dict[str, Any]:
                 raise LabError(f"mistake of {ranks.rank}")
             return ranks.rank
 
-        found["decided"] = ranks.decide(lambda: fail() + 10)
-        found["agreed"] = ranks.agree(fail)
+        results["decided"] = ranks.decide(lambda: fail() + 10)
+        results["agreed"] = ranks.agree(fail)
         for name, work in {
             "decide": lambda: ranks.decide(lambda: fail(0)),
             "agree, rank 0": lambda: ranks.agree(lambda: fail(0, 1)),
@@ -322,16 +322,16 @@ def agreement() -> dict[str, Any]:
             try:
                 work()
             except LabError as error:
-                found[name] = str(error)
+                results[name] = str(error)
 
         def slow() -> tuple[float, float]:
             start = time.monotonic()
             time.sleep(0.2)
             return start, time.monotonic()
 
-        found["rank 0 first"] = ranks.agree(slow)
-        found["sum"] = ranks.total(torch.tensor([1.0, float(ranks.rank)])).tolist()
-    return found
+        results["rank 0 first"] = ranks.agree(slow)
+        results["sum"] = ranks.total(torch.tensor([1.0, float(ranks.rank)])).tolist()
+    return results
 
 
 class Sitting(NamedTuple):
@@ -357,9 +357,9 @@ def comparison(out: Path, options: Mapping[str, Any]) -> Sitting:
     with pytest.MonkeyPatch.context() as patch:
         for module, name in ((trainer, "train"), (rank_store, "Store"), (document, "write")):
             patch.setattr(module, name, counted(name, getattr(module, name)))
-        given = {"batch_size": 14, "micro_batch": 3, "rounds": 1, "trials": 3, "seeds": 2, **options}
-        found = compare(task(), optimizers=["sgd", "adamw"], out=out, **given)
-    return Sitting(found, calls["train"], calls["Store"], calls["write"])
+        settings = {"batch_size": 14, "micro_batch": 3, "rounds": 1, "trials": 3, "seeds": 2, **options}
+        result = compare(task(), optimizers=["sgd", "adamw"], out=out, **settings)
+    return Sitting(result, calls["train"], calls["Store"], calls["write"])
 
 
 def command(*words: str) -> None:

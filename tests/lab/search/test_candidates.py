@@ -19,10 +19,10 @@ NAMES = list(candidates.COLUMNS)
 
 @pytest.mark.parametrize("trials", [1, 3, 8, 13])
 def test_points_lie_in_the_space_and_more_trials_extend_the_sequence(trials: int) -> None:
-    drawn = candidates.points({"lr": LOG, "x": LINEAR}, trials)
-    assert len(drawn) == trials
-    assert all(1e-4 <= point["lr"] <= 1 and 0 <= point["x"] <= 10 for point in drawn)
-    assert candidates.points({"lr": LOG, "x": LINEAR}, 40)[:trials] == drawn
+    points = candidates.points({"lr": LOG, "x": LINEAR}, trials)
+    assert len(points) == trials
+    assert all(1e-4 <= point["lr"] <= 1 and 0 <= point["x"] <= 10 for point in points)
+    assert candidates.points({"lr": LOG, "x": LINEAR}, 40)[:trials] == points
 
 
 OTHERS = st.lists(st.text("abcdefgh_", min_size=1, max_size=12), unique=True, max_size=6)

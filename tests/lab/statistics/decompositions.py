@@ -24,7 +24,7 @@ def names(count: int) -> list[str]:
 
 def subsets(switches: Sequence[str]) -> list[Subset]:
     sizes = range(len(switches) + 1)
-    return [frozenset(chosen) for size in sizes for chosen in itertools.combinations(switches, size)]
+    return [frozenset(subset) for size in sizes for subset in itertools.combinations(switches, size)]
 
 
 def table(switches: Sequence[str], response: Callable[[Subset, int], float | None], units: int = 3) -> Values:
@@ -39,8 +39,10 @@ def noise(switches: Sequence[str], seed: int, units: int = 3) -> Values:
 
 def place(values: Values, unit: int, log: bool = False) -> dict[Subset, float]:
     """One unit's values on the scale, of recipes that finished."""
-    known = {changed: runs[unit] for changed, runs in values.items()}
-    return {changed: math.log(value) if log else value for changed, value in known.items() if value is not None}
+    values_of_unit = {changed: runs[unit] for changed, runs in values.items()}
+    return {
+        changed: math.log(value) if log else value for changed, value in values_of_unit.items() if value is not None
+    }
 
 
 def means(parts: Sequence[Effect]) -> list[float]:

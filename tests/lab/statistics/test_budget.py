@@ -26,8 +26,8 @@ def by_all_subsets(tried: list[Trial], k: int, metric: Metric, worst: float) -> 
     tests = []
     for subset in itertools.combinations(range(len(tried)), k):
         records = {i: Record("", {}, i, 1, 1, tried[i][0] is None, validation=tried[i][0]) for i in subset}
-        chosen = select(records, metric.maximize)
-        test = worst if chosen is None else tried[chosen][1]
+        winner = select(records, metric.maximize)
+        test = worst if winner is None else tried[winner][1]
         assert test is not None
         tests.append(math.log(test) if metric.scale == "log" else test)
     return statistics.fmean(tests)
@@ -59,7 +59,7 @@ def test_the_band_is_students_over_rounds(metric: Metric) -> None:
     ]
     worst = 1.0 if metric.maximize else 9.0
     for point in budget_curve(rounds, metric):
-        places = [by_all_subsets(tried, point.trials, metric, worst) for tried in rounds]
+        places = [by_all_subsets(trials, point.trials, metric, worst) for trials in rounds]
         mean, half_width = mean_interval(places)
         assert half_width is not None
         undo = math.exp if metric.scale == "log" else float
@@ -68,21 +68,21 @@ def test_the_band_is_students_over_rounds(metric: Metric) -> None:
 
 
 def test_a_diverged_trial_is_worst() -> None:
-    tried: list[list[Trial]] = [[(None, None), (1.0, 60.0), (2.0, 80.0)]]
-    assert [point.mean for point in budget_curve(tried, UP)] == pytest.approx([200 / 3, 220 / 3, 80.0])
-    assert [point.mean for point in budget_curve(tried, UP, worst=0.0)] == pytest.approx([140 / 3, 220 / 3, 80.0])
+    trials: list[list[Trial]] = [[(None, None), (1.0, 60.0), (2.0, 80.0)]]
+    assert [point.mean for point in budget_curve(trials, UP)] == pytest.approx([200 / 3, 220 / 3, 80.0])
+    assert [point.mean for point in budget_curve(trials, UP, worst=0.0)] == pytest.approx([140 / 3, 220 / 3, 80.0])
     assert [point.mean for point in budget_curve([[(1.0, None), (2.0, 80.0)]], UP, 10.0)] == [45.0, 80.0]
     assert [point.mean for point in budget_curve([[(1.0, math.nan), (2.0, 80.0)]], UP, 10.0)] == [45.0, 80.0]
 
 
 def test_a_worst_value_without_a_logarithm_makes_the_scale_linear() -> None:
-    tried: list[list[Trial]] = [[(None, None), (1.0, 2.0)]]
-    assert [point.mean for point in budget_curve(tried, LOSS, worst=-1.0)] == [0.5, 2.0]
+    trials: list[list[Trial]] = [[(None, None), (1.0, 2.0)]]
+    assert [point.mean for point in budget_curve(trials, LOSS, worst=-1.0)] == [0.5, 2.0]
 
 
 def test_the_worst_of_all_rounds_stands_for_a_diverged_trial() -> None:
-    tried: list[list[Trial]] = [[(None, None)], [(1.0, 60.0)]]
-    (point,) = budget_curve(tried, UP)
+    trials: list[list[Trial]] = [[(None, None)], [(1.0, 60.0)]]
+    (point,) = budget_curve(trials, UP)
     assert (point.mean, point.low, point.high) == (60.0, 60.0, 60.0)
     (point,) = budget_curve([[(None, None)], [(1.0, 4.0)], [(1.0, 9.0)]], LOSS)
     assert point.mean == pytest.approx((9 * 4 * 9) ** (1 / 3))

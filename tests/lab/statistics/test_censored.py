@@ -25,11 +25,11 @@ def test_times_compared_by_hand() -> None:
 def test_a_run_that_alone_arrives_is_the_largest_difference() -> None:
     a = dict.fromkeys(range(7), 10.0)
     b = {0: 9.0, 1: 8.0, **dict.fromkeys(range(2, 7), NEVER)}
-    found = compare_times(a, b)
-    assert found is not None
+    comparison = compare_times(a, b)
+    assert comparison is not None
     # Ranks 1 and 2 against five of 5: positive sum 3 of 28. Of 128 assignments with W <= 3: {} {1} {2} {1, 2}.
-    assert found.signed_rank_p == pytest.approx(2 * 4 / 128)
-    assert (found.sooner, found.later, found.ties) == (5, 2, 0)
+    assert comparison.signed_rank_p == pytest.approx(2 * 4 / 128)
+    assert (comparison.sooner, comparison.later, comparison.ties) == (5, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_a_run_that_alone_arrives_is_the_largest_difference() -> None:
     ],
 )
 def test_a_missed_target_bounds_the_ratio(a: float, b: float, horizon: float, ratio: float | None, bound: str) -> None:
-    found = compare_times({0: a}, {0: b}, horizons=(horizon, horizon))
-    assert found is not None
-    assert (found.ratio, found.bound) == (ratio, bound)
+    comparison = compare_times({0: a}, {0: b}, horizons=(horizon, horizon))
+    assert comparison is not None
+    assert (comparison.ratio, comparison.bound) == (ratio, bound)
 
 
 def test_the_run_whose_median_is_missed_gives_the_bound() -> None:
@@ -60,9 +60,9 @@ def test_the_run_whose_median_is_missed_gives_the_bound() -> None:
 
 
 def test_the_ratio_is_of_medians_over_the_shared_units() -> None:
-    found = compare_times({0: 1.0, 1: 4.0, 2: NEVER, 9: 0.1}, {0: 2.0, 1: 2.0, 2: 3.0, 8: 0.1})
-    assert found is not None
-    assert found.ratio == 2.0
+    comparison = compare_times({0: 1.0, 1: 4.0, 2: NEVER, 9: 0.1}, {0: 2.0, 1: 2.0, 2: 3.0, 8: 0.1})
+    assert comparison is not None
+    assert comparison.ratio == 2.0
 
 
 def test_nothing_to_compare_and_what_is_no_time() -> None:
@@ -79,15 +79,15 @@ def test_nothing_to_compare_and_what_is_no_time() -> None:
 @settings(deadline=None)
 @given(times, times)
 def test_turning_the_pair_round_mirrors_the_comparison(a: dict[int, float], b: dict[int, float]) -> None:
-    there, back = compare_times(a, b, horizons=(200.0, 300.0)), compare_times(b, a, horizons=(300.0, 200.0))
-    if there is None or back is None:
+    forward, back = compare_times(a, b, horizons=(200.0, 300.0)), compare_times(b, a, horizons=(300.0, 200.0))
+    if forward is None or back is None:
         assert not a.keys() & b.keys()
         return
-    assert (there.sooner, there.later, there.ties) == (back.later, back.sooner, back.ties)
-    assert there.signed_rank_p == back.signed_rank_p
-    assert there.sooner + there.later + there.ties == there.units
-    if there.ratio is not None:
-        assert there.ratio * (back.ratio or 0.0) == pytest.approx(1.0)
+    assert (forward.sooner, forward.later, forward.ties) == (back.later, back.sooner, back.ties)
+    assert forward.signed_rank_p == back.signed_rank_p
+    assert forward.sooner + forward.later + forward.ties == forward.units
+    if forward.ratio is not None:
+        assert forward.ratio * (back.ratio or 0.0) == pytest.approx(1.0)
 
 
 @settings(deadline=None)
@@ -98,21 +98,21 @@ def test_neither_the_seeds_names_nor_the_unit_matter(
     renamed = compare_times(
         {names[seed]: unit * time for seed, time in a.items()}, {names[seed]: unit * time for seed, time in b.items()}
     )
-    found = compare_times(a, b)
-    assert (found is None) == (renamed is None)
-    if found is not None and renamed is not None:
-        assert asdict(found) == pytest.approx(asdict(renamed))
+    comparison = compare_times(a, b)
+    assert (comparison is None) == (renamed is None)
+    if comparison is not None and renamed is not None:
+        assert asdict(comparison) == pytest.approx(asdict(renamed))
 
 
 def test_equal_optimizers_times_are_told_apart_no_more_often_than_the_level() -> None:
     generator = np.random.default_rng(0)
     runs = 1500
-    drawn = generator.exponential(1.0, (runs, 2, 8))
-    drawn[drawn > 1.2] = NEVER
+    times = generator.exponential(1.0, (runs, 2, 8))
+    times[times > 1.2] = NEVER
     false = 0
-    for a, b in drawn.tolist():
-        found = compare_times(dict(enumerate(a)), dict(enumerate(b)))
-        assert found is not None
-        false += found.signed_rank_p < 0.05
+    for a, b in times.tolist():
+        comparison = compare_times(dict(enumerate(a)), dict(enumerate(b)))
+        assert comparison is not None
+        false += comparison.signed_rank_p < 0.05
     assert false / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
     assert false / runs > 0.01  # it can find something

@@ -1,4 +1,4 @@
-"""What a verdict says of time, memory and the way to the target."""
+"""Sentences of a verdict on time, memory and steps to the target."""
 
 from __future__ import annotations
 

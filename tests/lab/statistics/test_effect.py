@@ -33,10 +33,10 @@ def test_neither_the_unit_nor_the_order_moves_g(values: list[float], unit: float
 
 def test_g_by_hand() -> None:
     # Differences 1 2 3: mean 2, deviation 1; J with 2 degrees of freedom is 1 / Gamma(1/2).
-    found = hedges_g([1.0, 2.0, 3.0])
-    assert found is not None
-    assert found.estimate == pytest.approx(2 / math.sqrt(math.pi))
-    assert found.method == "noncentral t"
+    effect = hedges_g([1.0, 2.0, 3.0])
+    assert effect is not None
+    assert effect.estimate == pytest.approx(2 / math.sqrt(math.pi))
+    assert effect.method == "noncentral t"
     ten = hedges_g([1.0, 2.0, 3.0] * 3 + [2.0])
     assert ten is not None
     assert ten.estimate == pytest.approx((1 - 3 / (4 * 9 - 1)) * 2 / np.std([1, 2, 3] * 3 + [2], ddof=1), rel=1e-3)
@@ -56,11 +56,11 @@ def test_g_is_unbiased() -> None:
 def test_the_interval_of_g_covers_the_truth_as_often_as_it_says(delta: float, size: int, confidence: float) -> None:
     hits, runs = 0, 250
     for values in np.random.default_rng(size).normal(delta, 1.0, (runs, size)).tolist():
-        found = hedges_g(values, confidence)
-        assert found is not None
-        assert found.low is not None
-        assert found.high is not None
-        hits += found.low <= delta <= found.high
+        effect = hedges_g(values, confidence)
+        assert effect is not None
+        assert effect.low is not None
+        assert effect.high is not None
+        hits += effect.low <= delta <= effect.high
     assert abs(hits / runs - confidence) <= 3 * math.sqrt(confidence * (1 - confidence) / runs)
 
 

@@ -98,18 +98,18 @@ def test_differences_within_one_example_are_known_in_the_unit_of_the_metric(a: l
 @settings(deadline=None)
 @given(samples)
 def test_turning_the_pair_round_turns_the_sign_alone(values: list[float]) -> None:
-    there, back = (paired(a, b, accuracy(0.1)) for a, b in ((values, [1.0] * 8), ([1.0] * 8, values)))
-    assert back.mean == -there.mean
-    assert (back.half_width, back.deviation, back.within) == (there.half_width, there.deviation, there.within)
+    forward, back = (paired(a, b, accuracy(0.1)) for a, b in ((values, [1.0] * 8), ([1.0] * 8, values)))
+    assert back.mean == -forward.mean
+    assert (back.half_width, back.deviation, back.within) == (forward.half_width, forward.deviation, forward.within)
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), min_size=2, max_size=6), st.floats(0.01, 100))
 def test_a_ratio_has_no_unit(pairs: list[tuple[float, float]], unit: float) -> None:
     a, b = map(list, zip(*pairs, strict=True))
-    here, there = (paired([u * x for x in a], [u * y for y in b]) for u in (1.0, unit))
-    assert there.mean == pytest.approx(here.mean, abs=1e-9)
-    assert there.half_width == pytest.approx(here.half_width, abs=1e-6)
+    here, forward = (paired([u * x for x in a], [u * y for y in b]) for u in (1.0, unit))
+    assert forward.mean == pytest.approx(here.mean, abs=1e-9)
+    assert forward.half_width == pytest.approx(here.half_width, abs=1e-6)
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 5])
@@ -117,8 +117,8 @@ def test_a_ratio_has_no_unit(pairs: list[tuple[float, float]], unit: float) -> N
 def test_the_interval_covers_the_truth_as_often_as_it_says(rounds: int, metric: Metric) -> None:
     runs, hits = 3000, 0
     shared = np.random.default_rng(rounds).normal(0.0, 3.0, (runs, 1, rounds))
-    drawn = shared + np.random.default_rng(1).normal(0.0, 0.5, (runs, 2, rounds)) + np.array([[[0.7], [0.0]]])
-    for a, b in (np.exp(drawn) if metric.scale == "log" else drawn).tolist():
+    differences = shared + np.random.default_rng(1).normal(0.0, 0.5, (runs, 2, rounds)) + np.array([[[0.7], [0.0]]])
+    for a, b in (np.exp(differences) if metric.scale == "log" else differences).tolist():
         difference = paired(a, b, metric, 0.9)
         assert difference.half_width is not None
         hits += abs(difference.mean - 0.7) <= difference.half_width

@@ -32,14 +32,14 @@ HAND = {
 
 
 def test_a_profile_by_hand() -> None:
-    found = performance_profiles(HAND, tau_max=3.0)
-    assert list(found) == ["a", "b", "c"]
+    profiles = performance_profiles(HAND, tau_max=3.0)
+    assert list(profiles) == ["a", "b", "c"]
     # Ratios: a 1 1 - 2, b 2 1 - -, c - 2 - 1.
-    assert (found["a"].taus, found["a"].shares) == ((1.0, 2.0), (0.5, 0.75))
-    assert (found["b"].taus, found["b"].shares) == ((1.0, 2.0), (0.25, 0.5))
-    assert (found["c"].taus, found["c"].shares) == ((1.0, 2.0), (0.25, 0.5))
+    assert (profiles["a"].taus, profiles["a"].shares) == ((1.0, 2.0), (0.5, 0.75))
+    assert (profiles["b"].taus, profiles["b"].shares) == ((1.0, 2.0), (0.25, 0.5))
+    assert (profiles["c"].taus, profiles["c"].shares) == ((1.0, 2.0), (0.25, 0.5))
     # From 1 to 3: (0.5 + 0.75) / 2 and (0.25 + 0.5) / 2.
-    assert [found[name].area for name in "abc"] == pytest.approx([0.625, 0.375, 0.375])
+    assert [profiles[name].area for name in "abc"] == pytest.approx([0.625, 0.375, 0.375])
 
 
 def test_a_profile_is_a_step_function_continuous_from_the_right() -> None:
@@ -49,9 +49,9 @@ def test_a_profile_is_a_step_function_continuous_from_the_right() -> None:
 
 
 def test_the_area_ends_at_tau_max_and_the_steps_do_not() -> None:
-    found = performance_profiles({"x": {"a": 1.0, "b": 8.0}})
-    assert (found["a"].area, found["b"].area) == (1.0, 0.0)
-    assert (found["b"].taus, found["b"].shares) == ((1.0, 8.0), (0.0, 1.0))
+    profiles = performance_profiles({"x": {"a": 1.0, "b": 8.0}})
+    assert (profiles["a"].area, profiles["b"].area) == (1.0, 0.0)
+    assert (profiles["b"].taus, profiles["b"].shares) == ((1.0, 8.0), (0.0, 1.0))
     assert performance_profiles({"x": {"a": 1.0, "b": 8.0}}, tau_max=15.0)["b"].area == 0.5
 
 

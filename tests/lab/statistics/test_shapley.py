@@ -211,22 +211,22 @@ ERROR = 3 * math.sqrt(0.05 * 0.95 / RUNS)
 def simulated(seed: int, effect: Callable[[Subset], float], units: int) -> list[Decomposition]:
     """Decompositions of normal values: luck that a round's recipes share, and luck of each run."""
     generator = random.Random(seed)
-    made = []
+    decompositions = []
     for _ in range(RUNS):
         rounds = [generator.gauss(80.0, 5.0) for _ in range(units)]
         values = table("abc", lambda s, unit, r=rounds: r[unit - 1] + effect(s) + generator.gauss(0, 1), units)  # type: ignore[misc]
-        made.append(decompose(values, "abc", SCORE))
-    return made
+        decompositions.append(decompose(values, "abc", SCORE))
+    return decompositions
 
 
 @pytest.mark.parametrize("units", [2, 5])
 def test_some_switch_is_called_significant_without_any_effect_as_often_as_the_level(units: int) -> None:
-    made = simulated(units, lambda changed: 0.0, units)
-    false = sum(any(part.significant for part in parts.effects) for parts in made) / RUNS
+    decompositions = simulated(units, lambda changed: 0.0, units)
+    false = sum(any(part.significant for part in parts.effects) for parts in decompositions) / RUNS
     assert 0.02 < false <= 0.05 + ERROR  # Bonferroni's bound, which dependence leaves below
-    single = [sum(parts.effects[index].significant for parts in made) / RUNS for index in range(3)]
+    single = [sum(parts.effects[index].significant for parts in decompositions) / RUNS for index in range(3)]
     assert max(single) <= 0.05 / 3 + 3 * math.sqrt(0.05 / 3 / RUNS)
-    assert abs(sum(parts.total.significant for parts in made) / RUNS - 0.05) <= ERROR
+    assert abs(sum(parts.total.significant for parts in decompositions) / RUNS - 0.05) <= ERROR
 
 
 def test_the_intervals_cover_all_true_effects_together() -> None:
@@ -234,10 +234,10 @@ def test_the_intervals_cover_all_true_effects_together() -> None:
         return 3.0 * ("a" in changed) - 1.0 * ("b" in changed) + 2.0 * (changed >= {"b", "c"})
 
     truth = {"a": 3.0, "b": 0.0, "c": 1.0}
-    made = simulated(7, effect, 4)
+    decompositions = simulated(7, effect, 4)
     covered = [
         all(abs(part.mean - truth[part.name]) <= part.half_width for part in parts.effects)  # type: ignore[operator]
-        for parts in made
+        for parts in decompositions
     ]
     assert 0.95 - ERROR <= sum(covered) / RUNS < 0.985
-    assert sum(parts.effects[0].significant for parts in made) / RUNS > 0.9
+    assert sum(parts.effects[0].significant for parts in decompositions) / RUNS > 0.9

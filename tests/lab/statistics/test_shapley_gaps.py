@@ -79,8 +79,8 @@ def test_interactions_are_averaged_over_the_sets_that_are_left() -> None:
     value = place(values, 1)
 
     def second(a: str, b: str, others: str) -> float:
-        chosen = frozenset(others)
-        return value[chosen | {a, b}] - value[chosen | {a}] - value[chosen | {b}] + value[chosen]
+        subset = frozenset(others)
+        return value[subset | {a, b}] - value[subset | {a}] - value[subset | {b}] + value[subset]
 
     assert parts["a x b"].values[0] == pytest.approx(second("a", "b", ""))
     assert parts["a x c"].values[0] == pytest.approx(second("a", "c", "b"))
@@ -130,11 +130,11 @@ def test_many_switches_are_each_added_and_taken(m: int) -> None:
     assert (parts.orders, parts.of, parts.interactions) == (0, 0, ())
     for index, unit in enumerate(parts.units):
         value = place(values, unit)
-        for name, part, added, taken in zip(switches, parts.effects, parts.added, parts.taken, strict=True):
-            assert part.name == added.name == taken.name == name
+        for name, part, added, removal in zip(switches, parts.effects, parts.added, parts.taken, strict=True):
+            assert part.name == added.name == removal.name == name
             assert added.values[index] == pytest.approx(value[frozenset({name})] - value[NONE])
-            assert taken.values[index] == pytest.approx(value[every] - value[every - {name}])
-            assert part.values[index] == pytest.approx((added.values[index] + taken.values[index]) / 2)
+            assert removal.values[index] == pytest.approx(value[every] - value[every - {name}])
+            assert part.values[index] == pytest.approx((added.values[index] + removal.values[index]) / 2)
     assert {part.confidence for part in parts.effects} == {1 - 0.05 / m}
     assert {part.confidence for part in (*parts.added, *parts.taken)} == {1 - 0.05 / m / 2}
     assert parts.total.mean is not None

@@ -19,10 +19,12 @@ small = st.lists(st.integers(-3, 3).map(float), max_size=9)
 def test_signed_ranks_equal_every_assignment_of_signs(d: list[float]) -> None:
     """Ties and zeros included, where scipy's exact distribution does not hold."""
     ranks = stats.rankdata(np.abs(d))
-    kept = [rank for rank, value in zip(ranks, d, strict=True) if value]
-    centre = sum(kept) / 2
+    chosen_ranks = [rank for rank, value in zip(ranks, d, strict=True) if value]
+    centre = sum(chosen_ranks) / 2
     observed = abs(sum(rank for rank, value in zip(ranks, d, strict=True) if value > 0) - centre)
-    sums = [sum(itertools.compress(kept, signs)) for signs in itertools.product([0, 1], repeat=len(kept))]
+    sums = [
+        sum(itertools.compress(chosen_ranks, signs)) for signs in itertools.product([0, 1], repeat=len(chosen_ranks))
+    ]
     expected = sum(abs(total - centre) >= observed - 1e-9 for total in sums) / len(sums)
     assert signed_rank_p(d) == pytest.approx(expected)
 

@@ -209,11 +209,11 @@ def test_better_is_said_exactly_where_the_interval_excludes_no_difference(
     a: dict[int, float | None], b: dict[int, float | None], metric: Metric, shared: int, unit: str
 ) -> None:
     outcomes = {"a": Outcome(a), "b": Outcome(b)}
-    there, back = judge([("a", "b"), ("b", "a")], outcomes, metric, shared=shared, unit=unit)
-    assert (there.better, there.units, there.coarse) == (back.better, back.units, back.coarse)
-    assert there.lost == back.lost[::-1]
-    json.dumps(asdict(there))
-    for judged in (there, back):
+    forward, back = judge([("a", "b"), ("b", "a")], outcomes, metric, shared=shared, unit=unit)
+    assert (forward.better, forward.units, forward.coarse) == (back.better, back.units, back.coarse)
+    assert forward.lost == back.lost[::-1]
+    json.dumps(asdict(forward))
+    for judged in (forward, back):
         assert judged.sentence
         assert "nan" not in judged.sentence + judged.details
         null = 1.0 if judged.scale == "log" else 0.0

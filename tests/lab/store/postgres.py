@@ -75,6 +75,6 @@ def server() -> Iterator[str]:
 
 def _programs() -> Path | None:
     """The folder of the server's programs, which Debian keeps off the PATH."""
-    found = shutil.which("initdb")
-    places = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    program = shutil.which("initdb")
+    places = [Path(program).resolve().parent] if program else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     return next((place for place in reversed(places) if (place / "postgres").exists()), None)

@@ -49,8 +49,8 @@ def run(store: Store, point: int, work: Callable[[], Record], seed: int = 0) -> 
     if needed.key not in store.finished("sgd", "tuning"):
         assert store.claim([needed]) == needed
         with store.at_work(needed):
-            made = work()
-        assert store.complete(needed, made)
+            count = work()
+        assert store.complete(needed, count)
     return store.finished("sgd", "tuning")[needed.key]
 
 
@@ -58,10 +58,10 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     url = f"sqlite:///{folder / 'comparison.db'}"
     storage = optuna.storages.RDBStorage(url)
     (name,) = [study.study_name for study in storage.get_all_studies() if study.study_name.endswith("/sgd/tuning")]
-    found: list[optuna.trial.FrozenTrial] = optuna.load_study(study_name=name, storage=storage).get_trials()
+    result: list[optuna.trial.FrozenTrial] = optuna.load_study(study_name=name, storage=storage).get_trials()
     storage.remove_session()
     storage.engine.dispose()
-    return found
+    return result
 
 
 def test_a_finished_run_comes_back_unchanged_and_is_not_repeated(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which runs a comparison needs, given what is finished."""
+"""Runs that a comparison still needs."""
 
 from __future__ import annotations
 

@@ -46,14 +46,14 @@ PRELOADED = [
 def join(out: Path, url: str, log: Path, seconds: float, slow_from: int, err: Path) -> None:
     """One worker, in a process of its own: its runs take so long, and from one of them on for ever."""
     sys.stderr = err.open("w", buffering=1)
-    made = 0
+    count = 0
 
     def train(problem: Any, spec: Any, hyperparameters: Any, config: Any, **options: Any) -> Any:
-        nonlocal made
+        nonlocal count
         with log.open("a") as file:
             file.write(json.dumps([os.getpid(), spec.name, hyperparameters["lr"], options["seed"]]) + "\n")
-        time.sleep(60 if made == slow_from else seconds)
-        made += 1
+        time.sleep(60 if count == slow_from else seconds)
+        count += 1
         return lab_fakes.train(problem, spec, hyperparameters, config, **options)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -142,9 +142,9 @@ class Workers:
 
 @pytest.fixture
 def workers(tmp_path: Path, storage: str) -> Iterator[Workers]:
-    made = Workers(tmp_path, storage)
-    yield made
-    for child in made.started:
+    group = Workers(tmp_path, storage)
+    yield group
+    for child in group.started:
         child.kill()
         child.join()
 
@@ -155,19 +155,19 @@ def same(report: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def states(url: str) -> tuple[Counter[tuple[str, Key]], Counter[str]]:
-    """How often each run is complete, and how many trials are in which state."""
+    """Count the complete trials of each run, and all trials by state."""
     storage = optuna.storages.RDBStorage(url.replace("postgresql://", "postgresql+psycopg://"))
     complete: Counter[tuple[str, Key]] = Counter()
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for study in storage.get_all_studies():
         for trial in storage.get_all_trials(study._study_id):
-            found[trial.state.name] += 1
+            counts[trial.state.name] += 1
             if trial.state == TrialState.COMPLETE:
                 key = Key(**{name: trial.user_attrs[name] for name in ("round", "point", "seed")})
                 complete[study.study_name, key] += 1
     storage.remove_session()
     storage.engine.dispose()
-    return complete, found
+    return complete, counts
 
 
 def test_killed_and_interrupted_workers_leave_no_trace_in_the_result(
@@ -184,11 +184,11 @@ def test_killed_and_interrupted_workers_leave_no_trace_in_the_result(
     for child in (killed, interrupted):
         child.join(60)
         assert child.exitcode not in (None, 0)
-    complete, found = states(storage)
+    complete, counts = states(storage)
     assert len(complete) == RUNS
     assert set(complete.values()) == {1}, "nothing is counted twice"
     # Beside the two that were cut off, a trial may have failed that two workers added for the same run at once.
-    assert set(found) == {"COMPLETE", "FAIL"}
+    assert set(counts) == {"COMPLETE", "FAIL"}
     assert len(workers.lines()) == RUNS + 2, "nothing that was finished is repeated, and nothing done twice"
     again = workers.start()
     same(workers.end(again), peace[1])
@@ -202,13 +202,13 @@ def test_a_frozen_worker_is_replaced_and_its_late_result_dropped(
     workers.begun(frozen, 2)
     os.kill(frozen.pid, signal.SIGSTOP)
     same(workers.end(workers.start()), peace[1])
-    _, found = states(storage)
-    assert found == {"COMPLETE": RUNS, "FAIL": 1}
+    _, counts = states(storage)
+    assert counts == {"COMPLETE": RUNS, "FAIL": 1}
     os.kill(frozen.pid, signal.SIGCONT)
     same(workers.end(frozen), peace[1])
-    complete, found = states(storage)
+    complete, counts = states(storage)
     assert set(complete.values()) == {1}
-    assert found == {"COMPLETE": RUNS, "FAIL": 1}
+    assert counts == {"COMPLETE": RUNS, "FAIL": 1}
 
 
 def _jobs(count: int) -> list[Job]:
@@ -245,20 +245,20 @@ def test_a_silent_worker_of_another_machine_is_given_up_after_its_grace(
     tmp_path: Path, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (job,) = _jobs(1)
-    with Store(tmp_path / "a", storage, "one", heartbeat=1) as there, Store(tmp_path / "b", storage, "one", 1) as here:
-        for store in (there, here):
+    with Store(tmp_path / "a", storage, "one", heartbeat=1) as other, Store(tmp_path / "b", storage, "one", 1) as here:
+        for store in (other, here):
             store.configure({"maximize": True}, {"torch": "1"}, {"sgd": SPACE})
         with monkeypatch.context() as patch:
             patch.setattr("valleys.lab.store.store.worker", lambda: {"host": "elsewhere", "pid": 1, "space": "x"})
-            assert there.claim([job]) == job
-        with there.at_work(job):
+            assert other.claim([job]) == job
+        with other.at_work(job):
             time.sleep(5.5)
             assert here.claim([job]) is None, "it gives signs of life"
         deadline = time.monotonic() + 30
         while here.claim([job]) is None:  # silent now
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        assert not there.complete(job, lab_fakes.record(seed=0)), "too late"
+        assert not other.complete(job, lab_fakes.record(seed=0)), "too late"
         assert here.complete(job, lab_fakes.record(seed=0))
         assert here.claim([job]) is None
 

@@ -39,11 +39,11 @@ def ramp(count: int, size: int) -> Tensor:
 def test_normalized_bytes_have_the_stated_mean_and_deviation() -> None:
     layer = Normalized([0.25, 0.5], [0.5, 0.125])
     images = torch.randint(256, (3, 2, 4, 5), generator=seeded(), dtype=torch.uint8)
-    wanted = (images.double() / 255 - torch.tensor([0.25, 0.5])[:, None, None]) / torch.tensor([0.5, 0.125])[
+    expected = (images.double() / 255 - torch.tensor([0.25, 0.5])[:, None, None]) / torch.tensor([0.5, 0.125])[
         :, None, None
     ]
     assert layer(images).dtype == torch.float32
-    torch.testing.assert_close(layer(images).double(), wanted, rtol=0, atol=2e-6)
+    torch.testing.assert_close(layer(images).double(), expected, rtol=0, atol=2e-6)
     assert torch.equal(layer(images.float()), layer(images))
 
 
@@ -156,9 +156,9 @@ def test_a_resized_crop_lies_anywhere() -> None:
     places = []
     for edges in (horizontal, vertical):
         room = 1 - (edges[1] - edges[0])
-        chosen = room > 0.05
-        places.append(torch.where(chosen, edges[0] / room, 0.5))
-        place = places[-1][chosen]
+        rows = room > 0.05
+        places.append(torch.where(rows, edges[0] / room, 0.5))
+        place = places[-1][rows]
         assert place.mean().item() == pytest.approx(0.5, abs=0.025)
         assert place.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.05)
     assert torch.corrcoef(torch.stack(places))[0, 1].abs() < 0.08

@@ -175,10 +175,10 @@ def test_missing_data_is_said_with_the_remedy(tmp_path: Path) -> None:
 
 def test_the_hub_is_asked_by_name_and_its_failure_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets")
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def fail(*arguments: object, **options: object) -> None:
-        asked.append((*arguments, options["revision"]))
+        calls.append((*arguments, options["revision"]))
         raise ConnectionError("no network")
 
     monkeypatch.setattr("datasets.load_dataset", fail)
@@ -187,7 +187,7 @@ def test_the_hub_is_asked_by_name_and_its_failure_explained(monkeypatch: pytest.
             load(None)
     with pytest.raises(LabError, match="eriktks/conll2003 cannot be had"):
         bert.conll2003()
-    assert asked == [
+    assert calls == [
         ("stanfordnlp/imdb", None, None),
         ("nyu-mll/glue", "mrpc", None),
         ("eriktks/conll2003", None, "refs/convert/parquet"),
@@ -253,7 +253,7 @@ def test_reviews_are_fine_tuned(tmp_path: Path, model_folder: Path) -> None:
 
 def test_a_new_model_has_the_pretrained_body_and_its_own_head(tmp_path: Path, model_folder: Path) -> None:
     task = bert.conll2003(with_model(write_conll(tmp_path), model_folder))
-    kept = transformers.BertModel.from_pretrained(model_folder).state_dict()
+    reference = transformers.BertModel.from_pretrained(model_folder).state_dict()
     torch.manual_seed(1)
     first = task.build_model().state_dict()
     second = task.build_model().state_dict()
@@ -261,7 +261,7 @@ def test_a_new_model_has_the_pretrained_body_and_its_own_head(tmp_path: Path, mo
     third = task.build_model().state_dict()
     body = [name for name in first if name.startswith("network.bert.")]
     assert len(body) > 30
-    assert all(torch.equal(first[name], kept[name.removeprefix("network.bert.")]) for name in body)
+    assert all(torch.equal(first[name], reference[name.removeprefix("network.bert.")]) for name in body)
     head = "network.classifier.weight"
     assert first[head].shape == (5, 16)
     assert not torch.equal(first[head], second[head])

@@ -24,7 +24,7 @@ KINDS = pytest.mark.parametrize("kind", [CIFAR10, CIFAR100], ids=["cifar10", "ci
 
 
 def python2(pixels: np.ndarray, labels: list[int], key: str) -> bytes:
-    """What Python 2's cPickle wrote: byte strings, and numpy under its name of then."""
+    """Pickle as Python 2's cPickle wrote it: byte strings, and numpy under its name of then."""
 
     def text(word: str) -> bytes:
         return b"U" + bytes([len(word)]) + word.encode()

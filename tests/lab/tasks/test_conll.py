@@ -166,13 +166,13 @@ def test_long_sentences_keep_their_order() -> None:
 
 
 def test_counts_are_means_over_sentences_whatever_the_padding() -> None:
-    true, found = numbered("B-PER I-PER O", "O", "B-LOC O"), numbered("B-PER I-PER O", "B-LOC", "O O")
-    counts = entity_counts(scores(found), true)
+    true, prediction = numbered("B-PER I-PER O", "O", "B-LOC O"), numbered("B-PER I-PER O", "B-LOC", "O O")
+    counts = entity_counts(scores(prediction), true)
     assert torch.allclose(counts, torch.tensor([1.0, 1.0, 1.0]) / 3)
-    halves = [entity_counts(scores(found[part]), true[part]) * len(true[part]) for part in (slice(2), slice(2, 3))]
+    halves = [entity_counts(scores(prediction[part]), true[part]) * len(true[part]) for part in (slice(2), slice(2, 3))]
     assert torch.allclose(sum(halves, torch.zeros(3)) / 3, counts)
     wider = torch.nn.functional.pad(true, (0, 4), value=IGNORED)
-    assert torch.equal(entity_counts(scores(torch.nn.functional.pad(found, (0, 4), value=1)), wider), counts)
+    assert torch.equal(entity_counts(scores(torch.nn.functional.pad(prediction, (0, 4), value=1)), wider), counts)
     assert f1(counts) == pytest.approx(50)
 
 

@@ -52,7 +52,7 @@ LOSS, METRIC = "loss=nn.functional.mse_loss", "metric=nn.functional.mse_loss"
 
 @pytest.fixture(autouse=True)
 def clean() -> Iterator[None]:
-    """What importing a user's file leaves behind."""
+    """Remove the modules and paths that the import of a user's file leaves behind."""
     modules, path = set(sys.modules), list(sys.path)
     yield
     sys.path[:] = path

@@ -52,12 +52,12 @@ def test_an_image_is_scaled_by_its_shorter_side_and_its_middle_is_kept(tmp_path:
         Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / "c" / f"{name}.png")
     _, images = list_images(tmp_path, 40)
     assert list(images.files) == ["c/high.png", "c/wide.png"]
-    wanted = torch.linspace(0, 255, 160).reshape(80, 2).mean(1)[20:60]  # half the size, and its middle
+    expected = torch.linspace(0, 255, 160).reshape(80, 2).mean(1)[20:60]  # half the size, and its middle
     for (image, _), across in zip((images[0], images[1]), (2, 1), strict=True):
         assert image.shape == (3, 40, 40)
         assert image.dtype == torch.uint8
         assert image.is_contiguous()
-        torch.testing.assert_close(image.float().mean((0, across)), wanted, atol=1.0, rtol=0)
+        torch.testing.assert_close(image.float().mean((0, across)), expected, atol=1.0, rtol=0)
 
 
 def test_scaling_down_filters_against_aliasing(tmp_path: Path) -> None:

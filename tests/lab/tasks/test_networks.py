@@ -98,17 +98,17 @@ def test_a_network_scores_every_class_and_trains_every_parameter(build: Callable
 def test_stages_have_their_depths_and_resolutions(
     build: Callable[[int], nn.Module], size: int, maps: dict[int, int]
 ) -> None:
-    seen: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def note(_: nn.Module, __: object, output: torch.Tensor) -> None:
-        seen[output.shape[-1]] = seen.get(output.shape[-1], 0) + 1
+        sizes[output.shape[-1]] = sizes.get(output.shape[-1], 0) + 1
 
     network = build(2).eval()
     for layer in layers(network, nn.Conv2d):
         if layer.kernel_size != (1, 1):
             layer.register_forward_hook(note)
     network(torch.randn(1, 3, size, size))
-    assert seen == maps
+    assert sizes == maps
 
 
 @pytest.mark.parametrize("depth", [2, 7, 18, 21, -4])

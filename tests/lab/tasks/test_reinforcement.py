@@ -50,16 +50,16 @@ def run(build: Build, seed: int, epochs: int = 1, batch_size: int = 128, test: b
         _build=build,
         _progress=lambda steps: None,
     )
-    made = Run(running)
+    result = Run(running)
     make, make_bodies, make_agent = gymnasium.make, reinforcement._bodies, reinforcement._agent
 
     def bodies(environment: str, count: int, seed: int) -> Any:
-        made.bodies.append((seed, make_bodies(environment, count, seed)))
-        return made.bodies[-1][1]
+        result.bodies.append((seed, make_bodies(environment, count, seed)))
+        return result.bodies[-1][1]
 
     def agent(*args: Any) -> Any:
-        made.agents.append(make_agent(*args))
-        return made.agents[-1]
+        result.agents.append(make_agent(*args))
+        return result.agents[-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reinforcement, "_bodies", bodies)
@@ -69,7 +69,7 @@ def run(build: Build, seed: int, epochs: int = 1, batch_size: int = 128, test: b
         patch.setattr(gymnasium, "make", lambda name: make(name, max_episode_steps=LIMIT))
         torch.manual_seed(seed)
         reinforcement.load("ppo-swimmer", "smoke").run(running)
-    return made
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +120,16 @@ def test_the_optimizer_is_the_labs(two_epochs: Run) -> None:
 
 
 def test_the_tuned_learning_rate_stays_but_for_its_linear_decay() -> None:
-    seen: list[tuple[float, ...]] = []
+    rates: list[tuple[float, ...]] = []
 
     def build(model: nn.Module) -> torch.optim.Optimizer:
         first, *others = model.parameters()
         optimizer = torch.optim.SGD([{"params": [first], "lr": 0.5}, {"params": others, "lr": 0.01}])
-        optimizer.register_step_pre_hook(lambda o, *_: seen.append(tuple(group["lr"] for group in o.param_groups)))
+        optimizer.register_step_pre_hook(lambda o, *_: rates.append(tuple(group["lr"] for group in o.param_groups)))
         return optimizer
 
     run(build, seed=0, epochs=2, batch_size=256)
-    assert seen == 10 * [(0.5, 0.01)] + 10 * [pytest.approx((0.25, 0.005))]
+    assert rates == 10 * [(0.5, 0.01)] + 10 * [pytest.approx((0.25, 0.005))]
 
 
 def test_validation_is_the_mean_return_of_the_episodes_since_the_last(two_epochs: Run) -> None:
@@ -162,14 +162,14 @@ def test_the_test_metric_is_played_without_exploration_on_frozen_statistics(two_
 
     policy = two_epochs.agents[0].policy
     body = gymnasium.make("Swimmer-v5", max_episode_steps=LIMIT)
-    seen, _ = body.reset(seed=test_seed)
+    observation, _ = body.reset(seed=test_seed)
     total, over = 0.0, False
     while not over:
-        scaled = ((seen - statistics.mean) / np.sqrt(statistics.var + 1e-8)).clip(-10, 10)
+        scaled = ((observation - statistics.mean) / np.sqrt(statistics.var + 1e-8)).clip(-10, 10)
         inputs = torch.as_tensor(scaled, dtype=torch.float32).unsqueeze(0)
         with torch.no_grad():
             action = policy.action_net(policy.mlp_extractor.forward_actor(inputs))[0].numpy()
-        seen, reward, ended, cut, _ = body.step(action.clip(-1, 1))
+        observation, reward, ended, cut, _ = body.step(action.clip(-1, 1))
         total, over = total + float(reward), ended or cut
     body.close()
     assert two_epochs.running.result == pytest.approx(total, rel=1e-3)

@@ -166,8 +166,8 @@ def test_the_model_starts_as_gpt2_does() -> None:
     network = GPT(vocabulary=500, context=64, layers=8, width=128, heads=4)
     for name, parameter in network.named_parameters():
         if parameter.dim() == 2:
-            wanted = 0.02 / 4 if name.endswith(("attention.out.weight", "down.weight")) else 0.02
-            assert parameter.std().item() == pytest.approx(wanted, rel=0.05), name
+            deviation = 0.02 / 4 if name.endswith(("attention.out.weight", "down.weight")) else 0.02
+            assert parameter.std().item() == pytest.approx(deviation, rel=0.05), name
         else:
             assert (parameter == (1 if "norm" in name and name.endswith("weight") else 0)).all(), name
     loss = token_loss(network(torch.randint(500, (2, 64))), torch.randint(500, (2, 64)))

@@ -109,8 +109,8 @@ def test_digits_are_dealt_stratified_without_overlap_or_loss() -> None:
     assert [len(task.train), len(task.validation), len(task.test)] == [1077, 360, 360]
     inputs = torch.cat([task.train.inputs, task.validation.inputs, task.test.inputs])
     pixels = torch.tensor(load_digits().data, dtype=torch.float32)
-    ours = sorted(map(tuple, ((inputs.flatten(1) + 1) * 8).tolist()))
-    assert ours == sorted(map(tuple, pixels.tolist()))
+    images = sorted(map(tuple, ((inputs.flatten(1) + 1) * 8).tolist()))
+    assert images == sorted(map(tuple, pixels.tolist()))
     for split in (task.validation, task.test):
         shares = split.targets.bincount(minlength=10)
         assert shares.min() >= 33
@@ -121,10 +121,10 @@ def test_digits_keep_each_image_with_its_label() -> None:
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    known = {tuple(image): label for image, label in zip(data.data.tolist(), data.target.tolist(), strict=True)}
+    labels = {tuple(image): label for image, label in zip(data.data.tolist(), data.target.tolist(), strict=True)}
     task = load("digits")
     for image, label in zip(((task.test.inputs.flatten(1) + 1) * 8).tolist(), task.test.targets.tolist(), strict=True):
-        assert known[tuple(image)] == label
+        assert labels[tuple(image)] == label
 
 
 @pytest.mark.parametrize("name", ["sine", "digits"])
@@ -164,8 +164,8 @@ def test_fashion_mnist_from_a_folder(tmp_path: Path, compressed: bool) -> None:
     assert task.validation.inputs.shape == (4, 1, 28, 28)
     assert sorted(numbers(task.train.inputs) + numbers(task.validation.inputs)) == list(range(TRAIN))
     assert numbers(task.test.inputs) == list(range(200, 200 + TEST))
-    kept = (task.train.inputs[:, 0, 0, 0] * fashion_mnist._DEVIATION + fashion_mnist._MEAN) * 255
-    assert torch.equal(kept.round().long() % 10, task.train.targets)
+    pixels = (task.train.inputs[:, 0, 0, 0] * fashion_mnist._DEVIATION + fashion_mnist._MEAN) * 255
+    assert torch.equal(pixels.round().long() % 10, task.train.targets)
     assert task.build_model()(task.train.inputs).shape == (36, 10)
 
 
@@ -190,10 +190,10 @@ def test_a_named_folder_without_the_files_never_falls_back(tmp_path: Path, monke
 
 @pytest.mark.usefixtures("no_debian")
 def test_fashion_mnist_from_openml(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    calls = []
 
     def fetch(name: str, **options: object) -> SimpleNamespace:
-        asked.append((name, options))
+        calls.append((name, options))
         pixels = np.zeros((70_000, 784), dtype=np.uint8)
         pixels[60_000:, 0] = 255
         return SimpleNamespace(data=pixels, target=(np.arange(70_000) % 10).astype(str).astype(object))
@@ -204,7 +204,7 @@ def test_fashion_mnist_from_openml(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(numbers(task.train.inputs)) == {0}
     assert set(numbers(task.test.inputs)) == {255}
     assert task.test.targets[:3].tolist() == [0, 1, 2]
-    (name, options), *more = asked
+    (name, options), *more = calls
     assert not more
     assert (name, options["version"], options["as_frame"]) == ("Fashion-MNIST", 1, False)
     assert "data_home" not in options

@@ -27,22 +27,22 @@ def smooth(grid: Tensor, nodes: Tensor, sigma: float) -> Tensor:
 @pytest.mark.parametrize("name", cases.MODELS)
 def test_moments_are_those_of_the_dense_matrix(name: str, kind: str) -> None:
     exact = torch.linalg.eigvalsh((cases.dense_hessian if kind == "hessian" else cases.dense_ggn)(name))
-    found = density(cases.objective(name), kind=kind, steps=6, samples=12)
+    result = density(cases.objective(name), kind=kind, steps=6, samples=12)
     for order in range(4):
-        value, error = found.moment(order)
+        value, error = result.moment(order)
         assert abs(value - float((exact**order).mean())) <= 4 * error + 1e-14
-    assert found.moment(0) == pytest.approx((1, 0), abs=1e-14)
-    assert integral(found) == pytest.approx(1, abs=1e-7)
-    assert bool((found.values >= 0).all())
-    assert found.matvecs == 72
-    assert [nodes.shape for nodes in found.nodes] == [weights.shape for weights in found.weights] == [(6,)] * 12
+    assert result.moment(0) == pytest.approx((1, 0), abs=1e-14)
+    assert integral(result) == pytest.approx(1, abs=1e-7)
+    assert bool((result.values >= 0).all())
+    assert result.matvecs == 72
+    assert [nodes.shape for nodes in result.nodes] == [weights.shape for weights in result.weights] == [(6,)] * 12
 
 
 @pytest.mark.parametrize("reorthogonalize", [True, False])
 def test_the_first_moment_is_hutchinsons_trace(reorthogonalize: bool) -> None:
-    found = density(cases.objective("mlp"), steps=4, samples=7, seed=3, reorthogonalize=reorthogonalize)
+    result = density(cases.objective("mlp"), steps=4, samples=7, seed=3, reorthogonalize=reorthogonalize)
     hutchinson = trace(cases.objective("mlp"), matvecs=7, seed=3)
-    assert found.moment(1) == pytest.approx((hutchinson.value / 43, hutchinson.standard_error / 43), rel=1e-12)
+    assert result.moment(1) == pytest.approx((hutchinson.value / 43, hutchinson.standard_error / 43), rel=1e-12)
 
 
 def test_quadrature_is_exact_up_to_twice_the_steps() -> None:
@@ -53,20 +53,20 @@ def test_quadrature_is_exact_up_to_twice_the_steps() -> None:
     unit = start / start.norm()
     for order in range(9):
         true = float(unit @ torch.linalg.matrix_power(matrix, order) @ unit)
-        found = float(vectors[0].square() @ nodes**order)
+        moment = float(vectors[0].square() @ nodes**order)
         if order < 8:
-            assert found == pytest.approx(true, rel=1e-12)
+            assert moment == pytest.approx(true, rel=1e-12)
         else:
-            assert abs(found - true) > 1e-6
+            assert abs(moment - true) > 1e-6
 
 
 @pytest.mark.parametrize("reorthogonalize", [True, False])
 def test_as_many_steps_as_different_eigenvalues_find_them_all(reorthogonalize: bool) -> None:
     matrix = cases.rotated([3.0] * 5 + [1.0] * 10 + [-2.0] * 15)
     exact, basis = torch.linalg.eigh(matrix)
-    found = density(cases.quadratic(matrix), samples=3, steps=3, reorthogonalize=reorthogonalize)
+    result = density(cases.quadratic(matrix), samples=3, steps=3, reorthogonalize=reorthogonalize)
     random = torch.Generator().manual_seed(0)
-    for nodes, weights in zip(found.nodes, found.weights, strict=True):
+    for nodes, weights in zip(result.nodes, result.weights, strict=True):
         signs = torch.empty(30, dtype=torch.float64).bernoulli_(0.5, generator=random) * 2 - 1
         shares = (basis.T @ signs).square() / 30
         torch.testing.assert_close(nodes, torch.tensor([-2.0, 1, 3], dtype=torch.float64), rtol=0, atol=1e-10)
@@ -76,9 +76,9 @@ def test_as_many_steps_as_different_eigenvalues_find_them_all(reorthogonalize: b
 
 def test_lanczos_stops_where_its_space_ends() -> None:
     for n in (3, 30):
-        found = density(cases.quadratic(cases.rotated([3.0, 1.0, -2.0] * (n // 3))), samples=4, steps=20)
-        assert [len(nodes) for nodes in found.nodes] == [3] * 4
-        assert found.matvecs == 12
+        result = density(cases.quadratic(cases.rotated([3.0, 1.0, -2.0] * (n // 3))), samples=4, steps=20)
+        assert [len(nodes) for nodes in result.nodes] == [3] * 4
+        assert result.matvecs == 12
 
 
 @pytest.mark.parametrize("reorthogonalize", [True, False])
@@ -88,14 +88,14 @@ def test_a_diagonal_is_exact_for_signs(dtype: torch.dtype, reorthogonalize: bool
     exact = torch.cat([torch.logspace(-3, -1, 20, dtype=torch.float64), torch.tensor([1.0, 3.0, 10.0]).double()])
     steps = 23 if reorthogonalize else 120
     wide = cases.quadratic(exact.to(dtype).repeat(10))
-    found = density(wide, steps=steps, samples=2, sigma=0.3, reorthogonalize=reorthogonalize)
+    result = density(wide, steps=steps, samples=2, sigma=0.3, reorthogonalize=reorthogonalize)
     tolerance = 1e-10 if dtype == torch.float64 else 1e-3
-    torch.testing.assert_close(found.values, smooth(found.grid, exact, 0.3), rtol=0, atol=tolerance)
-    assert float(found.standard_error.max()) < tolerance
+    torch.testing.assert_close(result.values, smooth(result.grid, exact, 0.3), rtol=0, atol=tolerance)
+    assert float(result.standard_error.max()) < tolerance
     if reorthogonalize:
-        assert all(len(nodes) <= 24 for nodes in found.nodes)
+        assert all(len(nodes) <= 24 for nodes in result.nodes)
     else:
-        assert min(len(nodes) for nodes in found.nodes) > 23  # the copies were there
+        assert min(len(nodes) for nodes in result.nodes) > 23  # the copies were there
 
 
 def test_reorthogonalisation_leaves_no_copies() -> None:
@@ -103,8 +103,8 @@ def test_reorthogonalisation_leaves_no_copies() -> None:
     start = torch.ones(60, dtype=torch.float64)
     for keep in (True, False):
         diagonal, beside = lanczos(lambda v: exact * v, start, 60, reorthogonalize=keep)
-        found = torch.linalg.eigvalsh(diagonal.diag() + beside.diag(1) + beside.diag(-1))
-        error = float((found - exact).abs().max()) if len(found) == 60 else math.inf
+        values = torch.linalg.eigvalsh(diagonal.diag() + beside.diag(1) + beside.diag(-1))
+        error = float((values - exact).abs().max()) if len(values) == 60 else math.inf
         assert (error < 1e-11) == keep
 
 
@@ -129,15 +129,15 @@ def test_the_error_bar_is_calibrated() -> None:
 
 
 def test_the_band_is_the_standard_error_over_samples() -> None:
-    found = density(cases.objective("mlp"), steps=5, samples=4)
+    result = density(cases.objective("mlp"), steps=5, samples=4)
     each = torch.stack(
         [
-            (torch.exp(-((found.grid[:, None] - nodes) ** 2) / 2 / found.sigma**2) * weights).sum(1)
-            for nodes, weights in zip(found.nodes, found.weights, strict=True)
+            (torch.exp(-((result.grid[:, None] - nodes) ** 2) / 2 / result.sigma**2) * weights).sum(1)
+            for nodes, weights in zip(result.nodes, result.weights, strict=True)
         ]
-    ) / (found.sigma * math.sqrt(2 * math.pi))
-    torch.testing.assert_close(found.values, each.mean(0), rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(found.standard_error, each.std(0) / 2, rtol=1e-10, atol=1e-12)
+    ) / (result.sigma * math.sqrt(2 * math.pi))
+    torch.testing.assert_close(result.values, each.mean(0), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(result.standard_error, each.std(0) / 2, rtol=1e-10, atol=1e-12)
 
 
 def test_sum_is_the_mean_times_the_examples() -> None:
@@ -149,30 +149,30 @@ def test_sum_is_the_mean_times_the_examples() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 1e-12])
 def test_a_single_eigenvalue(value: float) -> None:
-    found = density(cases.quadratic(torch.full((9,), value, dtype=torch.float64)), samples=2, steps=5)
-    assert integral(found) == pytest.approx(1, abs=1e-7)
-    assert float(found.grid[found.values.argmax()]) == pytest.approx(value, abs=0.02 * abs(value) or 1e-2)
-    assert found.matvecs == 2
+    result = density(cases.quadratic(torch.full((9,), value, dtype=torch.float64)), samples=2, steps=5)
+    assert integral(result) == pytest.approx(1, abs=1e-7)
+    assert float(result.grid[result.values.argmax()]) == pytest.approx(value, abs=0.02 * abs(value) or 1e-2)
+    assert result.matvecs == 2
 
 
 def test_the_default_width_is_a_hundredth_of_the_range() -> None:
-    found = density(cases.quadratic(torch.linspace(-1, 4, 40, dtype=torch.float64)), samples=2, steps=40)
-    assert found.sigma == pytest.approx(0.05, rel=1e-6)
-    assert found.grid.shape == (1024,)
-    assert float(found.grid[0]) == pytest.approx(-1.3, rel=1e-6)
-    assert float(found.grid[-1]) == pytest.approx(4.3, rel=1e-6)
+    result = density(cases.quadratic(torch.linspace(-1, 4, 40, dtype=torch.float64)), samples=2, steps=40)
+    assert result.sigma == pytest.approx(0.05, rel=1e-6)
+    assert result.grid.shape == (1024,)
+    assert float(result.grid[0]) == pytest.approx(-1.3, rel=1e-6)
+    assert float(result.grid[-1]) == pytest.approx(4.3, rel=1e-6)
 
 
 def test_progress_counts_the_products() -> None:
     calls: list[tuple[int, int]] = []
-    found = density(cases.objective("mlp"), steps=5, samples=3, progress=lambda *call: calls.append(call))
-    assert calls == [*((done, 15) for done in range(1, 16)), (15, 15)]
+    result = density(cases.objective("mlp"), steps=5, samples=3, progress=lambda *call: calls.append(call))
+    assert calls == [*((count, 15) for count in range(1, 16)), (15, 15)]
     calls.clear()
-    found = density(
+    result = density(
         cases.quadratic(torch.ones(9)), steps=5, samples=3, progress=lambda *call: calls.append(call)
     )  # each run ends after a step
     assert calls == [(1, 15), (2, 11), (3, 7), (3, 3)]
-    assert found.matvecs == 3
+    assert result.matvecs == 3
 
 
 def test_the_seed_decides() -> None:
@@ -203,14 +203,14 @@ def test_a_grid_too_coarse_for_the_width_is_refused_and_the_remedy_works() -> No
     with pytest.raises(ValueError, match=r"or points to 101[34]$") as caught:
         density(objective, steps=20, samples=2, sigma=1e-3, points=1000)
     assert "would miss eigenvalues" in str(caught.value)
-    found = density(objective, steps=20, samples=2, sigma=1e-3, points=int(str(caught.value)[-4:]))
-    assert integral(found) == pytest.approx(1, abs=1e-7)
+    result = density(objective, steps=20, samples=2, sigma=1e-3, points=int(str(caught.value)[-4:]))
+    assert integral(result) == pytest.approx(1, abs=1e-7)
 
 
 def test_a_zero_start_or_moment_order_is_refused() -> None:
-    found = density(cases.objective("mlp"), steps=2, samples=2)
+    result = density(cases.objective("mlp"), steps=2, samples=2)
     with pytest.raises(ValueError, match="order -1: choose 0 or more"):
-        found.moment(-1)
+        result.moment(-1)
 
 
 def test_vectors_that_do_not_fit_are_refused_and_the_remedy_works(monkeypatch: pytest.MonkeyPatch) -> None:

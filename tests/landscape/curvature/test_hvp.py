@@ -34,9 +34,9 @@ def test_hessian_is_the_dense_one(name: str, reduction: str) -> None:
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("name", cases.MODELS)
 def test_ggn_is_the_dense_one(name: str, reduction: str) -> None:
-    found = Curvature(cases.objective(name, reduction), "ggn").dense()
-    close(found, cases.dense_ggn(name, reduction))
-    assert float(torch.linalg.eigvalsh(found)[0]) > -1e-14 * sum(cases.SIZES)
+    product = Curvature(cases.objective(name, reduction), "ggn").dense()
+    close(product, cases.dense_ggn(name, reduction))
+    assert float(torch.linalg.eigvalsh(product)[0]) > -1e-14 * sum(cases.SIZES)
 
 
 def test_sum_is_the_mean_times_the_examples() -> None:
@@ -95,8 +95,8 @@ def test_recurrent_layers_against_differences_of_gradients(kind: str) -> None:
     for distance in (1e-5, -1e-5):
         with objective.moved(vector, distance):
             ends.append(objective.flatten(objective.gradient()))
-    found = objective.flatten(Curvature(objective, kind).matvec(vector))
-    close(found, (ends[0] - ends[1]) / 2e-5, 1e-7)
+    product = objective.flatten(Curvature(objective, kind).matvec(vector))
+    close(product, (ends[0] - ends[1]) / 2e-5, 1e-7)
 
 
 def test_a_choice_of_parameters_is_a_block_of_the_whole() -> None:
@@ -113,10 +113,10 @@ def test_parameters_that_the_loss_does_not_depend_on_give_zeros(kind: str) -> No
     model = cases.mlp().double()
     model.register_parameter("idle", nn.Parameter(torch.ones(2, dtype=torch.float64)))
     objective = Objective(model, cases.cross_entropy("mean"), cases.batches((4,)))
-    found = Curvature(objective, kind).dense()
+    product = Curvature(objective, kind).dense()
     assert model.idle is objective.parameters[0]
-    assert not found[:2].any()
-    assert found[2:, 2:].any()
+    assert not product[:2].any()
+    assert product[2:, 2:].any()
     nothing = Objective(model, cases.cross_entropy("mean"), cases.batches((4,)), parameters=[objective.parameters[0]])
     assert not Curvature(nothing, kind).dense().any()
 
@@ -199,14 +199,14 @@ def test_nothing_is_touched(kind: str) -> None:
     first = objective.parameters[0]
     first.grad = torch.full_like(first, 7)
     vector = torch.randn(objective.numel, dtype=torch.float64)
-    kept = vector.clone()
+    copy_of_vector = vector.clone()
     with torch.no_grad():
-        found = Curvature(objective, kind).matvec_flat(vector)
+        product = Curvature(objective, kind).matvec_flat(vector)
         assert not torch.is_grad_enabled()
-    assert not found.requires_grad
-    assert bool(found.any())
-    assert torch.equal(found, Curvature(objective, kind).matvec_flat(vector))
-    assert torch.equal(vector, kept)
+    assert not product.requires_grad
+    assert bool(product.any())
+    assert torch.equal(product, Curvature(objective, kind).matvec_flat(vector))
+    assert torch.equal(vector, copy_of_vector)
     assert bool((first.grad == 7).all())
     assert all(parameter.grad is None for parameter in objective.parameters[1:])
     assert all(torch.equal(value, before[name]) for name, value in objective.model.state_dict().items())

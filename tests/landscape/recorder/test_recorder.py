@@ -215,13 +215,13 @@ def test_a_diverged_run_is_written_too(tmp_path: Path) -> None:
 def test_layers_have_names_and_can_be_left_out() -> None:
     model = network()
     names = [name for name, _ in model.named_parameters()]
-    for parameters, given, expected_names in (
+    for parameters, own_names, expected_names in (
         (model.parameters(), model, names),
         (model.named_parameters(), None, names),
         (model.parameters(), None, [f"0.{i}" for i in range(len(names))]),
     ):
         optimizer = torch.optim.SGD(parameters, lr=0.1)
-        recorder = record(optimizer, given, every=1)
+        recorder = record(optimizer, own_names, every=1)
         train(model, optimizer, range(1))
         assert [line["layer"] for line in recorder.layers] == expected_names
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

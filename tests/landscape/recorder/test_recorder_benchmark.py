@@ -15,9 +15,9 @@ BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    found = importlib.import_module("recorder")
-    monkeypatch.setattr(found, "BLOCK", 20)
-    return found
+    result = importlib.import_module("recorder")
+    monkeypatch.setattr(result, "BLOCK", 20)
+    return result
 
 
 def tiny(module: Any) -> Any:

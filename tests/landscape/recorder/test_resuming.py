@@ -16,7 +16,7 @@ from valleys.landscape.recorder.recorder import Recorder, record
 
 def resumed(name: str, options: dict[str, Any], at: int, dtype: torch.dtype) -> tuple[Recorder, Recorder]:
     """An uninterrupted run of 17 steps, and one that is saved and loaded after ``at``."""
-    found = []
+    results = []
     for stop in (17, at):
         model = network().to(dtype)
         optimizer = OPTIMIZERS[name](model.parameters())
@@ -35,8 +35,8 @@ def resumed(name: str, options: dict[str, Any], at: int, dtype: torch.dtype) -> 
             recorder = record(optimizer, **options)
             recorder.load_state_dict(saved[2])
             train(model, optimizer, range(stop, 17))
-        found.append(recorder)
-    return found[0], found[1]
+        results.append(recorder)
+    return results[0], results[1]
 
 
 @pytest.mark.parametrize("at", [3, 4, 8, 9])
@@ -61,7 +61,7 @@ def test_what_is_saved_does_not_follow_the_run() -> None:
     recorder = record(optimizer, every=2, window=4, path=4)
     train(model, optimizer, range(4))
     saved = recorder.state_dict()
-    kept = copy.deepcopy(saved)
+    before = copy.deepcopy(saved)
     train(model, optimizer, range(5))
 
     def same(a: Any, b: Any) -> bool:
@@ -73,7 +73,7 @@ def test_what_is_saved_does_not_follow_the_run() -> None:
             return len(a) == len(b) and all(map(same, a, b))
         return bool(a == b)
 
-    assert same(saved, kept)
+    assert same(saved, before)
 
 
 def test_states_of_other_recordings_are_refused() -> None:

@@ -105,8 +105,8 @@ def test_a_recorders_rows_have_the_signs_of_the_table() -> None:
         here = 2 - step * (number + 1)
         if min(abs(abs(here) - math.sqrt(0.5)), abs(here)) < 2 * step:
             continue  # a step from one stage into the next
-        found = signs(row)  # type: ignore[arg-type]
-        assert found == {name: PAPER[name][str(row["stage"])] for name in QUANTITIES}
+        row_signs = signs(row)  # type: ignore[arg-type]
+        assert row_signs == {name: PAPER[name][str(row["stage"])] for name in QUANTITIES}
 
 
 def test_a_row_without_its_next_gradient_has_no_signs() -> None:
@@ -117,13 +117,13 @@ def test_a_row_without_its_next_gradient_has_no_signs() -> None:
 
 @given(st.floats(allow_nan=True), st.floats(allow_nan=True))
 def test_a_stage_is_named_exactly_where_both_signs_are(slope: float, curvature: float) -> None:
-    found = stage(slope, curvature)
+    name = stage(slope, curvature)
     if slope == 0 or curvature == 0 or math.isnan(slope) or math.isnan(curvature):
-        assert found is None
+        assert name is None
     else:
-        assert found is not None
-        assert (slope < 0) == (found in ("1-2", "2-3"))
-        assert (curvature > 0) == (found in ("2-3", "3-4"))
+        assert name is not None
+        assert (slope < 0) == (name in ("1-2", "2-3"))
+        assert (curvature > 0) == (name in ("2-3", "3-4"))
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_every_number_is_that_of_the_definition(name: str, dtype: torch.dtype, e
         k, i = line["step"], names.index(line["layer"])
         if k == 28:
             continue
-        own = [[x[i].reshape(-1) for x in seen] for seen in (positions, gradients)]
+        own = [[x[i].reshape(-1) for x in quantities] for quantities in (positions, gradients)]
         truth = expected(own[0], own[1], k, window)
         for column in ("slope_before", "slope", "stage", "gradient_norm_before"):
             truth_value = truth.pop(column)
@@ -163,8 +163,8 @@ def test_there_is_no_trust_ratio_where_no_parameter_has_one() -> None:
     backward(model, 0)
     model[1].bias.grad = None
     optimizer.step()
-    found = {line["layer"]: line["trust_ratio"] is not None for line in recorder.layers}
-    assert found == {"0.weight": False, "0.bias": False, "1.weight": False, "1.bias": False} | {
+    ratios = {line["layer"]: line["trust_ratio"] is not None for line in recorder.layers}
+    assert ratios == {"0.weight": False, "0.bias": False, "1.weight": False, "1.bias": False} | {
         "2.weight": True,
         "2.bias": True,
     }
@@ -353,14 +353,14 @@ def test_projected_drifts_have_the_stated_error() -> None:
                 if column not in ("drift", "window_drift"):
                     assert row[column] == truth[column], column
         ratios.append([recorder.rows[1][c] ** 2 / exact[1][c] ** 2 for c in ("drift", "window_drift")])
-    found = torch.tensor(ratios)
-    assert found.mean(0).tolist() == pytest.approx([1, 1], abs=5 * math.sqrt(2 / 128 / 40))
-    assert float(found.std(0).max()) < 1.5 * math.sqrt(2 / 128)
-    assert float(found.std(0).min()) > 0.3 * math.sqrt(2 / 128)
+    errors = torch.tensor(ratios)
+    assert errors.mean(0).tolist() == pytest.approx([1, 1], abs=5 * math.sqrt(2 / 128 / 40))
+    assert float(errors.std(0).max()) < 1.5 * math.sqrt(2 / 128)
+    assert float(errors.std(0).min()) > 0.3 * math.sqrt(2 / 128)
 
 
 def test_noise_of_the_batch_looks_like_curvature() -> None:
-    """What the documentation warns of: without any curvature, E inner = lr E|noise|^2, and the slope is unbiased."""
+    """The documentation's warning: without any curvature, E inner = lr E|noise|^2, and the slope is unbiased."""
     n, lr, steps = 200, 0.1, 400
     generator = torch.Generator().manual_seed(3)
     p = nn.Parameter(torch.zeros(n, dtype=torch.float64))

@@ -42,10 +42,10 @@ def test_a_rescaled_relu_network_has_the_same_adaptive_numbers_and_other_plain_o
 def test_a_downward_curve_has_a_negative_average_and_no_worst_case() -> None:
     objective = of_function(lambda theta: -(theta**2).sum(), 0.0, 0.0)
     assert average_sharpness(objective, 0.1).value < 0
-    found = sharpness(objective, 0.1, restarts=3)
-    assert found.value == 0.0
-    assert not found.direction[0].any()
-    assert found.by_restart == pytest.approx((0, 0, 0), abs=1e-15), "from the border they climb back to the centre"
+    result = sharpness(objective, 0.1, restarts=3)
+    assert result.value == 0.0
+    assert not result.direction[0].any()
+    assert result.by_restart == pytest.approx((0, 0, 0), abs=1e-15), "from the border they climb back to the centre"
     oblique = of_function(lambda theta: -(theta[0] ** 2) - 10 * theta[1] ** 2, 0.0, 0.0)
     short = sharpness(oblique, 0.1, steps=1, restarts=3)
     assert max(short.by_restart) < 0, "they did not get there in one step"
@@ -55,9 +55,9 @@ def test_a_downward_curve_has_a_negative_average_and_no_worst_case() -> None:
 
 def test_a_loss_that_overflows_is_refused_and_counted() -> None:
     objective = of_function(lambda theta: torch.where(theta > 1.5, math.inf, theta).sum(), 1.0)
-    found = sharpness(objective, 1.0, steps=60)
-    assert found.nonfinite > 0
-    assert found.value == pytest.approx(0.5, abs=1e-6), "as far as it is finite"
+    result = sharpness(objective, 1.0, steps=60)
+    assert result.nonfinite > 0
+    assert result.value == pytest.approx(0.5, abs=1e-6), "as far as it is finite"
     undefined = of_function(lambda theta: torch.where(theta > 0, math.nan, theta * 0).sum(), 0.0)
     assert sharpness(undefined, 1.0, restarts=8).value == 0.0
     assert sharpness(undefined, 1.0, restarts=8).nonfinite > 0
@@ -118,9 +118,9 @@ def test_seeds_repeat_and_differ() -> None:
 
 def test_progress_counts_to_its_end() -> None:
     objective, _ = quadratic(1.0, 2.0)
-    told: list[tuple[int, int]] = []
-    sharpness(objective, steps=3, restarts=2, progress=lambda done, total: told.append((done, total)))
-    assert told == [(i, 6) for i in range(1, 7)]
-    told.clear()
-    average_sharpness(objective, samples=2, progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 2), (2, 2)]
+    calls: list[tuple[int, int]] = []
+    sharpness(objective, steps=3, restarts=2, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 6) for i in range(1, 7)]
+    calls.clear()
+    average_sharpness(objective, samples=2, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 2), (2, 2)]

@@ -24,11 +24,11 @@ def test_the_gap_is_per_example_whatever_the_reduction() -> None:
         return Objective(model, loss, [(part, 0 * part) for part in parts if len(part)], reduction=reduction)
 
     for reduction in ("mean", "sum"):
-        found = gap(objective(train, reduction), objective(test, reduction))
-        assert (found.train, found.test, found.value) == pytest.approx((14 / 3, 17 / 2, 17 / 2 - 14 / 3))
+        result = gap(objective(train, reduction), objective(test, reduction))
+        assert (result.train, result.test, result.value) == pytest.approx((14 / 3, 17 / 2, 17 / 2 - 14 / 3))
         metrics = {"mean": lambda outputs, _: outputs.mean(), "sum": lambda outputs, _: outputs.sum()}
-        found = gap(objective(train, reduction), objective(test, reduction), metrics[reduction])
-        assert (found.train, found.test) == pytest.approx((2.0, 2.5))
+        result = gap(objective(train, reduction), objective(test, reduction), metrics[reduction])
+        assert (result.train, result.test) == pytest.approx((2.0, 2.5))
 
 
 def test_a_gap_between_two_models_is_refused() -> None:

@@ -18,11 +18,11 @@ from valleys.landscape.sharpness.worst_case import sharpness
 @pytest.mark.parametrize("rho", [0.01, 1.0])
 def test_in_the_minimum_of_a_quadratic_it_is_the_largest_eigenvalue(rho: float) -> None:
     objective, hessian = quadratic(0.0, 0.0, 0.0, 0.0)
-    found = sharpness(objective, rho, steps=60, restarts=3)
-    assert found.value == pytest.approx(rho**2 / 2 * float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-9)
-    assert found.one_step == found.first_order == 0.0, "there is no gradient to take a step along"
-    assert found.spread == pytest.approx(0, abs=1e-8 * found.value)
-    assert torch.linalg.vector_norm(found.direction[0]) == pytest.approx(rho)
+    result = sharpness(objective, rho, steps=60, restarts=3)
+    assert result.value == pytest.approx(rho**2 / 2 * float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-9)
+    assert result.one_step == result.first_order == 0.0, "there is no gradient to take a step along"
+    assert result.spread == pytest.approx(0, abs=1e-8 * result.value)
+    assert torch.linalg.vector_norm(result.direction[0]) == pytest.approx(rho)
 
 
 def test_steps_that_pay_become_longer() -> None:
@@ -45,9 +45,9 @@ def test_beside_the_minimum_it_solves_the_trust_region_problem() -> None:
         middle = (low + high) / 2
         low, high = (middle, high) if float((parts / (middle - values)).norm()) > rho else (low, middle)
     step = vectors @ (parts / (high - values))
-    found = sharpness(objective, rho, steps=50)
-    assert found.value == pytest.approx(float(gradient @ step + step @ hessian @ step / 2), rel=1e-9)
-    torch.testing.assert_close(found.direction[0], step, rtol=1e-4, atol=1e-5)
+    result = sharpness(objective, rho, steps=50)
+    assert result.value == pytest.approx(float(gradient @ step + step @ hessian @ step / 2), rel=1e-9)
+    torch.testing.assert_close(result.direction[0], step, rtol=1e-4, atol=1e-5)
 
 
 def test_a_linear_loss_has_the_dual_norm_of_its_gradient() -> None:
@@ -59,10 +59,10 @@ def test_a_linear_loss_has_the_dual_norm_of_its_gradient() -> None:
         ("l2", True, math.hypot(3, 8)),
         ("linf", True, 11.0),
     ):
-        found = sharpness(objective, 0.1, norm=norm, adaptive=adaptive)
-        for number in (found.value, found.one_step, found.first_order):
+        result = sharpness(objective, 0.1, norm=norm, adaptive=adaptive)
+        for number in (result.value, result.one_step, result.first_order):
             assert number == pytest.approx(0.1 * dual, rel=1e-12)
-        assert found.spread is None, "of one start"
+        assert result.spread is None, "of one start"
 
 
 def test_a_convex_loss_is_highest_at_a_corner_of_the_cube() -> None:
@@ -71,16 +71,16 @@ def test_a_convex_loss_is_highest_at_a_corner_of_the_cube() -> None:
     corners = torch.cartesian_prod(*[torch.tensor([-rho, rho], dtype=torch.float64)] * 4)
     points = objective.parameters[0].detach() + corners
     losses = (points @ hessian * points).sum(1) / 2
-    found = sharpness(objective, rho, norm="linf", restarts=8)
-    assert found.value == pytest.approx(float(losses.max()) - objective.value(), rel=1e-12)
-    assert torch.equal(found.direction[0].abs(), torch.full((4,), rho, dtype=torch.float64))
+    result = sharpness(objective, rho, norm="linf", restarts=8)
+    assert result.value == pytest.approx(float(losses.max()) - objective.value(), rel=1e-12)
+    assert torch.equal(result.direction[0].abs(), torch.full((4,), rho, dtype=torch.float64))
 
 
 def test_the_ascent_finds_a_maximum_inside_the_ball() -> None:
     # |theta| <= 1 around 0.1; the maximum of cos is at 0, well within.
     objective = of_function(lambda theta: theta.cos().sum(), 0.3, -0.4)
-    found = sharpness(objective, 2.0, steps=60)
-    assert found.value == pytest.approx(2 - math.cos(0.3) - math.cos(0.4), abs=1e-10)
+    result = sharpness(objective, 2.0, steps=60)
+    assert result.value == pytest.approx(2 - math.cos(0.3) - math.cos(0.4), abs=1e-10)
 
 
 def test_more_steps_and_restarts_never_find_less_and_start_with_sams_step() -> None:
@@ -109,18 +109,18 @@ def test_more_steps_and_restarts_never_find_less_and_start_with_sams_step() -> N
 def test_its_direction_lies_in_the_ball_and_explains_the_value(norm: str, adaptive: bool) -> None:
     _, build = network()
     objective = build()
-    found = sharpness(objective, 0.3, norm=norm, adaptive=adaptive, restarts=2)
+    result = sharpness(objective, 0.3, norm=norm, adaptive=adaptive, restarts=2)
     scaled = torch.cat(
         [
             (d / (p.detach().abs() if adaptive else 1)).reshape(-1)
-            for d, p in zip(found.direction, objective.parameters, strict=True)
+            for d, p in zip(result.direction, objective.parameters, strict=True)
         ]
     )
     assert torch.linalg.vector_norm(scaled, 2 if norm == "l2" else math.inf) <= 0.3 * (1 + 1e-12)
     before = objective.value()
-    with objective.moved(found.direction):
-        assert objective.value() - before == pytest.approx(found.value, rel=1e-12)
-    assert found.value > 0
+    with objective.moved(result.direction):
+        assert objective.value() - before == pytest.approx(result.value, rel=1e-12)
+    assert result.value > 0
 
 
 def test_a_zero_parameter_stays_in_an_adaptive_ball_unless_eta_moves_it() -> None:
@@ -154,14 +154,14 @@ def test_no_random_point_of_the_ball_is_higher(seed: int, norm: str, adaptive: b
     generator = torch.Generator().manual_seed(seed)
     root, start = torch.randn(3, 3, generator=generator, dtype=torch.float64), torch.randn(3, generator=generator)
     objective = of_function(lambda theta: (root @ theta).square().sum(), *start.tolist())
-    found = sharpness(objective, rho, norm=norm, adaptive=adaptive, steps=50, restarts=6)
-    assert found.value >= found.one_step >= found.first_order * (1 - 1e-9)
+    result = sharpness(objective, rho, norm=norm, adaptive=adaptive, steps=50, restarts=6)
+    assert result.value >= result.one_step >= result.first_order * (1 - 1e-9)
     points = torch.randn(200, 3, generator=generator, dtype=torch.float64)
     length = torch.linalg.vector_norm(points, 2 if norm == "l2" else math.inf, dim=1, keepdim=True)
     theta = objective.parameters[0].detach()
     moved = theta + rho * points / length * (theta.abs() if adaptive else 1)
     rises = (moved @ root.T).square().sum(1) - (root @ theta).square().sum()
-    assert found.value >= float(rises.max()) * (1 - 1e-6)
+    assert result.value >= float(rises.max()) * (1 - 1e-6)
 
 
 @pytest.mark.parametrize(

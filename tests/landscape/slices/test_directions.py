@@ -33,8 +33,8 @@ def dot(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> float:
 @pytest.mark.parametrize("include_biases", [False, True])
 def test_every_filter_has_the_norm_of_the_parameters(include_biases: bool) -> None:
     objective = small()
-    found = random_direction(objective, include_biases=include_biases)
-    for part, parameter in zip(found, objective.parameters, strict=True):
+    direction = random_direction(objective, include_biases=include_biases)
+    for part, parameter in zip(direction, objective.parameters, strict=True):
         assert part.shape == parameter.shape
         assert part.dtype == parameter.dtype
         if parameter.dim() > 1:
@@ -48,12 +48,12 @@ def test_every_filter_has_the_norm_of_the_parameters(include_biases: bool) -> No
 
 def test_a_layer_is_scaled_as_a_whole_and_none_is_not_scaled() -> None:
     objective = small()
-    drawn = random_direction(objective, normalization="none", include_biases=True)
+    direction = random_direction(objective, normalization="none", include_biases=True)
     layered = random_direction(objective, normalization="layer")
-    for part, raw, parameter in zip(layered, drawn, objective.parameters, strict=True):
+    for part, raw, parameter in zip(layered, direction, objective.parameters, strict=True):
         if parameter.dim() > 1:
             torch.testing.assert_close(part, raw / raw.norm() * parameter.detach().norm())
-    values = torch.cat([part.reshape(-1) for part in drawn])
+    values = torch.cat([part.reshape(-1) for part in direction])
     assert abs(float(values.mean())) < 4 / len(values) ** 0.5
     assert float(values.std()) == pytest.approx(1, abs=4 / (2 * len(values)) ** 0.5)
     without = random_direction(objective, normalization="none")
@@ -113,16 +113,16 @@ def test_a_filter_of_zeros_does_not_move() -> None:
     objective = small()
     with torch.no_grad():
         objective.parameters[0][1] = 0
-    found = random_direction(objective)
-    assert not found[0][1].any()
-    assert all(part.isfinite().all() for part in found)
+    direction = random_direction(objective)
+    assert not direction[0][1].any()
+    assert all(part.isfinite().all() for part in direction)
 
 
 def test_normalize_keeps_where_a_direction_points() -> None:
     objective = small()
     eigenvector = tuple(torch.full_like(parameter, -1e-3) for parameter in objective.parameters)
-    found = normalize(eigenvector, objective)
-    for part, parameter in zip(found, objective.parameters, strict=True):
+    direction = normalize(eigenvector, objective)
+    for part, parameter in zip(direction, objective.parameters, strict=True):
         if parameter.dim() > 1:
             assert bool((part < 0).all())
             torch.testing.assert_close(rows(part).norm(dim=1), rows(parameter.detach()).norm(dim=1))
@@ -141,11 +141,11 @@ def test_principal_directions_are_numpys(numbers: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(directions, "_NUMBERS", numbers)  # 7: in blocks of one column
     objective = small()
     path = walk(objective)
-    found, explained = pca_directions(objective, path, k=3)
+    result, explained = pca_directions(objective, path, k=3)
     matrix = np.stack([(point - path[-1]).numpy() for point in path[:-1]])
     _, singular, right = np.linalg.svd(matrix, full_matrices=False)
     np.testing.assert_allclose(explained, singular[:3] ** 2 / np.sum(matrix**2), rtol=1e-12)
-    for row, direction in zip(right, found, strict=False):
+    for row, direction in zip(right, result, strict=False):
         flat = objective.flatten(direction).numpy()
         coordinates = matrix @ flat
         assert coordinates[np.abs(coordinates).argmax()] > 0, "the sign"
@@ -167,8 +167,8 @@ def test_a_weak_second_direction_is_still_orthogonal_and_of_length_one() -> None
     objective = small()
     one, two = torch.linalg.qr(torch.randn(objective.numel, 2, dtype=torch.float64)).Q.T
     path = [3 * one + 1e-5 * two, 2 * one - 1e-5 * two, one, torch.zeros_like(one)]
-    found, explained = pca_directions(objective, path)
-    first, second = (objective.flatten(direction) for direction in found)
+    directions, explained = pca_directions(objective, path)
+    first, second = (objective.flatten(direction) for direction in directions)
     assert float(first @ second) == pytest.approx(0, abs=1e-14)
     assert [float(first.norm()), float(second.norm())] == pytest.approx([1, 1], rel=1e-14)
     assert abs(float(second @ two)) == pytest.approx(1, rel=1e-8)

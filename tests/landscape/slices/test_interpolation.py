@@ -70,15 +70,15 @@ def test_the_ends_are_the_solutions_exactly_and_the_middle_is_the_middle() -> No
     objective = Objective(model, nn.functional.mse_loss, [(torch.randn(7, 4), torch.randn(7, 2))])
     first, second = (tuple(torch.randn_like(p) * 3 for p in objective.parameters) for _ in range(2))
     before = [parameter.detach().clone() for parameter in objective.parameters]
-    seen: list[Tensor] = []
+    points_seen: list[Tensor] = []
 
     def note(*_: Tensor) -> float:
-        seen.append(objective.flatten(objective.parameters))
+        points_seen.append(objective.flatten(objective.parameters))
         return 0.0
 
     path = interpolate(objective, first, objective.flatten(second), points=3, metric=note)
-    assert torch.equal(seen[0], objective.flatten(first))
-    assert torch.equal(seen[2], objective.flatten(second))
+    assert torch.equal(points_seen[0], objective.flatten(first))
+    assert torch.equal(points_seen[2], objective.flatten(second))
     assert all(torch.equal(p, old) for p, old in zip(objective.parameters, before, strict=True))
     exact = []
     for point in (first, tuple((a + b) / 2 for a, b in zip(first, second, strict=True)), second):
@@ -160,9 +160,9 @@ def test_statistics_are_estimated_at_the_ends_too_and_then_restored() -> None:
 
 def test_progress_counts_to_its_end_and_bad_arguments_are_named() -> None:
     objective = of_function(tilted_well, 0.0)
-    told: list[tuple[int, int]] = []
-    interpolate(objective, vector(0.0), vector(1.0), 3, progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    calls: list[tuple[int, int]] = []
+    interpolate(objective, vector(0.0), vector(1.0), 3, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 3), (2, 3), (3, 3)]
     with pytest.raises(ValueError, match="points 1"):
         interpolate(objective, vector(0.0), vector(1.0), 1)
     with pytest.raises(ValueError, match="first: a vector of shape"):

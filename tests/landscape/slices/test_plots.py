@@ -46,8 +46,8 @@ def legend(axes: Any) -> list[str]:
 def vertices(axes: Any) -> Any:
     """The corners of a surface's faces, which matplotlib keeps in a place that changed with version 3.10."""
     faces = axes.collections[0]
-    found = faces._faces if hasattr(faces, "_faces") else faces._vec[:3].T
-    return np.asarray(found).reshape(-1, 3)
+    result = faces._faces if hasattr(faces, "_faces") else faces._vec[:3].T
+    return np.asarray(result).reshape(-1, 3)
 
 
 def labels(ticks: Any) -> list[str]:
@@ -107,11 +107,11 @@ def test_contours_carry_the_values_and_the_trajectory(tmp_path: Path) -> None:
     assert filled.levels[-1] == 12, "the highest: x = 2, y = 1"
     np.testing.assert_allclose(np.diff(filled.levels), 10 / 24)
     # The values themselves: where the contour of 5 crosses y = 0 is x = 0; all its points fulfil the equation nearly.
-    drawn = axes.collections[1]
-    level = int(np.argmin(np.abs(drawn.levels - 7)))
-    found = drawn.get_paths()[level].vertices
-    interpolated = np.interp(found[:, 0], X, X**2) + 3 * found[:, 1] + 5
-    np.testing.assert_allclose(interpolated, drawn.levels[level], atol=0.15)
+    lines = axes.collections[1]
+    level = int(np.argmin(np.abs(lines.levels - 7)))
+    points = lines.get_paths()[level].vertices
+    interpolated = np.interp(points[:, 0], X, X**2) + 3 * points[:, 1] + 5
+    np.testing.assert_allclose(interpolated, lines.levels[level], atol=0.15)
     np.testing.assert_array_equal(np.stack(axes.lines[0].get_data(), 1), ROUTE)
     ends = {curve.get_label(): np.ravel(curve.get_data()).tolist() for curve in axes.lines}
     assert (ends["start"], ends["end"]) == ([1.5, 0.75], [0.0, 0.0])
@@ -209,8 +209,8 @@ def test_a_logarithmic_surface_names_the_losses_themselves() -> None:
     axes, bar = surface(plane(10.0 ** (X + Y[:, None]))).axes
     heights = vertices(axes)[:, 2]
     assert (heights.min(), heights.max()) == pytest.approx((-2, 3))
-    wanted = ["0.01", "0.1", "1", "10", "100", "1000"]
-    assert labels(axes.get_zticklabels()) == labels(bar.get_yticklabels()) == wanted
+    expected = ["0.01", "0.1", "1", "10", "100", "1000"]
+    assert labels(axes.get_zticklabels()) == labels(bar.get_yticklabels()) == expected
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

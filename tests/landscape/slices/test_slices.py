@@ -60,14 +60,14 @@ def test_a_line_through_a_quadratic_is_a_parabola() -> None:
     objective, hessian = quadratic()
     direction = tuple(torch.randn_like(parameter) for parameter in objective.parameters)
     theta, d = objective.flatten(objective.parameters), objective.flatten(direction)
-    found = slice_1d(objective, direction, (-0.5, 2.0), points=11)
+    curve = slice_1d(objective, direction, (-0.5, 2.0), points=11)
     x = torch.linspace(-0.5, 2, 11, dtype=torch.float64)
     exact = theta @ hessian @ theta / 2 + x * (theta @ hessian @ d) + x**2 * (d @ hessian @ d) / 2
-    torch.testing.assert_close(found.x, x)
-    torch.testing.assert_close(found.values, exact, rtol=1e-12, atol=1e-12)
-    assert found.centre == objective.value()
-    assert found.y is found.metric is None
-    assert found.nonfinite == 0
+    torch.testing.assert_close(curve.x, x)
+    torch.testing.assert_close(curve.values, exact, rtol=1e-12, atol=1e-12)
+    assert curve.centre == objective.value()
+    assert curve.y is curve.metric is None
+    assert curve.nonfinite == 0
 
 
 def test_along_an_eigenvector_the_parabola_has_its_eigenvalue() -> None:
@@ -77,24 +77,24 @@ def test_along_an_eigenvector_the_parabola_has_its_eigenvalue() -> None:
             parameter.zero_()
     values, vectors = torch.linalg.eigh(hessian)
     for value, vector in zip(values, vectors.T, strict=True):
-        found = slice_1d(objective, objective.unflatten(vector), 2.0, points=9)
-        torch.testing.assert_close(found.values, value * found.x**2 / 2, rtol=1e-9, atol=1e-12)
-        assert found.values[4] == found.centre == 0, "the middle is the centre exactly"
+        curve = slice_1d(objective, objective.unflatten(vector), 2.0, points=9)
+        torch.testing.assert_close(curve.values, value * curve.x**2 / 2, rtol=1e-9, atol=1e-12)
+        assert curve.values[4] == curve.centre == 0, "the middle is the centre exactly"
 
 
 def test_a_plane_has_x_along_its_rows() -> None:
     objective, hessian = quadratic()
     x, y = (tuple(torch.randn_like(parameter) for parameter in objective.parameters) for _ in range(2))
-    found = slice_2d(objective, x, y, ((-1, 2), (0, 3)), points=(4, 3))
-    assert found.values.shape == (3, 4)
-    assert found.y is not None
-    assert (found.x.tolist(), found.y.tolist()) == ([-1, 0, 1, 2], [0, 1.5, 3])
-    for row, vertical in enumerate(found.y):
-        for column, horizontal in enumerate(found.x):
+    plane = slice_2d(objective, x, y, ((-1, 2), (0, 3)), points=(4, 3))
+    assert plane.values.shape == (3, 4)
+    assert plane.y is not None
+    assert (plane.x.tolist(), plane.y.tolist()) == ([-1, 0, 1, 2], [0, 1.5, 3])
+    for row, vertical in enumerate(plane.y):
+        for column, horizontal in enumerate(plane.x):
             point = objective.flatten(objective.parameters) + horizontal * objective.flatten(x)
             point = point + vertical * objective.flatten(y)
-            assert float(found.values[row, column]) == pytest.approx(float(point @ hessian @ point / 2), rel=1e-12)
-    assert found.values[0, 1] == found.centre == objective.value()
+            assert float(plane.values[row, column]) == pytest.approx(float(point @ hessian @ point / 2), rel=1e-12)
+    assert plane.values[0, 1] == plane.centre == objective.value()
     square = slice_2d(objective, x, y, (-1, 2), points=3)
     assert square.y is not None
     assert square.x.tolist() == square.y.tolist() == [-1, 0.5, 2]
@@ -120,10 +120,10 @@ def test_a_metric_is_measured_beside_the_loss() -> None:
 def test_losses_that_overflow_stay_and_are_counted() -> None:
     objective, _ = quadratic()
     objective.loss = lambda theta, _: torch.where(theta[-1] > 1, math.inf, (1 + theta[-1]).log())
-    found = slice_1d(objective, [torch.zeros(2, 2), torch.ones(1)], 2.0, points=5)  # theta = -1.5, -.5, .5, 1.5, 2.5
-    assert [math.isnan(x) for x in found.values.tolist()] == [True, False, False, False, False]
-    assert [math.isinf(x) for x in found.values.tolist()] == [False, False, False, True, True]
-    assert found.nonfinite == 3
+    curve = slice_1d(objective, [torch.zeros(2, 2), torch.ones(1)], 2.0, points=5)  # theta = -1.5, -.5, .5, 1.5, 2.5
+    assert [math.isnan(x) for x in curve.values.tolist()] == [True, False, False, False, False]
+    assert [math.isinf(x) for x in curve.values.tolist()] == [False, False, False, True, True]
+    assert curve.nonfinite == 3
 
 
 @pytest.mark.parametrize("call", range(1, 9))
@@ -166,9 +166,9 @@ def test_a_forward_pass_that_raises_while_statistics_are_estimated_leaves_them()
 def test_statistics_are_those_of_the_displaced_network() -> None:
     objective, data = normalised()
     direction = random_direction(objective)
-    found = slice_1d(objective, direction, 1.0, points=3, recalibrate=data)
+    curve = slice_1d(objective, direction, 1.0, points=3, recalibrate=data)
     model = objective.model
-    for position, value in zip((-1.0, 0.0, 1.0), found.values.tolist(), strict=True):
+    for position, value in zip((-1.0, 0.0, 1.0), curve.values.tolist(), strict=True):
         with objective.moved(direction, position), torch.no_grad():
             hidden = [model[0](inputs) for inputs, _ in data]  # type: ignore[index]
             mean = sum(len(h) * h.mean(0) for h in hidden) / 17
@@ -182,17 +182,17 @@ def test_statistics_are_those_of_the_displaced_network() -> None:
             exact = sum(((o - t) ** 2).sum() for o, (_, t) in zip(outputs, data, strict=True)) / 34
         assert value == pytest.approx(float(exact), rel=1e-12)
     plane = slice_2d(objective, direction, random_direction(objective, seed=4), points=3, recalibrate=data)
-    torch.testing.assert_close(plane.values[1], found.values)
-    assert plane.centre == found.centre == pytest.approx(float(found.values[1]), rel=1e-14)
+    torch.testing.assert_close(plane.values[1], curve.values)
+    assert plane.centre == curve.centre == pytest.approx(float(curve.values[1]), rel=1e-14)
 
 
 def test_a_point_where_statistics_overflow_does_not_spoil_the_next() -> None:
     objective, data = normalised()
     direction = [torch.zeros_like(parameter) for parameter in objective.parameters]
     direction[1] = torch.full_like(direction[1], 1.7e308)
-    found = slice_1d(objective, direction, (-2.0, 0.0), points=3, recalibrate=data)
-    assert not math.isfinite(found.values[0])
-    assert found.values[2] == found.centre
+    curve = slice_1d(objective, direction, (-2.0, 0.0), points=3, recalibrate=data)
+    assert not math.isfinite(curve.values[0])
+    assert curve.values[2] == curve.centre
 
 
 def test_running_statistics_are_warned_of_unless_one_decides() -> None:
@@ -205,24 +205,24 @@ def test_running_statistics_are_warned_of_unless_one_decides() -> None:
         slice_2d(objective, x, y, points=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        kept = slice_1d(objective, x, points=3, recalibrate=False)
+        curve = slice_1d(objective, x, points=3, recalibrate=False)
         fresh = slice_1d(objective, x, points=3, recalibrate=data)
         slice_1d(quadratic()[0], [torch.ones(2, 2), torch.ones(1)], recalibrate=data)  # nothing to estimate
-    assert torch.equal(stored.values, kept.values)
-    assert not torch.allclose(fresh.values, kept.values, rtol=0.01)
+    assert torch.equal(stored.values, curve.values)
+    assert not torch.allclose(fresh.values, curve.values, rtol=0.01)
     with pytest.raises(ValueError, match="recalibrate"):
         slice_1d(objective, x, recalibrate=iter([]))
 
 
 def test_progress_counts_to_its_end() -> None:
     objective, _ = quadratic()
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     x, y = random_direction(objective, seed=1), random_direction(objective, seed=2, include_biases=True)
-    slice_1d(objective, x, points=3, progress=lambda done, total: told.append((done, total)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    told.clear()
-    slice_2d(objective, x, y, points=(3, 2), progress=lambda done, total: told.append((done, total)))
-    assert told == [(i, 7) for i in range(2, 8)]
+    slice_1d(objective, x, points=3, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    calls.clear()
+    slice_2d(objective, x, y, points=(3, 2), progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(i, 7) for i in range(2, 8)]
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -237,15 +237,15 @@ def test_a_path_in_the_plane_is_found_exactly(seed: int, count: int, as_tensors:
     axes, origin, coordinates = draw(count, 5), draw(5), draw(6, count)
     path = list(origin + coordinates @ axes)
     points = [objective.unflatten(point) for point in path] if as_tensors else path
-    found = project(points, origin, [objective.unflatten(axis) for axis in axes])
-    torch.testing.assert_close(found, coordinates, rtol=1e-6, atol=1e-6)
+    plane = project(points, origin, [objective.unflatten(axis) for axis in axes])
+    torch.testing.assert_close(plane, coordinates, rtol=1e-6, atol=1e-6)
 
 
 def test_what_is_off_the_plane_is_not_seen() -> None:
     x, y = [torch.tensor([2.0, 0.0, 0.0])], [torch.tensor([1.0, 1.0, 0.0])]
     for height in (0.0, 5.0):
-        found = project([torch.tensor([5.0, 1.0, height])], [torch.zeros(3)], [x, y])
-        assert found.tolist() == [pytest.approx([2.0, 1.0])]
+        coordinates = project([torch.tensor([5.0, 1.0, height])], [torch.zeros(3)], [x, y])
+        assert coordinates.tolist() == [pytest.approx([2.0, 1.0])]
 
 
 def test_the_trajectory_is_exact_on_the_plane_of_its_principal_directions() -> None:
@@ -258,8 +258,8 @@ def test_the_trajectory_is_exact_on_the_plane_of_its_principal_directions() -> N
     coordinates = project(path, path[-1], axes)
     assert coordinates[-1].tolist() == [0, 0]
     for point, (x, y) in zip(path, coordinates.tolist(), strict=True):
-        found = slice_2d(objective, axes[0], axes[1], ((x, x + 1), (y, y + 1)), points=2)
-        assert float(found.values[0, 0]) == pytest.approx(float(point @ hessian @ point / 2), rel=1e-10)
+        plane = slice_2d(objective, axes[0], axes[1], ((x, x + 1), (y, y + 1)), points=2)
+        assert float(plane.values[0, 0]) == pytest.approx(float(point @ hessian @ point / 2), rel=1e-10)
 
 
 def test_bad_arguments_are_named() -> None:

@@ -53,7 +53,7 @@ CONTRAST = """(() => {
 
 @needs_chromium
 def test_colours_follow_the_reader_and_can_be_read(browser: Browser, page: Path) -> None:
-    seen = {}
+    colors = {}
     for dark in (False, True):
         tab = Tab(browser, page, dark=dark)
         at_rest(tab)
@@ -61,12 +61,12 @@ def test_colours_follow_the_reader_and_can_be_read(browser: Browser, page: Path)
         result = tab.evaluate(CONTRAST)
         assert len(result) > 40
         assert [entry for entry in result if entry[0] < 4.5] == []
-        seen[dark] = tab.evaluate(
+        colors[dark] = tab.evaluate(
             "[getComputedStyle(document.body).backgroundColor, colours().adapted, colours().low, "
             "[...document.getElementById('ground').getContext('2d').getImageData(9, 9, 1, 1).data].join()]"
         )
         tab.close()
-    assert all(a != b for a, b in zip(seen[False], seen[True], strict=True))
+    assert all(a != b for a, b in zip(colors[False], colors[True], strict=True))
 
 
 @needs_chromium
@@ -88,9 +88,9 @@ def test_everything_has_a_name(shared: Tab) -> None:
     nodes = shared.call("Accessibility.getFullAXTree")["nodes"]
     roles = ("button", "slider", "textbox", "combobox", "spinbutton", "image", "status")
     result = [node for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
-    named = [node.get("name", {}).get("value", "").strip() for node in result if node["role"]["value"] != "status"]
-    assert len(named) > 30
-    assert all(named), [node for node in result if not node.get("name", {}).get("value")]
+    names = [node.get("name", {}).get("value", "").strip() for node in result if node["role"]["value"] != "status"]
+    assert len(names) > 30
+    assert all(names), [node for node in result if not node.get("name", {}).get("value")]
     sliders = [node["name"]["value"] for node in result if node["role"]["value"] == "slider"]
     assert {
         "Learning rate \N{GREEK SMALL LETTER ETA}",
@@ -103,9 +103,9 @@ def test_everything_has_a_name(shared: Tab) -> None:
 @needs_chromium
 def test_without_scripts_there_are_a_message_and_a_picture(browser: Browser, page: Path) -> None:
     tab = Tab(browser, page, scripts=False)
-    seen = "[...document.querySelectorAll('main, .presets, .left, .readouts, .controls, .about, .still svg, .notice')]"
-    shown = tab.evaluate(f"{seen}.filter(e => e.checkVisibility()).map(e => e.className.baseVal ?? e.className)")
-    assert shown == ["notice", "", "", "card about"]
+    query = "[...document.querySelectorAll('main, .presets, .left, .readouts, .controls, .about, .still svg, .notice')]"
+    elements = tab.evaluate(f"{query}.filter(e => e.checkVisibility()).map(e => e.className.baseVal ?? e.className)")
+    assert elements == ["notice", "", "", "card about"]
     width, height = tab.evaluate(
         "(b => [b.width, b.height])(document.querySelector('.still svg').getBoundingClientRect())"
     )

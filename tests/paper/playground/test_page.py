@@ -26,12 +26,14 @@ def test_the_page_is_one_file_and_well_formed(page: Path) -> None:
     source = page.read_text(encoding="utf-8")
     reader = PageReader(source)
     assert {name for name, _ in reader.elements} >= {"main", "noscript", "canvas", "svg", "table", "style", "script"}
-    assert [held["href"] for held in reader.all_of("a")] == ["https://arxiv.org/abs/2510.27153"]
-    assert not [1 for _, held in reader.elements for key in held if key in ("src", "style") or key.startswith("on")]
-    ids = [held["id"] for _, held in reader.elements if "id" in held]
+    assert [attributes["href"] for attributes in reader.all_of("a")] == ["https://arxiv.org/abs/2510.27153"]
+    assert not [
+        1 for _, attributes in reader.elements for key in attributes if key in ("src", "style") or key.startswith("on")
+    ]
+    ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    for held in reader.all_of("label"):
-        assert held["for"] in ids
+    for attributes in reader.all_of("label"):
+        assert attributes["for"] in ids
     assert not [word for word in ("eval(", "Function(", "@import", "url(", "fetch(") if word in source]
 
 
@@ -95,8 +97,8 @@ def test_sliders_change_the_walk(shared: Tab, control: str, value: int, key: str
     assert (after[0] == before[0]) == (key in ("alpha", "b1"))  # which the plain optimizer does not have
     assert shared.evaluate("page.preset") is None
     assert shared.evaluate("page.k === page.settings.steps")  # still the whole walk
-    shown = shared.evaluate(f"document.getElementById('{control}-value').value.replace('\\u2212', '-')")
-    assert float(shown) == shared.evaluate(f"page.settings.{key}")
+    text = shared.evaluate(f"document.getElementById('{control}-value').value.replace('\\u2212', '-')")
+    assert float(text) == shared.evaluate(f"page.settings.{key}")
     # The slider stays where it was put: the scale and its inverse agree.
     assert abs(int(shared.evaluate(f"document.getElementById('{control}').value")) - value) <= 3
 
@@ -104,10 +106,10 @@ def test_sliders_change_the_walk(shared: Tab, control: str, value: int, key: str
 @needs_chromium
 def test_numbers_can_be_typed_and_nonsense_is_refused(shared: Tab) -> None:
     at_rest(shared)
-    for typed, kept in (("0.0123", 0.0123), ("nonsense", 0.0123), ("", 0.0123), ("1e9", 10), ("0,5", 0.5)):
+    for typed, value in (("0.0123", 0.0123), ("nonsense", 0.0123), ("", 0.0123), ("1e9", 10), ("0,5", 0.5)):
         say(shared, "lr-value", typed, "change")
-        assert shared.evaluate("page.settings.lr") == kept
-        assert shared.evaluate("document.getElementById('lr-value').value") == str(kept)
+        assert shared.evaluate("page.settings.lr") == value
+        assert shared.evaluate("document.getElementById('lr-value').value") == str(value)
     say(shared, "alpha-value", f"{MINUS}12.5", "change")
     assert shared.evaluate("page.settings.alpha") == -12.5
     say(shared, "seed", "7.4", "change")
@@ -299,9 +301,9 @@ def test_playback(shared: Tab) -> None:
     label = "document.getElementById('play').getAttribute('aria-label')"
     assert shared.evaluate(label) == "Pause"
     shared.evaluate("document.getElementById('play').click()")
-    held = shared.evaluate("page.k")
+    step = shared.evaluate("page.k")
     time.sleep(0.2)
-    assert shared.evaluate("page.k") == held
+    assert shared.evaluate("page.k") == step
     assert shared.evaluate(label) == "Play"
     say(shared, "scrub", 250)
     assert shared.evaluate("page.k") == 250

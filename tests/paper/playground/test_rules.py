@@ -301,12 +301,12 @@ def test_the_plain_twin_is_the_rule_at_alpha_zero(tab: Tab, rule: str) -> None:
 
 def test_the_noise_is_normal_and_seeded(tab: Tab) -> None:
     sample = "{ const draw = normals(seed); return Array.from({ length: 20000 }, draw); }"
-    drawn = {seed: torch.tensor(ask(tab, sample, seed=seed), dtype=torch.float64) for seed in (1, 2, 4294967295)}
-    assert ask(tab, sample, seed=1) == drawn[1].tolist()
-    for draws in drawn.values():
+    samples = {seed: torch.tensor(ask(tab, sample, seed=seed), dtype=torch.float64) for seed in (1, 2, 4294967295)}
+    assert ask(tab, sample, seed=1) == samples[1].tolist()
+    for draws in samples.values():
         n = len(draws)
         assert abs(float(draws.mean())) < 4 / math.sqrt(n)
         assert abs(float(draws.var()) - 1) < 4 * math.sqrt(2 / n)
         assert abs(float((draws**4).mean()) - 3) < 4 * math.sqrt(96 / n)
         assert abs(float((draws[1:] * draws[:-1]).mean())) < 4 / math.sqrt(n)
-    assert abs(float((drawn[1] * drawn[2]).mean())) < 4 / math.sqrt(20000)
+    assert abs(float((samples[1] * samples[2]).mean())) < 4 / math.sqrt(20000)

@@ -190,27 +190,27 @@ def test_tasks_exist_and_take_what_is_asked_of_them() -> None:
 
 
 def test_one_comparison_has_no_two_optimizers_of_one_name() -> None:
-    seen: dict[tuple[Setting, str], Method] = {}
+    methods: dict[tuple[Setting, str], Method] = {}
     for table, one in CELLS:
-        for setting, chosen in one.runs():
-            assert seen.setdefault((setting, chosen.name), chosen) == chosen, (table.number, one.row, one.column)
+        for setting, entry in one.runs():
+            assert methods.setdefault((setting, entry.name), entry) == entry, (table.number, one.row, one.column)
 
 
 def test_every_optimizer_steps() -> None:
-    made = {chosen for _, one in CELLS for _, chosen in one.runs()} | {
-        chosen for chosen in (find("table-6").cells[0].method,) if chosen is not None
+    methods = {entry for _, one in CELLS for _, entry in one.runs()} | {
+        entry for entry in (find("table-6").cells[0].method,) if entry is not None
     }
-    assert {chosen.kind for chosen in made} == set(MAKERS)
-    for chosen in made:
+    assert {entry.kind for entry in methods} == set(MAKERS)
+    for entry in methods:
         model = nn.Linear(2, 3)
-        optimizer = spec(chosen).build(model, {}, Plan(8, 10))
+        optimizer = spec(entry).build(model, {}, Plan(8, 10))
         before = model.weight.detach().clone()
         model(torch.ones(4, 2)).square().sum().backward()
         optimizer.step()
-        assert not torch.equal(model.weight, before), chosen
-        for name, value in chosen.options:
+        assert not torch.equal(model.weight, before), entry
+        for name, value in entry.options:
             group = optimizer.param_groups[0]
-            assert group.get(name, group.get(f"explore_{name}")) == value, (chosen, name)
+            assert group.get(name, group.get(f"explore_{name}")) == value, (entry, name)
 
 
 def test_the_rates_of_table_3() -> None:
@@ -272,9 +272,9 @@ def test_figure_8_and_the_ablation_are_built_as_the_paper_says() -> None:
 def test_a_vector_gets_its_ratio_in_figure_8() -> None:
     walker = nn.Module()
     walker.point = nn.Parameter(torch.tensor([2.0]))
-    chosen = cell("figure-8", "f1", "ALTO").method
-    assert chosen is not None
-    optimizer = spec(chosen).build(walker, {}, Plan(1, 1))
+    method = cell("figure-8", "f1", "ALTO").method
+    assert method is not None
+    optimizer = spec(method).build(walker, {}, Plan(1, 1))
     walker.point.grad = torch.tensor([1.0])
     optimizer.step()
     assert walker.point.item() == pytest.approx(2.0 - 2.0 * 0.003, rel=1e-4)  # a step as long as lr times the vector

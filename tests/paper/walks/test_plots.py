@@ -75,10 +75,10 @@ def test_what_is_asked_for_holds_for_all(tmp_path: Path) -> None:
 
 
 def test_all_functions_and_optimizers_are_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
-    monkeypatch.setattr(plots, "picture", lambda function, rows, path: drawn.append((function.name, len(rows))))
+    names = []
+    monkeypatch.setattr(plots, "picture", lambda function, rows, path: names.append((function.name, len(rows))))
     report = draw(steps=2, out=tmp_path)
-    assert drawn == [(name, 9) for name in FUNCTIONS]
+    assert names == [(name, 9) for name in FUNCTIONS]
     assert [path.stem for path in report.pictures] == list(FUNCTIONS)
     assert len(report.rows) == 9 * len(FUNCTIONS)
     assert {len(one.walk.points) for one in report.rows} == {3}
@@ -99,8 +99,8 @@ def test_a_walk_that_diverges_is_drawn_and_named(tmp_path: Path) -> None:
 
 
 def test_the_table(tmp_path: Path) -> None:
-    chosen = walkers("adam", 0.01)
-    rows = (row("cardioid", chosen[1]), row("f2", chosen[0]), row("himmelblau", chosen[2]))
+    group = walkers("adam", 0.01)
+    rows = (row("cardioid", group[1]), row("f2", group[0]), row("himmelblau", group[2]))
     header, *lines = TrajectoryReport(rows, ()).table()
     assert header == [
         "function", "optimizer", "lr", "length in the valley", "floor covered", "lowest f", "minima passed", "ends at",

@@ -272,11 +272,11 @@ def test_equal_memory_is_the_mean_age_of_the_weights(momentum: float, alpha: flo
         return torch.stack(result)
 
     longer = equal_memory(momentum, alpha)
-    ours, control = weights(momentum, alpha, 1.0), weights(longer, 0.0, (1 - longer) / (1 - momentum))
-    ages = torch.arange(len(ours), dtype=torch.float64)
-    assert ours.sum().item() == pytest.approx(control.sum().item(), rel=1e-9) == pytest.approx(1 / (1 - momentum))
-    assert (ages * ours).sum().item() == pytest.approx((ages * control).sum().item(), rel=1e-9)
-    assert (ages * ours).sum().item() * (1 - momentum) == pytest.approx(momentum / (1 - momentum) - alpha)
+    own, control = weights(momentum, alpha, 1.0), weights(longer, 0.0, (1 - longer) / (1 - momentum))
+    ages = torch.arange(len(own), dtype=torch.float64)
+    assert own.sum().item() == pytest.approx(control.sum().item(), rel=1e-9) == pytest.approx(1 / (1 - momentum))
+    assert (ages * own).sum().item() == pytest.approx((ages * control).sum().item(), rel=1e-9)
+    assert (ages * own).sum().item() * (1 - momentum) == pytest.approx(momentum / (1 - momentum) - alpha)
 
 
 @pytest.mark.parametrize(
@@ -296,10 +296,10 @@ def test_walkers_have_the_settings_asked_for(family: str, classes: Any, plain: A
     assert [walker.name for walker in result[:2]] == [FAMILIES[family].plain, FAMILIES[family].adapted]
     longer = (4 - alpha) / (5 - alpha)
     assert [walker.momentum for walker in result] == [0.8, 0.8, pytest.approx(longer)]
-    built = [walker.make([torch.nn.Parameter(torch.ones(2))]) for walker in result]
-    assert [type(optimizer) for optimizer in built] == [classes[0], classes[1], classes[0]]
+    optimizers = [walker.make([torch.nn.Parameter(torch.ones(2))]) for walker in result]
+    assert [type(optimizer) for optimizer in optimizers] == [classes[0], classes[1], classes[0]]
     adapted = {name: alpha if name.endswith("alpha") else value for name, value in adapted.items()}
-    groups = [optimizer.param_groups[0] for optimizer in built]
+    groups = [optimizer.param_groups[0] for optimizer in optimizers]
     for group, walker, expected in zip(groups, result, (plain, adapted, {}), strict=True):
         assert {name: group[name] for name in expected} == expected
         assert group["lr"] == walker.lr

@@ -59,12 +59,12 @@ def check_saved(
                 f"{name}: the state dict has states of parameter {number}, which no group lists; {_REMEDY}"
             )
     for group, position, param, number in _parameters(name, optimizer, groups):
-        known = kinds(group, param)
+        state_kinds = kinds(group, param)
         entry = saved["state"].get(number, {})
         if not isinstance(entry, dict):
             raise ValueError(f"{name}: the states of {position} are {entry!r}, not a dictionary; {_REMEDY}")
         if entry:
-            _check_entry(position, param, entry, known)
+            _check_entry(position, param, entry, state_kinds)
 
 
 def _groups(name: str, optimizer: Optimizer, saved: Any, options: Iterable[str]) -> list[dict[str, Any]]:

@@ -54,11 +54,11 @@ def moments_of(
                 continue
             parameter = saved_params[index]
             _check(index, entry, parameter)
-            known = {name: entry[name] for name in _MOMENTS}
-            known["step"] = torch.tensor(float(_step(index, entry, group)))
+            moments = {name: entry[name] for name in _MOMENTS}
+            moments["step"] = torch.tensor(float(_step(index, entry, group)))
             if explores:
-                known[BUFFER] = _buffer(entry, group)
-            state[numbers[parameter]] = known
+                moments[BUFFER] = _buffer(entry, group)
+            state[numbers[parameter]] = moments
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
@@ -76,8 +76,8 @@ def _order(
                 f"parameters: {len(order)} tensors that are not the optimizer's {len(params)}; give all of them, each "
                 "once, in the order of the old optimizer"
             )
-    elif (named := _by_name(optimizer, saved)) is not None:
-        order = named
+    elif (names := _by_name(optimizer, saved)) is not None:
+        order = names
     else:
         order = params
         sizes = [
@@ -143,8 +143,8 @@ def _step(index: int, entry: dict[str, Any], group: dict[str, Any]) -> float:
 
 def _buffer(entry: dict[str, Any], group: dict[str, Any]) -> Tensor:
     if BUFFER in entry:
-        known: Tensor = entry[BUFFER]
-        return known
+        average: Tensor = entry[BUFFER]
+        return average
     if not all(name in entry for name in _AUTHORS):
         return torch.zeros_like(entry["exp_avg"])
     beta1 = group["betas"][0]

@@ -139,8 +139,8 @@ def effects(result: Attribution) -> Table:
         remarks = ["significant"] * effect.significant + ["makes a recipe diverge"] * effect.diverges
         words = [_cell(effect, decomposition)]
         if decomposition.added:
-            added, taken = (_cell(one[index], decomposition) for one in (decomposition.added, decomposition.taken))
-            words.append(f"added: {added}, taken: {taken}")
+            added, removal = (_cell(one[index], decomposition) for one in (decomposition.added, decomposition.taken))
+            words.append(f"added: {added}, taken: {removal}")
         values = [str(setting(recipe, effect.name)) for recipe in (result.first, result.last)]
         rows.append([effect.name, *values, "; ".join(words), ", ".join(remarks)])
     total = "significant" if decomposition.total.significant else ""
@@ -159,8 +159,8 @@ def _recipes(result: Attribution, recipes: Mapping[str, Recipe]) -> Table:
         values = _finished(result, name)
         lost = len(comparison.outcomes[name].test) - len(values)
         mean = format_interval(mean_on_scale(values, metric)) if values else "-"
-        chosen = [str(setting(recipes[name], switch)) for switch in result.switches]
-        rows.append([name, *chosen, mean, f"{lost} diverged" if lost else ""])
+        settings = [str(setting(recipes[name], switch)) for switch in result.switches]
+        rows.append([name, *settings, mean, f"{lost} diverged" if lost else ""])
     return Table.of_text(["recipe", *result.switches, f"test {metric.name} (95 % interval)", ""], rows)
 
 

@@ -47,14 +47,14 @@ def sentence(names: Mapping[frozenset[str], str], decomposition: Decomposition, 
         )
     if not decomposition.total.significant:
         start += ", which is not significant"
-    known = [effect for effect in decomposition.effects if effect.mean is not None]
-    making = sorted((effect for effect in known if effect.significant), key=lambda effect: -abs(effect.mean or 0.0))
-    made = f"{_listed([f'{effect.name} {amount(effect, decomposition)}' for effect in making])}"
-    clauses = [f"{start}: {made}" if making else start]
-    idle = [effect for effect in known if not effect.significant]
+    effects = [effect for effect in decomposition.effects if effect.mean is not None]
+    making = sorted((effect for effect in effects if effect.significant), key=lambda effect: -abs(effect.mean or 0.0))
+    causes = f"{_listed([f'{effect.name} {amount(effect, decomposition)}' for effect in making])}"
+    clauses = [f"{start}: {causes}" if making else start]
+    idle = [effect for effect in effects if not effect.significant]
     if idle:
-        shown = _listed([_with_interval(effect, decomposition) for effect in idle], "or")
-        clauses.append(f"no significant effect of {shown}")
+        remainder = _listed([_with_interval(effect, decomposition) for effect in idle], "or")
+        clauses.append(f"no significant effect of {remainder}")
         least = [decomposition.scale.undo(effect.detectable) for effect in idle if effect.detectable is not None]
         if len(least) == len(idle) and max(least) < _MOST:
             size = f"a factor of {about(max(least))}" if decomposition.scale.log else about(max(least))

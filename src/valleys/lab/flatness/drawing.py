@@ -165,11 +165,11 @@ class _Between:
 
     def surface(self, start: Tensor, grid: int, follow: Follow) -> dict[str, Any]:
         """Return the plane's grid with its losses, wide enough for all that lies in it."""
-        seen = [self.plane.locate(point) for point in self.points.values()]
+        coordinates = [self.plane.locate(point) for point in self.points.values()]
         begin = self.plane.locate(start)
         if START in self.plane.spanned_by:
-            seen.append(begin)
-        ends = [(min(one[axis] for one in seen), max(one[axis] for one in seen)) for axis in (0, 1)]
+            coordinates.append(begin)
+        ends = [(min(one[axis] for one in coordinates), max(one[axis] for one in coordinates)) for axis in (0, 1)]
         longer = max(high - low for low, high in ends)
         halves = [max(high - low, _NARROW * longer) / 2 + _MARGIN * longer for low, high in ends]
         width, height = (
@@ -177,13 +177,13 @@ class _Between:
         )
         objective = self.losses["training"]
         across, along = (objective.unflatten(axis) for axis in (self.plane.x, self.plane.y))
-        drawn = slice_2d(objective, across, along, (width, height), grid, recalibrate=self.training, progress=follow)
-        assert drawn.y is not None
+        surface = slice_2d(objective, across, along, (width, height), grid, recalibrate=self.training, progress=follow)
+        assert surface.y is not None
         return {
             "spanned_by": list(self.plane.spanned_by),
-            "x": drawn.x.tolist(),
-            "y": drawn.y.tolist(),
-            "loss": drawn.values.tolist(),
+            "x": surface.x.tolist(),
+            "y": surface.y.tolist(),
+            "loss": surface.values.tolist(),
             "start": dict(zip(("x", "y", "distance"), begin, strict=True)),
         }
 

@@ -83,10 +83,10 @@ def measure(
         objective = Objective(model, task.loss, Spaced(task.train, examples, device), denominator=count)
         setup = _Setup(task, objective, model, start, device, seed)
         values: dict[str, float] = {}
-        for done, name in enumerate(chosen(measures), 1):
+        for number, name in enumerate(chosen(measures), 1):
             values |= _FUNCTIONS[name](setup)
             if progress is not None:
-                progress(done, len(chosen(measures)))
+                progress(number, len(chosen(measures)))
     finally:
         model.train(training)
     return values

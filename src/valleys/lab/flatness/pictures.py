@@ -179,7 +179,7 @@ def _label(figure: Figure, axes: Any, marks: Sequence[tuple[tuple[float, float],
 
     figure.draw_without_rendering()  # so that the axes have their place
     pixels = axes.transData.transform([at for at, _ in marks])
-    taken = [Bbox([point - 12, point + 12]) for point in pixels]
+    boxes = [Bbox([point - 12, point + 12]) for point in pixels]
     frame = axes.get_window_extent()
     for at, text in marks:
         label = axes.annotate(literal(text), at, (0, 0), textcoords="offset points", fontsize=10, zorder=7)
@@ -188,9 +188,9 @@ def _label(figure: Figure, axes: Any, marks: Sequence[tuple[tuple[float, float],
             label.set(ha=horizontal, va=vertical)
             box = label.get_window_extent()
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if inside and not any(box.overlaps(other) for other in taken):
+            if inside and not any(box.overlaps(other) for other in boxes):
                 break
-        taken.append(box)
+        boxes.append(box)
 
 
 def _offsets() -> Iterator[tuple[tuple[float, float], str, str]]:

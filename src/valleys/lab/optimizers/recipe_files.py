@@ -128,23 +128,23 @@ def checked(recipe: Recipe, batch_size: int) -> Recipe:
         >>> checked(Recipe("mine", {"E": "rule"}), 16384).settings
         {'E': [-5.0, 0.99]}
     """
-    chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in recipe.settings.items()}
-    recipe = replace(recipe, settings=chosen)
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in recipe.settings.items()}
+    recipe = replace(recipe, settings=settings)
     try:
-        json.dumps(chosen)
+        json.dumps(settings)
     except (TypeError, ValueError) as error:
         raise LabError(f"recipe {recipe.name!r}: settings must be numbers, words and lists ({error})") from error
     if recipe.optimizer != ALTO:
         _check_class(recipe.name, recipe.optimizer)
         return recipe
-    if chosen.get("E") is False:  # YAML reads off as this
-        chosen["E"] = OFF
-    elif chosen.get("E") == _RULE:
-        chosen["E"] = list(suggest(batch_size).values())
-    _check_settings(recipe.name, chosen)
+    if settings.get("E") is False:  # YAML reads off as this
+        settings["E"] = OFF
+    elif settings.get("E") == _RULE:
+        settings["E"] = list(suggest(batch_size).values())
+    _check_settings(recipe.name, settings)
     values = {name: ranges.middle for name, ranges in recipe_spec(recipe, {}).space.items()}
     probe = (
-        recipe if explore_pair(chosen) else replace(recipe, settings={**chosen, "E": [0.0, 0.0]})
+        recipe if explore_pair(settings) else replace(recipe, settings={**settings, "E": [0.0, 0.0]})
     )  # ALTO, with all options
     try:
         recipe_spec(probe, {}).build(nn.ParameterList([torch.zeros(2, 2)]), values, Plan(batch_size, 1))

@@ -85,12 +85,12 @@ def aligned(first: Recipe, last: Recipe) -> tuple[Recipe, Recipe]:
         return both
     pairs = [explore_pair(recipe.settings) for recipe in both]
     beta = next(pair[1] for pair in pairs if pair is not None)
-    made = []
+    result = []
     for recipe, pair in zip(both, pairs, strict=True):
         alpha, own = (0.0, beta) if pair is None else pair
         others = {name: value for name, value in recipe.settings.items() if name != "E"}
-        made.append(replace(recipe, settings={**others, "alpha": alpha, "beta": own}))
-    return made[0], made[1]
+        result.append(replace(recipe, settings={**others, "alpha": alpha, "beta": own}))
+    return result[0], result[1]
 
 
 def explore_pair(settings: Mapping[str, Any]) -> tuple[float, float] | None:

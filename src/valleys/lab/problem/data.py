@@ -132,9 +132,9 @@ class _InMemory:
     def read(self, choices: Iterable[Tensor]) -> Iterator[tuple[Batch, Batch]]:
         """The examples of each choice, one choice after the other."""
         device = _tensors(self.targets)[0].device
-        for chosen in choices:
-            there = chosen.to(device)
-            yield taken(self.inputs, there), taken(self.targets, there)
+        for indices in choices:
+            positions = indices.to(device)
+            yield taken(self.inputs, positions), taken(self.targets, positions)
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class _Lists:
     choices: Iterable[Tensor]
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (chosen.tolist() for chosen in self.choices)
+        return (indices.tolist() for indices in self.choices)
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

@@ -78,9 +78,9 @@ def of_model(task: Task) -> dict[str, Any]:
     Returns:
         An entry for either.
     """
-    chosen = torch.arange(min(_EXAMPLES, len(task.train)))
+    indices = torch.arange(min(_EXAMPLES, len(task.train)))
     device = torch.device("cpu")
-    ((inputs, targets),) = task.train.reader(device).read([chosen])
+    ((inputs, targets),) = task.train.reader(device).read([indices])
     with seeded(device, 0):
         model: nn.Module = task.build_model()
         model.eval()
@@ -133,12 +133,12 @@ def _same(before: Any, now: Any) -> bool:
 
 def _of_split(split: Split | Stream) -> dict[str, Any]:
     count = len(split)
-    chosen = torch.linspace(0, count - 1, min(_SAMPLE, count)).round().long()
+    indices = torch.linspace(0, count - 1, min(_SAMPLE, count)).round().long()
     sample = split if isinstance(split, Split) else Stream(split.dataset)  # without processes that read ahead
     if isinstance(sample, Split):
-        inputs, targets = taken(sample.inputs, chosen), taken(sample.targets, chosen)
+        inputs, targets = taken(sample.inputs, indices), taken(sample.targets, indices)
     else:
-        ((inputs, targets),) = sample.reader(torch.device("cpu")).read([chosen])
+        ((inputs, targets),) = sample.reader(torch.device("cpu")).read([indices])
     return {"examples": count, **_of_batch("inputs", inputs), **_of_batch("targets", targets)}
 
 

@@ -29,12 +29,12 @@ def resolution(problem: Problem) -> float:
     if problem.resolution is not None or not isinstance(problem, Task) or problem.finish is not None:
         return problem.resolution or 0.0
     device = torch.device("cpu")
-    chosen = torch.arange(min(_EXAMPLES, len(problem.validation)))
+    indices = torch.arange(min(_EXAMPLES, len(problem.validation)))
     values: set[float] = set()
     with seeded(device, 0), torch.no_grad():
         model = problem.build_model().eval()
-        for inputs, targets in problem.validation.reader(device).read([chosen]):
-            for number in range(len(chosen)):
+        for inputs, targets in problem.validation.reader(device).read([indices]):
+            for number in range(len(indices)):
                 one = torch.tensor([number])
                 value = problem.metric(model(taken(inputs, one)), taken(targets, one))
                 values.add(float(value) if value.numel() == 1 else float("nan"))

@@ -121,8 +121,8 @@ class Task(Problem):
 
     def laid_out(self, device: torch.device) -> torch.memory_format:
         """Return the memory format of model and inputs on a device."""
-        chosen = device.type == "cpu" if self.channels_last == "cpu" else self.channels_last
-        return torch.channels_last if chosen else torch.preserve_format
+        channels_last = device.type == "cpu" if self.channels_last == "cpu" else self.channels_last
+        return torch.channels_last if channels_last else torch.preserve_format
 
     def score(self, means: Tensor) -> float:
         """The metric of a whole split.

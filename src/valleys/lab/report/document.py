@@ -159,7 +159,7 @@ def _rounds(results: Results, summary: Summary) -> list[dict[str, Any]]:
                 {
                     "phase": phase,
                     "trial": key.point + 1,
-                    "selected": number in (made := summary.selections[name]) and made[number].point == key.point,
+                    "selected": number in (choices := summary.selections[name]) and choices[number].point == key.point,
                     **record.to_json(),
                 }
                 for name in results.spaces
@@ -211,10 +211,10 @@ def _landscape(drawn: Mapping[str, Any] | None, document: Mapping[str, Any]) -> 
     if not additions.is_current(drawn, document):
         return [title, _notes(["it was drawn of runs that are no longer selected; run `valleys landscape --draw`"])]
     images = {name: f"![{about}](landscape-{name}.png)" for name, (_, about) in pictures.PICTURES.items()}
-    shown = {"surface": tables.minima(drawn), "barriers": tables.barriers(drawn)}
+    contents = {"surface": tables.minima(drawn), "barriers": tables.barriers(drawn)}
     parts = [title, escape(flat.drawn(drawn)), _notes(drawn["notes"])]
     for name, image in images.items():
-        parts += [image, *([shown[name].to_markdown()] if name in shown else [])]
+        parts += [image, *([contents[name].to_markdown()] if name in contents else [])]
     return parts
 
 

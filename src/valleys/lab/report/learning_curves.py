@@ -28,7 +28,7 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     axes = figure.add_subplot()
     configuration = document["configuration"]
     names = optimizers(document)
-    drawn: list[float] = [configuration["target"]]
+    values: list[float] = [configuration["target"]]
     count = 0
     for row in document["table"]:
         name = row["optimizer"]
@@ -40,10 +40,10 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         dashes = DASHES[index % len(DASHES)]
         axes.plot(curve.steps, curve.means, color=color, linestyle=dashes, linewidth=2, label=_text(label))
         axes.fill_between(curve.steps, curve.lows, curve.highs, color=color, alpha=0.18, linewidth=0)
-        drawn += curve.lows + curve.highs
+        values += curve.lows + curve.highs
         count = max(count, len(runs))
     axes.axhline(configuration["target"], color="#555555", linewidth=1, label="target")
-    if logarithmic(document, drawn):
+    if logarithmic(document, values):
         axes.set_yscale("log")
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel(_text(f"validation {configuration['metric']}"))

@@ -177,9 +177,9 @@ def _selections(results: Results) -> dict[str, dict[int, Selection]]:
         number: {name: _selection(results, name, number) for name in results.spaces}
         for number in range(results.configuration["rounds"])
     }
-    complete = {number: made for number, made in rounds.items() if None not in made.values()}
+    complete = {number: selection for number, selection in rounds.items() if None not in selection.values()}
     return {
-        name: {number: made for number, by_name in complete.items() if (made := by_name[name]) is not None}
+        name: {number: selection for number, by_name in complete.items() if (selection := by_name[name]) is not None}
         for name in results.spaces
     }
 
@@ -270,14 +270,14 @@ def _row(name: str, results: Results, rounds: Mapping[int, Selection], outcome: 
 
 
 def _median(values: Iterable[float]) -> float | None:
-    known = list(values)
-    middle = median(known) if known else math.inf
+    numbers = list(values)
+    middle = median(numbers) if numbers else math.inf
     return middle if math.isfinite(middle) else None
 
 
 def _interval(values: Iterable[float | None], metric: Metric) -> Interval | None:
-    known = [value for value in values if value is not None]
-    return mean_on_scale(known, metric) if known else None
+    numbers = [value for value in values if value is not None]
+    return mean_on_scale(numbers, metric) if numbers else None
 
 
 def _budget(

@@ -221,8 +221,8 @@ class MicroGradients:
 
 def _norms(gradients: Iterable[Tensor | None]) -> Tensor:
     """The norm of each gradient, in float32 or better: bfloat16 would leave two digits to a difference of squares."""
-    there = [gradient for gradient in gradients if gradient is not None]
+    tensors = [gradient for gradient in gradients if gradient is not None]
     return torch.stack(
-        [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in there]
+        [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for g in tensors]
         or [torch.zeros(())]
     )

@@ -155,8 +155,8 @@ class Ranks:
         result, error = outcome
         if error is not None:
             raise _SharedError(str(error)) from error
-        done: T = result
-        return done
+        answer: T = result
+        return answer
 
     def agree(self, work: Callable[[], T]) -> T:
         """Let every rank do work that may fail on some: rank 0 first, whose downloads are then there for the others.
@@ -174,8 +174,8 @@ class Ranks:
             for rank, raised in enumerate(errors):
                 if raised is not None:
                     raise _SharedError(f"rank {rank}: {raised}" if rank else str(raised)) from error
-        done: T = result
-        return done
+        answer: T = result
+        return answer
 
 
 def check_averaged(model: nn.Module) -> None:
@@ -208,12 +208,12 @@ def joined() -> Iterator[Ranks]:
     Raises:
         LabError: the environment announces several processes but not where they meet.
     """
-    there = distributed.is_available() and distributed.is_initialized()
-    ranks = Ranks(distributed.get_rank(), distributed.get_world_size()) if there else Ranks(*_launched())
+    has_group = distributed.is_available() and distributed.is_initialized()
+    ranks = Ranks(distributed.get_rank(), distributed.get_world_size()) if has_group else Ranks(*_launched())
     if ranks.size == 1:
         yield ranks
         return
-    if not there:
+    if not has_group:
         _meet(ranks)
     shared = False
     try:
@@ -229,7 +229,7 @@ def joined() -> Iterator[Ranks]:
             gc.collect()
         # After an error of one rank the others wait in the group: its end would raise errors there that hide the first
         # one, and NCCL's would wait for them in turn. The end of the process takes the group along.
-        if shared and not there:
+        if shared and not has_group:
             distributed.destroy_process_group()
 
 

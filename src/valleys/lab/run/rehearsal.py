@@ -122,13 +122,13 @@ def _rehearsed(task: Task, spec: OptimizerSpec, config: RunConfig) -> Rehearsal:
 def _activations(model: nn.Module) -> Iterator[dict[tuple[int, int], int]]:
     """Collect the bytes of each memory that autograd keeps, but for the parameters'."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[tuple[int, int], int] = {}
+    sizes: dict[tuple[int, int], int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         memory = tensor.untyped_storage()
         if memory.data_ptr() not in own:
-            kept[memory.data_ptr(), tensor._version] = memory.nbytes()
+            sizes[memory.data_ptr(), tensor._version] = memory.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield kept
+        yield sizes

@@ -158,12 +158,12 @@ class _MLflow:
             folder.mkdir(parents=True, exist_ok=True)
         self._client = mlflow.MlflowClient(f"sqlite:///{folder.resolve() / 'mlflow.db'}" if local else None)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        there = self._client.get_experiment_by_name(name)
+        entry = self._client.get_experiment_by_name(name)
         place = (folder.resolve() / "mlflow").as_uri() if local else None
-        experiment = there.experiment_id if there else self._client.create_experiment(name, artifact_location=place)
+        experiment = entry.experiment_id if entry else self._client.create_experiment(name, artifact_location=place)
         self._run: str = self._client.create_run(experiment, run_name=run_name).info.run_id
-        made = [mlflow.entities.Param(key, str(value)) for key, value in configuration.items()]
-        self._client.log_batch(self._run, params=made)
+        entries = [mlflow.entities.Param(key, str(value)) for key, value in configuration.items()]
+        self._client.log_batch(self._run, params=entries)
 
     def log(self, numbers: Mapping[str, float], step: int, last: bool) -> None:
         now = int(time.time() * 1000)

@@ -265,12 +265,12 @@ def _typical(seconds: Sequence[float]) -> float:
 
 def _tensors(state: object) -> list[Tensor]:
     """Return the tensors in a nested state; a few optimizers keep them inside objects."""
-    tensors, waiting, seen = [], [state], set()
+    tensors, waiting, ids = [], [state], set()
     while waiting:
         value = waiting.pop()
-        if id(value) in seen or isinstance(value, type):
+        if id(value) in ids or isinstance(value, type):
             continue
-        seen.add(id(value))
+        ids.add(id(value))
         if isinstance(value, Tensor):
             tensors.append(value)
         elif isinstance(value, dict):

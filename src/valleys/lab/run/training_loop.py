@@ -96,8 +96,8 @@ class Fitting:
             self._restore(state)
         batches = itertools.islice(_batches(task, self.batch_size, epochs, self.seed), self.steps, None)
         parts = (self.ranks.parts(batch, self.micro_batch) for batch in batches)
-        weights, chosen = itertools.tee(parts)
-        reading = self._reader.read(part for batch in chosen for part, _ in batch)
+        weights, indices = itertools.tee(parts)
+        reading = self._reader.read(part for batch in indices for part, _ in batch)
         validation = task.validation.reader(self.device)
         for batch in weights:
             try:
@@ -247,13 +247,13 @@ class Fitting:
 
     def _pass_examples(self) -> None:
         """Pass the first training examples through the model, augmented as in training; only its buffers change."""
-        chosen = torch.arange(min(len(self.task.train), RESTATED * self.micro_batch)).split(self.micro_batch)
+        parts = torch.arange(min(len(self.task.train), RESTATED * self.micro_batch)).split(self.micro_batch)
         generator = torch.Generator(self.device).manual_seed(self.seed)
         with seeded(self.device, self.seed):
-            for inputs, _ in self._reader.read(chosen):
-                seen = inputs if self.task.augment is None else self.task.augment(inputs, generator)
+            for inputs, _ in self._reader.read(parts):
+                view = inputs if self.task.augment is None else self.task.augment(inputs, generator)
                 with self._precision():
-                    self.model(self._laid_out(seen))
+                    self.model(self._laid_out(view))
 
     def _generator(self) -> torch.Generator | None:
         """A step's own source of what is random about its inputs: a run that is resumed needs no state of it."""

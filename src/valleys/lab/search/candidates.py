@@ -36,13 +36,13 @@ def columns(names: Iterable[str]) -> dict[str, int]:
         >>> columns(["lr", "weight_decay", "rho"])
         {'lr': 0, 'weight_decay': 2, 'rho': 82}
     """
-    chosen = {name: COLUMNS[name] for name in names if name in COLUMNS}
+    table = {name: COLUMNS[name] for name in names if name in COLUMNS}
     for name in sorted(set(names) - set(COLUMNS)):
         place = zlib.crc32(name.encode()) % len(_OTHERS)
-        while _OTHERS[place] in chosen.values():
+        while _OTHERS[place] in table.values():
             place = (place + 1) % len(_OTHERS)
-        chosen[name] = _OTHERS[place]
-    return {name: chosen[name] for name in names}
+        table[name] = _OTHERS[place]
+    return {name: table[name] for name in names}
 
 
 def points(space: Mapping[str, Range], trials: int, round_: int = 0) -> list[dict[str, float]]:

@@ -164,14 +164,14 @@ def decompose(values: Values, switches: Sequence[str], metric: Metric, *, level:
     total = averager.effect("total", [(every, none, 1.0)], level)
     if len(switches) > MOST_SWITCHES:
         ways = {name: ((frozenset({name}), none), (every, every - {name})) for name in switches}
-        effects, added, taken = (
+        effects, added, removals = (
             tuple(
-                averager.effect(name, [(*pairs[way], 1 / len(chosen)) for way in chosen], shared / divisor)
+                averager.effect(name, [(*pairs[way], 1 / len(arms)) for way in arms], shared / divisor)
                 for name, pairs in ways.items()
             )
-            for chosen, divisor in (((0, 1), 1), ((0,), 2), ((1,), 2))
+            for arms, divisor in (((0, 1), 1), ((0,), 2), ((1,), 2))
         )
-        return Decomposition(effects, total, (), added, taken, diverged, 0, 0, tuple(units), scale)
+        return Decomposition(effects, total, (), added, removals, diverged, 0, 0, tuple(units), scale)
     orders = [order for order in itertools.permutations(switches) if averager.finished(_prefixes(order))]
     steps: dict[str, list[tuple[Subset, Subset, float]]] = {name: [] for name in switches}
     for order in orders:
@@ -215,8 +215,8 @@ class _Averager:
         terms = []
         for size in range(len(others) + 1):
             weight = 1 / math.comb(len(others), size)  # every size counts alike
-            for chosen in map(frozenset, itertools.combinations(others, size)):
-                signs = {chosen | a | b: 1, chosen | a: -1, chosen | b: -1, chosen: 1}
+            for subset in map(frozenset, itertools.combinations(others, size)):
+                signs = {subset | a | b: 1, subset | a: -1, subset | b: -1, subset: 1}
                 if self.finished(list(signs)):
                     terms.append((signs, weight))
         weights = fsum(weight for _, weight in terms)

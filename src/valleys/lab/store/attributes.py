@@ -27,8 +27,8 @@ def measured_of(known: Mapping[str, Any], optimizer: str) -> dict[Key, Mapping[s
 
 def environments_of(known: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The environments seen, oldest first."""
-    seen = [value for name, value in known.items() if name.startswith("environment:")]
-    return [dict(entry["environment"]) for entry in sorted(seen, key=lambda entry: entry["first"])]
+    environments = [value for name, value in known.items() if name.startswith("environment:")]
+    return [dict(entry["environment"]) for entry in sorted(environments, key=lambda entry: entry["first"])]
 
 
 def plain_space(space: Mapping[str, Range]) -> dict[str, list[Any]]:

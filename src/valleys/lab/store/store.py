@@ -70,8 +70,8 @@ class Store:
         self._place = shown(place)
         self._storage = open_storage(place, heartbeat)
         self._exclusive = exclusive(place)
-        for written in (folder, folder / "checkpoints", folder / "weights"):
-            sweep(written)
+        for directory in (folder, folder / "checkpoints", folder / "weights"):
+            sweep(directory)
         self._studies: dict[str, optuna.Study] = {}
         self._records: dict[str, dict[Key, Record]] = {}
         self._claimed: dict[Job, int] = {}
@@ -136,8 +136,8 @@ class Store:
         self._maximize = bool(configuration["maximize"])
         with self._exclusive:
             study = self._study(self.name)
-            known = study.user_attrs
-            old = known.get("configuration", {})
+            attributes = study.user_attrs
+            old = attributes.get("configuration", {})
             if old and old.get("layout") != configuration.get("layout"):
                 raise LabError(
                     f"{self.folder} holds a comparison of another version of valleys, whose runs cannot be used here; "
@@ -149,38 +149,39 @@ class Store:
                 if name in old and (value < old[name] if name in GROWING else value != old[name])
             ]
             definitions = {f"space:{name}": plain_space(space) for name, space in spaces.items()}
-            definitions |= {f"settings:{name}": dict(chosen) for name, chosen in (settings or {}).items()}
+            definitions |= {f"settings:{name}": dict(values) for name, values in (settings or {}).items()}
             for name, definition in definitions.items():
                 kind, _, optimizer = name.partition(":")
                 # An optimizer that is there without settings, which older versions did not know, has none.
-                absent = {} if kind == "settings" and f"space:{optimizer}" in known else definition
-                if known.get(name, absent) != definition:
-                    differences.append(
-                        f"{'another search space' if kind == 'space' else 'other settings'} of {optimizer}"
-                    )
+                absent = {} if kind == "settings" and f"space:{optimizer}" in attributes else definition
+                if attributes.get(name, absent) != definition:
+                    what = "another search space" if kind == "space" else "other settings"
+                    differences.append(f"{what} of {optimizer}")
             if differences:
                 raise LabError(
                     f"{self.folder} holds a comparison with other settings ({'; '.join(differences)}); choose another "
                     "--out, or --name in a shared storage"
                 )
             self.check_fingerprint(fingerprint or {})
-            if any(name not in known.get("fingerprint", {}) for name in fingerprint or {}):
-                study.set_user_attr("fingerprint", {**known.get("fingerprint", {}), **(fingerprint or {})})
+            if any(name not in attributes.get("fingerprint", {}) for name in fingerprint or {}):
+                study.set_user_attr("fingerprint", {**attributes.get("fingerprint", {}), **(fingerprint or {})})
             if old != dict(configuration):
                 study.set_user_attr("configuration", dict(configuration))
-            for name in sorted(definitions.keys() - known.keys()):  # settings first: a space says that they are known
+            for name in sorted(
+                definitions.keys() - attributes.keys()
+            ):  # settings first: a space says that they are known
                 if definitions[name] or name.startswith("space:"):
                     study.set_user_attr(name, definitions[name])
             study.set_user_attr(self._mark, time.time())
             self._marked = True
-            if request is not None and known.get("request") != dict(request):
+            if request is not None and attributes.get("request") != dict(request):
                 study.set_user_attr("request", dict(request))
-            plans = known.get("plans", [])
+            plans = attributes.get("plans", [])
             if request is not None and (plan := [list(pair) for pair in request.get("planned", ())]) not in plans:
                 study.set_user_attr("plans", [*plans, plan])
-            environments = environments_of(known)
+            environments = environments_of(attributes)
             mark = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
-            if f"environment:{mark}" not in known:
+            if f"environment:{mark}" not in attributes:
                 study.set_user_attr(f"environment:{mark}", {"first": time.time(), "environment": dict(environment)})
         return environment_changes(environments[-1], environment) if environments else []
 
@@ -237,35 +238,37 @@ class Store:
         from optuna.trial import TrialState
 
         study = self._study(f"{self.name}/{optimizer}/{phase}")
-        known = self._records.setdefault(study.study_name, {})
+        records = self._records.setdefault(study.study_name, {})
         for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
             key = _key(trial)
-            if key not in known:
-                known[key] = Record.from_json(trial.user_attrs["record"])
-        return dict(sorted(known.items()))
+            if key not in records:
+                records[key] = Record.from_json(trial.user_attrs["record"])
+        return dict(sorted(records.items()))
 
     def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:
         """Return everything the store holds about these optimizers."""
         self._check_unchanged()
-        known = self._study(self.name).user_attrs
+        attributes = self._study(self.name).user_attrs
         return Results(
-            known["configuration"],
-            environments_of(known),
+            attributes["configuration"],
+            environments_of(attributes),
             spaces,
             {name: self.finished(name, "tuning") for name in spaces},
             {name: self.finished(name, "final") for name in spaces},
-            [tuple(pair) for pair in known.get("request", {}).get("planned", ())],
-            len(known.get("plans", [])),
-            known.get("request", {}),
-            {name: measured_of(known, name) for name in spaces},
+            [tuple(pair) for pair in attributes.get("request", {}).get("planned", ())],
+            len(attributes.get("plans", [])),
+            attributes.get("request", {}),
+            {name: measured_of(attributes, name) for name in spaces},
         )
 
     def description(self) -> tuple[Mapping[str, Any], list[str], Mapping[str, Any]]:
         """Return configuration, names of optimizers, and request; all empty in a new store."""
-        known = self._study(self.name).user_attrs
-        request = known.get("request", {})
-        names = request.get("optimizers") or sorted(n.removeprefix("space:") for n in known if n.startswith("space:"))
-        return known.get("configuration", {}), names, request
+        attributes = self._study(self.name).user_attrs
+        request = attributes.get("request", {})
+        names = request.get("optimizers") or sorted(
+            n.removeprefix("space:") for n in attributes if n.startswith("space:")
+        )
+        return attributes.get("configuration", {}), names, request
 
     def measured(self, optimizer: str, key: Key, measurements: Mapping[str, Any]) -> None:
         """Keep what was measured of a finished run; a later measurement takes its place."""

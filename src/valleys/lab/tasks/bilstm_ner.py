@@ -47,8 +47,8 @@ def load(data_dir: Path | None = None, preset: str = "paper") -> Task:
     size = _SIZES[preset]
     texts = corpus(data_dir, size.sentences)
     counts = Counter(word for sentence in texts.train for word in sentence.words)
-    known = sorted(word for word, count in counts.items() if count > 1)
-    numbers = {word: number for number, word in enumerate(known, start=_UNKNOWN + 1)}
+    vocabulary = sorted(word for word, count in counts.items() if count > 1)
+    numbers = {word: number for number, word in enumerate(vocabulary, start=_UNKNOWN + 1)}
     return tagging(
         name="bilstm-ner",
         variant=preset,

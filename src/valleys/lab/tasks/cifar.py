@@ -122,15 +122,15 @@ def load(kind: Cifar, network: str, data_dir: Path | None, preset: str) -> Task:
     images, labels, test_images, test_labels = read_cifar(kind, data_dir)
     if len(images) < 2:
         raise LabError(f"{data_dir} has 1 training image of {kind.name}; it needs at least 2, one of them to validate")
-    chosen = _choose(preset, labels, test_labels)
+    selection = _choose(preset, labels, test_labels)
     halve = _halved if preset.endswith(_HALVED) else (lambda pixels: pixels)
     recipe = _recipe(kind, network, preset)
     unusual = "" if len(images) == _TRAIN else f"{len(images)} + {len(test_images)} images"
     return classification(
         name=f"{kind.name.lower().replace('-', '')}-{network}",
-        train=Split(halve(images[chosen.train]), labels[chosen.train]),
-        validation=Split(halve(images[chosen.validation]), labels[chosen.validation]),
-        test=Split(halve(test_images[chosen.test]), test_labels[chosen.test]),
+        train=Split(halve(images[selection.train]), labels[selection.train]),
+        validation=Split(halve(images[selection.validation]), labels[selection.validation]),
+        test=Split(halve(test_images[selection.test]), test_labels[selection.test]),
         build_model=partial(_model, kind, recipe.build),
         target=recipe.target,
         epochs=recipe.epochs,
@@ -185,16 +185,16 @@ def _recipe(kind: Cifar, network: str, preset: str) -> _Recipe:
         return _Recipe(partial(cifar_resnet, 8, width=8), 50.0, 5, Schedule("cosine"), 256)
     if network == "resnet8":
         return _Recipe(partial(cifar_resnet, 8), 70.0, 10, Schedule("cosine"), 2048)
-    chosen = _NETWORKS[network]
+    entry = _NETWORKS[network]
     if preset == "smoke":
         # Larger passes are slower on a CPU: their buffers are given back to the system and fetched again each time.
-        return _Recipe(chosen.smoke, 300 / kind.classes, 5, Schedule("cosine"), 256)
+        return _Recipe(entry.smoke, 300 / kind.classes, 5, Schedule("cosine"), 256)
     schedule = Schedule("step", gamma=0.1, drops=4)
     if (share := _SHARES.get(preset)) is not None:
         batch_size = round(_BATCH / share.part)
         target = share.targets[kind is CIFAR100]
-        return _Recipe(chosen.paper, target, 400, schedule, -(-batch_size // _GPUS), batch_size)
-    return _Recipe(chosen.paper, chosen.targets[kind is CIFAR100], 200, schedule, chosen.micro_batch)
+        return _Recipe(entry.paper, target, 400, schedule, -(-batch_size // _GPUS), batch_size)
+    return _Recipe(entry.paper, entry.targets[kind is CIFAR100], 200, schedule, entry.micro_batch)
 
 
 def _model(kind: Cifar, build: Callable[[int], nn.Module]) -> nn.Module:

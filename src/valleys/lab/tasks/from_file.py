@@ -136,8 +136,8 @@ def check(task: Problem, path: Path | None = None) -> None:
 
 def _examples(task: Task, split: str) -> tuple[Batch, Batch]:
     examples = getattr(task, split)
-    chosen = torch.arange(min(_EXAMPLES, len(examples)))
-    ((inputs, targets),) = examples.reader(torch.device("cpu")).read([chosen])
+    indices = torch.arange(min(_EXAMPLES, len(examples)))
+    ((inputs, targets),) = examples.reader(torch.device("cpu")).read([indices])
     for side in (inputs, targets):
         if not isinstance(side, Tensor) and not all(isinstance(one, Tensor) for one in getattr(side, "values", list)()):
             raise LabError(f"the {split} split of {task.name} must give tensors, got {_shape(side)}")
@@ -200,10 +200,10 @@ def _attribute(path: Path, name: str) -> Any:
 
 def _module_name(path: Path) -> str:
     """Return the file's own name or, where a library or another file has it, a private one."""
-    file, name, known = path.resolve(), path.stem, sys.modules.get(path.stem)
+    file, name, module = path.resolve(), path.stem, sys.modules.get(path.stem)
     if name.isidentifier():
-        spec = importlib.util.find_spec(name) if known is None else known.__spec__
-        if (spec is None and known is None) or (spec is not None and spec.origin == str(file)):
+        spec = importlib.util.find_spec(name) if module is None else module.__spec__
+        if (spec is None and module is None) or (spec is not None and spec.origin == str(file)):
             return name
     return f"_{name}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:8]}"
 

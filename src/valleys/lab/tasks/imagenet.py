@@ -107,9 +107,9 @@ def _same_classes(folder: Path, train: list[str], val: list[str]) -> None:
     differences = []
     for place, names in (("train", set(train) - set(val)), ("val", set(val) - set(train))):
         if names:
-            shown = sorted(names)
-            more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-            differences.append(f"only {place} has {', '.join(shown[:3])}{more}")
+            labels = sorted(names)
+            more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+            differences.append(f"only {place} has {', '.join(labels[:3])}{more}")
     if differences:
         raise LabError(
             f"train and val in {folder} do not have the same classes: {'; '.join(differences)}. ImageNet's validation "

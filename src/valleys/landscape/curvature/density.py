@@ -126,23 +126,23 @@ def density(
         require_memory(curvature, steps, "fewer steps, or reorthogonalize=False, which keeps none of them")
     report = reporter(progress, "density")
     generator = torch.Generator().manual_seed(seed)
-    done = 0
+    count = 0
 
     def product(vector: Tensor) -> Tensor:
-        nonlocal done
+        nonlocal count
         result = curvature.matvec_flat(vector)
-        done += 1
-        report(done, total)
+        count += 1
+        report(count, total)
         return result
 
     nodes, weights = [], []
     for number in range(samples):
-        total = done + (samples - number) * steps  # a run that ends early leaves less to do
+        total = count + (samples - number) * steps  # a run that ends early leaves less to do
         diagonal, beside = lanczos(product, rademacher(curvature, generator), steps, reorthogonalize=reorthogonalize)
         values, vectors = torch.linalg.eigh(tridiagonal(diagonal, beside))
         nodes.append(values)
         weights.append(vectors[0].square())
-    report(done, done)
+    report(count, count)
     low, high = min(float(values[0]) for values in nodes), max(float(values[-1]) for values in nodes)
     if sigma is None:
         spread = high - low
@@ -156,7 +156,7 @@ def density(
         )
     each = torch.stack([_smooth(grid, *pair, sigma) for pair in zip(nodes, weights, strict=True)])
     error = each.std(0) / math.sqrt(samples)
-    return Density(grid, each.mean(0), error, sigma, tuple(nodes), tuple(weights), done)
+    return Density(grid, each.mean(0), error, sigma, tuple(nodes), tuple(weights), count)
 
 
 def lanczos(
@@ -172,7 +172,7 @@ def lanczos(
     Source: Lanczos 1950; twice is enough: Giraud, Langou, Rozloznik 2005.
     """
     current = start / torch.linalg.vector_norm(start)
-    kept = torch.empty(steps if reorthogonalize else 0, len(start), dtype=start.dtype, device=start.device)
+    basis = torch.empty(steps if reorthogonalize else 0, len(start), dtype=start.dtype, device=start.device)
     last: Tensor | None = None
     diagonal: list[float] = []
     beside: list[float] = []
@@ -184,9 +184,9 @@ def lanczos(
         if last is not None:
             new -= beside[-1] * last
         if reorthogonalize:
-            kept[step] = current
+            basis[step] = current
             for _ in range(2):
-                new -= kept[: step + 1].T @ (kept[: step + 1] @ new)
+                new -= basis[: step + 1].T @ (basis[: step + 1] @ new)
         norm = math.sqrt(dot(new, new))
         scale = max(scale, abs(diagonal[-1]), norm)
         if step == steps - 1 or norm <= smallest * scale:

@@ -214,10 +214,10 @@ class Curvature(SymmetricOperator):
 
     def _cause(self) -> str:
         kinds = {type(module).__name__: name for name, module in self.objective.model.named_modules()}
-        known = f" (weight_norm's is in torch 2.13, here {kinds['_WeightNorm']!r})" if "_WeightNorm" in kinds else ""
+        hint = f" (weight_norm's is in torch 2.13, here {kinds['_WeightNorm']!r})" if "_WeightNorm" in kinds else ""
         other = ", or use kind='ggn', which needs none of the model" if self.kind == "hessian" else ""
         return (
-            f"an operation of the model or the loss has a wrong second derivative{known}; write it in plain tensor "
+            f"an operation of the model or the loss has a wrong second derivative{hint}; write it in plain tensor "
             f"operations, such as g * v / v.norm(dim=1, keepdim=True){other}"
         )
 

@@ -203,11 +203,11 @@ class _Solver:
             rows.append((value, norm(left), shares, quotients, vector if keep else None))
         self.report(self.made, self.made)
         rows.sort(key=lambda row: -row[0])
-        *numbers, kept = zip(*rows, strict=True)
+        *numbers, eigenvectors = zip(*rows, strict=True)
         values, residuals, weights, sums = (torch.tensor(column, dtype=torch.float64) for column in numbers)
         batch_values = sums / weights[0]
         error = _standard_error(batch_values, weights[0], values)
-        return Eigen(values, residuals, batch_values, error, self.made, kept if keep else None)
+        return Eigen(values, residuals, batch_values, error, self.made, eigenvectors if keep else None)
 
     def arpack(
         self, product: Product, k: int, sign: int, scale: float, start: Array, tolerance: float | None = None

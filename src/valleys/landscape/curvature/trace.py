@@ -90,29 +90,29 @@ def trace(
     curvature = curvature_of(objective, kind)
     generator = torch.Generator().manual_seed(seed)
     report = reporter(progress, "trace")
-    basis, exact, done = None, 0.0, 0
+    basis, exact, count = None, 0.0, 0
     samples = matvecs
     if method == "hutch++":
         width = matvecs // 3
         remedy = f"fewer matvecs than {matvecs}, or method='hutchinson', which keeps none"
         require_memory(curvature, min(width, curvature.numel), remedy)
-        basis, done = _range(curvature, width, generator, lambda made: report(made, matvecs))
+        basis, count = _range(curvature, width, generator, lambda made: report(made, matvecs))
         for row in basis:
             exact += dot(row, curvature.matvec_flat(row))
-            done += 1
-            report(done, matvecs)
+            count += 1
+            report(count, matvecs)
         samples = matvecs - 2 * (matvecs // 3)
-    total = done + samples
+    total = count + samples
     values = []
     for _ in range(samples):
         vector = rademacher(curvature, generator)
         if basis is not None:
             vector -= basis.T @ (basis @ vector)
         values.append(exact + dot(vector, curvature.matvec_flat(vector)))
-        done += 1
-        report(done, total)
+        count += 1
+        report(count, total)
     each = torch.tensor(values, dtype=torch.float64)
-    return Estimate(each.mean().item(), each.std().item() / math.sqrt(samples), done, each)
+    return Estimate(each.mean().item(), each.std().item() / math.sqrt(samples), count, each)
 
 
 def rademacher(curvature: SymmetricOperator, generator: torch.Generator) -> Tensor:
@@ -128,16 +128,16 @@ def _range(
     shape, device = (min(width, curvature.numel), curvature.numel), curvature.device
     basis = torch.empty(shape, dtype=curvature.dtype, device=device)
     smallest = 100 * torch.finfo(curvature.dtype).eps
-    kept = made = 0
-    while made < width and kept < curvature.numel:
+    rank = products = 0
+    while products < width and rank < curvature.numel:
         row = curvature.matvec_flat(rademacher(curvature, generator))
         before = torch.linalg.vector_norm(row)
         for _ in range(2):  # once leaves what rounding made of the large components
-            row -= basis[:kept].T @ (basis[:kept] @ row)
+            row -= basis[:rank].T @ (basis[:rank] @ row)
         after = torch.linalg.vector_norm(row)
         if after > smallest * before:  # else the rest is rounding; leaving it out is harmless, since P then keeps it
-            basis[kept] = row / after
-            kept += 1
-        made += 1
-        report(made)
-    return basis[:kept], made
+            basis[rank] = row / after
+            rank += 1
+        products += 1
+        report(products)
+    return basis[:rank], products

@@ -81,8 +81,8 @@ def layer_rows(row: Row, names: Sequence[str]) -> list[dict[str, Any]]:
     columns = {name: values.tolist() for name, values in row.layers.items()}
     for number in range(count):
         values = _values({name: column[number] for name, column in columns.items()})
-        known = {name: values.get(name) for name in LAYER_COLUMNS[3:]}
-        result.append({"step": row.step, "layer": names[number], "lr": row.lrs[number], **known})
+        cells = {name: values.get(name) for name in LAYER_COLUMNS[3:]}
+        result.append({"step": row.step, "layer": names[number], "lr": row.lrs[number], **cells})
     return result
 
 

@@ -155,8 +155,8 @@ def table_1(
         if not inside:
             raise ValueError(f"function: the walk from {start} to {stop} has no step within stage {name}; widen it")
         for quantity, values in zip(QUANTITIES, measured[:, inside].tolist(), strict=True):
-            found = {_sign(value) for value in values}
-            table[quantity][name] = found.pop() if len(found) == 1 else "?"
+            signs = {_sign(value) for value in values}
+            table[quantity][name] = signs.pop() if len(signs) == 1 else "?"
     return table
 
 

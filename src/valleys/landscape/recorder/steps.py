@@ -81,12 +81,12 @@ class Steps:
         groups = self._optimizer.param_groups
         if sum(len(group["params"]) for group in groups) == len(self.parameters):
             return
-        known = set(self.parameters)
+        parameters = set(self.parameters)
         new: list[Tensor] = []
         for number, group in enumerate(groups):
             own = group.get("param_names") or [f"{number}.{i}" for i in range(len(group["params"]))]
             for name, parameter in zip(own, group["params"], strict=True):
-                if parameter not in known:
+                if parameter not in parameters:
                     refuse_shards(parameter)
                     new.append(parameter)
                     self.names.append(self._known_names.get(parameter, name))

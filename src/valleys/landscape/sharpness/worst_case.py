@@ -167,8 +167,8 @@ class _Ball:
 
     def border(self, drawn: Tensor) -> Tensor:
         """Return a random point: on the sphere, or a corner of the cube; 0 where the scale is zero."""
-        drawn = drawn.to(self.scale) * (self.scale > 0)
-        return drawn.sign() * self.rho if self.norm == "linf" else self.rho * drawn / torch.linalg.vector_norm(drawn)
+        point = drawn.to(self.scale) * (self.scale > 0)
+        return point.sign() * self.rho if self.norm == "linf" else self.rho * point / torch.linalg.vector_norm(point)
 
     def climb(self, position: Tensor, value: float, slope: Tensor, steps: int, report: Callable[[int], None]) -> _Climb:
         climb = _Climb(position, value, value, 0, 0)

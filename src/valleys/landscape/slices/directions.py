@@ -55,11 +55,11 @@ def random_direction(
 
     Source: Li et al. 2018 (arXiv 1712.09913), Sec. 4; layers and orthogonality within filters are ours.
     """
-    drawn = normal(objective, torch.Generator().manual_seed(seed))
+    direction = normal(objective, torch.Generator().manual_seed(seed))
     if orthogonal_to is not None:
         other = checked(objective, orthogonal_to, "orthogonal_to")
-        drawn = _orthogonal(drawn, other, normalization)
-    return normalize(drawn, objective, normalization=normalization, include_biases=include_biases)
+        direction = _orthogonal(direction, other, normalization)
+    return normalize(direction, objective, normalization=normalization, include_biases=include_biases)
 
 
 def normalize(
@@ -165,9 +165,9 @@ def pca_directions(
     reached = int((squares > 1e-14 * squares[0]).sum())
     if reached < k:
         raise ValueError(f"path: it spans {reached} dimensions and not k = {k}; give a longer path or a smaller k")
-    chosen = vectors[:, :k]
-    chosen = chosen * chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()
-    rows = torch.cat([chosen.T.to(block) @ block for block in _differences(objective, path)], dim=1)
+    basis = vectors[:, :k]
+    basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
+    rows = torch.cat([basis.T.to(block) @ block for block in _differences(objective, path)], dim=1)
     for index, row in enumerate(rows):  # Gram-Schmidt: the small matrix leaves the weaker ones slightly oblique
         for earlier in rows[:index]:
             row -= (earlier @ row) * earlier

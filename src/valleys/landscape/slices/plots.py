@@ -61,18 +61,18 @@ def plot_1d(
 
     Source: ours.
     """
-    named = curves if isinstance(curves, Mapping) else {"": curves}
-    if not named:
+    table = curves if isinstance(curves, Mapping) else {"": curves}
+    if not table:
         raise ValueError("curves: there are none; give at least one slice or interpolation")
-    for name, curve in named.items():
+    for name, curve in table.items():
         if isinstance(curve, Slice) and curve.y is not None:
             raise ValueError(f"curves: {name!r} is a plane; draw it with contour or surface")
         if metric is not None and curve.metric is None:
             raise ValueError(f"metric {metric!r}: {name!r} has none; pass metric= where it is measured")
     figure = new_figure((8, 5) if metric is None else (8, 7))
     panels = figure.subplots(1 if metric is None else 2, 1, sharex=True, squeeze=False)[:, 0]
-    seen: list[float] = []
-    for number, (name, curve) in enumerate(named.items()):
+    finite: list[float] = []
+    for number, (name, curve) in enumerate(table.items()):
         color = COLORS[number % len(COLORS)]
         look: dict[str, Any] = {"color": color, "linewidth": 2, "markersize": 3}
         look.update(linestyle=DASHES[number % len(DASHES)], marker=MARKERS[number % len(MARKERS)])
@@ -85,15 +85,15 @@ def plot_1d(
         if isinstance(curve, Path1D):
             panels[0].plot(x, losses - curve.excess, ":", color=color, linewidth=1, label="_line between the ends")
         _mark_missing(panels[0], x, losses, color)
-        seen += losses[losses.isfinite()].tolist()
+        finite += losses[losses.isfinite()].tolist()
         if metric is not None:
             panels[1].plot(x, curve.metric, **look)
-    if is_wide(seen):
+    if is_wide(finite):
         panels[0].set_yscale("log")
     panels[0].set_ylabel("loss")
     if metric is not None:
         panels[1].set_ylabel(literal(metric))
-    both_ends = all(isinstance(curve, Path1D) for curve in named.values())
+    both_ends = all(isinstance(curve, Path1D) for curve in table.values())
     default = "t, from the first solution (0) to the second (1)" if both_ends else "coordinate along the direction"
     panels[-1].set_xlabel(literal(default if xlabel is None else xlabel))
     panels[0].set_title(literal(title))
@@ -163,11 +163,11 @@ def contour(
     axes = figure.add_subplot()
     axes.set_facecolor(_MISSING)
     # A logarithm takes no zero: what is below the scale goes just below it.
-    shown = np.ma.masked_invalid((values.clamp(min=low / 2) if logarithmic else values).numpy())
+    heights = np.ma.masked_invalid((values.clamp(min=low / 2) if logarithmic else values).numpy())
     filled = axes.contourf(
-        plane.x, plane.y, shown, levels=steps, norm=norm(low, high, logarithmic), cmap=_MAP, extend=extend
+        plane.x, plane.y, heights, levels=steps, norm=norm(low, high, logarithmic), cmap=_MAP, extend=extend
     )
-    axes.contour(plane.x, plane.y, shown, levels=steps, colors="white", linewidths=0.4, alpha=0.5)
+    axes.contour(plane.x, plane.y, heights, levels=steps, colors="white", linewidths=0.4, alpha=0.5)
     bar = figure.colorbar(filled, ax=axes, label=literal(metric or "loss"))
     if logarithmic:
         bar.set_ticks(round_ticks(low, high), labels=[f"{tick:g}" for tick in round_ticks(low, high)])
@@ -238,8 +238,8 @@ def surface(
     axes = figure.add_subplot(projection="3d", computed_zorder=False)
     xs, ys = np.meshgrid(plane.x.numpy(), _y(plane).numpy())
     look: dict[str, Any] = {"cmap": _MAP, "norm": norm(*ends, False), "linewidth": 0.15, "edgecolor": (1, 1, 1, 0.35)}
-    drawn = axes.plot_surface(xs, ys, heights.numpy(), rcount=len(ys), ccount=len(xs[0]), zorder=1, **look)
-    bar = figure.colorbar(drawn, ax=axes, label=literal(metric or "loss"), shrink=0.65, pad=0.1)
+    sheet = axes.plot_surface(xs, ys, heights.numpy(), rcount=len(ys), ccount=len(xs[0]), zorder=1, **look)
+    bar = figure.colorbar(sheet, ax=axes, label=literal(metric or "loss"), shrink=0.65, pad=0.1)
     if logarithmic:
         ticks = round_ticks(low, high)
         for axis in (bar, axes.zaxis):
@@ -307,13 +307,13 @@ def _draw_trajectory(axes: Any, points: Tensor, plane: Slice, heights: Tensor | 
     line = axes.plot(*columns, color="white", linewidth=1.5, path_effects=outline, zorder=3)[0]
     if heights is None:
         axes.plot(*columns, ".", color="black", markersize=3, zorder=4)
-    seen = _inside(plane, points)
-    out = len(points) - int(seen.sum())
+    visible = _inside(plane, points)
+    out = len(points) - int(visible.sum())
     line.set_label("trajectory" if out == 0 else f"trajectory ({out} of {len(points)} points outside)")
     ends = [
         axes.plot(*([c[at]] for c in columns), marker, color=color, markersize=size, mec="black", label=label, zorder=5)
         for marker, color, size, at, label in _ENDS
-        if seen[at]
+        if visible[at]
     ]
     return [line, *(end[0] for end in ends)]
 

@@ -109,8 +109,8 @@ def method(
         options |= {key: value for key, value in rule.items() if options[key] is None}
     if "alpha" in options and None in (options["alpha"], options["beta"]):
         raise ValueError(f"{optimizer} needs alpha and beta, or a batch size for the paper's rule")
-    chosen = tuple((key, value) for key, value in options.items() if value is not None)
-    return Method(optimizer if name is None else name, kind, chosen, ours)
+    pairs = tuple((key, value) for key, value in options.items() if value is not None)
+    return Method(optimizer if name is None else name, kind, pairs, ours)
 
 
 def spec(chosen: Method, exclude_norms: bool = False) -> OptimizerSpec:

@@ -69,22 +69,22 @@ def columns(table: Table, text: str) -> list[str]:
 
 def _chosen(table: Table, text: str, kind: str, option: str, labels: Sequence[str]) -> list[str]:
     words = [word for word in (" ".join(part.split()) for part in text.split(",")) if word] or [text]
-    chosen: set[str] = set()
+    names: set[str] = set()
     while words:
         # Labels have commas of their own, so the longest name that is one counts.
         matches = [_matches(labels, ", ".join(words[:end])) for end in range(1, len(words) + 1)]
         end = max((number for number, match in enumerate(matches, 1) if match), default=0)
         if not end:
-            begun = sum(label.lower().startswith(words[0].lower()) for label in labels)
-            which = f"the beginning of {begun} {kind}s" if begun else f"no {kind}"
+            count = sum(label.lower().startswith(words[0].lower()) for label in labels)
+            which = f"the beginning of {count} {kind}s" if count else f"no {kind}"
             raise LabError(f"{option} {words[0]!r} is {which} of {table.number}; choose from: {'; '.join(labels)}")
-        chosen.update(matches[end - 1])
+        names.update(matches[end - 1])
         del words[:end]
-    return [label for label in labels if label in chosen]
+    return [label for label in labels if label in names]
 
 
 def _matches(labels: Sequence[str], name: str) -> list[str]:
-    begun = [label for label in labels if label.lower().startswith(name.lower())]
-    exact = [label for label in begun if label.lower() == name.lower()]
-    whole = [label for label in begun if not label[len(name) :][:1].isalnum()]
-    return exact or whole or begun * (len(begun) == 1)
+    matches = [label for label in labels if label.lower().startswith(name.lower())]
+    exact = [label for label in matches if label.lower() == name.lower()]
+    whole = [label for label in matches if not label[len(name) :][:1].isalnum()]
+    return exact or whole or matches * (len(matches) == 1)

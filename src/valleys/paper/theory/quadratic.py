@@ -202,15 +202,15 @@ def _responses(model: NoisyQuadratic, hyper: Hyper, batch: float, schedule: Floa
     steps = None if factors is None else factors.shape[-1]
     # Buffers are reused: the arrays are small, and what a step would spend on allocation is most of its time.
     with np.errstate(over="ignore", invalid="ignore"):
-        done = 0
+        count = 0
         while True:
             np.multiply(t, t, out=spare)
             yield _finite(spare @ from_start + noise @ from_noise)
-            if done == steps:
+            if count == steps:
                 return
             np.multiply(x, t, out=q)
             if factors is not None:
-                q *= factors[..., done, None]
+                q *= factors[..., count, None]
             np.subtract(m, q, out=q)  # what the new momentum is worth: it moves theta, and it stays
             np.multiply(q, lead, out=p)
             np.multiply(s, rest, out=spare)
@@ -222,7 +222,7 @@ def _responses(model: NoisyQuadratic, hyper: Hyper, batch: float, schedule: Floa
             s *= b1
             q *= c
             s -= q
-            done += 1
+            count += 1
 
 
 def _columns(hyper: Hyper) -> tuple[Floats, Floats, Floats, Floats]:

@@ -16,14 +16,14 @@ __all__ = ["profile"]
 
 def against_batch_size(documents: Sequence[Document], group: Sequence[int], index: Mapping[str, int]) -> Figure:
     """Draw the test metric against the batch size, over the comparisons in ``group``, which are of one task."""
-    chosen = [documents[position] for position in group]
-    metric = f"test {chosen[0]['configuration']['metric']}"
+    members = [documents[position] for position in group]
+    metric = f"test {members[0]['configuration']['metric']}"
     data, heights = [], []
-    names = [name for name in index if any(name in optimizers(document) for document in chosen)]
+    names = [name for name in index if any(name in optimizers(document) for document in members)]
     for name in names:
         points = [
             (document["configuration"]["batch_size"], row["test"])
-            for document in chosen
+            for document in members
             for row in document["table"]
             if row["optimizer"] == name and row["test"] is not None
         ]
@@ -48,11 +48,11 @@ def against_batch_size(documents: Sequence[Document], group: Sequence[int], inde
                 },
             )
         )
-    sizes = sorted({document["configuration"]["batch_size"] for document in chosen})
+    sizes = sorted({document["configuration"]["batch_size"] for document in members})
     return plots.figure(
         data,
         x=plots.axis("batch size", True, tickvals=sizes, ticktext=list(map(str, sizes))),
-        y=plots.axis(metric, logarithmic(chosen[0], heights)),
+        y=plots.axis(metric, logarithmic(members[0], heights)),
     )
 
 

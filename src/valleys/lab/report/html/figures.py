@@ -32,9 +32,9 @@ def forest(document: Document, index: Mapping[str, int]) -> Figure | None:
     if not verdicts:
         return None
     log = all(verdict["scale"] == "log" for verdict in verdicts)
-    shown = [verdict for verdict in verdicts if (verdict["scale"] == "log") == log]
+    members = [verdict for verdict in verdicts if (verdict["scale"] == "log") == log]
     metric = f"test {document['configuration']['metric']}"
-    rows = [f"{verdict['first']} {'/' if log else '-'} {verdict['second']}" for verdict in shown]
+    rows = [f"{verdict['first']} {'/' if log else '-'} {verdict['second']}" for verdict in members]
     data = [
         plots.intervals(
             row,
@@ -44,7 +44,7 @@ def forest(document: Document, index: Mapping[str, int]) -> Figure | None:
             (verdict["low"], verdict["high"]),
             verdict["sentence"],
         )
-        for row, verdict in zip(rows, shown, strict=True)
+        for row, verdict in zip(rows, members, strict=True)
     ]
     title = f"ratio of {metric}" if log else f"difference of {metric}"
     return plots.figure(
@@ -194,7 +194,7 @@ def trial_figure(document: Document, index: Mapping[str, int]) -> Figure | None:
         runs = trials(document, name)
         style = plots.look(index[name])
         for selected in (False, True):
-            chosen = [run for run in runs if run["selected"] == selected]
+            points = [run for run in runs if run["selected"] == selected]
             data.append(
                 {
                     "type": "scatter",
@@ -202,12 +202,12 @@ def trial_figure(document: Document, index: Mapping[str, int]) -> Figure | None:
                     "name": text(f"{name}, selected" if selected else name),
                     "legendgroup": str(index[name]),
                     "showlegend": not selected,
-                    "y": [worst if run["validation"] is None else run["validation"] for run in chosen],
-                    "text": [text(_trial(name, run)) for run in chosen],
+                    "y": [worst if run["validation"] is None else run["validation"] for run in points],
+                    "text": [text(_trial(name, run)) for run in points],
                     "hovertemplate": "%{text}<extra></extra>",
                     "marker": {
                         "color": style["color"],
-                        "symbol": ["x" if run["diverged"] else style["symbol"] for run in chosen],
+                        "symbol": ["x" if run["diverged"] else style["symbol"] for run in points],
                         "size": 12 if selected else 8,
                         "line": {"width": 2 if selected else 0, "color": plots.INK},
                     },
@@ -215,7 +215,7 @@ def trial_figure(document: Document, index: Mapping[str, int]) -> Figure | None:
             )
             for key in keys:
                 least = _floor(spaces[name].get(key))
-                values = [run["hyperparameters"].get(key) for run in chosen]
+                values = [run["hyperparameters"].get(key) for run in points]
                 places[key].append([None if value is None else max(value, least) for value in values])
     for trace, xs in zip(data, places[keys[0]], strict=True):
         trace["x"] = xs

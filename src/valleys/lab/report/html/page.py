@@ -137,7 +137,7 @@ def merge(folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
 
 
 def _section(number: int, document: Mapping[str, Any], label: str, index: dict[str, int]) -> Section:
-    drawn = {
+    charts = {
         "forest": figures.forest(document, index),
         "results": figures.results(document, index),
         "curves": figures.curves(document, index),
@@ -149,7 +149,7 @@ def _section(number: int, document: Mapping[str, Any], label: str, index: dict[s
         "flatness": figures.flatness(document, index),
         "waterfall": figures.waterfall(document["attribution"]) if document.get("attribution") else None,
     }
-    shown = {
+    contents = {
         "main": tables.results(document, index),
         "target": tables.times(document, index),
         "tuning": tables.tuning(document, index),
@@ -159,9 +159,9 @@ def _section(number: int, document: Mapping[str, Any], label: str, index: dict[s
         "environments": tables.environments(document),
     }
     if document.get("landscape"):
-        shown |= {"minima": tables.minima(document["landscape"]), "barriers": tables.barriers(document["landscape"])}
-        drawn |= terrain.figures(document["landscape"], index)
-    return Section(f"comparison-{number}", label, document, drawn, shown, tables.flatness(document, index))
+        contents |= {"minima": tables.minima(document["landscape"]), "barriers": tables.barriers(document["landscape"])}
+        charts |= terrain.figures(document["landscape"], index)
+    return Section(f"comparison-{number}", label, document, charts, contents, tables.flatness(document, index))
 
 
 def _json(value: Any) -> Markup:
@@ -181,8 +181,8 @@ def _rounded(value: Any) -> Any:
 
 def _colors() -> dict[str, str]:
     """Return the style sheet's names of the colours that figures have, which differ in the dark."""
-    named = {color.lower(): f"--c{number}" for number, color in enumerate(COLORS)}
-    return {**named, INK: "--ink", SOFT: "--soft", "#dfe3e8": "--rule", "#ffffff": "--paper", "#f5f7f9": "--shade"}
+    variables = {color.lower(): f"--c{number}" for number, color in enumerate(COLORS)}
+    return {**variables, INK: "--ink", SOFT: "--soft", "#dfe3e8": "--rule", "#ffffff": "--paper", "#f5f7f9": "--shade"}
 
 
 def _text(name: str) -> str:

@@ -203,7 +203,7 @@ def settings(document: Document) -> Table:
     sizes = configuration.pop("data")
     configuration.pop("layout")
     steps = sorted({one["horizon"] for one in document["outcomes"].values() if one["horizon"] is not None})
-    shown = {
+    values = {
         **configuration,
         "better": f"{better} {configuration['metric']}",
         "examples": "{} train, {} validation, {} test".format(*sizes) if sizes else "made by the task's own loop",
@@ -211,7 +211,7 @@ def settings(document: Document) -> Table:
     }
     rows = [
         [Cell(key.replace("_", " ")), Cell(number(value, 6) if isinstance(value, float) else str(value))]
-        for key, value in shown.items()
+        for key, value in values.items()
         if value is not None and value != ""
     ]
     return Table("Configuration", ["setting", "value"], [False, False], rows, sortable=False)
@@ -229,11 +229,11 @@ def environments(document: Document) -> Table:
 
 def across(documents: Sequence[Document], group: Sequence[int], index: dict[str, int]) -> Table:
     """Make the table of the test metric by batch size, over the comparisons in ``group``, a column each."""
-    chosen = [documents[number] for number in group]
-    columns = [{row["optimizer"]: row["test"] for row in document["table"]} for document in chosen]
+    members = [documents[number] for number in group]
+    columns = [{row["optimizer"]: row["test"] for row in document["table"]} for document in members]
     names = [name for name in index if any(name in column for column in columns)]
-    configuration = chosen[0]["configuration"]
-    titles = ["optimizer", *(label.removeprefix(f"{configuration['task']} at ") for label in labels(chosen))]
+    configuration = members[0]["configuration"]
+    titles = ["optimizer", *(label.removeprefix(f"{configuration['task']} at ") for label in labels(members))]
     rows = [[Cell(name), *(interval(column.get(name)) for column in columns)] for name in names]
     return about_optimizers(f"{configuration['task']}: test {configuration['metric']}", titles, rows, index)
 

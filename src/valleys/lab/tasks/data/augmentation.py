@@ -137,8 +137,8 @@ def _rectangles(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
     extents = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()])
     fits = (extents <= 1).all(0)
     first = fits.int().argmax(0)  # the first of the largest
-    chosen = extents.gather(1, first.expand(2, 1, -1)).squeeze(1)
-    extent = torch.where(fits.any(0), chosen, 1.0)
+    size = extents.gather(1, first.expand(2, 1, -1)).squeeze(1)
+    extent = torch.where(fits.any(0), size, 1.0)
     place = torch.rand(2, count, generator=generator, device=generator.device)
     return extent / 2 + place * (1 - extent), extent
 

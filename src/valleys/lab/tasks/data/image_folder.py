@@ -77,7 +77,7 @@ def held_out(images: Images, seed: int) -> tuple[Images, Images]:
     """
     targets = torch.tensor(images.targets)
     generator = torch.Generator().manual_seed(seed)
-    taken = torch.zeros(len(targets), dtype=torch.bool)
+    mask = torch.zeros(len(targets), dtype=torch.bool)
     first = 0
     for count in targets.bincount().tolist():
         if count < 2:
@@ -86,9 +86,9 @@ def held_out(images: Images, seed: int) -> tuple[Images, Images]:
                 "least 2 training images, of which one validates"
             )
         share = min(_HELD_OUT, max(1, count // 5))
-        taken[first + torch.randperm(count, generator=generator)[:share]] = True
+        mask[first + torch.randperm(count, generator=generator)[:share]] = True
         first += count
-    return images.some((~taken).nonzero().flatten().tolist()), images.some(taken.nonzero().flatten().tolist())
+    return images.some((~mask).nonzero().flatten().tolist()), images.some(mask.nonzero().flatten().tolist())
 
 
 def _decoded(path: Path, size: int) -> Tensor:

@@ -63,19 +63,19 @@ def packed(files: Sequence[Path], tokenizer: Any, limit: int | None = None) -> P
         raise LabError(f"a vocabulary of {size} tokens, not of up to 65536, {END_OF_TEXT} among them; take GPT-2's")
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([stamps, limit, tokenizer.to_str()]).encode()).hexdigest()[:16]
-    kept = files[0].parent / _CACHE / f"{files[0].stem}-{key}.bin"
-    if kept.is_file():
-        return kept
-    unfinished = kept.with_suffix(f".{os.getpid()}")
+    cache = files[0].parent / _CACHE / f"{files[0].stem}-{key}.bin"
+    if cache.is_file():
+        return cache
+    unfinished = cache.with_suffix(f".{os.getpid()}")
     try:
-        kept.parent.mkdir(exist_ok=True)
+        cache.parent.mkdir(exist_ok=True)
         with unfinished.open("wb") as row:
             for file in files:
                 documents = itertools.islice(_documents(file), limit)
                 while together := list(itertools.islice(documents, _TOGETHER)):
                     for encoded in tokenizer.encode_batch(together):
                         np.array([*encoded.ids, end], _TOKEN).tofile(row)
-        unfinished.replace(kept)  # at once: another process may be looking, and this one may be stopped
+        unfinished.replace(cache)  # at once: another process may be looking, and this one may be stopped
     except OSError as error:
         raise LabError(
             f"the tokens of {files[0].parent} cannot be kept in its folder {_CACHE!r} ({error}); make it writable, or "
@@ -84,7 +84,7 @@ def packed(files: Sequence[Path], tokenizer: Any, limit: int | None = None) -> P
     finally:
         with suppress(OSError):  # it is gone when all went well
             unfinished.unlink()
-    return kept
+    return cache
 
 
 def _documents(file: Path) -> Iterator[str]:

@@ -61,8 +61,8 @@ class _Block(nn.Module):
     def forward(self, stream: Tensor) -> Tensor:
         stream = stream + self.attention(self.norm1(stream))
         hidden = functional.gelu(self.up(self.norm2(stream)), approximate="tanh")
-        written: Tensor = self.down(hidden)
-        return stream + written
+        output: Tensor = self.down(hidden)
+        return stream + output
 
 
 class _Attention(nn.Module):
@@ -76,5 +76,5 @@ class _Attention(nn.Module):
         parts = self.into(stream).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, N, heads, T, size)
         query, key, value = parts
         attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        written: Tensor = self.out(attended.transpose(1, 2).flatten(2))
-        return written
+        output: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return output
