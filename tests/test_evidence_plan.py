@@ -59,7 +59,8 @@ def numbers_of(test: dict[str, list[float | None]]) -> dict[str, Any]:
 
 def test_fresh_rounds_alone_confirm(load: Any) -> None:
     report = load("evidence.report")
-    better, same = [91.0, 92.1, 93.0], [90.0, 91.0, 92.0]
+    better: list[float | None] = [91.0, 92.1, 93.0]
+    same: list[float | None] = [90.0, 91.0, 92.0]
     wins = numbers_of({"alto": better + better, "lamb": same + same})
     (verdict,) = report.planned(wins, ["alto:lamb"], PLAN_OF_TWO)
     assert verdict.better == "alto"
