@@ -30,7 +30,7 @@ PAPER: dict[str, Signs] = {
 }
 """Table 1 for a motion in the negative direction, as printed but for the last row, which follows from two others.
 
-Both inner products are negative in stage 1-2 and positive in 2-3. In 3-4, out of the minimum, -grad |g|^2
+Both inner products are negative in stage 1-2 and positive in 2-3. In 3-4, out of the minimum, ``-grad |g|^2``
 brakes and the gradient difference accelerates; in 4-5 it is the other way round."""
 
 

@@ -1,0 +1,114 @@
+"""Configuration of Sphinx, which makes the site of these pages: ``make docs``.
+
+The source folder is the repository, not ``docs``: so pages, measured results and pictures stand in the site where they
+stand in the repository, and the same relative link works in both.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import re
+from typing import TYPE_CHECKING
+
+from docutils.nodes import Element, SkipNode
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
+
+import valleys
+from valleys.paper import playground
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.writers.html5 import HTML5Translator
+
+logger = logging.getLogger(__name__)
+
+project, author, release = "valleys", "the valleys contributors", valleys.__version__
+copyright = author  # noqa: A001
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+
+root_doc = "docs/index"
+include_patterns = ["*.md", "docs/**", "benchmarks/results/**"]
+exclude_patterns = [".*", "build", "dist", "runs", "src", "tests", "docs/_templates"]
+templates_path, html_static_path = ["_templates"], ["_static"]
+highlight_language = "text"
+nitpicky = True
+# Types of Python and of other packages, whose documentation is on other hosts.
+nitpick_ignore_regex = [(r"py:\w+", r"(torch|collections\.abc|numpy|pathlib|optuna|jax|optax|matplotlib)\..*")]
+
+myst_heading_anchors = 6  # the anchors that GitHub makes, for links
+
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_mock_imports = [name for name in ("jax", "optax", "timm") if importlib.util.find_spec(name) is None]
+autodoc_preserve_defaults = True
+add_module_names = False
+maximum_signature_line_length = 90
+napoleon_custom_sections = ["Source"]
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"valleys {release}"
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_copy_source = html_show_sourcelink = False
+
+linkcheck_timeout, linkcheck_retries = 20, 2
+
+
+def link_to_site(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Lead links to programs and modules in the repository to their place on the site."""
+    text = re.sub(r"\]\((?:\.\./)+examples/(?:trainers/)?(\w+)(?:\.py)?\)", r"](#example-\1)", source[0])
+    source[0] = re.sub(r"\]\((?:\.\./)+src/([\w/]+)(?:\.py)?\)", lambda m: f"](#{m[1].replace('/', '.')})", text)
+
+
+def mathml(node: Element, text: str, block: bool = False) -> str:
+    """Return a formula as MathML, which browsers show without scripts or fonts of another host."""
+    try:
+        return str(tex2mathml(text, as_block=block))
+    except MathError as error:
+        logger.warning("formula %s: %s", text, error, location=node)
+        return html.escape(text)
+
+
+def write_inline(self: HTML5Translator, node: Element) -> None:
+    """Write a formula inside a line."""
+    self.body.append(mathml(node, node.astext()))
+    raise SkipNode
+
+
+def write_block(self: HTML5Translator, node: Element) -> None:
+    """Write displayed formulas, which empty lines separate; one of several lines is aligned at ``&``."""
+    for text in re.split(r"\n\s*\n", node.astext()):
+        several = "&" in text or r"\\" in text
+        formula = mathml(node, rf"\begin{{aligned}}{text}\end{{aligned}}" if several else text, block=True)
+        self.body.append(f'<div class="math">{formula}</div>')
+    raise SkipNode
+
+
+def skip_documented(app: Sphinx, what: str, name: str, member: object, skip: bool, options: object) -> bool | None:
+    """Leave out what has its place elsewhere: each name is where users import it from, and nowhere else."""
+    if what == "class":  # a private function under a public name does what the base class documents
+        return True if getattr(member, "__name__", "").startswith("_") else None
+    home = getattr(member, "__module__", None) or ""
+    if what != "module" or not home.startswith("valleys.") or "._" in home:
+        return None
+    place = "valleys" if getattr(valleys, name, None) is member else home
+    return None if place == app.env.temp_data.get("autodoc:module") else True
+
+
+def write_pages(app: Sphinx, error: Exception | None) -> None:
+    """Write the playground beside the page that shows it, and an entrance to the site."""
+    if error is None and app.builder.format == "html":
+        playground.write(app.outdir / "docs" / "playground-frame.html")
+        entrance = '<!DOCTYPE html><title>valleys</title><meta http-equiv="refresh" content="0; url=docs/index.html">'
+        (app.outdir / "index.html").write_text(f'{entrance}<a href="docs/index.html">valleys</a>\n', encoding="utf-8")
+
+
+def setup(app: Sphinx) -> None:
+    """Register what this file adds to Sphinx."""
+    app.add_html_math_renderer("mathml", (write_inline, None), (write_block, None))
+    app.connect("source-read", link_to_site)
+    app.connect("autodoc-skip-member", skip_documented)
+    app.connect("build-finished", write_pages)
