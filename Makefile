@@ -24,7 +24,7 @@ lint: $(READY)
 	else echo 'lint-imports is skipped: import-linter needs Python 3.11'; fi
 
 docs: $(READY)
-	rm -rf build/site docs/api/generated
+	rm -rf build/site
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/site
 	@echo build/site/index.html
 
@@ -46,4 +46,4 @@ $(READY): $(LAB)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build docs/api/generated .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs build .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -27,23 +27,40 @@ logger = logging.getLogger(__name__)
 
 project, author, release = "valleys", "the valleys contributors", valleys.__version__
 copyright = author  # noqa: A001
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**", "benchmarks/results/**"]
-exclude_patterns = [".*", "build", "dist", "runs", "src", "tests", "docs/_templates"]
-templates_path, html_static_path = ["_templates"], ["_static"]
+exclude_patterns = [".*", "build", "dist", "runs", "src", "tests"]
+html_static_path = ["_static"]
 highlight_language = "text"
 nitpicky = True
 # Types of Python and of other packages, whose documentation is on other hosts.
-nitpick_ignore_regex = [(r"py:\w+", r"(torch|collections\.abc|numpy|pathlib|optuna|jax|optax|matplotlib)\..*")]
+nitpick_ignore_regex = [("py:.*", r"(torch|collections\.abc|numpy|pathlib|markupsafe|optuna|jax|optax|matplotlib)\..*")]
+# Names that a module imports for type checkers alone; type variables; and classes that a signature names, of which
+# users get instances but make none: these are in no ``__all__``.
+nitpick_ignore = [
+    ("py:class", name)
+    for name in (
+        *("Tensor", "Path", "Floats", "Attribution", "Table"),
+        *("valleys.reference.T", "valleys.adaptor.OptimizerT", "valleys.lab.run.config.Self"),
+        "valleys.lab.report.table.Table",
+        "valleys.lab.run.checkpoint.Checkpoint",
+        "valleys.landscape.curvature.hvp.SymmetricOperator",
+        "valleys.landscape.recorder.positions.Path",
+        "valleys.paper.results.Reproduction",
+        "valleys.paper.theory.stability.Widest",
+        "valleys.paper.walks.walkers.Family",
+        "valleys.paper.walks.walkers.Preset",
+    )
+]
 
 myst_heading_anchors = 6  # the anchors that GitHub makes, for links
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_mock_imports = [name for name in ("jax", "optax", "timm") if importlib.util.find_spec(name) is None]
 autodoc_preserve_defaults = True
-add_module_names = False
+toc_object_entries_show_parents = "hide"
 maximum_signature_line_length = 90
 napoleon_custom_sections = ["Source"]
 napoleon_use_rtype = False
@@ -98,6 +115,12 @@ def skip_documented(app: Sphinx, what: str, name: str, member: object, skip: boo
     return None if place == app.env.temp_data.get("autodoc:module") else True
 
 
+def add_heading(app: Sphinx, what: str, name: str, member: object, options: object, lines: list[str]) -> None:
+    """Put a module's name above its docstring, which has no heading in Sphinx."""
+    if what == "module":
+        lines[:0] = [f".. rubric:: {name}", "   :heading-level: 2", ""]
+
+
 def write_pages(app: Sphinx, error: Exception | None) -> None:
     """Write the playground beside the page that shows it, and an entrance to the site."""
     if error is None and app.builder.format == "html":
@@ -111,4 +134,5 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (write_inline, None), (write_block, None))
     app.connect("source-read", link_to_site)
     app.connect("autodoc-skip-member", skip_documented)
+    app.connect("autodoc-process-docstring", add_heading)
     app.connect("build-finished", write_pages)

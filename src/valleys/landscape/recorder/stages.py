@@ -81,7 +81,7 @@ def signs(row: Mapping[str, float | None]) -> Signs | None:
     is the last, exact as the mean over the step, and the third is its negative: how much larger the gradient became.
 
     Args:
-        row: with ``slope``, ``inner``, ``gradient_norm`` and ``gradient_norm_before``, as :func:`record` makes them.
+        row: with ``slope``, ``inner``, ``gradient_norm`` and ``gradient_norm_before``, of :func:`~.recorder.record`.
 
     Returns:
         ``+``, ``-`` or ``0`` for each of ``QUANTITIES``; None where the row's next gradient has not been seen yet.

@@ -15,7 +15,7 @@ from valleys.lab.problem.task import Split, Stream, Task
 __all__ = ["IGNORED", "accuracy", "entity_counts", "f1", "tag_loss", "token_loss"]
 
 IGNORED = -100
-"""The target where there is no tag: padding, and all but the first piece of a word."""
+"""The target where there is no tag, that is padding, and all but the first piece of a word."""
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
