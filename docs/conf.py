@@ -6,15 +6,12 @@ stand in the repository, and the same relative link works in both.
 
 from __future__ import annotations
 
-import html
 import importlib.util
 import re
 from typing import TYPE_CHECKING
 
 from docutils.nodes import Element, SkipNode
-from docutils.utils.math import MathError
-from docutils.utils.math.latex2mathml import tex2mathml
-from sphinx.util import logging
+from latex2mathml.converter import convert
 
 import valleys
 from valleys.paper import playground
@@ -22,8 +19,6 @@ from valleys.paper import playground
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.writers.html5 import HTML5Translator
-
-logger = logging.getLogger(__name__)
 
 project, author, release = "valleys", "the valleys contributors", valleys.__version__
 copyright = author  # noqa: A001
@@ -44,6 +39,7 @@ nitpick_ignore = [
     for name in (
         *("Tensor", "Path", "Floats", "Attribution", "Table"),
         *("valleys.reference.T", "valleys.adaptor.OptimizerT", "valleys.lab.run.config.Self"),
+        "valleys.lab.report.summary.Row",
         "valleys.lab.report.table.Table",
         "valleys.lab.run.checkpoint.Checkpoint",
         "valleys.landscape.curvature.hvp.SymmetricOperator",
@@ -80,27 +76,18 @@ def link_to_site(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"\]\((?:\.\./)+src/([\w/]+)(?:\.py)?\)", lambda m: f"](#{m[1].replace('/', '.')})", text)
 
 
-def mathml(node: Element, text: str, block: bool = False) -> str:
-    """Return a formula as MathML, which browsers show without scripts or fonts of another host."""
-    try:
-        return str(tex2mathml(text, as_block=block))
-    except MathError as error:
-        logger.warning("formula %s: %s", text, error, location=node)
-        return html.escape(text)
-
-
 def write_inline(self: HTML5Translator, node: Element) -> None:
-    """Write a formula inside a line."""
-    self.body.append(mathml(node, node.astext()))
+    """Write a formula as MathML, which browsers show without scripts or fonts of another host."""
+    self.body.append(convert(node.astext()))
     raise SkipNode
 
 
 def write_block(self: HTML5Translator, node: Element) -> None:
-    """Write displayed formulas, which empty lines separate; one of several lines is aligned at ``&``."""
-    for text in re.split(r"\n\s*\n", node.astext()):
-        several = "&" in text or r"\\" in text
-        formula = mathml(node, rf"\begin{{aligned}}{text}\end{{aligned}}" if several else text, block=True)
-        self.body.append(f'<div class="math">{formula}</div>')
+    """Write a displayed formula, aligned at ``&`` if it has several lines."""
+    text = " ".join(node.astext().split())  # Sphinx puts an empty line after the directive's own line
+    if "&" in text or r"\\" in text:
+        text = rf"\begin{{align*}} {text} \end{{align*}}"
+    self.body.append(f'<div class="math">{convert(text, display="block")}</div>')
     raise SkipNode
 
 

@@ -69,7 +69,7 @@ def sections(sizes: Sequence[int], dim: int = 0) -> Block:
 def interleaved(sizes: Sequence[int], dim: int = 0) -> Block:
     r"""Layers that alternate: query, key and value of one head after those of another.
 
-    .. math:: i \text{ belongs to the layer of } i \bmod \sum_j sizes_j \text{ in } sections(sizes)
+    .. math:: i \text{ belongs to the layer of } i \bmod \textstyle\sum_j sizes_j \text{ in } sections(sizes)
 
     Args:
         sizes: lengths of one round, >= 1; their sum must divide the dimension.

@@ -42,8 +42,8 @@ class Measurement:
 class NoiseScale:
     r"""Estimate the simple noise scale from the micro-batches of each step.
 
-    .. math:: \hat S = \frac{n}{J-1} \left(\sum_j \frac{n_j}{n} |g_j|^2 - |g|^2\right),\quad
-        \hat Q = |g|^2 - \hat S \left(\frac1n - \frac1N\right),\quad
+    .. math:: \hat S = \frac{n}{J-1} \Big(\sum_j \frac{n_j}{n} |g_j|^2 - |g|^2\Big),\quad
+        \hat Q = |g|^2 - \hat S \Big(\frac1n - \frac1N\Big),\quad
         B_{simple} = \frac{\mathrm{EMA}(\hat S)}{\mathrm{EMA}(\hat Q)}
 
     for the mean gradients :math:`g_j` of J micro-batches of :math:`n_j` examples, :math:`n = \sum n_j`, and the batch's

@@ -36,7 +36,7 @@ def budget_curve(
     r"""Return the expected test metric of the best of k trials by validation, for k = 1 to n.
 
     .. math::
-        E_k = \sum_{j=1}^{n} \frac{\binom{n - j}{k - 1}}{\binom{n}{k}}\; y_{(j)}
+        E_k = \sum_{j=1}^{n} \binom{n - j}{k - 1} \Big/ \binom{n}{k}\; y_{(j)}
 
     in each round, where :math:`y_{(j)}` is the test metric (on a logarithmic scale its logarithm) of the trial that is
     j-th best by validation: it is the best of a random subset of k trials where the others come after it. This is the

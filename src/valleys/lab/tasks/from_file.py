@@ -90,7 +90,7 @@ def load(text: str) -> Problem:
 def check(task: Problem, path: Path | None = None) -> None:
     r"""Try a task on a few examples, so that a mistake costs no tuning runs; of a ``Loop`` there is nothing to try.
 
-    .. math:: L(x_1, \ldots, x_n) = \tfrac1n \sum_i L(x_i)
+    .. math:: L(x_1, \dots, x_n) = \tfrac1n \sum_i L(x_i)
 
     Its model is built twice, called, and differentiated; loss and metric are compared between all the examples and
     their parts, and the metric is computed on examples of the other splits, too.

@@ -129,8 +129,8 @@ class SymmetricOperator:
 class Curvature(SymmetricOperator):
     r"""The Hessian or the generalised Gauss-Newton matrix (GGN) of an objective, as a linear operator.
 
-    .. math:: H v = \nabla_\theta \left(\nabla_\theta L(\theta) \cdot v\right), \qquad
-        G v = \sum_j w_j\, J_j^\top \left(\nabla_z^2 \ell_j\right) J_j\, v
+    .. math:: H v = \nabla_\theta \big(\nabla_\theta L(\theta) \cdot v\big), \qquad
+        G v = \sum_j w_j\, J_j^\top \big(\nabla_z^2 \ell_j\big) J_j\, v
 
     with the outputs z of batch j, their Jacobian :math:`J_j` and the batch's weight :math:`w_j` in the objective. The
     GGN leaves out the curvature of the model; for a loss that is convex in the outputs it has no negative eigenvalue.

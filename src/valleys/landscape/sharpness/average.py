@@ -43,7 +43,7 @@ def average_sharpness(
 ) -> Averaged:
     r"""Average-case sharpness: the mean rise of the loss under Gaussian perturbations.
 
-    .. math:: S = E_\delta \left[ L(\theta + \delta) \right] - L(\theta), \qquad
+    .. math:: S = E_\delta \big[ L(\theta + \delta) \big] - L(\theta), \qquad
         \delta \sim N(0, \sigma^2 s^2), \quad s = 1 \text{ or, adaptive, } s = |\theta| + \eta
 
     Every perturbation is used with both signs, which removes the first-order term exactly, and with it most of the

@@ -123,7 +123,7 @@ def pca_directions(
     r"""The k orthonormal directions that hold most of a trajectory, seen from its last point.
 
     .. math:: M = [\theta_0 - \theta_n; \ldots; \theta_{n-1} - \theta_n] = U S V^T, \qquad
-        \text{explained}_i = S_i^2 / \sum_j S_j^2
+        \text{explained}_i = S_i^2 / \textstyle\sum_j S_j^2
 
     The directions are the first rows of :math:`V^T`. They come from the eigenvectors of the small matrix
     :math:`M M^T`, so that memory holds no more than the path itself, k directions and blocks of 32 MiB; a singular

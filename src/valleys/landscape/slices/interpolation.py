@@ -64,7 +64,7 @@ def interpolate(
     r"""The loss on the straight line between two solutions.
 
     .. math:: f(t) = L((1 - t)\,\theta_0 + t\,\theta_1), \qquad
-        \text{barrier} = \max_t \; f(t) - \left((1 - t) f(0) + t f(1)\right)
+        \text{barrier} = \max_t \; f(t) - \big((1 - t) f(0) + t f(1)\big)
 
     Two solutions without a barrier are linearly connected: they lie in one basin. The maximum is taken over the points
     that were measured, so it is a lower bound of the barrier, close for 21 or more.

@@ -159,7 +159,7 @@ def mean_squared_gradient(
 ) -> Rate:
     r"""Measure Theorem 1's quantity on a smooth non-convex function with bounded gradients, over the length of the run.
 
-    .. math:: f(\theta) = \sum_j a_j \left(\sqrt{1 + u_j^2} + \sin^2 u_j\right),\; u = \theta - \theta^*, \qquad
+    .. math:: f(\theta) = \sum_j a_j \Big(\sqrt{1 + u_j^2} + \sin^2 u_j\Big),\; u = \theta - \theta^*, \qquad
         \frac1T \sum_{k=1}^T |\nabla f(\theta_k)|^2 \propto T^{e}
 
     in 20 dimensions: a bowl with dents, some of them local minima. Its gradient is bounded and does not vanish far out,
