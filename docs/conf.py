@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 from docutils.nodes import Element, SkipNode
@@ -95,7 +96,7 @@ def skip_documented(app: Sphinx, what: str, name: str, member: object, skip: boo
     """Leave out what has its place elsewhere: each name is where users import it from, and nowhere else."""
     if what == "class":  # a private function under a public name does what the base class documents
         return True if getattr(member, "__name__", "").startswith("_") else None
-    home = getattr(member, "__module__", None) or ""
+    home = member.__module__ if isinstance(member, type | FunctionType) else ""
     if what != "module" or not home.startswith("valleys.") or "._" in home:
         return None
     place = "valleys" if getattr(valleys, name, None) is member else home

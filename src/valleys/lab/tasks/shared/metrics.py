@@ -21,7 +21,7 @@ IGNORED = -100
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     r"""Return the percentage of examples whose largest output is at their class.
 
-    .. math:: 100 \cdot \frac{1}{N} \sum_i [\arg\max_c o_{ic} = t_i]
+    .. math:: 100 \cdot \frac{1}{N} \sum_i [\operatorname{argmax}_c o_{ic} = t_i]
 
     Outputs have the shape (N, classes). NaN if one is not finite, since a broken network "predicts" the first class.
 
