@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # curvlinops, which the tests compare curvature with, and what it imports: without BackPACK and their other requirements.
 CROSS_CHECKS := curvlinops-for-pytorch einconv einops linear_operator opt-einsum
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs links clean
 
 demo: $(LAB)
 	@echo 'Two comparisons of optimizers, about 4 minutes on 2 idle cores.'
@@ -25,8 +25,12 @@ lint: $(READY)
 	else echo 'lint-imports is skipped: import-linter needs Python 3.11'; fi
 
 docs: $(READY)
-	$(BIN)/python website/build.py
+	rm -rf build/site
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/doctrees . build/site
 	@echo build/site/index.html
+
+links: $(READY)
+	$(BIN)/python -m sphinx -b linkcheck -q -c docs -d build/doctrees . build/links
 
 $(LAB): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "valleys needs Python 3.10 or newer: make PYTHON=python3.12 ...")'

@@ -71,7 +71,7 @@ def param_groups(
             plain name (``head.weight``). Default none.
 
     Returns:
-        Groups for any optimizer of torch.optim that takes several: weights, norms and biases, then what the
+        Groups for any optimizer of torch.optim that takes several; weights, norms and biases, then what the
         overrides set apart, by first parameter. Parameters with the same options share a group, in the order
         of ``model.named_parameters()``; there are no empty groups.
 

@@ -148,9 +148,9 @@ def check_range(
 
 
 def check_explore(alpha: float, beta: float, *, alpha_name: str = "alpha", beta_name: str = "beta") -> None:
-    """Refuse an E whose adapted gradient could turn against the gradient.
+    r"""Refuse an E whose adapted gradient could turn against the gradient.
 
-    |alpha| * (1 - beta) < 1,  0 <= beta < 1
+    .. math:: |\alpha| (1 - \beta) < 1, \qquad 0 \le \beta < 1
 
     Args:
         alpha: Strength of E, any finite number within the constraint; 0 switches E off.
@@ -171,7 +171,7 @@ def check_explore(alpha: float, beta: float, *, alpha_name: str = "alpha", beta_
         use |alpha| < 2 with this beta, or beta > 0.8 with this alpha
 
     Source:
-        Zhao et al., NeurIPS 2025, arXiv 2510.27153: |alpha| < 1 / (1 - beta1).
+        Zhao et al., NeurIPS 2025, arXiv 2510.27153: :math:`|\alpha| < 1 / (1 - \beta_1)`.
     """
     check_range(alpha_name, alpha, -math.inf, remedy="0 switches E off; suggest(batch_size) gives the paper's value")
     check_range(

@@ -91,7 +91,7 @@ def trust_ratio(
     eps3: float,
     clip: tuple[float, float] | None = None,
 ) -> Tensor:
-    """A layer's ratio: phi(|theta|) / (|r| + eps2 phi(|theta|)), with two exceptions.
+    """A layer's ratio: ``phi(|theta|) / (|r| + eps2 phi(|theta|))``, with two exceptions.
 
     It is 1 where theta or r is zero, and at most 1 where the gradient g is zero.
 
@@ -261,6 +261,6 @@ def any_optimizer(
 
 
 def clip(gs: Sequence[Tensor], max_norm: float) -> list[Tensor]:
-    """All gradients of a group times min(1, max_norm / (|g| + 1e-6)), as ``torch.nn.utils.clip_grad_norm_`` has it."""
+    """A group's gradients times ``min(1, max_norm / (|g| + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_`` has it."""
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gs]))
     return [g * (max_norm / (norm + 1e-6)).clamp(max=1.0) for g in gs]

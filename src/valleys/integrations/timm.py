@@ -24,7 +24,7 @@ def register() -> tuple[str, ...]:
     as keywords (``--opt-kwargs alpha=-5 beta=0.99``). timm's default weight decay of 0 holds.
 
     Returns:
-        The names: alto, valleyslamb, esgd, eadam, eadamw. Calling it twice does no harm.
+        The names alto, valleyslamb, esgd, eadam, eadamw. Calling it twice does no harm.
 
     Raises:
         ImportError: timm, or torchvision, which timm imports, is not there; or timm is older than 1.0.10, which has

@@ -83,7 +83,7 @@ class ComparisonConfig(RunConfig):
 
     @property
     def names(self) -> list[str]:
-        """The names of what is compared: of the optimizers, or of their copies, which are numbered."""
+        """The names of what is compared, of the optimizers, or of their copies, which are numbered."""
         if self.copies == 1:
             return self.originals
         return [f"{name}-{k}" for name in self.originals for k in range(1, self.copies + 1)]

@@ -66,7 +66,7 @@ def forecast(problem: Problem, specs: Sequence[OptimizerSpec], config: Compariso
         config: all settings, resolved.
 
     Returns:
-        The estimate: training steps, evaluations and the test of each run, on this machine in its present state.
+        The estimate, for training steps, evaluations and the test of each run, on this machine in its present state.
 
     Raises:
         LabError: an optimizer that cannot be built for the task, or cannot make a step on it.

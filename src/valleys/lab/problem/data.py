@@ -15,7 +15,7 @@ from valleys.lab.errors import LabError, shortened
 __all__ = ["Batch", "Reader", "Split", "Stream", "count", "moved", "taken"]
 
 Batch: TypeAlias = Tensor | Mapping[str, Tensor]
-"""One side of some examples: a tensor whose first dimension counts them, or several such tensors by name."""
+"""One side of some examples, as a tensor whose first dimension counts them, or several such tensors by name."""
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

@@ -16,7 +16,7 @@ from valleys.lab.settings import documented, option
 __all__ = ["PRECISIONS", "RunConfig", "check_device"]
 
 PRECISIONS = ("float32", "bfloat16")
-"""Types of forward passes: the model's own, or bfloat16 by autocast; weights and updates stay as they are."""
+"""Types of forward passes, the model's own, or bfloat16 by autocast; weights and updates stay as they are."""
 
 Self = TypeVar("Self", bound="RunConfig")
 

@@ -28,7 +28,7 @@ class Measurement:
         value: B_simple, in examples; None: unknown.
         interval: its confidence interval; the upper end may be infinite. None: unknown.
         trace: tr(Sigma), of one example's gradient; None before the first step.
-        signal: |G|^2; an unbiased estimate of a small number may be negative. None before the first step.
+        signal: :math:`|G|^2`; an unbiased estimate of a small number may be negative. None before the first step.
         steps: optimizer steps that took part.
     """
 
@@ -53,7 +53,7 @@ class NoiseScale:
     A batch drawn without replacement from N examples is less noisy than one drawn from an endless source, and free of
     noise when it holds all of them: hence :math:`1/N`. G is then the gradient of the mean over these N.
 
-    The interval is Fieller's for a ratio, since |G|^2 may be indistinguishable from zero: its upper end is then
+    The interval is Fieller's for a ratio, since :math:`|G|^2` may be indistinguishable from zero: its upper end is then
     infinite, which no method that expands or resamples the ratio would say. It covers the ratio of the averages along
     the path that training took. Given that path the steps' errors are uncorrelated, while their means drift; hence
     their covariance is taken from the differences of successive steps, in which a drift cancels, and not from blocks.
@@ -93,9 +93,9 @@ class NoiseScale:
         """Take in one step.
 
         Args:
-            square_norms: |g_j|^2 of each micro-batch's mean gradient; at least two.
+            square_norms: :math:`|g_j|^2` of each micro-batch's mean gradient; at least two.
             sizes: their examples n_j, each at least 1.
-            square_norm: |g|^2 of the batch's mean gradient. A step with a norm that is not finite is left out.
+            square_norm: :math:`|g|^2` of the batch's mean gradient. A step with a norm that is not finite is left out.
 
         Raises:
             LabError: fewer than two micro-batches, other numbers of norms than of sizes, a size below 1, a negative
@@ -126,18 +126,18 @@ class NoiseScale:
 
     @property
     def signal(self) -> float | None:
-        """The average estimate of |G|^2, possibly negative; None before the first step."""
+        """The average estimate of :math:`|G|^2`, possibly negative; None before the first step."""
         return self._sums[1] / self._weight if self.steps else None
 
     @property
     def value(self) -> float | None:
-        """B_simple in examples; None where the estimate of |G|^2 is not positive: more steps or examples are needed."""
+        """B_simple in examples; None where :meth:`signal` is not positive: more steps or examples are needed."""
         trace, signal = self.trace, self.signal
         return trace / signal if trace is not None and signal is not None and signal > 0 else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """A 95 % confidence interval of B_simple, infinite above where |G|^2 may be zero; None after too few steps."""
+        """A 95 % confidence interval of B_simple, infinite above where G may be zero; None after too few steps."""
         trace, signal = self.trace, self.signal
         if trace is None or signal is None or self.steps < _FEWEST:
             return None

@@ -69,7 +69,7 @@ def compare_times(
         (3, 'at most', 0.6)
 
     Source:
-        Ranks as in :func:`valleys.lab.statistics.signed_rank_p`; an infinite score for a missed target as in Dahl
+        Ranks as in :func:`~.signed_rank.signed_rank_p`; an infinite score for a missed target as in Dahl
         et al., Benchmarking neural network training algorithms, arXiv 2306.07179.
     """
     _check([*a.values(), *b.values(), *horizons])

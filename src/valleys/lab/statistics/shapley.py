@@ -82,7 +82,7 @@ class Decomposition:
 
     @property
     def rest(self) -> float:
-        """Mean of the total that the switches' effects leave: 0 but for rounding where all combinations were run."""
+        """Mean of the total that the switches' effects leave, 0 but for rounding where all combinations were run."""
         if self.total.mean is None:
             return 0.0
         return self.total.mean - fsum(effect.mean or 0.0 for effect in self.effects)

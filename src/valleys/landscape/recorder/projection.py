@@ -62,7 +62,7 @@ class Projection:
 
     @property
     def error(self) -> float:
-        """The relative standard error of a length: half that of its square, at most."""
+        """The relative standard error of a length, half that of its square, at most."""
         return 1 / math.sqrt(2 * self.dimension)
 
     def __call__(self, tensors: Sequence[Tensor], first: int = 0) -> Tensor:

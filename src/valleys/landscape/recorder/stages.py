@@ -30,7 +30,7 @@ PAPER: dict[str, Signs] = {
 }
 """Table 1 for a motion in the negative direction, as printed but for the last row, which follows from two others.
 
-Both inner products are negative in stage 1-2 and positive in 2-3. In 3-4, out of the minimum, -grad |g|^2
+Both inner products are negative in stage 1-2 and positive in 2-3. In 3-4, out of the minimum, ``-grad |g|^2``
 brakes and the gradient difference accelerates; in 4-5 it is the other way round."""
 
 
@@ -81,7 +81,7 @@ def signs(row: Mapping[str, float | None]) -> Signs | None:
     is the last, exact as the mean over the step, and the third is its negative: how much larger the gradient became.
 
     Args:
-        row: with ``slope``, ``inner``, ``gradient_norm`` and ``gradient_norm_before``, as :func:`record` makes them.
+        row: with ``slope``, ``inner``, ``gradient_norm`` and ``gradient_norm_before``, of :func:`~.recorder.record`.
 
     Returns:
         ``+``, ``-`` or ``0`` for each of ``QUANTITIES``; None where the row's next gradient has not been seen yet.

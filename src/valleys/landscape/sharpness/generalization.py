@@ -26,7 +26,7 @@ class Gap:
 
     @property
     def value(self) -> float:
-        """Test minus train: positive where a loss is higher on the test data, negative where an accuracy is lower."""
+        """Test minus train, positive where a loss is higher on the test data, negative where an accuracy is lower."""
         return self.test - self.train
 
 

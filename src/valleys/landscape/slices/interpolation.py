@@ -37,7 +37,7 @@ class Path1D:
 
     @property
     def barrier(self) -> float:
-        """The largest excess. Never negative, as the ends take part: 0 where the loss is convex. NaN if a loss is."""
+        """The largest excess. Never negative, as the ends take part; 0 for a convex loss. NaN if a loss is."""
         return float(self.excess.max())
 
     @property

@@ -167,7 +167,7 @@ def project(
 ) -> Tensor:
     r"""The coordinates of a trajectory in the plane of a slice, to be drawn on top of it.
 
-    .. math:: c_i = \arg\min_c \lVert \theta_i - \theta - \textstyle\sum_k c_k d_k \rVert^2
+    .. math:: c_i = \operatorname{argmin}_c \lVert \theta_i - \theta - \textstyle\sum_k c_k d_k \rVert^2
 
     Directions that are neither orthogonal nor of length 1 are allowed for: a path that lies in the plane is found
     exactly. What of a path does not lie in it is not seen; ``pca_directions`` says how much that is.

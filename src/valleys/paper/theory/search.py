@@ -205,7 +205,7 @@ def best_for_horizon(
     start: Best | None = None,
     budget: float = 1.0,
 ) -> Best:
-    """Search for the setting with the lowest expected loss after some steps of a schedule, a key of :data:`SCHEDULES`.
+    """Search for the setting with the lowest expected loss after some steps of a schedule, a key of ``SCHEDULES``.
 
     A quarter of the first settings are drawn near ``start``.
 

@@ -89,7 +89,7 @@ def covered(walk: Walk) -> float | None:
     it is the width of the range that the walk saw.
 
     Returns:
-        The length, 0 if it never entered the valley; None: no floor is known.
+        The length, 0 if it never entered the valley, None if no floor is known.
 
     Example:
         >>> path = torch.tensor([[-2.0, 0.0], [0.0, 0.0]], dtype=torch.float64)  # from the tip to the cusp

@@ -57,7 +57,7 @@ def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> 
         title: the page's; default: the comparison's, or their number.
 
     Returns:
-        HTML that needs nothing else: plotly.js is in it, which makes 5 MB.
+        HTML that needs nothing else; plotly.js is in it, which makes 5 MB.
 
     Raises:
         ValueError: without a document.

@@ -46,7 +46,7 @@ def imdb(folder: Path | None) -> Texts:
     """Read IMDB's film reviews: 25,000 to train, of which every tenth validates, and 25,000 to test; 1 is positive.
 
     Args:
-        folder: aclImdb, with train/pos/*.txt, train/neg, test/pos and test/neg; or what ``datasets.save_to_disk``
+        folder: aclImdb, with ``train/pos/*.txt``, train/neg, test/pos and test/neg; or what ``datasets.save_to_disk``
             wrote, with the columns ``text`` and ``label``. None: from the hub.
 
     Source: Maas et al. 2011, Learning word vectors for sentiment analysis.

@@ -15,13 +15,13 @@ from valleys.lab.problem.task import Split, Stream, Task
 __all__ = ["IGNORED", "accuracy", "entity_counts", "f1", "tag_loss", "token_loss"]
 
 IGNORED = -100
-"""The target where there is no tag: padding, and all but the first piece of a word."""
+"""The target where there is no tag, that is padding, and all but the first piece of a word."""
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     r"""Return the percentage of examples whose largest output is at their class.
 
-    .. math:: 100 \cdot \frac{1}{N} \sum_i [\arg\max_c o_{ic} = t_i]
+    .. math:: 100 \cdot \frac{1}{N} \sum_i [\operatorname{argmax}_c o_{ic} = t_i]
 
     Outputs have the shape (N, classes). NaN if one is not finite, since a broken network "predicts" the first class.
 
