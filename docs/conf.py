@@ -38,7 +38,7 @@ nitpick_ignore_regex = [("py:.*", r"(torch|collections\.abc|numpy|pathlib|markup
 nitpick_ignore = [
     ("py:class", name)
     for name in (
-        *("Tensor", "Path", "Floats", "Attribution", "Table"),
+        *("Tensor", "nn.Module", "Optimizer", "LRScheduler", "Path", "Floats", "Attribution", "Table"),
         *("valleys.reference.T", "valleys.adaptor.OptimizerT", "valleys.lab.run.config.Self"),
         "valleys.lab.report.summary.Row",
         "valleys.lab.report.table.Table",

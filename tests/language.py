@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("src", "benchmarks", "examples", "tests", "website")
+FOLDERS = ("src", "benchmarks", "docs", "examples", "tests")
 
 QUESTIONS = {"How", "What", "When", "Where", "Whether", "Which", "Who", "Why"}
 PARTICIPLES = {

@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(path, checkout)
     for name in ("src", "benchmarks/evidence", "tests"):
         (checkout / name).symlink_to(ROOT / name)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs", "-d", "build/doctrees", ".", "site"],
         cwd=checkout,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *sys.path])},
@@ -48,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (process.returncode, process.stderr) == (0, "")
     return checkout / "site"
 
 
@@ -139,10 +139,10 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
 def test_every_page_is_in_the_menu(site: Path) -> None:
     menu = (site / "docs" / "index.html").read_text()
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks" / "results").rglob("*.md")]:
-        built = page.relative_to(ROOT).with_suffix(".html")
-        assert (site / built).exists()
-        link = os.path.relpath(built, "docs") if page.name != "index.md" else "#"
-        assert f'href="{link}"' in menu, f"{built} is not in docs/toctree.txt"
+        pages = page.relative_to(ROOT).with_suffix(".html")
+        assert (site / pages).exists()
+        link = os.path.relpath(pages, "docs") if page.name != "index.md" else "#"
+        assert f'href="{link}"' in menu, f"{pages} is not in docs/toctree.txt"
 
 
 def test_links_to_programs_and_modules_lead_to_their_pages(site: Path) -> None:
