@@ -40,7 +40,9 @@ def test_there_are_pages_to_run_and_no_block_is_left_out() -> None:
     assert len(PAGES) > 12
     for page in DOCUMENTS:
         kinds = re.findall(r"^```(.+)$", (ROOT / page).read_text(), flags=re.M)
-        assert set(kinds) <= {"python", "yaml", "{eval-rst}", "{raw} html"}, f"{page}: a block that is meant to run is called python"
+        assert set(kinds) <= {"python", "yaml", "{eval-rst}", "{raw} html"}, (
+            f"{page}: a block that is meant to run is called python"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES)
