@@ -69,6 +69,7 @@ def public_names(package: Path) -> set[str]:
         if "._" in module:
             continue
         body = ast.parse(path.read_text()).body
+        body += [line for node in body if isinstance(node, ast.If) for line in node.body]  # if TYPE_CHECKING
         imports = {a.asname or a.name: i.module or "" for i in body if isinstance(i, ast.ImportFrom) for a in i.names}
         for node in body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
