@@ -10,7 +10,7 @@ from language import offences
 FRAMES = ['"""{}"""', 'class C:\n    """{}"""', 'async def f():\n    """{}"""', 'def f():\n  "{}"']
 
 
-@pytest.mark.parametrize("opening", "What How Whether Where Who Why Which When".split())
+@pytest.mark.parametrize("opening", ["What", "How", "Whether", "Where", "Who", "Why", "Which", "When"])
 @pytest.mark.parametrize("frame", FRAMES)
 def test_a_docstring_that_opens_with_a_question_is_an_offence(frame: str, opening: str) -> None:
     (offence,) = offences(frame.format(f"{opening} it is."))
