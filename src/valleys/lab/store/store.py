@@ -136,8 +136,8 @@ class Store:
         self._maximize = bool(configuration["maximize"])
         with self._exclusive:
             study = self._study(self.name)
-            attrs = study.user_attrs
-            old = attrs.get("configuration", {})
+            attributes = study.user_attrs
+            old = attributes.get("configuration", {})
             if old and old.get("layout") != configuration.get("layout"):
                 raise LabError(
                     f"{self.folder} holds a comparison of another version of valleys, whose runs cannot be used here; "
@@ -153,8 +153,8 @@ class Store:
             for name, definition in definitions.items():
                 kind, _, optimizer = name.partition(":")
                 # An optimizer that is there without settings, which older versions did not know, has none.
-                absent = {} if kind == "settings" and f"space:{optimizer}" in attrs else definition
-                if attrs.get(name, absent) != definition:
+                absent = {} if kind == "settings" and f"space:{optimizer}" in attributes else definition
+                if attributes.get(name, absent) != definition:
                     differences.append(
                         f"{'another search space' if kind == 'space' else 'other settings'} of {optimizer}"
                     )
@@ -164,23 +164,25 @@ class Store:
                     "--out, or --name in a shared storage"
                 )
             self.check_fingerprint(fingerprint or {})
-            if any(name not in attrs.get("fingerprint", {}) for name in fingerprint or {}):
-                study.set_user_attr("fingerprint", {**attrs.get("fingerprint", {}), **(fingerprint or {})})
+            if any(name not in attributes.get("fingerprint", {}) for name in fingerprint or {}):
+                study.set_user_attr("fingerprint", {**attributes.get("fingerprint", {}), **(fingerprint or {})})
             if old != dict(configuration):
                 study.set_user_attr("configuration", dict(configuration))
-            for name in sorted(definitions.keys() - attrs.keys()):  # settings first: a space says that they are known
+            for name in sorted(
+                definitions.keys() - attributes.keys()
+            ):  # settings first: a space says that they are known
                 if definitions[name] or name.startswith("space:"):
                     study.set_user_attr(name, definitions[name])
             study.set_user_attr(self._mark, time.time())
             self._marked = True
-            if request is not None and attrs.get("request") != dict(request):
+            if request is not None and attributes.get("request") != dict(request):
                 study.set_user_attr("request", dict(request))
-            plans = attrs.get("plans", [])
+            plans = attributes.get("plans", [])
             if request is not None and (plan := [list(pair) for pair in request.get("planned", ())]) not in plans:
                 study.set_user_attr("plans", [*plans, plan])
-            environments = environments_of(attrs)
+            environments = environments_of(attributes)
             mark = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
-            if f"environment:{mark}" not in attrs:
+            if f"environment:{mark}" not in attributes:
                 study.set_user_attr(f"environment:{mark}", {"first": time.time(), "environment": dict(environment)})
         return environment_changes(environments[-1], environment) if environments else []
 
