@@ -10,7 +10,7 @@ from language import offences
 FRAMES = ['"""{}"""', 'class C:\n    """{}"""', 'async def f():\n    """{}"""', 'def f():\n  "{}"']
 
 
-@pytest.mark.parametrize("opening", sorted(language.QUESTIONS))
+@pytest.mark.parametrize("opening", ["What", "How", "Whether", "Where", "Who", "Why", "Which", "When"])
 @pytest.mark.parametrize("frame", FRAMES)
 def test_a_docstring_that_opens_with_a_question_is_an_offence(frame: str, opening: str) -> None:
     (offence,) = offences(frame.format(f"{opening} it is."))
@@ -65,4 +65,4 @@ def test_the_files_of_all_folders_are_checked(
     assert language.main() == 1
     lines = capsys.readouterr().out.splitlines()
     assert "src/valleys/alto.py:3: no noun" in lines
-    assert {line.partition("/")[0] for line in lines} == set(language.FOLDERS)
+    assert {line.partition("/")[0] for line in lines} == {"src", "benchmarks", "examples", "tests", "website"}
