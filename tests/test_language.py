@@ -65,4 +65,4 @@ def test_the_files_of_all_folders_are_checked(
     assert language.main() == 1
     lines = capsys.readouterr().out.splitlines()
     assert "src/valleys/alto.py:3: no noun" in lines
-    assert {line.partition("/")[0] for line in lines} == {"src", "benchmarks", "examples", "tests", "website"}
+    assert {line.partition("/")[0] for line in lines} == {"src", "benchmarks", "docs", "examples", "tests"}
