@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import lzma
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,10 @@ def test_kept_runs_go_on_to_the_same_report(load: Any, monkeypatch: pytest.Monke
         assert numbers["test"][name] == pytest.approx(list(outcome.test.values()))
 
     run.restore(folder / "comparison.db.xz", tmp_path / "again")
+    with closing(sqlite3.connect(tmp_path / "again" / "comparison.db")) as connection:
+        attributes = connection.execute("SELECT key, value_json FROM trial_user_attributes").fetchall()
+    assert not [key for key, _ in attributes if key == "worker"]
+    assert [len(json.loads(value)["curve"]) for key, value in attributes if key == "record"] == [1] * 12
     lines: list[str] = []
     again = compare(points(), optimizers=("lamb", "alto"), out=tmp_path / "again", announce=lines.append, **settings)
     assert lines == [], "all runs were there"
