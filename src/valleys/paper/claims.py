@@ -22,7 +22,7 @@ STATUSES: Mapping[str, str] = {
     "refuted": "a measurement, a counterexample or the paper's own numbers contradict it.",
     "not run": "nothing was measured, for the reason given.",
 }
-"""What may be found of a claim, and its meaning."""
+"""Meaning of each status of a claim."""
 
 _FILE = "claims.yaml"
 _TITLES = "| claim | printed | test | found | figure | date |"
