@@ -29,10 +29,10 @@ __all__ = [
 ]
 
 OUR_BYTES = 4 * 8
-"""What we send per layer: three sums of squares and the number of holders, in float64, all layers in one all-reduce."""
+"""Contents of our message per layer: three sums of squares and the number of holders, in float64, all layers in one all-reduce."""
 
 NAIVE_BYTES = 4
-"""What the naive way sends per norm: a float32 number; an all-reduce for each of two norms per layer."""
+"""Message of the naive way per norm: a float32 number; an all-reduce for each of two norms per layer."""
 
 FSDP_BYTES = 2
 """Per parameter and direction: bfloat16, the least that fully_shard's mixed precision sends."""

@@ -20,7 +20,7 @@ from stage import Stage
 __all__ = ["Contender", "contenders", "half_states", "reason"]
 
 FUSED = {"cpu": "c", "cuda": "triton"}
-"""What ``fused=True`` means on each device."""
+"""Meaning of ``fused=True`` on each device."""
 
 COMMON: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.01}
 

@@ -23,7 +23,7 @@ from stage import Stage
 __all__ = ["COPY", "IN_PLACE", "Timing", "interleave", "launched", "launches", "quartiles", "seconds"]
 
 COPY, IN_PLACE = "copy", "update in place"
-"""What the memory allows: ``y.copy_(x)`` and ``x.neg_()`` on large tensors."""
+"""Limits of the memory: ``y.copy_(x)`` and ``x.neg_()`` on large tensors."""
 
 
 @dataclass(frozen=True)

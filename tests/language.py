@@ -8,6 +8,7 @@ terms (a side, bytes, a round).
 from __future__ import annotations
 
 import ast
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,9 +55,13 @@ def offences(text: str) -> Iterator[tuple[int, str]]:
     while waiting:
         node, in_class = waiting.pop()
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            opening = (ast.get_docstring(node) or "").partition(" ")[0].strip(".,:;?")
-            if opening in QUESTIONS:
-                yield getattr(node, "lineno", 1), f"the docstring opens with {opening}: use an imperative or a noun"
+            texts = [(getattr(node, "lineno", 1), ast.get_docstring(node) or "")]
+            for before, after in itertools.pairwise(node.body):  # a constant's docstring is the statement behind it
+                if isinstance(before, (ast.Assign, ast.AnnAssign)) and isinstance(after, ast.Expr):
+                    texts.append((after.lineno, str(getattr(after.value, "value", ""))))
+            for line, text in texts:
+                if (opening := text.partition(" ")[0].strip(".,:;?")) in QUESTIONS:
+                    yield line, f"the docstring opens with {opening}: use an imperative or a noun"
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and not in_class and node.id in PARTICIPLES:
             yield node.lineno, f"the variable {node.id} is no noun: name what it holds"
         elif isinstance(node, ast.ExceptHandler) and node.name in PARTICIPLES:

@@ -66,3 +66,8 @@ def test_the_files_of_all_folders_are_checked(
     lines = capsys.readouterr().out.splitlines()
     assert "src/valleys/alto.py:3: no noun" in lines
     assert {line.partition("/")[0] for line in lines} == {"src", "benchmarks", "docs", "examples", "tests"}
+
+
+def test_the_docstring_of_a_constant_is_checked() -> None:
+    program = 'SIZE = 3\n"""What it weighs."""\nNAME = 4\n"""Name of it."""\nprint("What")\n'
+    assert list(language.offences(program)) == [(2, "the docstring opens with What: use an imperative or a noun")]

@@ -13,7 +13,7 @@ from valleys.alto import ALTO, Lamb
 __all__ = ["NAMES", "register"]
 
 NAMES = ("alto", "valleyslamb", "esgd", "eadam", "eadamw")
-"""What the optimizers are called in timm, which takes what follows the last underscore of a name for the name."""
+"""Names of the optimizers in timm, which takes what follows the last underscore of a name for the name."""
 
 
 def register() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from valleys.lab.run.noise_scale import CONFIDENCE, Measurement
 __all__ = ["MUCH", "Recommendation", "Trial", "from_memory"]
 
 MUCH = 10.0
-"""How many times larger counts as much larger; the noise scale tells orders of magnitude."""
+"""Factor that counts as much larger; the noise scale tells orders of magnitude."""
 
 _STRONG_C, _STRONG_MEMORY = -0.75, 0.25  # the best in a noisy quadratic model; the memory is a share of the run
 

@@ -30,7 +30,7 @@ Observe: TypeAlias = Callable[[Evaluation | Record], None]
 _MODULES = {"tensorboard": "torch.utils.tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 
 NAMES = tuple(_MODULES)
-"""What ``tracker`` knows."""
+"""Names that ``tracker`` knows."""
 
 
 def check(names: Sequence[str]) -> None:

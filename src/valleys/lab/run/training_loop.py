@@ -30,7 +30,7 @@ from valleys.lab.run.noise_scale import MicroGradients, NoiseScale
 from valleys.lab.run.ranks import Ranks, check_averaged, held_back
 
 EVALUATIONS = 20
-"""How often a run is evaluated, evenly; a shorter run at every step."""
+"""Evaluations of a run, evenly spread; a shorter run has one at every step."""
 
 RESTATED = 8
 """Micro-batches from which batch statistics are averaged where an optimizer judges other weights than it trains."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from valleys.lab.optimizers.spec import Range
 
 Phase = Literal["tuning", "final"]
-"""What a run is for: choosing hyperparameters, or the result."""
+"""Purpose of a run: choosing hyperparameters, or the result."""
 
 
 @dataclass(frozen=True, order=True)
