@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 OUR_BYTES = 4 * 8
-"""Contents of our message per layer: three sums of squares and the number of holders, in float64, all layers in one all-reduce."""
+"""Our message per layer: three sums of squares and the number of holders, in float64, all layers in one all-reduce."""
 
 NAIVE_BYTES = 4
 """Message of the naive way per norm: a float32 number; an all-reduce for each of two norms per layer."""
