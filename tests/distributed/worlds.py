@@ -28,7 +28,18 @@ SINCE_2_13 = pytest.mark.skipif(
 
 # Children are forks of a server that has imported torch but never used it: no import, no threads to lose.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed.fsdp", "torch.distributed.tensor.parallel", "valleys"])
+# "valleys" alone imports nothing: its names are lazy.
+_context.set_forkserver_preload(
+    [
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "torch.distributed.tensor.parallel",
+        "valleys.adaptor",
+        "valleys.alto",
+        "valleys.groups",
+        "valleys.release",
+    ]
+)
 
 
 def spawn(function: Callable[..., Any], ranks: int, *args: Any, seconds: float = 120.0) -> list[Any]:
