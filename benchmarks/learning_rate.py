@@ -1,11 +1,12 @@
-"""Where the best learning rates of LAMB and ALTO lie, by the number of updates: from the committed comparisons.
+"""Tuned learning rates of LAMB and ALTO by the number of updates, from the committed comparisons.
 
     python benchmarks/learning_rate.py
 
 Reads the tuned learning rates of every comparison below ``benchmarks/results`` that has LAMB or ALTO, and AdamW; trains
 nothing. Fits rate = C / sqrt(updates), asks how far the rate of a comparison is from the C of the others, and whether
 AdamW's tuned rate on the same task or a free exponent would have told more. Writes
-``benchmarks/results/learning-rate/README.md``, from which ``valleys suggest --from`` has its constants.
+``README.md`` and ``rates.png`` in ``benchmarks/results/learning-rate``, from which ``valleys suggest --from`` has its
+constants.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ class Study:
 
 def studies(results: Path = RESULTS) -> list[Study]:
     """Read all comparisons of LAMB, ALTO and AdamW, the shortest runs first."""
-    found = [_superseded(path) for path in sorted(results.glob("evidence-superseded/*/report.json"))]
-    found += [_rounds(path) for path in sorted(results.glob("comparisons/*/report.json"))]
-    found += [_numbers(path) for path in sorted(results.glob("evidence/*-rule/numbers.json"))]
-    return sorted(found, key=lambda study: (study.updates, study.name))
+    comparisons = [_superseded(path) for path in sorted(results.glob("evidence-superseded/*/report.json"))]
+    comparisons += [_rounds(path) for path in sorted(results.glob("comparisons/*/report.json"))]
+    comparisons += [_numbers(path) for path in sorted(results.glob("evidence/*-rule/numbers.json"))]
+    return sorted(comparisons, key=lambda study: (study.updates, study.name))
 
 
 def _superseded(path: Path) -> Study:
@@ -116,8 +117,10 @@ def page(studies: Sequence[Study]) -> str:
         "",
         "From the committed comparisons by `python benchmarks/learning_rate.py`; nothing is trained. In each, 8 trials "
         "chose the learning rate by validation, from 0.003 to 0.3 for LAMB and ALTO and from 0.0003 to 0.03 for AdamW. "
-        "The networks are small, from 5,000 to some 100,000 parameters. Of the confounded comparison of "
+        "The networks are small. Of the confounded comparison of "
         "`evidence-superseded` only the learning rates are used.",
+        "",
+        "![tuned rates of LAMB and ALTO fall with the root of the updates, AdamW's do not](rates.png)",
         "",
         "| comparison | updates | AdamW | LAMB | ALTO | LAMB x sqrt(updates) | ALTO x sqrt(updates) |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -144,7 +147,31 @@ def page(studies: Sequence[Study]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw(studies: Sequence[Study], path: Path) -> None:
+    """Draw the tuned rates against the number of updates, with the rule."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xscale="log", yscale="log", xlabel="updates of a run", ylabel="tuned learning rate")
+    colours = {"LAMB": "#4269d0", "ALTO": "#ff725c", "AdamW": "#9a9a9a"}
+    for (title, colour), marker in zip(colours.items(), "o^x", strict=True):
+        axes.scatter(
+            [study.updates for study in studies],
+            [study.rates[title.lower()] for study in studies],
+            label=title,
+            color=colour,
+            marker=marker,
+            alpha=0.8,
+        )
+    updates = np.geomspace(30, 10_000, 2)
+    axes.plot(updates, 0.4 / np.sqrt(updates), color="black", linewidth=1, label="0.4 / sqrt(updates)")
+    axes.fill_between(updates, 0.4 / 3 / np.sqrt(updates), 1.2 / np.sqrt(updates), color="black", alpha=0.07)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
 if __name__ == "__main__":
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(studies()), encoding="utf-8")
+    draw(studies(), PAGE.with_name("rates.png"))
     print(PAGE.read_text(encoding="utf-8"))

@@ -16,7 +16,9 @@ from valleys.cli.app import run
 from valleys.lab.errors import LabError
 from valleys.lab.suggestions.learning_rate import starting_rate
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+ROOT = Path(__file__).parents[3]
+BENCHMARKS = ROOT / "benchmarks"
+DOCUMENTATION = ROOT / "docs" / "learning-rate.md"
 
 
 @pytest.fixture
@@ -28,8 +30,8 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_rule_is_that_of_the_comparisons(benchmark: Any) -> None:
     studies = benchmark.studies()
     fitted = [benchmark.coefficient(studies, name) for name in benchmark.OURS]
-    ours = starting_rate("adamw", 1e-3, 100, 1).lr * 10
-    assert fitted[0] <= ours <= fitted[1] or fitted[1] <= ours <= fitted[0]
+    rule = starting_rate("adamw", 1e-3, 100, 1).lr * 10
+    assert fitted[0] <= rule <= fitted[1] or fitted[1] <= rule <= fitted[0]
     # The range to search holds all the tuned rates but one at its very edge.
     inside = [
         starting_rate("adamw", 1e-3, s.updates, 1).low < s.rates[name] < starting_rate("adamw", 1e-3, s.updates, 1).high
@@ -47,6 +49,25 @@ def test_the_rule_is_that_of_the_comparisons(benchmark: Any) -> None:
 
 def test_the_page_is_made_of_the_comparisons(benchmark: Any) -> None:
     assert benchmark.PAGE.read_text(encoding="utf-8") == benchmark.page(benchmark.studies())
+
+
+def test_the_documentation_quotes_the_comparisons_and_the_command(benchmark: Any) -> None:
+    text = DOCUMENTATION.read_text(encoding="utf-8")
+    assert "\n".join(str(starting_rate("adamw", 3e-4, 1200, 8192)).splitlines()[:3]) in text
+    for steps in (50, 200, 1000, 5000, 20_000):
+        rate = starting_rate("adamw", 3e-4, steps, 1)
+        assert f"| {steps:,} | {rate.lr:.2g} | {rate.low:.2g} to {rate.high:.2g} |" in text
+    studies = benchmark.studies()
+    assert len(studies) == 12
+    factors = {m: [benchmark.errors(studies, name, m) for name in benchmark.OURS] for m in benchmark.MODELS}
+    words = " ".join(text.split())
+    rule = factors["C / sqrt(updates)"]
+    medians = {model: tuple(f"{np.median(cell):.2f}" for cell in cells) for model, cells in factors.items()}
+    lamb, alto = medians["C / sqrt(updates)"]
+    assert f"a factor of {lamb} for LAMB and {alto} for ALTO in the median" in words
+    assert f"of {rule[0].max():.2f} and {rule[1].max():.2f} at worst" in words
+    assert "off by {} and {} in the median".format(*medians["one rate for all"]) in words
+    assert "({} and {})".format(*medians["C / sqrt(updates) and a free exponent of AdamW's tuned rate"]) in words
 
 
 def test_the_fit_recovers_a_law_that_is_known(benchmark: Any) -> None:
