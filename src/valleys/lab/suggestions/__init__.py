@@ -1,1 +1,1 @@
-"""What the lab suggests before a comparison: a learning rate, alpha and beta, and what a brief run measures."""
+"""Suggestions before a comparison: a learning rate, alpha and beta, and what a brief run measures."""
