@@ -340,7 +340,7 @@ def _notes(results: Results, selections: Mapping[str, Mapping[int, Selection]], 
     elif 1 < rounds < _FEW:
         notes.append(f"{rounds} rounds make wide intervals; use at least {_FEW}")
     if rounds == seeds == 1:
-        notes.append("one run per optimizer: there are no intervals, and no difference can be established")
+        notes.append("one run per optimizer: there are no intervals, and no difference can be significant")
     return notes
 
 
