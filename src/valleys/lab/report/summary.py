@@ -146,7 +146,7 @@ def unit(results: Results) -> str:
 
 
 def layouts(results: Results) -> list[Layout]:
-    """Return the layout of the batch over processes and backward passes, of each sitting."""
+    """Return the layout of the batch over processes and backward passes, of each session."""
     configuration = results.configuration
     return [
         Layout(configuration["batch_size"], configuration["micro_batch"], environment["ranks"])
@@ -304,7 +304,7 @@ def _budget(
 
 
 def _notes(results: Results, selections: Mapping[str, Mapping[int, Selection]], metric: Metric) -> list[str]:
-    # Layouts in the order of their first sitting; one backward pass in one process goes without saying.
+    # Layouts in the order of their first session; one backward pass in one process goes without saying.
     notes = [str(layout) for layout in dict.fromkeys(layouts(results)) if layout.ranks * layout.accumulation_steps > 1]
     rounds, seeds = results.configuration["rounds"], results.configuration["seeds"]
     complete = len(next(iter(selections.values()), {}))
