@@ -7,14 +7,17 @@ INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # curvlinops, which the tests compare curvature with, and what it imports: without BackPACK and their other requirements.
 CROSS_CHECKS := curvlinops-for-pytorch einconv einops linear_operator opt-einsum
 
-.PHONY: demo test lint docs links clean
+.PHONY: demo test quick lint docs links clean
 
 demo: $(LAB)
 	@echo 'Two comparisons of optimizers, about 4 minutes on 2 idle cores.'
 	$(BIN)/valleys demo --out runs/demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
+quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not (slow or browser or multiprocess or database or gpu)'
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,10 @@
 """Fixtures and settings of every test."""
 
+import os
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -9,6 +13,17 @@ import torch
 # A shell starts what is in its background with interruptions ignored, and a process passes that on to its children.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Databases wait for the disk at every commit: in memory, where there is room and compiled kernels may be loaded from
+# it, the lab's tests take half the time.
+_MEMORY = Path("/dev/shm")
+if (
+    "TMPDIR" not in os.environ
+    and os.access(_MEMORY, os.W_OK)
+    and shutil.disk_usage(_MEMORY).free > 4e9
+    and not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC
+):
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 # A busy machine makes any example late, and a run that fails must fail again.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
@@ -23,7 +38,32 @@ def _seed() -> None:
 
 _JAX = ("valleys/optax/", "transformations/", "test_parity.py", "test_benchmarks.py", "docs/optax.md")
 
+MARKS = {
+    "browser": ("test_html_browser.py", "playground/test_page.py", "playground/test_looks.py", "test_rules.py"),
+    "multiprocess": (
+        "tests/distributed/",
+        "lab/run/test_ranks.py",
+        "lab/run/test_closure.py::test_several_ranks",
+        "lab/run/test_interruption.py",
+        "lab/store/test_workers.py",
+        "integrations/test_accelerate.py",
+        "integrations/test_fsdp2.py",
+        "test_after_momentum.py::test_dtensors",
+        "test_resume_process.py",
+        "transformations/test_sharded.py",
+    ),
+    "database": ("postgresql", "test_a_password_in_the_url"),
+    "slow": tuple(Path(__file__).with_name("slow_tests.txt").read_text(encoding="utf-8").split()),
+}
+"""Markers, and what is in the names of the tests that have them. ``slow_tests.txt``: half a second or more each."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests that use JAX last: it starts threads, and a process that has them must not fork, as some tests do."""
+    """Mark tests; put those that use JAX last: it starts threads, and a process that has them must not fork."""
+    slow = set(MARKS["slow"])
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        for mark, names in MARKS.items():
+            if function in slow if mark == "slow" else any(name in item.nodeid for name in names):
+                item.add_marker(mark)
     items.sort(key=lambda item: any(part in item.nodeid for part in _JAX))

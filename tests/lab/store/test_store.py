@@ -64,6 +64,25 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return result
 
 
+def test_other_workers_are_looked_after_once_in_a_while_and_where_no_run_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    look = Store._give_up_on_the_dead
+    monkeypatch.setattr(
+        Store, "_give_up_on_the_dead", lambda self, study: (looks.append(study.study_name), look(self, study))
+    )
+    jobs = [job(point) for point in range(3)]
+    with opened(tmp_path) as store:
+        assert [store.claim(jobs) for _ in jobs] == jobs
+        assert len(looks) == 1
+        assert store.claim(jobs) is None
+        assert len(looks) == 2
+        store.heartbeat = 0
+        assert [store.claim(jobs) for _ in jobs] == [None] * 3
+        assert len(looks) == 5
+
+
 def test_a_finished_run_comes_back_unchanged_and_is_not_repeated(tmp_path: Path) -> None:
     original = record(curve=[Evaluation(1, 0.1, 0.1 + 0.2, 1 / 3)], hyperparameters={"lr": 0.1})
     with opened(tmp_path) as store:

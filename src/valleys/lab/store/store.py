@@ -77,6 +77,7 @@ class Store:
         self._claimed: dict[Job, int] = {}
         self._mark, self._marked = f"session:{uuid.uuid4()}", False
         self._maximize = False
+        self._next_look = -math.inf  # at the other workers, in seconds of the monotonic clock
 
     def __enter__(self) -> Store:
         """The store itself."""
@@ -203,9 +204,16 @@ class Store:
         """Claim for this worker the first run that nobody has finished or is at work on; None if there is none."""
         with self._exclusive:
             self._check_unchanged()
-            for study in dict.fromkeys(self._of(job) for job in jobs):
-                self._give_up_on_the_dead(study)
-            return next((job for job in jobs if self._take(job)), None)
+            claimed = None
+            # To look after the other workers takes longer than to claim: now and then, and where nothing else is left.
+            if time.monotonic() < self._next_look:
+                claimed = next((job for job in jobs if self._take(job)), None)
+            if claimed is None:
+                for study in dict.fromkeys(self._of(job) for job in jobs):
+                    self._give_up_on_the_dead(study)
+                self._next_look = time.monotonic() + self.heartbeat
+                claimed = next((job for job in jobs if self._take(job)), None)
+            return claimed
 
     def complete(self, job: Job, record: Record) -> bool:
         """Hand in a claimed run's record; False if this worker was taken for dead and another one has the run now."""
