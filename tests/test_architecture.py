@@ -27,7 +27,7 @@ MODULES = 13  # of a folder, beside __init__.py
 PARAMETERS = 8  # of a function of the lab, without self
 EQUAL_LINES = 10
 PUBLIC_NAMES = 500
-SOURCE_LINES = 34_940
+SOURCE_LINES = 34_410
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 IMPORTS = (ast.Import, ast.ImportFrom)

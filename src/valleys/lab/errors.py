@@ -76,17 +76,10 @@ def finite(value: float) -> bool:
 
 
 def typed(instance: Any, of: str = "") -> None:
-    """Refuse fields of a dataclass that are not of their declared types.
+    """Raise LabError for fields of a dataclass that are not of their declared types; ``of`` begins the message.
 
     A bool is no number, a number is finite, and a text has no control characters; one that is empty must be the
     default. Private fields are left out; so is the value of a field with the metadata ``secret``.
-
-    Args:
-        instance: the dataclass's object.
-        of: beginning of the message, such as "task 'mine': ".
-
-    Raises:
-        LabError: naming the field, what is allowed, and the value.
     """
     cls: Any = type(instance)
     for entry in dataclasses.fields(instance):

@@ -30,13 +30,7 @@ def paths(folder: Path) -> dict[str, Path]:
 
 
 def write(drawn: _Drawn, folder: Path) -> None:
-    """Write the pictures of a landscape.
-
-    Args:
-        drawn: what ``drawing`` returned, with ``title`` and ``optimizers``, the names of the whole comparison, which
-            choose the colours.
-        folder: where to.
-    """
+    """Write the pictures of a ``drawing`` with ``title`` and ``optimizers``, whose order chooses the colours."""
     for name, path in paths(folder).items():
         picture = io.BytesIO()
         PICTURES[name][0](drawn).savefig(picture, format="png", dpi=150)

@@ -25,12 +25,8 @@ def write(
 ) -> dict[str, Path]:
     """Write ``report.md``, ``report.json``, ``runs.csv``, ``report.html`` and ``curves.png``.
 
-    Args:
-        results: everything the store holds.
-        summary: what ``summarize`` made of it.
-        folder: where to.
-        command: the command line that repeats the comparison.
-        lines: Python that builds an optimizer with the values selected last, by its name. Default: none is known.
+    The command repeats the comparison; a line builds an optimizer, by its name, with the values that were selected
+    last.
     """
     paths = {
         "markdown": folder / "report.md",

@@ -15,9 +15,7 @@ from valleys.palette import COLORS, DASHES
 def draw(document: Mapping[str, Any], path: Path) -> None:
     """Draw mean and range over the runs with the selected values on fresh seeds, and the target.
 
-    Args:
-        document: what ``to_json`` made; the order of its search spaces chooses the colours.
-        path: the file to write.
+    The order of the document's search spaces chooses the colours.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

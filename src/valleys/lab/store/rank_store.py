@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 class RankStore:
     """A store that rank 0 holds and all ranks use: every method is called by all, and tells all the same.
 
-    Args:
-        ranks: the processes that share the runs. All together are one worker.
-        folder, url, name: see ``Store``.
-
-    Raises:
-        LabError: on all ranks, what ``Store`` raises on rank 0.
+    All ranks together are one worker; what ``Store`` raises on rank 0 is raised on all.
     """
 
     def __init__(self, ranks: Ranks, folder: Path, url: str | None, name: str | None) -> None:

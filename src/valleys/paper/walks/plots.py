@@ -162,11 +162,7 @@ def draw(
 
 
 def picture(function: Function, rows: Sequence[TrajectoryRow], path: Path) -> None:
-    """Draw walks on one function into a PNG file, a panel for each family of optimizers.
-
-    Raises:
-        ValueError: no walks, or one on another function.
-    """
+    """Draw walks on one function into a PNG file, a panel for each family of optimizers."""
     if not rows or any(row.function != function.name for row in rows):
         raise ValueError(f"rows: give one walk or more, all on {function.name}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg

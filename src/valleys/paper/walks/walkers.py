@@ -18,17 +18,11 @@ __all__ = ["FAMILIES", "PRESETS", "Walker", "equal_memory", "walkers"]
 
 @dataclass(frozen=True)
 class Family:
-    """A plain optimizer and its adapted form.
-
-    Args:
-        plain: name of the plain one.
-        adapted: name of the adapted one.
-        layerwise: whether it couples the coordinates of a tensor, so that walks need tensors of their own.
-    """
+    """A plain optimizer and its adapted form."""
 
     plain: str
     adapted: str
-    layerwise: bool = False
+    layerwise: bool = False  # whether it couples the coordinates of a tensor, so that walks need tensors of their own
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -41,22 +35,14 @@ FAMILIES: Mapping[str, Family] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings for the walks on one function.
-
-    Args:
-        steps: of each walk.
-        lr: learning rate of each family.
-        alpha: strength of E.
-        beta1: memory of E.
-        momentum: of SGD, and first beta of Adam and LAMB, of ESGD, EAdam and ALTO just so.
-        beta2: memory of the second moments: of Adam's family and of LAMB's.
-    """
+    """Settings for the walks on one function."""
 
     steps: int
-    lr: Mapping[str, float]
-    alpha: float = -50.0
-    beta1: float = 0.99
-    momentum: float = 0.9
+    lr: Mapping[str, float]  # learning rate of each family
+    alpha: float = -50.0  # strength of E
+    beta1: float = 0.99  # memory of E
+    momentum: float = 0.9  # of SGD, and first beta of Adam and LAMB, of ESGD, EAdam and ALTO just so
+    # Memory of the second moments: of Adam's family and of LAMB's.
     beta2: Mapping[str, float] = field(default_factory=lambda: {"adam": 0.999, "lamb": 0.99})
 
 

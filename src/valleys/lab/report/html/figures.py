@@ -66,10 +66,7 @@ def strip(
 ) -> Figure:
     """Draw a row for each optimizer: small marks, and a large one with whiskers.
 
-    Args:
-        rows: name, number, values with their hover texts, the large mark's value, its interval, and its hover text.
-        title: of the axis.
-        log: whether the axis is logarithmic.
+    A row is: name, number, values with their hover texts, the large mark's value, its interval, and its hover text.
     """
     data = []
     for name, number_, values, hovers, center, limits, hover in rows:

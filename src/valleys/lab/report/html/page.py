@@ -29,23 +29,14 @@ __all__ = ["merge", "render", "write"]
 
 @dataclass(frozen=True)
 class Section:
-    """One comparison on the page.
+    """One comparison on the page."""
 
-    Args:
-        anchor: its place, for links.
-        label: its heading.
-        document: what the report says.
-        figures: the charts by name; None where there is nothing to draw.
-        tables: the tables by name.
-        flatness: the tables of what was measured of the finished runs.
-    """
-
-    anchor: str
+    anchor: str  # for links
     label: str
     document: Mapping[str, Any]
-    figures: Mapping[str, Figure | None]
+    figures: Mapping[str, Figure | None]  # None where there is nothing to draw
     tables: Mapping[str, Table]
-    flatness: Sequence[Table]
+    flatness: Sequence[Table]  # of the finished runs
 
 
 def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> str:

@@ -186,12 +186,9 @@ def rule(at: float, across: str = "y", label: str = "") -> dict[str, Any]:
 
 
 def control(name: str, choices: Sequence[Choice], active: int = 0) -> Figure:
-    """Return a row of buttons above a figure, of which one is pressed.
+    """Return a row of buttons above a figure, of which ``active`` is pressed at first.
 
-    Args:
-        name: what is chosen, for screen readers.
-        choices: label, and changes of all traces and of the layout as ``Plotly.update`` takes them.
-        active: number of the one that is pressed at first. Default: the first.
+    The name is what is chosen, for screen readers; a choice changes traces and layout as ``Plotly.update`` does.
     """
     return {
         "name": name,
