@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LITTER = (".report.*.????????", ".runs.csv.????????", ".attribution.*.????????", ".landscape*.????????", "*.new")
 _OLD = 3600.0  # seconds
@@ -35,3 +40,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def write_picture(path: Path, figure: Figure) -> None:
+    """Write a figure of matplotlib's as PNG, whole or not at all."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_whole(path, picture.getvalue())
