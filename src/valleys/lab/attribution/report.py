@@ -23,21 +23,11 @@ from valleys.lab.statistics.shapley import Decomposition, Effect
 if TYPE_CHECKING:
     from valleys.lab.attribution.attribute import Attribution
 
-__all__ = ["effects", "write"]
-
 
 def write(
     result: Attribution, recipes: Mapping[str, Recipe], fixed: Mapping[str, float], folder: Path, command: str
 ) -> dict[str, Path]:
-    """Write ``attribution.md``, ``attribution.json`` and, where the effects have values, ``waterfall.png``.
-
-    Args:
-        result: the attribution.
-        recipes: those that were run, by name.
-        fixed: hyperparameters that were not tuned.
-        folder: where to.
-        command: the command line that repeats it.
-    """
+    """Write ``attribution.md``, ``attribution.json`` and, where the effects have values, ``waterfall.png``."""
     paths = {"markdown": folder / "attribution.md", "json": folder / additions.ATTRIBUTION}
     decomposition, metric = result.decomposition, result.comparison.test_metric
     picture, start = folder / "waterfall.png", _start(result)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from valleys.lab.errors import LabError, shortened
 
-__all__ = ["Batch", "Reader", "Split", "Stream", "count", "moved", "taken"]
+__all__ = ["Batch", "Reader", "Split", "Stream", "count"]
 
 Batch: TypeAlias = Tensor | Mapping[str, Tensor]
 """One side of some examples, as a tensor whose first dimension counts them, or several such tensors by name."""

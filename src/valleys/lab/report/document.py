@@ -86,6 +86,7 @@ def to_markdown(document: Mapping[str, Any], summary: Summary, drawn: Mapping[st
     """Return the report as Markdown; ``document`` is what ``to_json`` made of the summary, ``drawn`` the landscape."""
     configuration = document["configuration"]
     index = reading.indices([document])
+    python = [f"optimizer = {line}  # {' '.join(name.split())}" for name, line in document["lines"].items()]
     parts = [
         f"# {escape(configuration['task'])} at batch {configuration['batch_size']}",
         tables.results(document, index).to_markdown(),
@@ -103,7 +104,7 @@ def to_markdown(document: Mapping[str, Any], summary: Summary, drawn: Mapping[st
         tables.settings(document).to_markdown(),
         "## Search space",
         tables.spaces(document, index).to_markdown(),
-        *_code("Python", _python(document["lines"]), "python"),
+        *_code("Python", "\n".join(python), "python"),
         "## Environment",
         tables.environments(document).to_markdown(),
         *_code("Command", document["command"]),
@@ -216,10 +217,6 @@ def _landscape(drawn: Mapping[str, Any] | None, document: Mapping[str, Any]) -> 
 
 def _notes(notes: Sequence[str]) -> str:
     return "\n".join(f"* Note: {escape(note)}." for note in notes)
-
-
-def _python(lines: Mapping[str, str]) -> str:
-    return "\n".join(f"optimizer = {line}  # {' '.join(name.split())}" for name, line in lines.items())
 
 
 def _code(title: str, text: str, language: str = "") -> list[str]:

@@ -13,7 +13,7 @@ from valleys.lab.statistics.intervals import Scale, scale_of, standard_error, t_
 from valleys.lab.statistics.outcome import Metric
 from valleys.lab.statistics.paired import least_difference
 
-__all__ = ["MOST_SWITCHES", "Decomposition", "Effect", "decompose", "designed"]
+__all__ = ["Decomposition", "Effect", "decompose"]
 
 MOST_SWITCHES = 5
 """Switches whose combinations are all run; of more, each is changed alone."""

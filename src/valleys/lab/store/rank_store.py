@@ -39,18 +39,9 @@ class RankStore:
         for store in self._stores:
             store.__exit__(kind, error, trace)
 
-    def configure(
-        self,
-        configuration: Mapping[str, Any],
-        environment: Mapping[str, Any],
-        spaces: Mapping[str, Mapping[str, Range]],
-        request: Mapping[str, Any] | None = None,
-        settings: Mapping[str, Mapping[str, Any]] | None = None,
-        fingerprint: Mapping[str, Any] | None = None,
-    ) -> list[str]:
+    def configure(self, *about: Mapping[str, Any]) -> list[str]:
         """``Store.configure`` on rank 0."""
-        arguments = configuration, environment, spaces, request, settings, fingerprint
-        return self._ranks.decide(lambda: self._stores[0].configure(*arguments))
+        return self._ranks.decide(lambda: self._stores[0].configure(*about))
 
     def claim(self, jobs: Sequence[Job]) -> Job | None:
         """``Store.claim`` on rank 0."""

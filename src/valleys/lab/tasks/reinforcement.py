@@ -17,7 +17,7 @@ from valleys.lab.errors import LabError
 from valleys.lab.problem.loop import Diverged, Loop, Running
 from valleys.lab.problem.schedules import Schedule
 
-__all__ = ["COLLECT", "load"]
+__all__ = ["load"]
 
 COLLECT = 2048
 """Steps in the environments, all together, before each update of the policy."""
