@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,12 +166,15 @@ def walkers(
         raise ValueError(f"beta2 {beta2}: choose 0 <= beta2 < 1")
     check_explore(alpha, beta1, beta_name="beta1")
     longer = equal_memory(momentum, alpha)
-    make = _MAKERS[family]
+    plain, adapted, options = _CLASSES[family]
     names = FAMILIES[family]
     shorter_step = (1 - longer) / (1 - momentum) if family == "sgd" else 1.0
 
     def walker(name: str, role: str, rate: float, memory: float, strength: float) -> Walker:
-        return Walker(name, role, family, rate, memory, lambda p: make(p, rate, memory, beta2, strength, beta1))
+        own = {"lr": rate, **options}
+        own |= {"momentum": memory} if family == "sgd" else {"betas": (memory, beta2)}
+        explore = {"alpha": strength, "beta": beta1} if strength else {}
+        return Walker(name, role, family, rate, memory, lambda p: (adapted if explore else plain)(p, **own, **explore))
 
     return (
         walker(names.plain, "plain", lr, momentum, 0.0),
@@ -179,23 +183,9 @@ def walkers(
     )
 
 
-# Each: parameters, learning rate, momentum, beta2, alpha, beta1. torch's foreach only costs time on tensors so small.
-def _sgd(p: Sequence[Tensor], lr: float, momentum: float, beta2: float, alpha: float, beta1: float) -> Optimizer:
-    if alpha == 0:
-        return torch.optim.SGD(p, lr=lr, momentum=momentum, foreach=False)
-    return ESGD(p, lr=lr, momentum=momentum, alpha=alpha, beta=beta1, foreach=False)
-
-
-def _adam(p: Sequence[Tensor], lr: float, momentum: float, beta2: float, alpha: float, beta1: float) -> Optimizer:
-    if alpha == 0:
-        return torch.optim.Adam(p, lr=lr, betas=(momentum, beta2), foreach=False)
-    return EAdam(p, lr=lr, betas=(momentum, beta2), alpha=alpha, beta=beta1, foreach=False)
-
-
-def _lamb(p: Sequence[Tensor], lr: float, momentum: float, beta2: float, alpha: float, beta1: float) -> Optimizer:
-    if alpha == 0:
-        return Lamb(p, lr=lr, betas=(momentum, beta2), weight_decay=0.0, layer_adaptation=True)
-    return ALTO(p, lr=lr, betas=(momentum, beta2), alpha=alpha, beta=beta1, weight_decay=0.0, layer_adaptation=True)
-
-
-_MAKERS = {"sgd": _sgd, "adam": _adam, "lamb": _lamb}
+# Plain and adapted class, and options of both; torch's foreach only costs time on tensors so small.
+_CLASSES: Mapping[str, tuple[Any, Any, Mapping[str, Any]]] = {
+    "sgd": (torch.optim.SGD, ESGD, {"foreach": False}),
+    "adam": (torch.optim.Adam, EAdam, {"foreach": False}),
+    "lamb": (Lamb, ALTO, {"weight_decay": 0.0, "layer_adaptation": True}),
+}
