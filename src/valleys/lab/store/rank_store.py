@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from valleys.lab.optimizers.spec import Range
 
 
-class RankStore:
+class RankStore(AbstractContextManager["RankStore"]):
     """A store that rank 0 holds and all ranks use: every method is called by all, and tells all the same.
 
     All ranks together are one worker; what ``Store`` raises on rank 0 is raised on all.
@@ -27,10 +27,6 @@ class RankStore:
         self._ranks = ranks
         self._stores: list[Store] = []
         ranks.decide(lambda: self._stores.append(Store(folder, url, name)))
-
-    def __enter__(self) -> RankStore:
-        """The store itself."""
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

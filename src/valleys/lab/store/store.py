@@ -18,7 +18,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from valleys.lab.optimizers.spec import Range
 
 
-class Store:
+class Store(AbstractContextManager["Store"]):
     """The runs of one comparison, in the SQLite file of its folder or in an Optuna storage, by URL and name.
 
     The heartbeat is the seconds between two signs of life, at least 1. A worker on another machine is taken for dead
@@ -73,10 +73,6 @@ class Store:
         self._claimed: dict[Job, int] = {}
         self._mark, self._marked = f"sitting:{uuid.uuid4()}", False
         self._maximize = False
-
-    def __enter__(self) -> Store:
-        """The store itself."""
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path as FilePath
 from types import TracebackType
 from typing import Any
@@ -120,7 +121,7 @@ def record(
     return Recorder(optimizer, model, {**settings, "per_layer": per_layer, "path": path})
 
 
-class Recorder:
+class Recorder(AbstractContextManager["Recorder"]):
     """Recorder of an optimizer's steps, attached by :func:`record`."""
 
     def __init__(self, optimizer: Optimizer, model: nn.Module | None, settings: dict[str, Any]) -> None:
@@ -227,9 +228,6 @@ class Recorder:
     def remove(self) -> None:
         """Detaches: the optimizer is as it was. The rows stay; a last one without its next gradient stays so."""
         self._steps.remove()
-
-    def __enter__(self) -> Recorder:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
