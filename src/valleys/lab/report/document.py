@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from valleys.lab.atomic_write import write_whole
+from valleys.lab.atomic_write import write_json, write_whole
 from valleys.lab.flatness import pictures
 from valleys.lab.flatness import text as flat
 from valleys.lab.report import additions, html, learning_curves, runs, schema
@@ -40,8 +39,7 @@ def write(
     if "attribution" in page:
         document["attribution"] = page["attribution"]
     write_whole(paths["markdown"], to_markdown(document, summary, additions.read(folder / additions.DRAWING)))
-    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
-    write_whole(paths["json"], text + "\n")
+    write_json(paths["json"], document)
     write_whole(paths["csv"], runs.to_csv(document))
     html.write([page], paths["html"])
     learning_curves.draw(document, paths["curves"])
@@ -119,11 +117,7 @@ def plain(value: Any) -> Any:
         >>> plain({"loss": (1.0, float("inf"))})
         {'loss': [1.0, None]}
     """
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def _measured(results: Results, summary: Summary) -> dict[str, Any] | None:

@@ -183,7 +183,8 @@ class Recorder(AbstractContextManager["Recorder"]):
             path: the file.
         """
         document = {"settings": dict(self._settings), "rows": self.rows, "layers": self.layers}
-        FilePath(path).write_text(json.dumps(_finite(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        finite = json.loads(json.dumps(document), parse_constant=lambda _: None)  # JSON knows neither infinity nor NaN
+        FilePath(path).write_text(json.dumps(finite, indent=1) + "\n", encoding="utf-8")
 
     def path(self) -> Path:
         """The positions kept, the first at the start.
@@ -260,12 +261,3 @@ def _check(optimizer: object, every: int, window: int, projection: int | None, p
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             refuse_shards(parameter)
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

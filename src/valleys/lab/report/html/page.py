@@ -157,17 +157,10 @@ def _section(number: int, document: Mapping[str, Any], label: str, index: dict[s
 
 def _json(value: Any) -> Markup:
     """Return a value as JSON that may stand in a script element: nothing in it ends one."""
-    text = json.dumps(_rounded(value), allow_nan=False, separators=(",", ":"))
+    # Seven digits are as many as a reader may see, and a thousand evaluations add up.
+    rounded = json.loads(json.dumps(value, allow_nan=False), parse_float=lambda digits: float(f"{float(digits):.7g}"))
+    text = json.dumps(rounded, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
-
-
-def _rounded(value: Any) -> Any:
-    """Return a figure whose numbers have the seven digits that a reader may see: a thousand evaluations add up."""
-    if isinstance(value, Mapping):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(entry) for entry in value]
-    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def _colors() -> dict[str, str]:
