@@ -39,9 +39,6 @@ from valleys.paper.theory import (
 __all__ = ["main", "parser"]
 
 BATCHES = (1, 10, 100, 1000, 100_000)
-PUBLISHED = ((8052, 826, 104, 32, 24), (8034, 803, 82, 15, 10), (7906, 776, 81, 15, 9), (8014, 782, 66, 13, 10),
-             (4214, 427, 51, 13, 9))  # fmt: skip
-"""Steps of the notes' table, by family and batch."""
 
 SGD, MOMENTUM, LARGE, SMALL, FREE, ALONE = FAMILIES
 DECAYS = ("linear", "cosine", "quarters")
@@ -182,14 +179,7 @@ def _model_text() -> str:
 
 
 def _constant_table(batches: Sequence[int], found: dict[str, list[Best]]) -> str:
-    rows = []
-    for index, family in enumerate(FAMILIES):
-        cells = []
-        for batch, best in zip(batches, found[family.name], strict=True):
-            has_paper = index < len(PUBLISHED) and batch in BATCHES
-            before = PUBLISHED[index][BATCHES.index(batch)] if has_paper else None
-            cells.append(f"{best.value:.0f}" + ("" if before in (None, best.value) else f" (notes: {before})"))
-        rows.append([family.name, *cells])
+    rows = [[family.name, *(f"{best.value:.0f}" for best in found[family.name])] for family in FAMILIES]
     return table(["batch", *map(str, batches)], rows)
 
 

@@ -26,7 +26,7 @@ __all__ = ["DEFAULT", "First", "benchmark", "measure"]
 DEFAULT = r"^(ALTO|Lamb) (c|triton|compiled)$|^adapt\(AdamW fused\)$"
 
 COLD, WARM = 20.0, 5.0
-"""The issue's bounds, in seconds."""
+"""Bounds, in seconds."""
 
 METHOD = """\
 Each figure is the median over fresh processes, between the end of the imports and the end of the first step:

@@ -353,7 +353,7 @@ def write(all_cases: Mapping[str, Case], runs: Path, texts: Mapping[str, str]) -
 
 
 def _says(low: float, high: float) -> str:
-    return "smaller" if high < 1 else "larger" if low > 1 else "no difference seen"
+    return "smaller" if high < 1 else "larger" if low > 1 else "no measurable difference"
 
 
 def main() -> None:

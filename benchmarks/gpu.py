@@ -115,7 +115,7 @@ def _parent(options: argparse.Namespace, words: list[str]) -> int:
 
 
 def _part(options: argparse.Namespace, words: list[str], name: str, end: float) -> dict[str, Any]:
-    """Run a part's process, and again from behind the measurement in which it died; return what became of it."""
+    """Run a part's process, and again from behind the measurement in which it died; return its status."""
     start, starts, path, count = time.time(), 0, _path(options, name), 0
     while True:
         starts += 1

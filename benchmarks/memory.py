@@ -126,7 +126,7 @@ def benchmark(names: Sequence[str], set_name: str, device: str, threads: int, te
         listing(texts),
         METHOD,
         memory_table(results),
-        "## The issue's bounds",
+        "## Bounds",
         bounds_table(results),
     ]
     out.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def memory_table(found: Sequence[Memory]) -> str:
 
 
 def bounds_table(found: Sequence[Memory]) -> str:
-    """The issue's bounds: demanded, found, met or not.
+    """Bounds: demanded, measured, met or not.
 
     Args:
         found: what was measured.

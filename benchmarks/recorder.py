@@ -36,7 +36,7 @@ BLOCK = 100
 """Steps in a block: as many as the defaults record one or two of."""
 
 LIMIT = 0.05
-"""The issue's: cost below 5 % of a step."""
+"""Bound: cost below 5 % of a step."""
 
 WAYS: dict[str, dict[str, Any]] = {
     "default (every=50)": {},

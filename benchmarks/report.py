@@ -89,7 +89,7 @@ def step_table(timings: Sequence[Timing], numel: int) -> str:
 
 
 def reach_table(verdicts: Sequence[Verdict]) -> str:
-    """The issue's bounds: demanded, found, met or not.
+    """Bounds: demanded, measured, met or not.
 
     Args:
         verdicts: what :func:`reach.judge` returned.

@@ -1,8 +1,14 @@
 """Fixtures and settings of every test."""
 
+import signal
+
 import hypothesis
 import pytest
 import torch
+
+# A shell starts what is in its background with interruptions ignored, and a process passes that on to its children.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine makes any example late, and a run that fails must fail again.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)

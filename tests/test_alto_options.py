@@ -243,3 +243,41 @@ def test_a_fused_kernel_that_is_gone_changes_nothing(cls: Any) -> None:
     with pytest.raises(RuntimeError, match=r"fused='triton'"):
         optimizer.step()
     assert optimizer.state[param]["step"].item() == 1
+
+
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("valleys.alto._reported_rates", [])
+
+
+@pytest.mark.usefixtures("unreported")
+@pytest.mark.parametrize("rate", [3e-4, torch.tensor(3e-4)])
+def test_a_rate_left_over_from_adamw_is_reported_once(rate: Any) -> None:
+    with pytest.warns(UserWarning, match=r"lr = 0.0003 is low for ALTO.*valleys suggest --from adamw --lr 0.0003"):
+        valleys.ALTO([torch.ones(2, 2)], lr=rate)
+    valleys.ALTO([torch.ones(2, 2)], lr=rate)  # a second warning would be an error here
+
+
+@pytest.mark.usefixtures("unreported")
+def test_a_low_rate_of_a_group_is_reported_where_the_group_is_added() -> None:
+    optimizer = valleys.ALTO([torch.ones(2, 2)])
+    optimizer.add_param_group({"params": [torch.ones(3)], "lr": 1e-5, "layer_adaptation": False})
+    with pytest.warns(UserWarning, match="lr = 2e-05 is low"):
+        optimizer.add_param_group({"params": [torch.ones(3, 1)], "lr": 2e-5})
+
+
+@pytest.mark.usefixtures("unreported")
+def test_no_rate_is_called_low_that_may_be_meant() -> None:
+    parameters = [torch.ones(2, 2)]
+    for optimizer in (
+        valleys.ALTO(parameters, lr=0.0),
+        valleys.ALTO(parameters, lr=1e-3),
+        valleys.ALTO(parameters),
+        valleys.Lamb(parameters, lr=1e-4),
+    ):
+        optimizer.step()
+    valleys.ALTO(parameters, lr=1e-4, layer_adaptation=False)
+    optimizer = valleys.ALTO(parameters)
+    torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1e-3)  # a warm-up passes through low rates
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())

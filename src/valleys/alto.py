@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from valleys._engine.layerwise import Layerwise, Params
 
 __all__ = ["ALTO", "Lamb"]
+
+_LOW_RATE = 1e-3
+_reported_rates: list[float] = []  # at most one: the warning comes once in a process
 
 
 class ALTO(Layerwise):
@@ -39,7 +43,8 @@ class ALTO(Layerwise):
 
     Args:
         params: parameters, named parameters or parameter groups; :func:`valleys.param_groups` makes good ones.
-        lr: learning rate, >= 0: the relative length of a layer's step. A tensor is allowed. Default: 1e-2.
+        lr: learning rate, >= 0: the relative length of a layer's step. A first value is 0.4 / sqrt(updates), see
+            ``valleys suggest --from``; below 1e-3 a warning comes once. A tensor is allowed. Default: 1e-2.
         betas: decay rates of the first and the second moment, each in [0, 1); the paper's beta2 and beta3. Default:
             (0.9, 0.99).
         alpha: strength of E, ``|alpha| * (1 - beta) < 1``; below 0 explores, above 0 exploits; see
@@ -128,6 +133,16 @@ class ALTO(Layerwise):
     ) -> None:
         super().__init__(params, _options(locals()))
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group; its options are checked like the constructor's."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        rate = group["lr"]
+        if isinstance(rate, Tensor) and rate.device.type != "cpu":  # to read it would wait for the device
+            return
+        if group["layer_adaptation"] is not False:
+            _warn_of_low_rate(float(rate))
+
 
 class Lamb(Layerwise):
     r"""LAMB: ALTO at alpha = 0, without E's buffer.
@@ -194,6 +209,20 @@ class Lamb(Layerwise):
         seed: int = 0,
     ) -> None:
         super().__init__(params, _options(locals()))
+
+
+def _warn_of_low_rate(rate: float) -> None:
+    """Warn once about a learning rate that an elementwise optimizer left; 0 is what a warm-up starts from."""
+    if not 0.0 < rate < _LOW_RATE or _reported_rates:
+        return
+    _reported_rates.append(rate)
+    warnings.warn(
+        f"lr = {rate:g} is low for ALTO, whose step changes each layer by lr of its own length: a rate tuned for AdamW "
+        "does not carry over. A first one is 0.4 / sqrt(updates), see `valleys suggest --from adamw --lr "
+        f"{rate:g} --steps UPDATES --batch-size EXAMPLES`; runs of over 100,000 updates may need so low a rate",
+        UserWarning,
+        stacklevel=6,
+    )
 
 
 def _options(arguments: dict[str, Any]) -> dict[str, Any]:

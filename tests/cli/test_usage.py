@@ -14,7 +14,7 @@ import typer.main
 from valleys.cli.app import app
 from valleys.lab.config import ComparisonConfig
 from valleys.lab.landscape import LandscapeConfig
-from valleys.lab.recommend import BriefRunConfig
+from valleys.lab.suggestions.brief_run import BriefRunConfig
 from valleys.paper.reproduce import ReproductionConfig
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,7 @@ from valleys.lab.comparison import dry_run
 from valleys.lab.errors import LARGEST
 from valleys.lab.landscape import LandscapeConfig
 from valleys.lab.optimizers.spec import OptimizerSpec
-from valleys.lab.recommend import BriefRunConfig
+from valleys.lab.suggestions.brief_run import BriefRunConfig
 from valleys.paper.reproduce import ReproductionConfig
 
 TASK = lab_fakes.points()

@@ -20,7 +20,7 @@ from valleys.lab.errors import UNPRINTABLE, LabError
 COMMANDS = {
     "compare": "Compare optimizers in rounds of equal tuning and fresh seeds.",
     "attribute": "Find which part of a recipe makes the difference to another.",
-    "suggest": "Say what the paper's rule means for a batch size.",
+    "suggest": "Suggest a learning rate, alpha and beta for a batch size.",
     "tasks": "List the tasks.",
     "optimizers": "List the optimizers and what is tuned, or explain one.",
     "demo": "Compare AdamW, LAMB and ALTO on digits and sine.",

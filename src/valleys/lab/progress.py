@@ -33,7 +33,7 @@ class Pace:
             self._first = finished
 
     def left(self) -> float | None:
-        """Return the seconds to the end at the pace of this sitting; None before its first run is finished."""
+        """Return the seconds to the end at the pace of this session; None before its first run is finished."""
         count = self.finished - self._first
         return (self._clock() - self._start) / count * (self.runs - self.finished) if count > 0 else None
 

@@ -209,14 +209,14 @@ def test_the_layout_of_the_batch_is_told_where_it_is_not_one_backward_pass_in_on
 
     alone, shared = contents.environments[0], {**contents.environments[0], "ranks": 2}
     accumulated = {**contents.configuration, "micro_batch": 5}
-    sittings = replace(contents, configuration=accumulated, environments=[shared, alone, {**shared, "torch": "3"}])
-    markdown, document = written(sittings, tmp_path)
+    sessions = replace(contents, configuration=accumulated, environments=[shared, alone, {**shared, "torch": "3"}])
+    markdown, document = written(sessions, tmp_path)
     notes = [line for line in markdown.splitlines() if "global batch" in line]
     assert notes == [
         "* Note: global batch 16: at most 5 per rank x 2 ranks x 2 accumulation steps.",
         "* Note: global batch 16: at most 5 per rank x 1 rank x 4 accumulation steps.",
     ]
-    assert "|  | sitting 1 | sitting 2 | sitting 3 |" in markdown
+    assert "|  | session 1 | session 2 | session 3 |" in markdown
     assert "| torch | 2.6 | 2.6 | 3 |\n" in markdown
     assert "| ranks | 2 | 1 | 2 |\n" in markdown
     assert [entry["ranks"] for entry in document["global_batch"]] == [2, 1, 2]

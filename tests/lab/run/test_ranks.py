@@ -111,14 +111,14 @@ def test_ranks_share_decisions_and_errors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("begun", "continued"), [(1, 2), (4, 1)])
 def test_a_folder_may_be_continued_with_another_number_of_processes(begun: int, continued: int, tmp_path: Path) -> None:
-    def sitting(size: int, **options: Any) -> list[Sitting]:
+    def session(size: int, **options: Any) -> list[Sitting]:
         if size == 1:
             return [worlds.comparison(tmp_path / "out", options)]
-        return values(world(size, tmp_path / f"sitting {options}", worlds.comparison, tmp_path / "out", options))
+        return values(world(size, tmp_path / f"session {options}", worlds.comparison, tmp_path / "out", options))
 
     whole = worlds.comparison(tmp_path / "whole", {}).comparison
-    sitting(begun, trials=1, seeds=1)
-    ranks = sitting(continued)
+    session(begun, trials=1, seeds=1)
+    ranks = session(continued)
     comparison = ranks[0].comparison
     assert all(rank.comparison == comparison for rank in ranks)
     assert comparison.selected == whole.selected

@@ -96,7 +96,7 @@ def test_finished_runs_never_become_fewer_and_end_at_the_total() -> None:
     assert all(after == before + 1 for before, after in itertools.pairwise(counts))
 
 
-def test_pace_knows_the_time_left_after_the_first_run_of_this_sitting() -> None:
+def test_pace_knows_the_time_left_after_the_first_run_of_this_session() -> None:
     now = 100.0
     pace = Pace(10, clock=lambda: now)
     pace.update(4)

@@ -1,7 +1,9 @@
 """Stability on a quadratic: against the reference's own steps, against eigenvalues, and against known methods."""
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,3 +178,13 @@ def test_the_response_is_what_the_reference_does_to_a_wave() -> None:
 def test_arguments_out_of_range_are_refused(call: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_the_documented_cliffs_are_those_of_the_widest_alpha() -> None:
+    text = " ".join((Path(__file__).parents[3] / "docs" / "analysis.md").read_text(encoding="utf-8").split())
+    sentence = text[text.index("With a momentum of 0.9, c* is") + len("With a momentum of 0.9") :]
+    pairs = re.findall(r"(-0\.\d+) for (?:beta1 = )?(\.\d+)", sentence)[:4]
+    assert len(pairs) == 4
+    for c, beta1 in pairs:
+        alpha = widest(float(beta1), 0.9)[0]
+        assert f"{alpha * (1 - float(beta1)):.3f}" == c

@@ -1,4 +1,4 @@
-"""Fingerprint of a problem: what must be the same for the results of two sittings to belong together."""
+"""Fingerprint of a problem: what must be the same for the results of two sessions to belong together."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TOLERANCE = 1e-3  # relative; image decoders, and sines on other processors, di
 def fingerprint(
     problem: Problem, file: Path | None = None, is_object: bool = False, optimizers: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return what must be the same for the results of two sittings to belong together, for ``changes`` to compare.
+    """Return what must be the same for the results of two sessions to belong together, for ``changes`` to compare.
 
     Of a task its data; of one in a file the sources, of an object the initial weights and a loss; the sources of
     optimizers that are named as ``module:callable``, but for installed packages.

@@ -116,7 +116,7 @@ def unit(results: Results) -> str:
 
 
 def layouts(results: Results) -> list[Layout]:
-    """Return the layout of the batch over processes and backward passes, of each sitting."""
+    """Return the layout of the batch over processes and backward passes, of each session."""
     configuration = results.configuration
     return [
         Layout(configuration["batch_size"], configuration["micro_batch"], environment["ranks"])
@@ -274,7 +274,7 @@ def _budget(
 
 
 def _notes(results: Results, selections: Mapping[str, Mapping[int, Selection]], metric: Metric) -> list[str]:
-    # Layouts in the order of their first sitting; one backward pass in one process goes without saying.
+    # Layouts in the order of their first session; one backward pass in one process goes without saying.
     notes = [str(layout) for layout in dict.fromkeys(layouts(results)) if layout.ranks * layout.accumulation_steps > 1]
     rounds, seeds = results.configuration["rounds"], results.configuration["seeds"]
     complete = len(next(iter(selections.values()), {}))
@@ -310,7 +310,7 @@ def _notes(results: Results, selections: Mapping[str, Mapping[int, Selection]], 
     elif 1 < rounds < _FEW:
         notes.append(f"{rounds} rounds make wide intervals; use at least {_FEW}")
     if rounds == seeds == 1:
-        notes.append("one run per optimizer: there are no intervals, and no difference can be established")
+        notes.append("one run per optimizer: there are no intervals, and no difference can be significant")
     return notes
 
 

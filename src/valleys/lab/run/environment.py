@@ -11,7 +11,7 @@ import torch
 
 
 def environment(device: str, ranks: int = 1) -> dict[str, Any]:
-    """Versions and hardware, for the report and for a warning when they change between two sittings.
+    """Versions and hardware, for the report and for a warning when they change between two sessions.
 
     Example:
         >>> sorted(environment("cpu"))

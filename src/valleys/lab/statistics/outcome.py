@@ -57,7 +57,7 @@ class Verdict:
 
     Args:
         first, second: the pair, in the order in which it was planned.
-        better: the better of the two; None where no difference is established.
+        better: the better of the two; None where no difference is significant.
         unit: "round"; "seed" where there is one round, and the verdict speaks of its tuned values alone.
         units: how many both finished.
         lost: how many each of the two lost to divergence.

@@ -37,6 +37,6 @@ def plain_space(space: Mapping[str, Range]) -> dict[str, list[Any]]:
 
 
 def environment_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return a warning if this sitting's environment is not that of the last one."""
+    """Return a warning if this session's environment is not that of the last one."""
     changed = [f"{name} {before.get(name)} then, {now[name]} now" for name in now if now[name] != before.get(name)]
-    return [f"the environment changed since the last sitting: {'; '.join(changed)}"] if changed else []
+    return [f"the environment changed since the last session: {'; '.join(changed)}"] if changed else []

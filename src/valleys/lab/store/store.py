@@ -71,7 +71,7 @@ class Store(AbstractContextManager["Store"]):
         self._studies: dict[str, optuna.Study] = {}
         self._records: dict[str, dict[Key, Record]] = {}
         self._claimed: dict[Job, int] = {}
-        self._mark, self._marked = f"sitting:{uuid.uuid4()}", False
+        self._mark, self._marked = f"session:{uuid.uuid4()}", False
         self._maximize = False
 
     def __exit__(

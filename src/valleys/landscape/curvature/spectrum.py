@@ -258,7 +258,7 @@ class _Solver:
 
 
 def _complement(product: Product, vectors: Array, away: float) -> Product:
-    """The operator without the vectors' space, which gets an eigenvalue that nobody asks for."""
+    """Deflate ``vectors``: project them out and shift their eigenvalue out of the searched range."""
 
     def projected(vector: Array) -> Array:
         inside = vectors @ (vectors.T @ vector)

@@ -304,7 +304,7 @@ def _label(row: TrajectoryRow, function: Function) -> str:
     elif function.dimension == 1:
         words = f"{measures.passed} minim{'um' if measures.passed == 1 else 'a'} passed"
     elif measures.floor is not None:
-        words = f"{measures.floor:.2f} of floor"
+        words = f"valley floor walked: {measures.floor:.2f}"
     else:
         words = f"lowest f = {measures.lowest:.2g}"
     return f"{row.walker.name} (lr {row.walker.lr:.2g}): {words}"

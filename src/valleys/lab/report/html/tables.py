@@ -216,12 +216,12 @@ def settings(document: Document) -> Table:
 
 
 def environments(document: Document) -> Table:
-    """Make the table of the environments, a column per sitting."""
-    sittings = document["environments"]
-    alone = all(environment["ranks"] == 1 for environment in sittings)
-    names = dict.fromkeys(name for environment in sittings for name in environment if not (alone and name == "ranks"))
-    rows = [[Cell(name.replace("_", " ")), *(Cell(str(one.get(name, "-"))) for one in sittings)] for name in names]
-    titles = ["", *([f"sitting {k}" for k in range(1, len(sittings) + 1)] if len(sittings) > 1 else ["value"])]
+    """Make the table of the environments, a column per session."""
+    sessions = document["environments"]
+    alone = all(environment["ranks"] == 1 for environment in sessions)
+    names = dict.fromkeys(name for environment in sessions for name in environment if not (alone and name == "ranks"))
+    rows = [[Cell(name.replace("_", " ")), *(Cell(str(one.get(name, "-"))) for one in sessions)] for name in names]
+    titles = ["", *([f"session {k}" for k in range(1, len(sessions) + 1)] if len(sessions) > 1 else ["value"])]
     return Table("Environment", titles, [False] * len(titles), rows, sortable=False)
 
 

@@ -18,10 +18,10 @@ from valleys.lab.errors import LabError
 from valleys.lab.optimizers import resolve
 from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.task import Split, Task
-from valleys.lab.recommend import recommend as advise
-from valleys.lab.recommendation import Recommendation, Trial, from_memory
 from valleys.lab.run import trainer
 from valleys.lab.run.noise_scale import Measurement
+from valleys.lab.suggestions.brief_run import recommend as advise
+from valleys.lab.suggestions.recommendation import Recommendation, Trial, from_memory
 
 
 class Linear(nn.Module):
@@ -130,7 +130,7 @@ def test_the_brief_run_has_a_constant_learning_rate_in_the_middle_of_the_range(m
         (2999, (100.0, 300.0), None, "not clear"),
         (11, (100.0, 300.0), None, "not clear"),
         (200, (100.0, 300.0), "between", "saves steps and costs examples"),
-        (200, (100.0, math.inf), None, "--steps"),
+        (200, (100.0, math.inf), None, "--brief-steps"),
         (200, None, None, "not known here"),
     ],
 )

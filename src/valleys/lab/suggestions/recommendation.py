@@ -142,7 +142,7 @@ def _meaning(advice: Recommendation) -> list[str]:
         "signal": f"batch {batch} is far above it: diminishing returns, a smaller one needs fewer examples and hardly "
         "more steps",
         "between": f"batch {batch} is of its order: a larger batch saves steps and costs examples",
-        None: f"on which side of it batch {batch} lies is not clear: measure longer (--steps)",
+        None: f"on which side of it batch {batch} lies is not clear: measure longer (--brief-steps)",
     }[advice.regime]
     late = None if trial is None else trial.late.value
     if not late:

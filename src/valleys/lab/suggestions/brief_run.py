@@ -15,11 +15,11 @@ from valleys.lab.optimizers import resolve as registry
 from valleys.lab.optimizers.spec import OptimizerSpec
 from valleys.lab.problem.schedules import Schedule
 from valleys.lab.problem.task import Problem, Task
-from valleys.lab.recommendation import Recommendation, Trial
 from valleys.lab.run import trainer
 from valleys.lab.run.config import RunConfig, check_device
 from valleys.lab.run.noise_scale import Measurement, NoiseScale
 from valleys.lab.settings import documented, option
+from valleys.lab.suggestions.recommendation import Recommendation, Trial
 from valleys.lab.tasks import from_file
 
 __all__ = ["BriefRunConfig", "recommend"]
@@ -38,9 +38,9 @@ class BriefRunConfig:
         LabError: a value of another type, too few steps, or a device that is unknown or not here.
     """
 
-    optimizer: str = option("adamw", "Optimizer of the brief run.")
-    lr: float | None = option(None, "Its learning rate; default: the middle of the tuned range.")
-    steps: int = option(200, "Its optimizer steps, at least 40.")
+    optimizer: str = option("adamw", "Optimizer of the brief run.", flag="--brief-optimizer")
+    lr: float | None = option(None, "Its learning rate; default: the middle of the range.", flag="--brief-lr")
+    steps: int = option(200, "Its optimizer steps, at least 40.", flag="--brief-steps")
     preset: str | None = option(None, "paper or smoke, for tasks that have them.")
     data_dir: Path | str | None = option(None, "Folder of the task's data.", flag="--data", cli=Path | None)
     device: str = option("cpu", "cpu or cuda.")
