@@ -90,7 +90,7 @@ def parse_claims(text: str) -> tuple[Claim, ...]:
 
 
 def select(name: str | None = None, status: str | None = None) -> list[Claim]:
-    """Return the claims of a name and of a status, which has a hyphen or a space; LabError: there is none such.
+    """Return the claims of a name and of a status (with a hyphen or a space); raise LabError for an unknown one.
 
     Example:
         >>> [claim.name for claim in select(status="refuted")][:2]

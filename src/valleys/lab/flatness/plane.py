@@ -34,7 +34,7 @@ class Plane:
 
 
 def through(points: Mapping[str, Tensor]) -> Plane:
-    """Lay a plane through the first three points that span one; LabError: all lie on one line.
+    """Lay a plane through the first three points that span one, or raise LabError if all lie on one line.
 
     The first is the origin, and x points to the next that differs from it. A point on the line through these two spans
     nothing and is passed over; it lies in the plane all the same.

@@ -188,7 +188,7 @@ def held_back(model: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Join the other processes of this launch; LabError: the environment announces several but not where they meet.
+    """Join the other processes of this launch, or raise LabError if the environment does not say where they meet.
 
     A process group that is already there is used and left as it is. Otherwise one is made, and taken down at the end.
     """

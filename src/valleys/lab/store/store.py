@@ -102,7 +102,7 @@ class Store(AbstractContextManager["Store"]):
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         fingerprint: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Set the comparison's configuration and return warnings; LabError: it is a comparison of something else.
+        """Set the comparison's configuration and return warnings; raise LabError for a comparison of something else.
 
         Configured numbers in ``GROWING`` may have grown, the others must be as they were; optimizers may be added or
         left out, each with its space and settings; the fingerprint may gain entries; a change of the environment, where

@@ -109,7 +109,7 @@ def method(
 
 
 def spec(chosen: Method, exclude_norms: bool = False) -> OptimizerSpec:
-    """Return a method as the lab runs it, with nothing left to tune; LabError: its package is not installed.
+    """Return a method as the lab runs it, with nothing left to tune; raise LabError if its package is missing.
 
     Norms and biases can be left without weight decay and ratio, as in the authors' package.
 
