@@ -40,9 +40,11 @@ nitpick_ignore = [
     for name in (
         *("Tensor", "nn.Module", "Optimizer", "LRScheduler", "Path", "Floats", "Attribution", "Table"),
         *("valleys.reference.T", "valleys.adaptor.OptimizerT", "valleys.lab.run.config.Self"),
+        "valleys.lab.flatness.drawing.Minimum",
         "valleys.lab.report.summary.Row",
         "valleys.lab.report.table.Table",
         "valleys.lab.run.checkpoint.Checkpoint",
+        "valleys.lab.tasks.data.cifar_files.Cifar",
         "valleys.landscape.curvature.hvp.SymmetricOperator",
         "valleys.landscape.recorder.positions.Path",
         "valleys.paper.results.Reproduction",

@@ -98,7 +98,7 @@ def broken_links(site: Path) -> Iterator[tuple[str, str]]:
 
 def test_every_public_name_is_documented_once(site: Path, documented: dict[str, str]) -> None:
     names = public_names(ROOT / "src" / "valleys")
-    assert len(names) > 300
+    assert len(names) > 250
     assert {name for name in documented if name.rpartition(".")[0] not in documented} == names
     pages = [page.read_text() for page in site.rglob("*.html")]
     ids = Counter(name for page in pages for name in re.findall(r'<dt class="sig[^>]*\sid="([^"]+)', page))

@@ -19,7 +19,7 @@ from valleys.kernels import Needs
 from valleys.kernels.c_compiler import CompileError, cache_directory
 from valleys.kernels.choice import FUSED, fused_backend
 
-__all__ = ["DTYPES", "INTEGRATIONS", "Finding", "backends", "extras", "machine", "report", "works_together"]
+__all__ = ["report"]
 
 DTYPES = (torch.float32, torch.bfloat16)
 """Of the parameters that the kernels are tried on."""
@@ -33,13 +33,7 @@ _AGREES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
-
-    Args:
-        subject: what was looked at.
-        good: whether it works; None where there is nothing to judge.
-        text: the version, the measured agreement, or why it does not work and what to do.
-    """
+    """One line of the report: good if it works, None where there is nothing to judge."""
 
     subject: str
     good: bool | None
@@ -51,10 +45,7 @@ class Finding:
 
 
 def machine() -> list[Finding]:
-    """Python, torch and the devices.
-
-    Returns:
-        Findings that say what is here; none of them is bad.
+    """Return findings on Python, torch and the devices, none of which is bad.
 
     Example:
         >>> [finding.subject for finding in machine()][:3]
@@ -82,13 +73,7 @@ def machine() -> list[Finding]:
 
 
 def backends(names: tuple[str, ...] = FUSED) -> list[Finding]:
-    """Make a step of ALTO with each backend on each device and compare it with the multi-tensor one.
-
-    Args:
-        names: of the backends. Default: all. ``compiled`` takes some seconds the first time.
-
-    Returns:
-        One finding for each device, backend and type of parameter in :data:`DTYPES`.
+    """Make a step of ALTO with each backend, on each device, in each of ``DTYPES``, and compare it with foreach's.
 
     Example:
         >>> [finding.subject for finding in backends(("c",))]
@@ -99,10 +84,7 @@ def backends(names: tuple[str, ...] = FUSED) -> list[Finding]:
 
 
 def extras() -> list[Finding]:
-    """List the installed optional dependencies, extra by extra.
-
-    Returns:
-        One finding for each extra a user would name; good if nothing is missing or too old.
+    """List the installed optional dependencies, extra by extra; good if nothing is missing or too old.
 
     Example:
         >>> "valleys[lab]" in [finding.subject for finding in extras()]
@@ -123,10 +105,7 @@ def extras() -> list[Finding]:
 
 
 def works_together() -> list[Finding]:
-    """Trainers that are installed, and whether they import beside this torch.
-
-    Returns:
-        A finding for each of :data:`INTEGRATIONS` that is installed.
+    """Return a finding for each of ``INTEGRATIONS`` that is installed: good if it imports beside this torch.
 
     Example:
         >>> all(finding.subject in INTEGRATIONS for finding in works_together())

@@ -7,7 +7,7 @@ import operator
 from numbers import Real
 from typing import TypedDict
 
-__all__ = ["LARGE_BATCH", "Suggestion", "check_explore", "check_range", "suggest"]
+__all__ = ["LARGE_BATCH", "Suggestion", "suggest"]
 
 
 class Suggestion(TypedDict):
@@ -90,23 +90,11 @@ def check_range(
     high_open: bool = False,
     remedy: str = "",
 ) -> None:
-    """Refuse a hyperparameter that is not a finite real number between ``low`` and ``high``.
+    """Refuse a hyperparameter that is not a finite real number (a bool is none) between ``low`` and ``high``.
 
-    An infinite bound means "no bound"; the value itself must be finite all the same.
-
-    Args:
-        name: The argument's name, for the message.
-        value: A real number, or a tensor of one element. A tensor is read only on the CPU, and not while
-            torch.compile traces: elsewhere its value goes unchecked, as the host would wait for the device.
-        low: Lower bound.
-        high: Upper bound, default none.
-        low_open: Exclude ``low`` itself.
-        high_open: Exclude ``high`` itself.
-        remedy: What to do instead, the end of the message.
-
-    Raises:
-        ValueError: ``value`` is no number (a bool is none here), NaN, infinite or out of range. The message
-            names the argument, the value, the allowed range and the remedy.
+    An infinite bound means "no bound"; the value itself must be finite all the same. A tensor of one element is read
+    only on the CPU, and not while torch.compile traces: elsewhere its value goes unchecked, as the host would wait for
+    the device. The remedy ends the message.
 
     Example:
         >>> check_range("lr", 1e-3, 0.0)
@@ -114,9 +102,6 @@ def check_range(
         Traceback (most recent call last):
         ...
         ValueError: eps must be a number in (0, inf), got 0.0; use a small positive number such as 1e-8
-
-    Source:
-        Ours.
     """
     number, shape = value, None
     if not isinstance(value, (int, float)):
@@ -148,19 +133,9 @@ def check_range(
 
 
 def check_explore(alpha: float, beta: float, *, alpha_name: str = "alpha", beta_name: str = "beta") -> None:
-    r"""Refuse an E whose adapted gradient could turn against the gradient.
+    r"""Refuse an E whose adapted gradient could turn against the gradient, and say which values the other allows.
 
     .. math:: |\alpha| (1 - \beta) < 1, \qquad 0 \le \beta < 1
-
-    Args:
-        alpha: Strength of E, any finite number within the constraint; 0 switches E off.
-        beta: Memory of E, in [0, 1).
-        alpha_name: What the caller names alpha, for the message.
-        beta_name: What the caller names beta, for the message.
-
-    Raises:
-        ValueError: A value is no finite number, beta is out of range, or the two break the constraint.
-            The message says which alpha this beta allows and which beta this alpha allows.
 
     Example:
         >>> check_explore(-5.0, 0.99)
@@ -170,8 +145,7 @@ def check_explore(alpha: float, beta: float, *, alpha_name: str = "alpha", beta_
         ValueError: alpha = -5.0 and beta = 0.5 give |alpha| * (1 - beta) = 2.5, which must be below 1;
         use |alpha| < 2 with this beta, or beta > 0.8 with this alpha
 
-    Source:
-        Zhao et al., NeurIPS 2025, arXiv 2510.27153: :math:`|\alpha| < 1 / (1 - \beta_1)`.
+    Source: Zhao et al., NeurIPS 2025, arXiv 2510.27153: :math:`|\alpha| < 1 / (1 - \beta_1)`.
     """
     check_range(alpha_name, alpha, -math.inf, remedy="0 switches E off; suggest(batch_size) gives the paper's value")
     check_range(

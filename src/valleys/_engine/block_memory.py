@@ -88,11 +88,8 @@ def parts(
 ) -> tuple[Part, ...]:
     """Return the parts of memory that hold the layers of a parameter, or of one rank's shard of it.
 
-    Args:
-        divisions: the parameter's patterns.
-        shape: of what lies in memory.
-        first: index of its first element in the parameter.
-        order: its dimensions from the outermost in memory to the innermost.
+    The shard has this shape, and its first element this index in the parameter; the order of the dimensions is that in
+    memory, the outermost first.
     """
     strides = dict.fromkeys(range(len(shape)), 1)
     for outer, inner in reversed(list(itertools.pairwise(order))):

@@ -23,11 +23,7 @@ _DTYPES = (torch.float32, torch.float64)
 
 @torch.no_grad()
 def step_jointly(optimizer: Any, memory: Memory) -> bool:
-    """Make the whole step of an adapted Adam or AdamW, if one pass can; ``memory``, E's states, is updated.
-
-    Returns:
-        True if the step was made; if not, nothing was changed.
-    """
+    """Make the whole step of an adapted Adam or AdamW, ``memory`` (E's states) included; False if one pass cannot."""
     if not _suits(optimizer):
         return False
     work = []

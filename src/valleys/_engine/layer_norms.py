@@ -122,9 +122,7 @@ class Pools:
     def totals(self, sums: Sequence[tuple[int, Pool | None, Tensor]], count: int) -> list[Tensor]:
         """Add numbers up over the ranks; one all-reduce for each mesh.
 
-        Args:
-            sums: (which of the totals, the pool over whose ranks to add, a 0-dimensional tensor).
-            count: how many totals there are.
+        A sum is: which of the ``count`` totals it belongs to, the pool over whose ranks to add, a 0-dimensional tensor.
         """
         totals: list[list[Tensor]] = [[] for _ in range(count)]
         for which, pool, value in sums:

@@ -99,16 +99,10 @@ def load_keeping_dtype(
 ) -> None:
     """Call ``load``, but install the states named ``keys`` here, in their own dtype and on the right device.
 
-    ``load`` never sees those states: some classes read their argument again after torch has loaded it. Temporary hooks
-    at both ends of the chain let the user's pre-hooks see and replace the whole dictionary, and the user's post-hooks
-    find everything in place; each fires once. After an error the optimizer is as it was.
-
-    Args:
-        optimizer: what is loaded into.
-        load: the base class's ``load_state_dict``, bound; it must call the hooks of ``torch.optim.Optimizer``.
-        state_dict: what the user passed.
-        keys: names of states that must not be cast.
-        complete: last change to the dictionary and its checks, after the user's pre-hooks.
+    ``load`` is the base class's bound ``load_state_dict``, which must call torch's hooks. It never sees those states:
+    some classes read their argument again after torch has loaded it. Temporary hooks at both ends of the chain let the
+    user's pre-hooks see and replace the whole dictionary, which ``complete`` then changes and checks, and the user's
+    post-hooks find everything in place; each fires once. After an error the optimizer is as it was.
     """
     whole = isinstance(state_dict, dict) and isinstance(state_dict.get("state"), dict)
     visible, hidden = _split(state_dict["state"], keys) if whole else ({}, {})

@@ -71,6 +71,11 @@ class _Group(TyperGroup):
         """Return a command that has its summary alone."""
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; its errors are one line each."""
+        with plain_errors():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the whole command, with its name and arguments."""
         name, command, rest = super().resolve_command(ctx, args)
@@ -163,8 +168,7 @@ def configured(cls: type, without: Collection[str] = ()) -> Callable[[Callable[.
         def run(**values: Any) -> None:
             settings = {name: values.pop(name) for name in [entry.name for entry in entries]}
             settings |= {name: tuple(words(settings[name])) for name in several}
-            with plain_errors():
-                command(**values, config=cls(**settings))
+            command(**values, config=cls(**settings))
 
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

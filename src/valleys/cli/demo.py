@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from valleys.cli.app import app
-from valleys.cli.console import plain_errors, print_comparison
+from valleys.cli.console import print_comparison
 from valleys.lab import demo
 
 
@@ -32,6 +32,5 @@ def _demo(out: Annotated[Path, typer.Option(help="Folder of the reports.")]) -> 
     Examples:
       valleys demo --out runs/demo
     """
-    with plain_errors():
-        for comparison in demo.run(out, announce=partial(typer.echo, err=True)):
-            print_comparison(comparison, brief=True)
+    for comparison in demo.run(out, announce=partial(typer.echo, err=True)):
+        print_comparison(comparison, brief=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from valleys.cli.app import app
-from valleys.cli.console import plain_errors, print_lines, print_table, print_text
+from valleys.cli.console import print_lines, print_table, print_text
 from valleys.hyperparameters import LARGE_BATCH
 from valleys.lab import tasks
 from valleys.lab.errors import LabError, finite, unknown
@@ -29,12 +29,11 @@ def _tasks() -> None:
     Examples:
       valleys tasks
     """
-    with plain_errors():
-        rows = [
-            [name, entry.what, ", ".join(entry.presets), entry.data, entry.needs or "-"]
-            for name, entry in tasks.entries().items()
-        ]
-        print_table(Table.of_text(["task", "what it is", "presets", "data", "needs"], rows))
+    rows = [
+        [name, entry.what, ", ".join(entry.presets), entry.data, entry.needs or "-"]
+        for name, entry in tasks.entries().items()
+    ]
+    print_table(Table.of_text(["task", "what it is", "presets", "data", "needs"], rows))
 
 
 @app.command("optimizers")
@@ -53,24 +52,23 @@ def _optimizers(
       valleys optimizers --batch-size 128
       valleys optimizers muon --values lr=0.002,weight_decay=0.1
     """
-    with plain_errors():
-        if batch_size < 1:
-            raise LabError(f"batch size {batch_size}: choose 1 or more")
-        if name is None:
-            specs = [registry.resolve(label, batch_size) for label in registry.names()]
-            rows = [[spec.name, ", ".join(f"{key} {r}" for key, r in spec.space.items())] for spec in specs]
-            print_table(Table.of_text(["optimizer", "search space"], rows))
-            return
-        spec = registry.resolve(name, batch_size)
-        point = _point(values, spec.space)
-        about = [f"{spec.name}: {spec.about}"] if spec.about else []
-        base = [f"base, which it adapts by E: {spec.base}"] if spec.base else []
-        print_lines(*about, *base, *([f"source: {spec.source}"] if spec.source else []), "")
-        rows = [[key, f"{r.low:g} to {r.high:g}", r.shape, MEANING.get(key, "-")] for key, r in spec.space.items()]
-        print_table(Table.of_text(["tuned", "range", "scale", "what it is"], rows))
-        if spec.line is not None:
-            line = spec.line(point, Plan(batch_size, steps))
-            print_lines("", f"import {', '.join(modules(line))}", f"optimizer = {line}")
+    if batch_size < 1:
+        raise LabError(f"batch size {batch_size}: choose 1 or more")
+    if name is None:
+        specs = [registry.resolve(label, batch_size) for label in registry.names()]
+        rows = [[spec.name, ", ".join(f"{key} {r}" for key, r in spec.space.items())] for spec in specs]
+        print_table(Table.of_text(["optimizer", "search space"], rows))
+        return
+    spec = registry.resolve(name, batch_size)
+    point = _point(values, spec.space)
+    about = [f"{spec.name}: {spec.about}"] if spec.about else []
+    base = [f"base, which it adapts by E: {spec.base}"] if spec.base else []
+    print_lines(*about, *base, *([f"source: {spec.source}"] if spec.source else []), "")
+    rows = [[key, f"{r.low:g} to {r.high:g}", r.shape, MEANING.get(key, "-")] for key, r in spec.space.items()]
+    print_table(Table.of_text(["tuned", "range", "scale", "what it is"], rows))
+    if spec.line is not None:
+        line = spec.line(point, Plan(batch_size, steps))
+        print_lines("", f"import {', '.join(modules(line))}", f"optimizer = {line}")
 
 
 @app.command("claims")
@@ -90,18 +88,17 @@ def _claims(
     """
     from valleys.paper import claims
 
-    with plain_errors():
-        selection = claims.select(name, status)
-        if as_markdown:
-            print_lines(claims.to_markdown(selection).rstrip())
-        elif as_json:
-            typer.echo(json.dumps([claims.to_json(claim) for claim in selection], indent=1, ensure_ascii=False))
-        elif name is not None and selection:
-            for line in claims.details(selection[0]):
-                print_text(line)
-        else:
-            print_table(claims.listing(selection))
-            print_lines("", f"{claims.count(selection)}; valleys claims NAME explains one")
+    selection = claims.select(name, status)
+    if as_markdown:
+        print_lines(claims.to_markdown(selection).rstrip())
+    elif as_json:
+        typer.echo(json.dumps([claims.to_json(claim) for claim in selection], indent=1, ensure_ascii=False))
+    elif name is not None and selection:
+        for line in claims.details(selection[0]):
+            print_text(line)
+    else:
+        print_table(claims.listing(selection))
+        print_lines("", f"{claims.count(selection)}; valleys claims NAME explains one")
 
 
 def _point(text: str, space: Mapping[str, Range]) -> dict[str, float]:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from valleys.cli.app import app
-from valleys.cli.console import plain_errors
 from valleys.lab.errors import LabError
 from valleys.paper import playground
 
@@ -26,11 +25,10 @@ def _playground(
     Examples:
       valleys playground --open
     """
-    with plain_errors():
-        try:
-            path = playground.write(out)
-        except OSError as error:
-            raise LabError(f"cannot write {out}: {error.strerror or error}") from error
+    try:
+        path = playground.write(out)
+    except OSError as error:
+        raise LabError(f"cannot write {out}: {error.strerror or error}") from error
     typer.echo(path)
     if show:
         typer.launch(path.resolve().as_uri())

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from valleys.cli.app import app
-from valleys.cli.console import plain_errors, print_lines
+from valleys.cli.console import print_lines
 from valleys.lab.report import html
 
 
@@ -27,5 +27,4 @@ def _report(
     Examples:
       valleys report runs/digits runs/mine --out report.html
     """
-    with plain_errors():
-        print_lines(html.merge(folders, out, title))
+    print_lines(html.merge(folders, out, title))

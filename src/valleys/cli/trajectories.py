@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from valleys.cli.app import app, words
-from valleys.cli.console import plain_errors, print_lines, print_table
+from valleys.cli.console import print_lines, print_table
 from valleys.lab.errors import LabError
 from valleys.lab.report.table import Table
 from valleys.paper.walks.functions import FUNCTIONS
@@ -42,22 +42,21 @@ def _trajectories(
     Examples:
       valleys trajectories rosenbrock f1 --alpha -50 --out pictures
     """
-    with plain_errors():
-        try:
-            report = draw(
-                functions or None,
-                optimizers=words(optimizers) or None,
-                lr=lr,
-                alpha=alpha,
-                beta1=beta1,
-                steps=steps,
-                noise=noise,
-                seed=seed,
-                control=control,
-                out=out,
-            )
-        except (ValueError, OSError) as error:
-            raise LabError(str(error)) from error
-        titles, *rows = report.table()
-        print_table(Table.of_text(titles, rows))
-        print_lines(*report.pictures)
+    try:
+        report = draw(
+            functions or None,
+            optimizers=words(optimizers) or None,
+            lr=lr,
+            alpha=alpha,
+            beta1=beta1,
+            steps=steps,
+            noise=noise,
+            seed=seed,
+            control=control,
+            out=out,
+        )
+    except (ValueError, OSError) as error:
+        raise LabError(str(error)) from error
+    titles, *rows = report.table()
+    print_table(Table.of_text(titles, rows))
+    print_lines(*report.pictures)

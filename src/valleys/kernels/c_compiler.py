@@ -68,15 +68,11 @@ def cache_directory() -> Path:
 
 
 def load(source: Path, flags: Sequence[str], symbols: Sequence[str]) -> ctypes.CDLL:
-    """Load a shared library, from the cache or compiled now.
+    """Load a shared library with these symbols, from the cache or compiled now.
 
-    Where the cache cannot be used, the library is compiled in a temporary folder, which is removed at once. The user
-    hears of that, once, if the cache was configured or others can write to it.
-
-    Args:
-        source: C source file that includes nothing but the system's headers.
-        flags: of the compiler; they must make a shared library.
-        symbols: names of the functions that the library must have.
+    The source includes nothing but the system's headers. Where the cache cannot be used, the library is compiled in a
+    temporary folder, which is removed at once. The user hears of that, once, if the cache was configured or others can
+    write to it.
 
     Raises:
         CompileError: there is no library, for whatever reason.

@@ -61,11 +61,7 @@ class Coefficients(NamedTuple):
 def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> None:
     """Alg. 2 of the paper, or LAMB where ``tensors.explore`` is None; see :func:`valleys.reference.alto`.
 
-    Args:
-        tensors: what to update.
-        rule: the group's options.
-        clip: 0-dimensional factor on all gradients, or None.
-        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
+    ``clip`` is a factor on all gradients; where ``skip`` is not zero, nothing changes. Both are 0-dimensional.
     """
     if is_skipped(skip, rule):
         return
@@ -77,16 +73,10 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor
 
 
 def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor | None = None) -> Tensor:
-    """The first half of ``alto_``: moves the states.
+    """The first half of ``alto_``, of tensors that are each a part of a layer: moves the states.
 
-    Args:
-        tensors: what to update, each a part of a layer.
-        rule: the group's options.
-        clip: 0-dimensional factor on all gradients, or None.
-        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes and the sums mean nothing.
-
-    Returns:
-        Three rows with a column per tensor, whose sums over a layer's parts are the argument of ``ratio.step_lengths``.
+    Returns three rows with a column per tensor, whose sums over a layer's parts are the argument of
+    ``ratio.step_lengths``; they mean nothing where ``skip`` is not zero.
     """
     if is_skipped(skip, rule):
         device = tensors.params[0].device
@@ -96,14 +86,7 @@ def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Ten
 
 
 def apply_(tensors: Tensors, rule: Rule, factors: Tensor, skip: Tensor | None = None) -> None:
-    """The second half of ``alto_``: moves the parameters, by ``factors`` times the update.
-
-    Args:
-        tensors: as in ``measure_``.
-        rule: the group's options; its learning rate is part of the factors.
-        factors: one per tensor.
-        skip: None, or a 0-dimensional tensor: where it is not zero, nothing changes.
-    """
+    """The second half of ``alto_``: moves the parameters, by a factor per tensor (lr included) times the update."""
     if is_skipped(skip, rule):
         return
     for indices, pieces, c in _work(tensors, rule, None, skip):
@@ -177,15 +160,10 @@ def explore_(
     beta: float,
     keys: list[int] | list[Tensor] | None = None,
 ) -> None:
-    """E in one buffer: writes g + c (g - s) with c = alpha (1 - beta); s becomes beta s + (1 - beta) g.
+    """E in one buffer: writes g + c (g - s) with c = alpha (1 - beta); s, the buffer, becomes beta s + (1 - beta) g.
 
-    Args:
-        grads: gradients.
-        buffers: s, updated in place.
-        outs: get the adapted gradients; may be ``grads`` themselves.
-        alpha: strength of E.
-        beta: memory of E.
-        keys: keys of the random bits that round bfloat16 buffers; None rounds to nearest.
+    ``outs`` may be ``grads`` themselves. ``keys`` are those of the random bits that round bfloat16 buffers; None rounds
+    to nearest.
     """
     for indices, slices in batches([grads, buffers, outs], _piece_size(grads[0])):
         for start, (g, s, out) in slices:

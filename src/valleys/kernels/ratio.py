@@ -11,13 +11,8 @@ from valleys.kernels import Rule
 def step_lengths(sums: Tensor, rule: Rule) -> Tensor:
     """Return every layer's learning rate times its ratio; see :func:`valleys.reference.trust_ratio`.
 
-    Args:
-        sums: three rows with a column per layer: the squares of theta, the squares of r, and something that is 0 only
-            where every element of the gradient is.
-        rule: the group's options.
-
-    Returns:
-        One factor per layer, in the dtype of ``sums``.
+    The sums are three rows with a column per layer: the squares of theta, the squares of r, and something that is 0
+    only where every element of the gradient is. The result has their dtype.
     """
     w, r, moving = sums[0].sqrt(), sums[1].sqrt(), sums[2] != 0
     phi = w + rule.norm_eps

@@ -89,14 +89,9 @@ def mix_tensor(x: Tensor) -> Tensor:
 
 
 def round_to_bfloat16(x: Tensor, noise: Tensor) -> Tensor:
-    """Round up with the probability of x's place between its neighbours; infinities and NaN stay what they are.
+    """Round float32 up with the probability of x's place between its neighbours; infinities and NaN stay what they are.
 
-    Args:
-        x: float32.
-        noise: int32, uniform in [0, 2^16).
-
-    Returns:
-        bfloat16, one of the two neighbours of ``x``.
+    The noise is int32, uniform in [0, 2^16).
 
     Example:
         >>> x = torch.full((4,), 1 + 2**-9)  # a quarter of the way from 1 to the next bfloat16 number

@@ -227,18 +227,9 @@ def _upload(
     device: torch.device,
     doubles: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Send the arguments of a launch to the device in one copy.
+    """Send a launch's arguments to the device in one copy: records, numbers in ``wide``, and ``doubles`` in float64.
 
-    Args:
-        sizes: of each tensor.
-        columns: the rest of the tensors' records.
-        numbers: factors of the equations, in the dtype ``wide``.
-        wide: dtype of the arithmetic.
-        device: of the tensors.
-        doubles: numbers in float64.
-
-    Returns:
-        The records, the numbers, those in float64 and the number of blocks.
+    A record is a tensor's size and its place in each column. Returned with them is the number of blocks.
     """
     *firsts, blocks = itertools.accumulate((-(-size // BLOCK) for size in sizes), initial=0)
     records = [x for record in zip(firsts, sizes, *columns, strict=True) for x in record]

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LITTER = (".report.*.????????", ".runs.csv.????????", ".attribution.*.????????", ".landscape*.????????", "*.new")
 _OLD = 3600.0  # seconds
@@ -35,3 +42,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, document: Mapping[str, Any], indent: int | None = 1) -> None:
+    """Write strict JSON, whole or not at all."""
+    write_whole(path, json.dumps(document, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_picture(path: Path, figure: Figure) -> None:
+    """Write a figure of matplotlib's as PNG, whole or not at all."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_whole(path, picture.getvalue())

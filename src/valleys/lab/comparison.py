@@ -35,7 +35,7 @@ from valleys.lab.store.rank_store import RankStore
 from valleys.lab.tasks import from_file
 from valleys.lab.worker import Work, work
 
-__all__ = ["Comparison", "compare", "dry_run"]
+__all__ = ["Comparison", "compare"]
 
 
 @dataclass(frozen=True)
@@ -144,19 +144,7 @@ def compare(
 
 
 def dry_run(task: str | Problem, config: ComparisonConfig, out: Path | str) -> Forecast:
-    """Check everything that ``compare`` checks before its first run, and estimate the cost; nothing is written.
-
-    Args:
-        task: as of ``compare``.
-        config: as of ``compare``.
-        out: as of ``compare``.
-
-    Returns:
-        The estimate.
-
-    Raises:
-        LabError: on a mistake in the arguments.
-    """
+    """Check everything that ``compare`` checks before its first run, and estimate the cost; nothing is written."""
     with joined() as ranks:
         return ranks.agree(lambda: _Setup(task, config, Path(out), ranks).forecast())
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["LabError", "pointing", "unknown"]
+__all__ = ["LabError"]
 
 LARGEST = 1e100
 """Largest magnitude of a number: the squares of larger ones are not finite."""
@@ -50,16 +50,7 @@ class LabError(Exception):
 
 
 def unknown(kind: str, name: str, choices: Sequence[str], remedy: str = "") -> LabError:
-    """The error for a name that is none of the choices.
-
-    Args:
-        kind: what the name should have named.
-        name: what the user wrote.
-        choices: the names there are.
-        remedy: what else would be allowed, the end of the message.
-
-    Returns:
-        The exception, for the caller to raise.
+    """Return the error for a name that is none of the choices; the remedy, what else is allowed, ends the message.
 
     Example:
         >>> print(unknown("task", "sin", ["digits", "sine"]))
@@ -76,17 +67,10 @@ def finite(value: float) -> bool:
 
 
 def typed(instance: Any, of: str = "") -> None:
-    """Refuse fields of a dataclass that are not of their declared types.
+    """Raise LabError for fields of a dataclass that are not of their declared types; ``of`` begins the message.
 
     A bool is no number, a number is finite, and a text has no control characters; one that is empty must be the
     default. Private fields are left out; so is the value of a field with the metadata ``secret``.
-
-    Args:
-        instance: the dataclass's object.
-        of: beginning of the message, such as "task 'mine': ".
-
-    Raises:
-        LabError: naming the field, what is allowed, and the value.
     """
     cls: Any = type(instance)
     for entry in dataclasses.fields(instance):
@@ -156,15 +140,11 @@ def _text(error: BaseException) -> str:
 
 @contextmanager
 def pointing(file: Path | None = None, own: str = "") -> Iterator[None]:
-    """Turn an exception that came through a user's code into a LabError that names file and line.
+    """Turn an exception that came through a user's code, such as this file, into a LabError that names file and line.
 
     A user's code is what lies neither in this package nor in Python's library nor in an installed package. The
-    exception of ``sys.exit`` is one of them.
-
-    Args:
-        file: the user's file, named as the user does. Default: none.
-        own: the origin of an exception that no line of a user's code raised, such as torch's about what it returned.
-            Default: unknown, and the exception stays as it is.
+    exception of ``sys.exit`` is one of them. Where no line of a user's code raised the exception, such as torch's about
+    what it returned, ``own`` is named as its origin or, without one, it stays as it is.
     """
     try:
         yield

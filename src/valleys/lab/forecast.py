@@ -17,32 +17,19 @@ from valleys.lab.progress import duration
 from valleys.lab.run.rehearsal import Rehearsal, rehearse
 from valleys.lab.run.training_loop import EVALUATIONS
 
-__all__ = ["Forecast", "forecast"]
-
 
 @dataclass(frozen=True)
 class Forecast:
-    """The estimated cost of a comparison.
-
-    Args:
-        runs: number of runs.
-        product: the same as a product, such as "4 optimizers x 5 rounds x (8 trials + 1 fresh seed)".
-        steps: optimizer steps of a run.
-        seconds: of one run, by optimizer; empty where a training loop of its own leaves it unknown.
-        total: seconds of all runs; None: unknown.
-        processors: how many processors a run keeps busy: CPU threads, or GPUs.
-        device: "cpu" or "cuda".
-        peak_bytes: the most memory that one worker needs; None: unknown.
-    """
+    """The estimated cost of a comparison."""
 
     runs: int
-    product: str
-    steps: int
-    seconds: Mapping[str, float]
-    total: float | None
-    processors: int
-    device: str
-    peak_bytes: int | None
+    product: str  # the same as a product, such as "4 optimizers x 5 rounds x (8 trials + 1 fresh seed)"
+    steps: int  # optimizer steps of a run
+    seconds: Mapping[str, float]  # of one run, by optimizer; empty where a training loop of its own leaves it unknown
+    total: float | None  # seconds of all runs; None: unknown
+    processors: int  # how many processors a run keeps busy: CPU threads, or GPUs
+    device: str  # "cpu" or "cuda"
+    peak_bytes: int | None  # the most memory that one worker needs; None: unknown
 
     def __str__(self) -> str:
         """The estimate in a line or two."""
@@ -60,13 +47,7 @@ class Forecast:
 def forecast(problem: Problem, specs: Sequence[OptimizerSpec], config: ComparisonConfig) -> Forecast:
     """Let each optimizer make a step on the task, and estimate from it what the comparison costs.
 
-    Args:
-        problem: the task.
-        specs: the optimizers.
-        config: all settings, resolved.
-
-    Returns:
-        The estimate, for training steps, evaluations and the test of each run, on this machine in its present state.
+    The estimate is for training steps, evaluations and the test of each run, on this machine in its present state.
 
     Raises:
         LabError: an optimizer that cannot be built for the task, or cannot make a step on it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from valleys.lab.atomic_write import write_whole
+from valleys.lab.atomic_write import write_json
 from valleys.lab.config import LAYOUT, ComparisonConfig
 from valleys.lab.errors import LabError, pointing, typed
 from valleys.lab.flatness import pictures
@@ -247,8 +246,7 @@ class _Finished:
             "notes": notes,
             **numbers,
         }
-        text = json.dumps(document.plain(result), allow_nan=False, ensure_ascii=False)
-        write_whole(self.folder / additions.DRAWING, text + "\n")
+        write_json(self.folder / additions.DRAWING, document.plain(result), indent=None)
         pictures.write(result, self.folder)
         return result
 

@@ -20,12 +20,7 @@ _LINES = 10  # lines of a log over a whole comparison
 
 
 class Pace:
-    """Finished runs, which never become fewer, and the time that the others will take.
-
-    Args:
-        runs: of the whole comparison.
-        clock: seconds, for tests.
-    """
+    """Finished runs, which never become fewer, and the time that the others will take."""
 
     def __init__(self, runs: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.runs, self.finished = runs, 0

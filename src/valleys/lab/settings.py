@@ -9,17 +9,11 @@ Config = TypeVar("Config", bound=type)
 
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
-    """Declare an option: the command line, the identity of a run and the report read it from its dataclass.
+    """Declare a field of a dataclass as an option: command line, identity of a run and report read it from there.
 
-    Args:
-        default: its value where the user names none.
-        text: its help text.
-        metadata: ``identity=True``: two comparisons that differ in it are not the same one; ``growing=True``: the same
-            comparison may be asked for again with a larger value; ``shown=True``: a report's command names it always;
-            ``flag``: its option on the command line, unless that is its name; ``cli``: its type there.
-
-    Returns:
-        A dataclass field.
+    The metadata: ``identity=True``: two comparisons that differ in it are not the same one; ``growing=True``: the same
+    comparison may be asked for again with a larger value; ``shown=True``: a report's command names it always; ``flag``:
+    its option on the command line, unless that is its name; ``cli``: its type there.
     """
     return field(default=default, metadata={"text": text, **metadata})
 

@@ -207,7 +207,7 @@ def _matrices(params: Any) -> Any:
     return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
 
 
-def esgd(
+def esgd(  # noqa: D417
     learning_rate: Any,
     momentum: Any = 0.9,
     nesterov: bool = False,
@@ -226,9 +226,7 @@ def esgd(
         momentum: b2, in [0, 1). Default: 0.9, Alg. 3's.
         nesterov: as in ``optax.sgd``. Default: False.
         accumulator_dtype: dtype of m, as in ``optax.sgd``. Default: None.
-        alpha: strength of E, as in :func:`adapt`. Default: -5.
-        beta: memory of E, in [0, 1). Default: 0.99.
-        state_dtype: dtype of E's buffer, as in :func:`adapt`. Default: None.
+        alpha, beta, state_dtype: as in :func:`adapt`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``.
@@ -249,7 +247,7 @@ def esgd(
     )
 
 
-def eadam(
+def eadam(  # noqa: D417
     learning_rate: Any,
     b1: Any = 0.9,
     b2: Any = 0.999,
@@ -270,13 +268,8 @@ def eadam(
         learning_rate: a number, a schedule or an array.
         b1: decay rate of the first moment, the paper's beta2. Default: 0.9.
         b2: decay rate of the second moment, the paper's beta3. Default: 0.999.
-        eps: as in ``optax.adam``. Default: 1e-8.
-        eps_root: as in ``optax.adam``. Default: 0.
-        mu_dtype: dtype of the first moment, as in ``optax.adam``. Default: None.
-        nesterov: as in ``optax.adam``. Default: False.
-        alpha: strength of E, as in :func:`adapt`. Default: -5.
-        beta: memory of E, in [0, 1). Default: 0.99.
-        state_dtype: dtype of E's buffer, as in :func:`adapt`. Default: None.
+        eps, eps_root, mu_dtype, nesterov: as in ``optax.adam``, with its defaults.
+        alpha, beta, state_dtype: as in :func:`adapt`.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs``.
@@ -299,7 +292,7 @@ def eadam(
     )
 
 
-def eadamw(
+def eadamw(  # noqa: D417
     learning_rate: Any,
     b1: Any = 0.9,
     b2: Any = 0.999,
@@ -320,18 +313,11 @@ def eadamw(
 
     Args:
         learning_rate: a number, a schedule or an array.
-        b1: as in :func:`eadam`. Default: 0.9.
-        b2: as in :func:`eadam`. Default: 0.999.
-        eps: as in ``optax.adamw``. Default: 1e-8.
-        eps_root: as in ``optax.adamw``. Default: 0.
-        mu_dtype: as in ``optax.adamw``. Default: None.
+        b1, b2, alpha, beta, state_dtype: as in :func:`eadam`.
+        eps, eps_root, mu_dtype, nesterov: as in ``optax.adamw``, with its defaults.
         weight_decay: lambda, as in ``optax.adamw``. Default: 1e-4, optax's; torch's, and so ``valleys.EAdamW``'s, is
             1e-2.
         mask: where weights decay, as in ``optax.adamw``. Default: None, everywhere.
-        nesterov: as in ``optax.adamw``. Default: False.
-        alpha: strength of E, as in :func:`adapt`. Default: -5.
-        beta: memory of E, in [0, 1). Default: 0.99.
-        state_dtype: dtype of E's buffer, as in :func:`adapt`. Default: None.
 
     Returns:
         An ``optax.GradientTransformationExtraArgs`` that needs the parameters in ``update``.

@@ -36,49 +36,29 @@ of 95 % unless the source says otherwise.
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Place of a figure.
+    """Place of a figure."""
 
-    Args:
-        file: below the root of the repository.
-        text: exact text of the file. Default: none.
-        pointer: JSON pointer (RFC 6901) into the file. Default: none.
-    """
-
-    file: str
-    text: str = ""
-    pointer: str = ""
+    file: str  # below the root of the repository
+    text: str = ""  # exact text of the file
+    pointer: str = ""  # JSON pointer (RFC 6901) into the file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One claim.
+    """One claim."""
 
-    Args:
-        name: its name on the command line.
-        section: its part of the page.
-        claim: a sentence.
-        where, printed: its place in the paper, and the value or the kind of evidence there.
-        command: a command that tests it.
-        status: one of ``STATUSES``.
-        reason: one sentence, two at most.
-        figure: the measured number with its interval. Default: none.
-        source: the figure's; None: the tests compute the figure, or there is none.
-        tables: numbers of the tables and figures that it is about. Default: none.
-        date: of the measurement, YYYY-MM-DD. Default: none.
-    """
-
-    name: str
-    section: str
-    claim: str
-    where: str
-    printed: str
-    command: str
-    status: str
-    reason: str
-    figure: str = ""
-    source: Source | None = None
-    tables: tuple[str, ...] = ()
-    date: str = ""
+    name: str  # its name on the command line
+    section: str  # its part of the page
+    claim: str  # a sentence
+    where: str  # its place in the paper
+    printed: str  # the value, or the kind of evidence, there
+    command: str  # a command that tests it
+    status: str  # one of ``STATUSES``
+    reason: str  # one sentence, two at most
+    figure: str = ""  # the measured number with its interval
+    source: Source | None = None  # the figure's; None: the tests compute the figure, or there is none
+    tables: tuple[str, ...] = ()  # numbers of the tables and figures that it is about
+    date: str = ""  # of the measurement, YYYY-MM-DD
 
     def __post_init__(self) -> None:
         typed(self)
@@ -88,10 +68,7 @@ class Claim:
 
 @cache
 def load_claims() -> tuple[Claim, ...]:
-    """Read all claims, in the order of the page.
-
-    Raises:
-        ValueError: an unknown or missing field, or an unknown status; the message names the claim.
+    """Read all claims, in the order of the page; a ValueError names the claim.
 
     Example:
         >>> load_claims()[0].name
@@ -101,11 +78,7 @@ def load_claims() -> tuple[Claim, ...]:
 
 
 def parse_claims(text: str) -> tuple[Claim, ...]:
-    """Read claims from YAML: the name of a section, then that of a claim, then its fields.
-
-    Raises:
-        ValueError: as ``load_claims``.
-    """
+    """Read claims from YAML: the name of a section, then that of a claim, then its fields."""
     claims = []
     for section, entries in read_yaml(_FILE, text).items():
         for name, entry in entries.items():
@@ -117,14 +90,7 @@ def parse_claims(text: str) -> tuple[Claim, ...]:
 
 
 def select(name: str | None = None, status: str | None = None) -> list[Claim]:
-    """Return the claims of a name and of a status.
-
-    Args:
-        name: a claim's. Default: all.
-        status: one of ``STATUSES``, with a hyphen or a space. Default: all.
-
-    Raises:
-        LabError: an unknown name or status; the message lists those there are.
+    """Return the claims of a name and of a status (with a hyphen or a space); raise LabError for an unknown one.
 
     Example:
         >>> [claim.name for claim in select(status="refuted")][:2]

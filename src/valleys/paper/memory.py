@@ -18,20 +18,12 @@ _SMALL: Any = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads"
 
 
 def above(first: Method, second: Method, batch_size: int, preset: str) -> float:
-    r"""Return how much more memory a method needs than another, in percent: :math:`100\, (M_1 / M_2 - 1)`.
-
-    Raises:
-        LabError: without CUDA or transformers, or where the batch does not fit.
-    """
+    r"""Return how much more memory a method needs than another, in percent: :math:`100\, (M_1 / M_2 - 1)`."""
     return 100 * (peak(first, batch_size, preset) / peak(second, batch_size, preset) - 1)
 
 
 def peak(method: Method, batch_size: int, preset: str) -> int:
-    """Return the peak of CUDA's allocator, in bytes, over two training steps of BERT-base (``smoke``: a small one).
-
-    Raises:
-        LabError: without CUDA or transformers, or where the batch does not fit.
-    """
+    """Return the peak of CUDA's allocator, in bytes, over two training steps of BERT-base (``smoke``: a small one)."""
     if not torch.cuda.is_available():
         raise LabError("needs a GPU: it is the peak of CUDA's memory, whatever --device says")
     try:

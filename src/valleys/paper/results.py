@@ -15,111 +15,66 @@ from valleys.paper.walks.endpoints import Walk
 
 @dataclass(frozen=True)
 class Ran:
-    """The runs of one setting.
+    """The runs of one setting."""
 
-    Args:
-        problem: what was trained, in words; empty: nothing.
-        same: True for the paper's problem, False for a smaller one of the same kind.
-        epochs: of a run.
-        maximize: True if a larger metric is better.
-        target: the metric whose first crossing is timed where a cell does not name a level.
-        records: runs by the method's name.
-        blanks: why a method has none, by its name.
-        walks: where a figure's runs ended, by the method's name.
-        flat: the measures of the runs' flatness by seed, by the method's name.
-        unmeasured: why there are none although there are runs.
-        blank: why no method has any.
-    """
-
-    problem: str = ""
-    same: bool = False
-    epochs: int = 1
+    problem: str = ""  # what was trained, in words; empty: nothing
+    same: bool = False  # True for the paper's problem, False for a smaller one of the same kind
+    epochs: int = 1  # of a run
     maximize: bool = True
-    target: float = math.nan
-    records: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)
-    blanks: Mapping[str, str] = field(default_factory=dict)
-    walks: Mapping[str, tuple[Walk, ...]] = field(default_factory=dict)
+    target: float = math.nan  # the metric whose first crossing is timed where a cell does not name a level
+    records: Mapping[str, tuple[Record, ...]] = field(default_factory=dict)  # runs by the method's name
+    blanks: Mapping[str, str] = field(default_factory=dict)  # why a method has none, by its name
+    walks: Mapping[str, tuple[Walk, ...]] = field(default_factory=dict)  # where a figure's runs ended, by method
+    # Flatness of the runs by seed, by the method's name.
     flat: Mapping[str, Mapping[int, Mapping[str, float]]] = field(default_factory=dict)
-    unmeasured: str = ""
-    blank: str = ""
+    unmeasured: str = ""  # why there are none although there are runs
+    blank: str = ""  # why no method has any
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Our number beside the paper's.
+    """Our number beside the paper's."""
 
-    Args:
-        cell: the paper's.
-        values: ours by seed; runs that diverged are not in it.
-        runs: how many were made.
-        mean: of the values; None: the cell is blank.
-        half_width: of the mean's 95 % interval by Student's t; None below two values.
-        difference: ours minus the paper's; None where there is none or where it would mean nothing.
-        low, high: the difference's 95 % interval, the paper's number taken as exact; None as ``half_width``.
-        blank: why there is no number of ours; empty where there is one.
-        same: True for the paper's problem.
-        walks: where a figure's runs ended.
-    """
-
-    cell: Cell
-    values: Mapping[int, float]
-    runs: int
-    mean: float | None
-    half_width: float | None
-    difference: float | None
-    low: float | None
+    cell: Cell  # the paper's
+    values: Mapping[int, float]  # ours by seed; runs that diverged are not in it
+    runs: int  # how many were made
+    mean: float | None  # of the values; None: the cell is blank
+    half_width: float | None  # of the mean's 95 % interval by Student's t; None below two values
+    difference: float | None  # ours minus the paper's; None where there is none or where it would mean nothing
+    low: float | None  # of the difference's 95 % interval, the paper's number taken as exact; None as ``half_width``
     high: float | None
-    blank: str
-    same: bool
-    walks: tuple[Walk, ...] = ()
+    blank: str  # why there is no number of ours; empty where there is one
+    same: bool  # True for the paper's problem
+    walks: tuple[Walk, ...] = ()  # where a figure's runs ended
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The order of two columns in a row.
-
-    Args:
-        row: the row.
-        first, second: the columns.
-        paper: the paper's first minus second; None without numbers.
-        ours: ours, paired by seed; None without runs of both.
-        sign: ``as in the paper``, ``opposite``, ``undecided`` where the interval holds 0 or there is none, or empty
-            where one side is missing.
-    """
+    """The order of two columns in a row."""
 
     row: str
     first: str
     second: str
-    paper: float | None
-    ours: Difference | None
+    paper: float | None  # the paper's first minus second; None without numbers
+    ours: Difference | None  # ours, paired by seed; None without runs of both
+    # ``as in the paper``, ``opposite``, ``undecided`` where the interval holds 0 or there is none, or empty where one
+    # side is missing.
     sign: str
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A table or figure, repeated as far as it goes.
+    """A table or figure, repeated as far as it goes."""
 
-    Args:
-        table: the paper's.
-        preset: ``paper``, ``smoke``, or a share such as ``tenth``.
-        seeds: runs per cell.
-        epochs: of every run; None: the preset's.
-        outcomes: the selected cells in the table's order.
-        contrasts: the selected cells' orders.
-        problems: what was trained, by row.
-        paths: files written: ``markdown``, ``json``.
-        reports: the folder of each comparison behind it.
-    """
-
-    table: Table
-    preset: str
-    seeds: int
-    epochs: int | None
-    outcomes: tuple[Outcome, ...]
-    contrasts: tuple[Contrast, ...]
-    problems: Mapping[str, str]
-    paths: Mapping[str, Path]
-    reports: tuple[Path, ...]
+    table: Table  # the paper's
+    preset: str  # ``paper``, ``smoke``, or a share such as ``tenth``
+    seeds: int  # runs per cell
+    epochs: int | None  # of every run; None: the preset's
+    outcomes: tuple[Outcome, ...]  # the selected cells in the table's order
+    contrasts: tuple[Contrast, ...]  # the selected cells' orders
+    problems: Mapping[str, str]  # what was trained, by row
+    paths: Mapping[str, Path]  # files written: ``markdown``, ``json``
+    reports: tuple[Path, ...]  # the folder of each comparison behind it
 
 
 def outcome(cell: Cell, ran: Mapping[Setting, Ran]) -> Outcome:

@@ -21,7 +21,7 @@ from valleys.lab.progress import Announce
 from valleys.lab.run.ranks import joined
 from valleys.lab.statistics.shapley import Decomposition, decompose, designed
 
-__all__ = ["Attribution", "attribute", "dry_run_attribution"]
+__all__ = ["Attribution", "attribute"]
 
 
 @dataclass(frozen=True)
@@ -114,19 +114,7 @@ def attribute(
 
 
 def dry_run_attribution(task: str | Problem, config: AttributionConfig, out: Path | str) -> Forecast:
-    """Check everything that ``attribute`` checks before its first run, and estimate the cost; nothing is written.
-
-    Args:
-        task: as of ``attribute``.
-        config: as of ``attribute``.
-        out: as of ``attribute``.
-
-    Returns:
-        The estimate.
-
-    Raises:
-        LabError: on a mistake in the arguments.
-    """
+    """Check everything that ``attribute`` checks before its first run, and estimate the cost; nothing is written."""
     return dry_run(task, _Plan(task, config).comparison, out)
 
 

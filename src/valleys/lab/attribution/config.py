@@ -13,7 +13,7 @@ from valleys.lab.optimizers.recipes import Recipe
 from valleys.lab.problem.task import Problem
 from valleys.lab.settings import documented, option
 
-__all__ = ["UNUSED", "AttributionConfig"]
+__all__ = ["AttributionConfig"]
 
 UNUSED = ("optimizers", "pairs", "copies")
 """Settings of a comparison that an attribution makes itself."""

@@ -9,7 +9,7 @@ from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from valleys.lab.atomic_write import write_whole
+from valleys.lab.atomic_write import write_json, write_whole
 from valleys.lab.attribution import waterfall
 from valleys.lab.attribution.sentence import amount
 from valleys.lab.optimizers.recipes import Recipe, setting
@@ -23,21 +23,11 @@ from valleys.lab.statistics.shapley import Decomposition, Effect
 if TYPE_CHECKING:
     from valleys.lab.attribution.attribute import Attribution
 
-__all__ = ["effects", "write"]
-
 
 def write(
     result: Attribution, recipes: Mapping[str, Recipe], fixed: Mapping[str, float], folder: Path, command: str
 ) -> dict[str, Path]:
-    """Write ``attribution.md``, ``attribution.json`` and, where the effects have values, ``waterfall.png``.
-
-    Args:
-        result: the attribution.
-        recipes: those that were run, by name.
-        fixed: hyperparameters that were not tuned.
-        folder: where to.
-        command: the command line that repeats it.
-    """
+    """Write ``attribution.md``, ``attribution.json`` and, where the effects have values, ``waterfall.png``."""
     paths = {"markdown": folder / "attribution.md", "json": folder / additions.ATTRIBUTION}
     decomposition, metric = result.decomposition, result.comparison.test_metric
     picture, start = folder / "waterfall.png", _start(result)
@@ -49,16 +39,12 @@ def write(
     else:
         picture.unlink(missing_ok=True)  # of an earlier call, in which nothing had diverged
     document = plain(_document(result, recipes, fixed, command))
-    _write_json(paths["json"], document)
+    write_json(paths["json"], document)
     page = additions.with_additions(json.loads(result.comparison.paths["json"].read_text(encoding="utf-8")), folder)
-    _write_json(result.comparison.paths["json"], {key: value for key, value in page.items() if key != "landscape"})
+    write_json(result.comparison.paths["json"], {key: value for key, value in page.items() if key != "landscape"})
     html.write([page], result.comparison.paths["html"])
     write_whole(paths["markdown"], _markdown(result, recipes, fixed, command, "waterfall" in paths))
     return paths
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    write_whole(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def _finished(result: Attribution, name: str) -> list[float]:

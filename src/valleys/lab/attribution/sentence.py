@@ -9,8 +9,6 @@ from valleys.lab.statistics.outcome import Metric
 from valleys.lab.statistics.sentences import count
 from valleys.lab.statistics.shapley import Decomposition, Effect
 
-__all__ = ["amount", "sentence"]
-
 _SLIGHT = 1e-12  # a rest of rounding alone
 _MOST = 1000.0  # a larger factor says nothing to a reader
 
@@ -18,14 +16,8 @@ _MOST = 1000.0  # a larger factor says nothing to a reader
 def sentence(names: Mapping[frozenset[str], str], decomposition: Decomposition, metric: Metric, unit: str) -> str:
     """Say how much the test metric changes from the first recipe to the last, and which switch makes it.
 
-    Args:
-        names: of the recipes, by the set of their changed switches.
-        decomposition: the difference, shared out.
-        metric: the test metric.
-        unit: "round", or "seed" where there is one round.
-
-    Returns:
-        A sentence without a full stop.
+    The names are those of the recipes, by the set of their changed switches; the unit is "round", or "seed" where there
+    is one round.
 
     Example:
         >>> from valleys.lab.statistics.shapley import decompose
@@ -77,13 +69,7 @@ def sentence(names: Mapping[frozenset[str], str], decomposition: Decomposition, 
 
 
 def amount(effect: Effect, decomposition: Decomposition, points: str = "") -> str:
-    """Return an effect with its interval, such as ``+0.72 (0.11 to 1.34)`` or ``a factor of 0.81 (0.70 to 0.94)``.
-
-    Args:
-        effect: the effect, which has a mean.
-        decomposition: what it belongs to, which has the scale.
-        points: the unit, after the number. Default: none.
-    """
+    """Return an effect with its interval, such as ``+0.72 (0.11 to 1.34)`` or ``a factor of 0.81 (0.70 to 0.94)``."""
     assert effect.mean is not None
     ends = [] if effect.half_width is None else [effect.mean - effect.half_width, effect.mean + effect.half_width]
     if decomposition.scale.log:

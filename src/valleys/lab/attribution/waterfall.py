@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from valleys.lab.atomic_write import write_whole
+from valleys.lab.atomic_write import write_picture
 from valleys.lab.attribution.sentence import amount
 from valleys.lab.statistics.shapley import Decomposition, Effect
-from valleys.palette import BLACK, BLUE, VERMILION
-
-__all__ = ["draw"]
+from valleys.palette import BLACK, BLUE, VERMILION, literal, new_figure
 
 _REST = "the rest: switches together"
 _SLIGHT = 1e-9  # of the total: a rest of rounding alone
@@ -38,22 +35,12 @@ def draw(
 ) -> None:
     """Draw a bar for each switch, from where the one before it ends, with its interval.
 
-    Args:
-        path: the PNG file to write.
-        ends: names of the first and the last recipe.
-        start: the first recipe's mean, on the metric's scale.
-        decomposition: all of whose switches have a mean.
-        title: of the picture.
-        metric: title of the axis.
-        maximize: whether a larger metric is better.
+    The start is the first recipe's mean, on the metric's scale; all switches have a mean.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     bars = _bars(start, decomposition)
-    figure = Figure(figsize=(8, 1.8 + 0.5 * (len(bars) + 2)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((8, 1.8 + 0.5 * (len(bars) + 2)))
     axes = figure.add_subplot()
     undo = decomposition.scale.undo
     for row, place in ((0, start), (len(bars) + 1, bars[-1].end)):
@@ -77,7 +64,7 @@ def draw(
         axes.plot([right, right], [row, row + 1], color="#888888", linewidth=0.8, linestyle=":")
     axes.plot([undo(start)] * 2, [0, 1], color="#888888", linewidth=0.8, linestyle=":")
     labels = [ends[0], *(bar.label for bar in bars), ends[1]]
-    axes.set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels])
+    axes.set_yticks(range(len(labels)), list(map(literal, labels)))
     axes.invert_yaxis()
     axes.use_sticky_edges = False
     axes.margins(x=0.12)
@@ -85,16 +72,14 @@ def draw(
         axes.set_xscale("log")
         for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             which(lambda value, _: f"{value:.4g}")
-    axes.set_xlabel(metric.replace("$", r"\$"))
-    axes.set_title(title.replace("$", r"\$"), fontsize=11)
+    axes.set_xlabel(literal(metric))
+    axes.set_title(literal(title), fontsize=11)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     handles = [Patch(color=BLUE, label="better"), Patch(color=VERMILION, label="worse")]
     handles.append(Patch(color="#000000", alpha=0.35, label="pale: not significant"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    write_whole(path, picture.getvalue())
+    write_picture(path, figure)
 
 
 def _bars(start: float, decomposition: Decomposition) -> Sequence[_Bar]:

@@ -21,10 +21,10 @@ from valleys.landscape.curvature.density import density
 from valleys.landscape.evaluation import statistics
 from valleys.landscape.objective import Objective
 from valleys.landscape.sharpness.worst_case import sharpness
-from valleys.landscape.slices.interpolation import Path1D, interpolate
+from valleys.landscape.slices.interpolation import interpolate
 from valleys.landscape.slices.slices import slice_2d
 
-__all__ = ["Minimum", "drawing"]
+__all__ = ["drawing"]
 
 GRID = 41
 """Points on each side of the surface."""
@@ -42,21 +42,13 @@ _Batches = list[tuple[Any, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Minimum:
-    """A model that an optimizer trained.
-
-    Args:
-        optimizer: its name.
-        model: the trained model, in evaluation mode.
-        start: the same model before its training.
-        run: round, seed and trial, as the report counts them.
-        score: the validation metric, or its negative if it is minimized: the best minimum has the largest.
-    """
+    """A model that an optimizer trained."""
 
     optimizer: str
-    model: nn.Module
-    start: nn.Module
-    run: Mapping[str, int]
-    score: float
+    model: nn.Module  # in evaluation mode
+    start: nn.Module  # the same model before its training
+    run: Mapping[str, int]  # round, seed and trial, as the report counts them
+    score: float  # the validation metric, or its negative if it is minimized: the best minimum has the largest
 
 
 def drawing(
@@ -211,7 +203,10 @@ class _Between:
             "second": second,
             "distance": float(torch.linalg.vector_norm(ends[0].double() - ends[1].double())),
             "t": paths["training"].t.tolist(),
-            **{name: _height(path) for name, path in paths.items()},
+            **{
+                name: {"losses": path.losses.tolist(), "barrier": path.barrier, "at": path.barrier_at}
+                for name, path in paths.items()
+            },
         }
 
     def _loss(self, split: str, point: Tensor) -> float:
@@ -219,10 +214,6 @@ class _Between:
         with statistics(objective, self.training) as estimate, objective.placed(objective.unflatten(point)):
             estimate()
             return objective.value()
-
-
-def _height(path: Path1D) -> dict[str, Any]:
-    return {"losses": path.losses.tolist(), "barrier": path.barrier, "at": path.barrier_at}
 
 
 def _spectrum(objective: Objective, follow: Follow) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -133,17 +134,11 @@ def _trace(setup: _Setup) -> dict[str, float]:
     return {"trace": result.value, "trace_error": result.standard_error}
 
 
-def _sharpness(setup: _Setup) -> dict[str, float]:
+def _sharpness(setup: _Setup, adaptive: bool = False) -> dict[str, float]:
     from valleys.landscape.sharpness.worst_case import sharpness
 
-    return {"sharpness": sharpness(setup.objective, _RHO, steps=_STEPS, seed=setup.seed).value}
-
-
-def _adaptive_sharpness(setup: _Setup) -> dict[str, float]:
-    from valleys.landscape.sharpness.worst_case import sharpness
-
-    result = sharpness(setup.objective, _ADAPTIVE_RHO, adaptive=True, steps=_STEPS, seed=setup.seed)
-    return {"adaptive_sharpness": result.value}
+    name, rho = ("adaptive_sharpness", _ADAPTIVE_RHO) if adaptive else ("sharpness", _RHO)
+    return {name: sharpness(setup.objective, rho, adaptive=adaptive, steps=_STEPS, seed=setup.seed).value}
 
 
 def _average_sharpness(setup: _Setup) -> dict[str, float]:
@@ -151,10 +146,6 @@ def _average_sharpness(setup: _Setup) -> dict[str, float]:
 
     result = average_sharpness(setup.objective, _SIGMA, adaptive=True, samples=_PAIRS, seed=setup.seed)
     return {"average_sharpness": result.value, "average_sharpness_error": result.standard_error}
-
-
-def _train_loss(setup: _Setup) -> dict[str, float]:
-    return {"train_loss": setup.objective.value()}
 
 
 def _gap(setup: _Setup) -> dict[str, float]:
@@ -179,9 +170,9 @@ _FUNCTIONS: dict[str, Callable[[_Setup], dict[str, float]]] = {
     "top_eigenvalue": _top_eigenvalue,
     "trace": _trace,
     "sharpness": _sharpness,
-    "adaptive_sharpness": _adaptive_sharpness,
+    "adaptive_sharpness": partial(_sharpness, adaptive=True),
     "average_sharpness": _average_sharpness,
-    "train_loss": _train_loss,
+    "train_loss": lambda setup: {"train_loss": setup.objective.value()},
     "gap": _gap,
     "drift": _drift,
 }

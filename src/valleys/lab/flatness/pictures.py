@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from valleys.lab.atomic_write import write_whole
+from valleys.lab.atomic_write import write_picture
 from valleys.lab.flatness.drawing import START
-from valleys.landscape.slices.plots import contour, literal, new_figure
+from valleys.landscape.slices.plots import contour
 from valleys.landscape.slices.scales import is_wide
 from valleys.landscape.slices.slices import Slice
-from valleys.palette import COLORS, DASHES, MARKERS
+from valleys.palette import literal, look, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,17 +29,9 @@ def paths(folder: Path) -> dict[str, Path]:
 
 
 def write(drawn: _Drawn, folder: Path) -> None:
-    """Write the pictures of a landscape.
-
-    Args:
-        drawn: what ``drawing`` returned, with ``title`` and ``optimizers``, the names of the whole comparison, which
-            choose the colours.
-        folder: where to.
-    """
+    """Write the pictures of a ``drawing`` with ``title`` and ``optimizers``, whose order chooses the colours."""
     for name, path in paths(folder).items():
-        picture = io.BytesIO()
-        PICTURES[name][0](drawn).savefig(picture, format="png", dpi=150)
-        write_whole(path, picture.getvalue())
+        write_picture(path, PICTURES[name][0](drawn))
 
 
 def _surface(drawn: _Drawn) -> Figure:
@@ -60,13 +51,13 @@ def _surface(drawn: _Drawn) -> Figure:
     axes.title.set_wrap(True)  # the plane may be narrow
     marks = []
     for minimum in drawn["minima"]:
-        look = _look(drawn, minimum["optimizer"])
+        style = _look(drawn, minimum["optimizer"])
         inside = minimum["distance"] <= 1e-3 * float(x[-1] - x[0])
         away = "" if inside else f"\n{minimum['distance']:.3g} off the plane"
-        fill = look["color"] if inside else "none"
+        fill = style["color"] if inside else "none"
         at = (minimum["x"], minimum["y"])
-        axes.plot(*at, look["marker"], color=fill, markersize=11, mec="white", mew=3.5, zorder=5)
-        axes.plot(*at, look["marker"], color=fill, markersize=11, mec=look["color"], mew=1.5, zorder=6)
+        axes.plot(*at, style["marker"], color=fill, markersize=11, mec="white", mew=3.5, zorder=5)
+        axes.plot(*at, style["marker"], color=fill, markersize=11, mec=style["color"], mew=1.5, zorder=6)
         marks.append((at, f"{minimum['optimizer']}: {minimum['training_loss']:.2g}{away}"))
     if START in plane["spanned_by"]:
         at = (plane["start"]["x"], plane["start"]["y"])
@@ -83,16 +74,16 @@ def _barriers(drawn: _Drawn) -> Figure:
     for axes, split in zip(figure.subplots(1, 2), ("training", "validation"), strict=True):
         lines = []
         for number, pair in enumerate(pairs):
-            color, dash = COLORS[number % len(COLORS)], DASHES[number % len(DASHES)]
+            line = {**look(number), "marker": ""}
             losses = torch.tensor(pair[split]["losses"], dtype=torch.float64)
             heights = " / ".join(f"{pair[name]['barrier']:.2g}" for name in ("training", "validation"))
             label = literal(f"{pair['first']} to {pair['second']}: {heights}")
-            lines += axes.plot(pair["t"], losses, color=color, linestyle=dash, linewidth=2, label=label)
-            axes.plot(dense, torch.lerp(losses[0], losses[-1], dense), ":", color=color, linewidth=1)
+            lines += axes.plot(pair["t"], losses, **line, linewidth=2, label=label)
+            axes.plot(dense, torch.lerp(losses[0], losses[-1], dense), ":", color=line["color"], linewidth=1)
         lines += axes.plot([], [], ":", color="black", linewidth=1, label="between the losses of the ends")
         axes.set(title=f"{split} loss", xlabel="from the first minimum (0) to the second (1)")
         _logarithmic(axes, [loss for pair in pairs for loss in pair[split]["losses"]])
-        _plain(axes)
+        plain(axes)
     figure.legend(handles=lines, loc="outside right upper", title="barrier: training / validation", frameon=False)
     figure.suptitle(literal(f"{drawn['title']}: straight lines between the minima"))
     return figure
@@ -105,17 +96,17 @@ def _spectra(drawn: _Drawn) -> Figure:
     figure = new_figure((8, 1 + 2.1 * len(entries)))
     panels = figure.subplots(len(entries), 1, squeeze=False)[:, 0]
     for axes, entry in zip(panels, entries, strict=True):
-        look = _look(drawn, entry["optimizer"])
+        style = _look(drawn, entry["optimizer"])
         x, density = entry["eigenvalues"], torch.tensor(entry["density"], dtype=torch.float64)
-        axes.fill_between(x, density, color=look["color"], alpha=0.25, linewidth=0)
-        axes.plot(x, density, color=look["color"], linewidth=1.5)
+        axes.fill_between(x, density, color=style["color"], alpha=0.25, linewidth=0)
+        axes.plot(x, density, color=style["color"], linewidth=1.5)
         top = float(density.max())
         axes.set(yscale="log", ylim=(_FLOOR * top, 10 * top), ylabel="density")
         axes.yaxis.set_major_locator(LogLocator(numticks=5))
         axes.yaxis.set_minor_locator(NullLocator())
         text = f"{entry['optimizer']}: from {entry['smallest']:.2g} to {entry['largest']:.3g}"
         axes.text(0.99, 0.92, literal(text), transform=axes.transAxes, ha="right", va="top")
-        _plain(axes)
+        plain(axes)
     panels[-1].set_xlabel("eigenvalue of the Hessian of the training loss; each minimum has its own scale")
     figure.suptitle(literal(f"{drawn['title']}: spectral density at the minima"))
     return figure
@@ -127,8 +118,8 @@ def _sharpness(drawn: _Drawn) -> Figure:
     titles = {"l2": "l2 ball: distance of the weights", "adaptive": "adaptive ball: relative to each weight"}
     for axes, (kind, title) in zip(panels, titles.items(), strict=True):
         for entry in drawn["sharpness"]:
-            curve, look = entry[kind], _look(drawn, entry["optimizer"])
-            axes.plot(curve["radii"], curve["rises"], label=literal(entry["optimizer"]), linewidth=2, **look)
+            curve, style = entry[kind], _look(drawn, entry["optimizer"])
+            axes.plot(curve["radii"], curve["rises"], label=literal(entry["optimizer"]), linewidth=2, **style)
         rises = [rise for entry in drawn["sharpness"] for rise in entry[kind]["rises"]]
         axes.set(xscale="log", title=title, xlabel="radius", ylabel="largest rise of the training loss")
         ticks = drawn["sharpness"][0][kind]["radii"]
@@ -136,7 +127,7 @@ def _sharpness(drawn: _Drawn) -> Figure:
         axes.minorticks_off()
         _logarithmic(axes, rises)
         axes.legend(frameon=False)
-        _plain(axes)
+        plain(axes)
     figure.suptitle(literal(f"{drawn['title']}: sharpness by radius"))
     return figure
 
@@ -152,17 +143,7 @@ PICTURES: dict[str, tuple[Callable[[_Drawn], Figure], str]] = {
 
 def _look(drawn: _Drawn, optimizer: str) -> dict[str, Any]:
     """Return the colour, dash and marker that an optimizer has in every picture of the comparison."""
-    number = drawn["optimizers"].index(optimizer)
-    return {
-        "color": COLORS[number % len(COLORS)],
-        "linestyle": DASHES[number % len(DASHES)],
-        "marker": MARKERS[number % len(MARKERS)],
-    }
-
-
-def _plain(axes: Any) -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    return look(drawn["optimizers"].index(optimizer))
 
 
 def _logarithmic(axes: Any, values: Sequence[float]) -> None:

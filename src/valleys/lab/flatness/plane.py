@@ -16,18 +16,12 @@ _PARALLEL = 1e-4  # share of a distance that must lie across the plane's first d
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """A plane in the parameter space, with coordinates in which distances are those of the parameters.
+    """A plane in the parameter space, with coordinates in which distances are those of the parameters."""
 
-    Args:
-        origin: the point of coordinates (0, 0), flat.
-        x, y: orthonormal directions, flat, float64.
-        spanned_by: names of the three points that lie in it.
-    """
-
-    origin: Tensor
-    x: Tensor
+    origin: Tensor  # the point of coordinates (0, 0), flat
+    x: Tensor  # orthonormal to y; both flat, float64
     y: Tensor
-    spanned_by: tuple[str, str, str]
+    spanned_by: tuple[str, str, str]  # names of the three points that lie in it
 
     def locate(self, point: Tensor) -> tuple[float, float, float]:
         """Return a point's coordinates, and its distance from the plane."""
@@ -40,19 +34,10 @@ class Plane:
 
 
 def through(points: Mapping[str, Tensor]) -> Plane:
-    """Lay a plane through the first three points that span one.
+    """Lay a plane through the first three points that span one, or raise LabError if all lie on one line.
 
     The first is the origin, and x points to the next that differs from it. A point on the line through these two spans
     nothing and is passed over; it lies in the plane all the same.
-
-    Args:
-        points: flat vectors of one size by name, the most important first.
-
-    Returns:
-        The plane.
-
-    Raises:
-        LabError: no three points that do not lie on one line.
 
     Example:
         >>> corners = {"a": [0.0, 0.0, 1.0], "b": [2.0, 0.0, 1.0], "c": [3.0, 0.0, 1.0], "d": [1.0, 3.0, 1.0]}

@@ -7,8 +7,6 @@ from typing import Any
 
 from valleys.lab.flatness.table import Flatness
 
-__all__ = ["RATIOS", "drawn", "method"]
-
 RATIOS = (
     "Geometric mean of the first optimizer's value divided by the second's in the same round or, with one round, on "
     "the same seed, with its 95 % interval, not corrected for the number of measures: an interval that includes 1 "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,6 @@ from valleys.lab.optimizers.spec import Plan, Range
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
-
-__all__ = ["Entry", "modules"]
 
 Arguments = Callable[[Mapping[str, float], Plan], dict[str, Any]]
 
@@ -28,32 +26,21 @@ PARAMETERS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """An optimizer that the lab knows by name.
+    """An optimizer that the lab knows by name."""
 
-    Args:
-        about: what it is and how it is built, in a sentence or two.
-        constructor: the callable, such as ``torch.optim.SGD``.
-        arguments: its keyword arguments, of tuned values and the plan of the run. A value that is a string with a dot
-            names a class by its module, such as ``torch.optim.SGD``.
-        space: range of each tuned hyperparameter.
-        source: paper and implementation.
-        base: name of the optimizer that it adapts by E; None: it adapts none.
-        parameters: one of ``PARAMETERS``. With "groups" the weight decay is theirs, else the arguments'.
-        alpha_schedule: of :class:`valleys.AlphaSchedule`; None: alpha is constant.
-        closure, own_schedule: see ``OptimizerSpec``.
-        holds: classes, by module and name, whose objects its state holds beside tensors: checkpoints may load them.
-    """
-
-    about: str
-    constructor: str
+    about: str  # what it is and how it is built, in a sentence or two
+    constructor: str  # the callable, such as ``torch.optim.SGD``
+    # Its keyword arguments, of tuned values and the plan of the run. A value that is a string with a dot names a class
+    # by its module, such as ``torch.optim.SGD``.
     arguments: Arguments
-    space: Mapping[str, Range]
-    source: str
-    base: str | None = None
-    parameters: str = "groups"
-    alpha_schedule: str | None = None
-    closure: bool = False
+    space: Mapping[str, Range]  # range of each tuned hyperparameter
+    source: str  # paper and implementation
+    base: str | None = None  # name of the optimizer that it adapts by E; None: it adapts none
+    parameters: str = "groups"  # one of ``PARAMETERS``. With "groups" the weight decay is theirs, else the arguments'
+    alpha_schedule: str | None = None  # of :class:`valleys.AlphaSchedule`; None: alpha is constant
+    closure: bool = False  # as the next, see ``OptimizerSpec``
     own_schedule: bool = False
+    # Classes, by module and name, whose objects its state holds beside tensors: checkpoints may load them.
     holds: tuple[str, ...] = ()
 
     def build(self, model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
@@ -100,8 +87,7 @@ def _imported(value: Any) -> Any:
     """Return the object that a dotted name stands for, and anything else as it is."""
     if not isinstance(value, str) or "." not in value:
         return value
-    module, _, name = value.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    return pkgutil.resolve_name(value)
 
 
 def _word(value: Any) -> str:

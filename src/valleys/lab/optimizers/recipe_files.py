@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -24,12 +25,9 @@ from valleys.lab.optimizers.recipes import (
     OFF,
     Recipe,
     explore_pair,
-    imported,
     recipe_spec,
 )
 from valleys.lab.optimizers.spec import Plan, Range
-
-__all__ = ["checked", "recipes"]
 
 _RULE = "rule"
 _POWER_OF_TEN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
@@ -44,15 +42,8 @@ def recipes(batch_size: int, file: Path | str | None = None) -> dict[str, Recipe
     ratio), ``clip`` (largest norm of the whole gradient, or null), ``E`` ("off", "rule" or [alpha, beta]), or an option
     of :class:`valleys.ALTO`. ``like`` takes another recipe's settings first. With ``optimizer`` (module and class) a
     recipe is one of another optimizer: its settings are arguments. ``space`` has the range (low, high) of each
-    hyperparameter; of ALTO's those that shall differ from the family's.
-
-    Args:
-        batch_size: examples per step, for the paper's rule.
-        file: of the user's recipes. One with the name of a package's replaces it, but not what the package's others are
-            made of. Default: none.
-
-    Returns:
-        Recipes by name.
+    hyperparameter; of ALTO's those that shall differ from the family's. A recipe with the name of a package's replaces
+    it, but not what the package's others are made of.
 
     Raises:
         LabError: a file that cannot be read, an unknown setting, or a value out of its range; the message names it.
@@ -115,14 +106,7 @@ def _recipe(name: str, entries: Mapping[str, Mapping[str, Any]], batch_size: int
 
 
 def checked(recipe: Recipe, batch_size: int) -> Recipe:
-    """Return a recipe with the paper's rule in numbers, or refuse it.
-
-    Args:
-        recipe: the recipe.
-        batch_size: examples per step, for the paper's rule.
-
-    Raises:
-        LabError: an unknown setting, a value out of its range, or a class that is no optimizer; the message names it.
+    """Return a recipe with the paper's rule in numbers, or raise LabError, which names what is wrong with it.
 
     Example:
         >>> checked(Recipe("mine", {"E": "rule"}), 16384).settings
@@ -187,7 +171,7 @@ def _is_pair(value: Any) -> bool:
 
 def _check_class(name: str, optimizer: str) -> None:
     try:
-        optimizer_class = imported(optimizer)
+        optimizer_class = resolve_name(optimizer)
     except (ImportError, AttributeError, ValueError) as error:
         raise LabError(f"recipe {name!r}: the optimizer {optimizer!r} cannot be imported ({error})") from error
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 from torch import nn
@@ -17,7 +17,7 @@ from valleys.lab.errors import LabError, unknown
 from valleys.lab.optimizers.spaces import ADAMW, LAMB
 from valleys.lab.optimizers.spec import OptimizerSpec, Plan, Range
 
-__all__ = ["Recipe", "aligned", "mixed_settings", "recipe_spec", "setting"]
+__all__ = ["Recipe"]
 
 ALTO = "valleys.ALTO"
 OFF = "off"
@@ -65,7 +65,7 @@ def setting(recipe: Recipe, name: str) -> Any:
         return pair[name == "beta"]
     if recipe.optimizer == ALTO and name in DEFAULTS:
         return DEFAULTS[name]
-    parameter = inspect.signature(imported(recipe.optimizer)).parameters.get(name)
+    parameter = inspect.signature(resolve_name(recipe.optimizer)).parameters.get(name)
     value = None if parameter is None or parameter.default is parameter.empty else parameter.default
     return list(value) if isinstance(value, tuple) else value
 
@@ -133,14 +133,7 @@ def mixed_settings(first: Recipe, last: Recipe, changed: frozenset[str]) -> dict
 
 
 def recipe_spec(recipe: Recipe, fixed: Mapping[str, float]) -> OptimizerSpec:
-    """Return a recipe as the lab runs it.
-
-    Args:
-        recipe: the recipe.
-        fixed: hyperparameters that are not tuned, by name.
-
-    Returns:
-        The specification, whose space has the fixed values as ranges of one value.
+    """Return a recipe as the lab runs it; in its space the fixed values are ranges of one value.
 
     Raises:
         LabError: a fixed value that is no number, or of a hyperparameter that the recipe does not have.
@@ -199,7 +192,7 @@ def _build_alto(recipe: Recipe, model: nn.Module, values: Mapping[str, float], p
 def _build_other(recipe: Recipe, model: nn.Module, values: Mapping[str, float], plan: Plan) -> Optimizer:
     settings = dict(recipe.settings)
     clip = settings.pop("clip", None)
-    optimizer: Optimizer = imported(recipe.optimizer)(model.parameters(), **values, **settings)
+    optimizer: Optimizer = resolve_name(recipe.optimizer)(model.parameters(), **values, **settings)
     return _clipped(optimizer, clip)
 
 
@@ -213,8 +206,3 @@ def _clipped(optimizer: Optimizer, clip: float | None) -> Optimizer:
     if clip is not None:
         optimizer.register_step_pre_hook(before_step)
     return optimizer
-
-
-def imported(name: str) -> Any:
-    module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-__all__ = ["importing", "names", "resolve"]
-
 
 def names() -> list[str]:
     """The names that ``resolve`` knows, beside ``module:callable``."""
@@ -29,18 +27,12 @@ def names() -> list[str]:
 
 
 def resolve(name: str, batch_size: int = LARGE_BATCH) -> OptimizerSpec:
-    """Find an optimizer.
+    """Find an optimizer: one of ``names()``, or ``module:callable``, where the current folder's modules count too.
 
-    Args:
-        name: one of ``names()``, or ``module:callable``, where the current folder's modules count too. The callable
-            gets the list of the model's parameters and the tuned values by name: ``callable(params, lr=...)`` with lr
-            between 1e-4 and 1, or, if it has an attribute ``search_space``, the names in it. That is a dictionary of
-            ``Range`` objects or (low, high) pairs, which are logarithmic. A callable whose first parameter is called
-            ``named_parameters`` gets the list of the model's (name, parameter) pairs.
-        batch_size: examples per step, on which the search spaces of the paper's rules depend. Default: 1024.
-
-    Returns:
-        Its specification.
+    The callable gets the list of the model's parameters and the tuned values by name: ``callable(params, lr=...)`` with
+    lr between 1e-4 and 1, or, if it has an attribute ``search_space``, the names in it. That is a dictionary of
+    ``Range`` objects or (low, high) pairs, which are logarithmic. A callable whose first parameter is called
+    ``named_parameters`` gets the list of the model's (name, parameter) pairs.
 
     Raises:
         LabError: no such name, module or callable; a callable that is no optimizer, needs a closure, or does not take

@@ -7,8 +7,6 @@ from typing import Any
 
 from valleys.lab.optimizers.spec import Plan, Range
 
-__all__ = ["ADAM", "ADAMW", "LAMB", "MEANING", "MOMENTUM", "SGD", "TUNED", "Values", "betas", "sgd", "space"]
-
 Values = Mapping[str, float]
 """Tuned values by name."""
 

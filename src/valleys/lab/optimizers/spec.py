@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from valleys.lab.errors import LARGEST, LabError, finite, place, reason, shortened, typed
 
-__all__ = ["OptimizerSpec", "Plan", "Range", "has_modes", "judged", "stem", "tunable"]
+__all__ = ["OptimizerSpec", "Plan", "Range"]
 
 SCALES = ("log", "linear", "reverse-log")
 _LONGEST = 200  # bytes of a name: names of files hold it, and 255 are the most
@@ -216,11 +216,7 @@ def has_modes(optimizer: Optimizer) -> bool:
 def judged(optimizer: Any) -> Iterator[None]:
     """Let the model have the weights that its optimizer wants judged; go back to those it trains afterwards.
 
-    Args:
-        optimizer: of the model, in its training mode. One without ``eval()`` and ``train()`` judges what it trains.
-
-    Yields:
-        Nothing.
+    An optimizer without ``eval()`` and ``train()`` judges what it trains.
 
     Example:
         >>> import torch

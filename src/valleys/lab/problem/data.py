@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from valleys.lab.errors import LabError, shortened
 
-__all__ = ["Batch", "Reader", "Split", "Stream", "count", "moved", "taken"]
+__all__ = ["Batch", "Reader", "Split", "Stream", "count"]
 
 Batch: TypeAlias = Tensor | Mapping[str, Tensor]
 """One side of some examples, as a tensor whose first dimension counts them, or several such tensors by name."""
@@ -150,7 +150,7 @@ class _Streamed:
         """The examples of each choice, one choice after the other."""
         loader = DataLoader(
             self.dataset,
-            batch_sampler=_Lists(choices),
+            batch_sampler=(indices.tolist() for indices in choices),
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(0),  # else the loader would draw a seed from the run's generator
@@ -161,16 +161,6 @@ class _Streamed:
         except LabError as error:
             # A worker's error comes with its traceback as the text, whose last line is the message.
             raise LabError(str(error).rstrip().rsplit("LabError: ", 1)[-1]) from error
-
-
-@dataclass(frozen=True)
-class _Lists:
-    """A batch sampler: a DataLoader wants lists of numbers."""
-
-    choices: Iterable[Tensor]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (indices.tolist() for indices in self.choices)
 
 
 def _tensors(batch: Batch) -> list[Tensor]:

@@ -25,19 +25,10 @@ _TOLERANCE = 1e-3  # relative; image decoders, and sines on other processors, di
 def fingerprint(
     problem: Problem, file: Path | None = None, is_object: bool = False, optimizers: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Return what must be the same for the results of two sessions to belong together.
+    """Return what must be the same for the results of two sessions to belong together, for ``changes`` to compare.
 
     Of a task its data; of one in a file the sources, of an object the initial weights and a loss; the sources of
     optimizers that are named as ``module:callable``, but for installed packages.
-
-    Args:
-        problem: the problem.
-        file: the file that it is from. Default: it is from none.
-        is_object: whether it was given as an object. Default: it is the lab's own, or the file's.
-        optimizers: names of optimizers. Default: none.
-
-    Returns:
-        Entries that ``changes`` compares.
     """
     entries: dict[str, Any] = {}
     if isinstance(problem, Task):
@@ -58,26 +49,13 @@ def of_data(task: Task) -> dict[str, Any]:
     0.1 % of the largest when they are compared:
 
     .. math:: \sqrt{\tfrac1n \sum_i x_i^2}, \qquad \tfrac1n \sum_i w_i x_i, \quad w_i = \tfrac{2i}{n - 1} - 1
-
-    Args:
-        task: whose data it is.
-
-    Returns:
-        An entry for each split.
     """
     parts = {"training": task.train, "validation": task.validation, "test": task.test}
     return {f"{name} data": _of_split(split) for name, split in parts.items()}
 
 
 def of_model(task: Task) -> dict[str, Any]:
-    """Return the norm of the initial weights at seed 0, and with them the loss of the first six training examples.
-
-    Args:
-        task: one that is an object, whose source nobody knows.
-
-    Returns:
-        An entry for either.
-    """
+    """Return the norm of the initial weights at seed 0, and with them the loss of the first six training examples."""
     indices = torch.arange(min(_EXAMPLES, len(task.train)))
     device = torch.device("cpu")
     ((inputs, targets),) = task.train.reader(device).read([indices])
@@ -91,14 +69,7 @@ def of_model(task: Task) -> dict[str, Any]:
 
 
 def of_sources(file: Path) -> dict[str, Any]:
-    """Return the hash of a Python file, and of each that it imports from its own folder, directly or by another.
-
-    Args:
-        file: the file.
-
-    Returns:
-        An entry for each file, by its path from the folder.
-    """
+    """Return the hash of a Python file, and of each that it imports from its folder, directly or not, by its path."""
     folder = file.resolve().parent
     pending, texts = [file.resolve()], dict[Path, bytes]()
     while pending:

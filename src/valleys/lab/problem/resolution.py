@@ -8,8 +8,6 @@ from valleys.lab.problem.data import taken
 from valleys.lab.problem.seeds import seeded
 from valleys.lab.problem.task import Problem, Task
 
-__all__ = ["resolution"]
-
 _EXAMPLES = 256
 
 

@@ -8,19 +8,11 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-__all__ = ["mixed", "seeded"]
-
 
 def mixed(*numbers: int) -> int:
-    """Return a seed of 32 bits, for each list of whole numbers another one but for a chance of 1 in 4 billion.
+    """Return a seed of 32 bits, for each list of numbers below 2^63 another one but for a chance of 1 in 4 billion.
 
     All bits count, while torch's generator on the CPU reads the lowest 32 bits of a seed alone.
-
-    Args:
-        numbers: whole numbers below 2^63, such as a run's seed, a step and a rank.
-
-    Returns:
-        The seed, from 0 to 2^32 - 1.
 
     Example:
         >>> mixed(0, 1) == mixed(1, 0), mixed(2**40, 1) == mixed(0, 1)
@@ -32,14 +24,7 @@ def mixed(*numbers: int) -> int:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the generators in use and no others; put them and cuDNN's switches back afterwards.
-
-    Args:
-        device: where the work is done; its generator and the CPU's are seeded.
-        seed: from 0 to 2^32 - 1; the CPU's generator reads no further bits.
-
-    Yields:
-        Nothing.
+    """Seed the generators in use, the device's and the CPU's; put them and cuDNN's switches back afterwards.
 
     Example:
         >>> state = torch.get_rng_state()

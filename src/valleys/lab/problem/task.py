@@ -14,7 +14,7 @@ from valleys.lab.errors import LabError, shortened, typed
 from valleys.lab.problem.data import Batch, Split, Stream
 from valleys.lab.problem.schedules import Schedule
 
-__all__ = ["MICRO_BATCH", "Problem", "Split", "Stream", "Task"]
+__all__ = ["Problem", "Split", "Stream", "Task"]
 
 MICRO_BATCH = 4096
 """Examples per forward pass and rank unless a task or the user says otherwise; larger batches are accumulated."""

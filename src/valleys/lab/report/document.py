@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from valleys.lab.atomic_write import write_whole
+from valleys.lab.atomic_write import write_json, write_whole
 from valleys.lab.flatness import pictures
 from valleys.lab.flatness import text as flat
 from valleys.lab.report import additions, html, learning_curves, runs, schema
@@ -25,12 +24,8 @@ def write(
 ) -> dict[str, Path]:
     """Write ``report.md``, ``report.json``, ``runs.csv``, ``report.html`` and ``curves.png``.
 
-    Args:
-        results: everything the store holds.
-        summary: what ``summarize`` made of it.
-        folder: where to.
-        command: the command line that repeats the comparison.
-        lines: Python that builds an optimizer with the values selected last, by its name. Default: none is known.
+    The command repeats the comparison; a line builds an optimizer, by its name, with the values that were selected
+    last.
     """
     paths = {
         "markdown": folder / "report.md",
@@ -44,8 +39,7 @@ def write(
     if "attribution" in page:
         document["attribution"] = page["attribution"]
     write_whole(paths["markdown"], to_markdown(document, summary, additions.read(folder / additions.DRAWING)))
-    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
-    write_whole(paths["json"], text + "\n")
+    write_json(paths["json"], document)
     write_whole(paths["csv"], runs.to_csv(document))
     html.write([page], paths["html"])
     learning_curves.draw(document, paths["curves"])
@@ -90,6 +84,7 @@ def to_markdown(document: Mapping[str, Any], summary: Summary, drawn: Mapping[st
     """Return the report as Markdown; ``document`` is what ``to_json`` made of the summary, ``drawn`` the landscape."""
     configuration = document["configuration"]
     index = reading.indices([document])
+    python = [f"optimizer = {line}  # {' '.join(name.split())}" for name, line in document["lines"].items()]
     parts = [
         f"# {escape(configuration['task'])} at batch {configuration['batch_size']}",
         tables.results(document, index).to_markdown(),
@@ -107,7 +102,7 @@ def to_markdown(document: Mapping[str, Any], summary: Summary, drawn: Mapping[st
         tables.settings(document).to_markdown(),
         "## Search space",
         tables.spaces(document, index).to_markdown(),
-        *_code("Python", _python(document["lines"]), "python"),
+        *_code("Python", "\n".join(python), "python"),
         "## Environment",
         tables.environments(document).to_markdown(),
         *_code("Command", document["command"]),
@@ -122,11 +117,7 @@ def plain(value: Any) -> Any:
         >>> plain({"loss": (1.0, float("inf"))})
         {'loss': [1.0, None]}
     """
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def _measured(results: Results, summary: Summary) -> dict[str, Any] | None:
@@ -220,10 +211,6 @@ def _landscape(drawn: Mapping[str, Any] | None, document: Mapping[str, Any]) -> 
 
 def _notes(notes: Sequence[str]) -> str:
     return "\n".join(f"* Note: {escape(note)}." for note in notes)
-
-
-def _python(lines: Mapping[str, str]) -> str:
-    return "\n".join(f"optimizer = {line}  # {' '.join(name.split())}" for name, line in lines.items())
 
 
 def _code(title: str, text: str, language: str = "") -> list[str]:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["COLUMNS", "PREFIX", "to_csv"]
+__all__ = ["COLUMNS", "to_csv"]
 
 COLUMNS = (
     "task",

@@ -29,76 +29,46 @@ _Unit = Mapping[Key, Record]
 
 @dataclass(frozen=True)
 class Selection:
-    """Selected values of an optimizer in one round, and their runs.
+    """Selected values of an optimizer in one round, and their runs."""
 
-    Args:
-        point: number of the trial; None if every trial diverged.
-        hyperparameters: its values; None as well.
-        runs: runs with them on fresh seeds, in the order of the seeds.
-    """
-
-    point: int | None
+    point: int | None  # number of the trial; None if every trial diverged
     hyperparameters: Mapping[str, float] | None
-    runs: Mapping[Key, Record]
+    runs: Mapping[Key, Record]  # runs with them on fresh seeds, in the order of the seeds
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. A unit is a round or, with one round, a fresh seed.
-
-    Args:
-        optimizer: its name.
-        units: complete ones.
-        lost: units lost to divergence: every trial of the round diverged, or a run on a fresh seed did.
-        reached: units that met the validation target.
-        steps, seconds: medians to the target over units, a missed target counting as infinite; None if infinite.
-        validation, test: means over the units that were not lost; None without one.
-        trials, diverged_trials: tuning runs, and how many of them diverged.
-        step_seconds, optimizer_seconds: medians over the runs on fresh seeds; None without runs.
-        state_bytes, parameter_bytes: of the optimizer's state and of the parameters; None without runs.
-        hyperparameters: the selected values of each complete round; None where every trial diverged.
-    """
+    """One line of the table. A unit is a round or, with one round, a fresh seed."""
 
     optimizer: str
-    units: int
-    lost: int
-    reached: int
-    steps: float | None
-    seconds: float | None
-    validation: Interval | None
+    units: int  # complete ones
+    lost: int  # units lost to divergence: every trial of the round diverged, or a run on a fresh seed did
+    reached: int  # units that met the validation target
+    steps: float | None  # to the target: the median over units, a missed target counting as infinite; None if infinite
+    seconds: float | None  # the same
+    validation: Interval | None  # mean over the units that were not lost; None without one
     test: Interval | None
-    trials: int
+    trials: int  # tuning runs
     diverged_trials: int
-    step_seconds: float | None
+    step_seconds: float | None  # median over the runs on fresh seeds; None without runs
     optimizer_seconds: float | None
-    state_bytes: int | None
+    state_bytes: int | None  # of the optimizer's state; None without runs
     parameter_bytes: int | None
-    hyperparameters: tuple[Mapping[str, float] | None, ...]
+    hyperparameters: tuple[Mapping[str, float] | None, ...]  # of each complete round; None: all trials diverged
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Selection, averages and verdicts of a comparison's records.
+    """Selection, averages and verdicts of a comparison's records."""
 
-    Args:
-        selections: by optimizer and complete round, counted from 0.
-        outcomes: the results by unit that the verdicts rest on, by optimizer.
-        rows: the table, best optimizer first.
-        verdicts: one for each pair.
-        budget: the expected test metric by number of trials, of each optimizer that was tuned.
-        notes: what a reader of the table should know.
-        metric: the test metric.
-        flatness: what ``valleys landscape`` measured; None if nothing was.
-    """
-
-    selections: Mapping[str, Mapping[int, Selection]]
-    outcomes: Mapping[str, Outcome]
-    rows: tuple[Row, ...]
-    verdicts: tuple[Verdict, ...]
-    budget: Mapping[str, tuple[BudgetPoint, ...]]
+    selections: Mapping[str, Mapping[int, Selection]]  # by optimizer and complete round, counted from 0
+    outcomes: Mapping[str, Outcome]  # the results by unit that the verdicts rest on, by optimizer
+    rows: tuple[Row, ...]  # the table, best optimizer first
+    verdicts: tuple[Verdict, ...]  # one for each pair
+    budget: Mapping[str, tuple[BudgetPoint, ...]]  # of each optimizer that was tuned
     notes: tuple[str, ...]
     metric: Metric
-    flatness: Flatness | None = None
+    flatness: Flatness | None = None  # what ``valleys landscape`` measured; None if nothing was
 
     @property
     def selected(self) -> dict[str, tuple[Mapping[str, float] | None, ...]]:

@@ -19,35 +19,22 @@ _GAP = 2  # spaces between the columns of a terminal
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell.
-
-    Args:
-        text: what is shown.
-        value: what a numeric column is sorted by, infinity included; None sorts last.
-    """
+    """One cell."""
 
     text: str
-    value: float | None = None
+    value: float | None = None  # what a numeric column is sorted by, infinity included; None sorts last
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table; the first cell of a row is its heading. The page's template renders it as HTML.
-
-    Args:
-        caption, titles: of the table and of its columns.
-        numeric: which columns are numbers.
-        rows: the cells.
-        index: number of the optimizer that a row is about; empty if rows are about something else.
-        sortable: whether the order of the rows is the reader's to choose.
-    """
+    """One table; the first cell of a row is its heading. The page's template renders it as HTML."""
 
     caption: str
     titles: Sequence[str]
-    numeric: Sequence[bool]
+    numeric: Sequence[bool]  # which columns are numbers
     rows: Sequence[Sequence[Cell]]
-    index: Sequence[int] = ()
-    sortable: bool = True
+    index: Sequence[int] = ()  # number of the optimizer that a row is about; empty if rows are about something else
+    sortable: bool = True  # whether the order of the rows is the reader's to choose
 
     @classmethod
     def of_text(cls, titles: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> Table:

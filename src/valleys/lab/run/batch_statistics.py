@@ -9,19 +9,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["restated"]
-
 
 @contextmanager
 def restated(model: nn.Module, forward: Callable[[], None]) -> Iterator[None]:
     """Average the batch statistics anew at the present weights; put those of training back afterwards.
 
-    Args:
-        model: whose normalisation layers with running statistics are meant; without one nothing happens.
-        forward: passes training examples through the model.
-
-    Yields:
-        Nothing.
+    ``forward`` passes training examples through the model. Without running statistics nothing happens.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, _NormBase) and layer.running_mean is not None]
     if not layers:

@@ -13,7 +13,7 @@ from valleys.lab.problem.loop import Loop
 from valleys.lab.problem.task import Problem, Task
 from valleys.lab.settings import documented, option
 
-__all__ = ["PRECISIONS", "RunConfig", "check_device"]
+__all__ = ["RunConfig"]
 
 PRECISIONS = ("float32", "bfloat16")
 """Types of forward passes, the model's own, or bfloat16 by autocast; weights and updates stay as they are."""

@@ -31,12 +31,9 @@ _state = _State()
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise ``Interrupted`` inside when the scheduler asks, or leave it to work that polls; outside it is an exit.
+    """Raise ``Interrupted`` inside when the scheduler asks, or leave it to work that polls; outside exit by ``CODE``.
 
     Handlers that the program has set are left alone, and so is a thread other than the main one, which can set none.
-
-    Raises:
-        SystemExit: with ``CODE``.
     """
     main = threading.current_thread() is threading.main_thread()
     own = [number for number in _SIGNALS if main and signal.getsignal(number) == signal.SIG_DFL]

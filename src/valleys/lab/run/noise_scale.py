@@ -11,7 +11,7 @@ from torch import Tensor
 
 from valleys.lab.errors import LabError
 
-__all__ = ["CONFIDENCE", "Measurement", "MicroGradients", "NoiseScale"]
+__all__ = ["CONFIDENCE", "Measurement", "NoiseScale"]
 
 CONFIDENCE = 0.95
 """Of the intervals."""
@@ -179,8 +179,7 @@ class NoiseScale:
 class MicroGradients:
     """Gradients of a step's micro-batches: each one's norm, and their sum as plain accumulation gives it.
 
-    Args:
-        parameters: those whose ``.grad`` counts. A second copy of their gradients is kept during the step.
+    A second copy of the gradients is kept during the step.
     """
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
@@ -190,11 +189,7 @@ class MicroGradients:
         self._weights: list[float] = []
 
     def take(self, weight: float) -> None:
-        """Take the gradients that a backward pass left.
-
-        Args:
-            weight: n_j / n, the factor of the micro-batch's mean loss.
-        """
+        """Take the gradients that a backward pass left; the weight, n_j / n, is the factor of its mean loss."""
         self._norms.append(_norms(parameter.grad for parameter in self._parameters))
         self._weights.append(weight)
         for number, parameter in enumerate(self._parameters):
@@ -206,12 +201,7 @@ class MicroGradients:
             parameter.grad = None
 
     def put(self, noise: NoiseScale, batch_size: int) -> None:
-        """Leave the sums in ``.grad``, and tell the noise scale of the step.
-
-        Args:
-            noise: what learns the norms.
-            batch_size: n, the examples of all micro-batches.
-        """
+        """Leave the sums in ``.grad``, and tell the noise scale of the step, whose batch has n examples."""
         for parameter, sums in zip(self._parameters, self._sums, strict=True):
             parameter.grad = sums
         *parts, whole = (float(norm.cpu().double().square().sum()) for norm in [*self._norms, _norms(self._sums)])

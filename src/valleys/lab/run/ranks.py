@@ -85,11 +85,7 @@ class Ranks:
         return self.rank == 0
 
     def device(self, name: torch.device | str) -> torch.device:
-        """Return this rank's device: with several ranks, ``cuda`` is its own of the machine's devices.
-
-        Raises:
-            LabError: more ranks than CUDA devices, or a process group that cannot serve the device.
-        """
+        """Return this rank's device: with several ranks, ``cuda`` is its own of the machine's, if one is left."""
         device = torch.device(name)
         if self.size == 1:
             return device
@@ -141,11 +137,7 @@ class Ranks:
         return total
 
     def decide(self, work: Callable[[], T]) -> T:
-        """Return the result of work that rank 0 does alone; the others get it by pickle.
-
-        Raises:
-            LabError: on all ranks, if the work raised it.
-        """
+        """Return the result of work that rank 0 does alone, by pickle, or raise its LabError, on all ranks."""
         if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]
@@ -161,8 +153,7 @@ class Ranks:
     def agree(self, work: Callable[[], T]) -> T:
         """Let every rank do work that may fail on some: rank 0 first, whose downloads are then there for the others.
 
-        Raises:
-            LabError: on all ranks, if the work raised it on any.
+        A LabError of any is raised on all.
         """
         if self.size == 1:
             return work()
@@ -179,11 +170,7 @@ class Ranks:
 
 
 def check_averaged(model: nn.Module) -> None:
-    """Refuse gradients that not all ranks have averaged: the wrapper waits for those of all parameters.
-
-    Raises:
-        LabError: several ranks, and a parameter without a gradient.
-    """
+    """Raise LabError for a parameter without a gradient: with several ranks the wrapper waits for those of all."""
     if not isinstance(model, DistributedDataParallel):
         return
     if any(p.requires_grad and p.grad is None for p in model.module.parameters()):
@@ -201,12 +188,9 @@ def held_back(model: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Join the other processes of this launch.
+    """Join the other processes of this launch, or raise LabError if the environment does not say where they meet.
 
     A process group that is already there is used and left as it is. Otherwise one is made, and taken down at the end.
-
-    Raises:
-        LabError: the environment announces several processes but not where they meet.
     """
     has_group = distributed.is_available() and distributed.is_initialized()
     ranks = Ranks(distributed.get_rank(), distributed.get_world_size()) if has_group else Ranks(*_launched())

@@ -19,49 +19,30 @@ from valleys.lab.run.config import RunConfig
 from valleys.lab.run.ranks import Ranks
 from valleys.lab.run.training_loop import start
 
-__all__ = ["Rehearsal", "rehearse"]
-
 _MOST = 128  # examples: times are nearly proportional to them, and a rehearsal must be short
 _UPDATES, _SECONDS = 10, 2.0
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Cost of one optimizer's steps on this machine.
-
-    Args:
-        optimizer: its name.
-        examples: in the micro-batch.
-        gradient_seconds: seconds of a forward and backward pass of the micro-batch.
-        step_seconds: seconds of ``optimizer.step`` without the gradients that it asks for.
-        evaluation_seconds: seconds of evaluating the micro-batch.
-        gradients: gradients that it needs in a step.
-        activation_bytes: what the forward pass of the micro-batch keeps for the backward pass.
-    """
+    """Cost of one optimizer's steps on this machine."""
 
     optimizer: str
-    examples: int
-    gradient_seconds: float
-    step_seconds: float
-    evaluation_seconds: float
-    gradients: int
-    activation_bytes: int
+    examples: int  # in the micro-batch
+    gradient_seconds: float  # seconds of a forward and backward pass of the micro-batch
+    step_seconds: float  # seconds of ``optimizer.step`` without the gradients that it asks for
+    evaluation_seconds: float  # seconds of evaluating the micro-batch
+    gradients: int  # gradients that it needs in a step
+    activation_bytes: int  # what the forward pass of the micro-batch keeps for the backward pass
 
 
 def rehearse(problem: Problem, specs: Sequence[OptimizerSpec], config: RunConfig) -> tuple[Rehearsal, ...]:
     """Build each optimizer on the task's model and make two steps, so that a mistake costs no tuning runs.
 
     The steps are those of training, in one process, on the same few examples (128 at most), in the middle of the search
-    space; the second is timed. The update is then repeated with the same gradient, ten times or for two seconds:
-    some optimizers do most of their work every tenth step.
-
-    Args:
-        problem: a task; of a ``Loop``, whose model nobody knows, only what it says itself is checked.
-        specs: the optimizers.
-        config: settings of the runs.
-
-    Returns:
-        What each optimizer's steps cost; nothing for a ``Loop``. Torch's random state is left alone.
+    space; the second is timed. The update is then repeated with the same gradient, ten times or for two seconds: some
+    optimizers do most of their work every tenth step. Of a ``Loop``, whose model nobody knows, only what it says itself
+    is checked. Torch's random state is left alone.
 
     Raises:
         LabError: an optimizer that cannot be built for this model, or whose step fails, with the reason in one line.

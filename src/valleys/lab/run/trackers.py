@@ -34,10 +34,7 @@ NAMES = tuple(_MODULES)
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuse trackers that are unknown or not installed, before any work.
-
-    Raises:
-        LabError: an unknown name, one named twice, or a package that is missing, with the command that installs it.
+    """Raise LabError for trackers that are unknown, named twice or not installed, before any work.
 
     Example:
         >>> check(["tensorbord"])

@@ -38,34 +38,21 @@ RESTATED = 8
 
 @dataclass
 class Fitting:
-    """A run under way.
-
-    Args:
-        task: what is learnt.
-        spec: of the optimizer.
-        model, replica: the model, and what ``Ranks.replicate`` made of it.
-        optimizer: of the model.
-        device: where all of it is.
-        ranks: the processes that share the batches.
-        batch_size, micro_batch, seed: see ``trainer.train``.
-        autocast: whether forward passes compute in bfloat16 where torch holds that safe.
-        noise: learns the norms of each step's micro-batches, of which there must be two or more; for one rank.
-        guard: entered around the optimizer's part of a step.
-    """
+    """A run under way."""
 
     task: Task
     spec: OptimizerSpec
     model: nn.Module
-    replica: nn.Module
+    replica: nn.Module  # what ``Ranks.replicate`` made of the model
     optimizer: Optimizer
     device: torch.device
     ranks: Ranks
-    batch_size: int
+    batch_size: int  # this, ``micro_batch`` and ``seed``: see ``trainer.train``
     micro_batch: int
     seed: int
-    autocast: bool = False
-    noise: NoiseScale | None = None
-    guard: Callable[[], AbstractContextManager[None]] = nullcontext
+    autocast: bool = False  # whether forward passes compute in bfloat16 where torch holds that safe
+    noise: NoiseScale | None = None  # learns from each step's micro-batches, two or more; for one rank
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext  # entered around the optimizer's part of a step
     steps: int = 0
     examples: int = 0
     diverged: bool = False

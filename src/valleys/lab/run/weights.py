@@ -26,11 +26,7 @@ def save(model: nn.Module, path: Path) -> None:
 
 
 def save_whole(state: Mapping[str, Any], path: Path) -> None:
-    """Write a file of tensors, whole or not at all; its folder is made if need be.
-
-    Raises:
-        OSError: it cannot be written; torch itself has no such exception for a full disk.
-    """
+    """Write a file of tensors, whole or not at all, or raise OSError; torch has no such exception for a full disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two workers may write at once where one took the other for dead: each has a file of its own until it is whole.
     new = path.with_suffix(f".{os.getpid()}.new")
@@ -44,11 +40,7 @@ def save_whole(state: Mapping[str, Any], path: Path) -> None:
 
 
 def load(path: Path, device: torch.device) -> dict[str, Tensor] | None:
-    """Read a ``state_dict``; None if there is no file.
-
-    Raises:
-        LabError: the file is damaged.
-    """
+    """Read a ``state_dict``; None if there is no file, LabError if it is damaged."""
     if not path.exists():
         return None
     try:

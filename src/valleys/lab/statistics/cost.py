@@ -11,8 +11,6 @@ from valleys.lab.statistics.intervals import mean_interval
 from valleys.lab.statistics.outcome import Outcome, Verdict
 from valleys.lab.statistics.sentences import count
 
-__all__ = ["cost_sentence", "step_times"]
-
 _SLACK = 600.0  # seconds by which runs that take turns may lie apart
 
 # A step takes about as long where its excess is at most the first, or may be 0, and is surely below the second.
@@ -20,16 +18,7 @@ _EQUAL, _SAME = 0.01, 0.05
 
 
 def cost_sentence(verdict: Verdict, a: Outcome, b: Outcome) -> str:
-    """Return step time, memory of the state, and steps and seconds to the target, first beside second.
-
-    Args:
-        verdict: the pair with its times to the target.
-        a: outcome of the first.
-        b: outcome of the second.
-
-    Returns:
-        Text without a full stop; empty where nothing is known.
-    """
+    """Return step time, memory of the state, and time to the target, first beside second; empty if nothing is known."""
     names = verdict.first, verdict.second
     step = _step(*names, a, b)
     parts = [" and ".join(filter(None, [step, _state(*names, a, b, bool(step))]))]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from valleys.lab.statistics.intervals import Interval
 
-__all__ = ["about", "decimals", "fixed", "format_interval", "format_mean", "ratios"]
+__all__ = ["format_mean"]
 
 _WIDE = 2.0  # limits further apart than this ratio have digits of their own
 

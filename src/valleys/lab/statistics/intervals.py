@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from valleys.lab.statistics.outcome import Metric
 
-__all__ = ["Interval", "Scale", "mean_interval", "mean_on_scale", "median", "scale_of"]
+__all__ = ["Interval", "Scale", "mean_interval", "mean_on_scale", "median"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from valleys.lab.statistics.intervals import Scale, scale_of, standard_error, t_quantile
 from valleys.lab.statistics.outcome import Metric
 
-__all__ = ["Difference", "least_difference", "paired_difference"]
+__all__ = ["Difference", "paired_difference"]
 
 _LINEAR = Metric("metric", maximize=True)
 _SLACK = 1e-9  # of an example: accuracies are sums of shares that were rounded

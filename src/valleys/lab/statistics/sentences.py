@@ -8,19 +8,13 @@ from valleys.lab.statistics.formatting import about, decimals, fixed, ratios
 from valleys.lab.statistics.outcome import Metric, Verdict
 from valleys.lab.statistics.paired import Difference
 
-__all__ = ["count", "details", "sentence"]
-
 _MOST = 1000.0  # a larger factor says nothing to a reader
 
 
 def sentence(verdict: Verdict, difference: Difference | None, metric: Metric, planned: tuple[int, int]) -> str:
     """Return the verdict for a person without statistics, without a full stop.
 
-    Args:
-        verdict: its numbers.
-        difference: the paired differences behind them; None without a unit that both finished.
-        metric: the test metric.
-        planned: how many units each of the two has, lost ones included.
+    The difference is None without a unit that both finished; ``planned`` counts the units of each, lost ones included.
     """
     losses = _losses(verdict, planned)
     if difference is None:
@@ -32,14 +26,7 @@ def sentence(verdict: Verdict, difference: Difference | None, metric: Metric, pl
 
 
 def details(verdict: Verdict, difference: Difference | None, metric: Metric, shared: int) -> str:
-    """Return a second line with what a statistician wants, without a full stop.
-
-    Args:
-        verdict: its numbers.
-        difference: the paired differences behind them; None without a unit that both finished.
-        metric: the test metric.
-        shared: number of comparisons that share the level.
-    """
+    """Return a second line with what a statistician wants; ``shared`` is the number of pairs that share the level."""
     if difference is None or verdict.difference is None:
         return ""
     log = difference.scale.log

@@ -13,7 +13,7 @@ from valleys.lab.statistics.intervals import Scale, scale_of, standard_error, t_
 from valleys.lab.statistics.outcome import Metric
 from valleys.lab.statistics.paired import least_difference
 
-__all__ = ["MOST_SWITCHES", "Decomposition", "Effect", "decompose", "designed"]
+__all__ = ["Decomposition", "Effect", "decompose"]
 
 MOST_SWITCHES = 5
 """Switches whose combinations are all run; of more, each is changed alone."""
@@ -185,21 +185,13 @@ def decompose(values: Values, switches: Sequence[str], metric: Metric, *, level:
 
 @dataclass(frozen=True)
 class _Averager:
-    """Averages of differences between finished recipes.
+    """Averages of differences between finished recipes."""
 
-    Args:
-        places: value of each unit on the scale, by finished recipe.
-        units: their number.
-        least: one test example's worth.
-        marked: switches that make a recipe diverge.
-        rounding: sums of differences below it are rounding errors.
-    """
-
-    places: Mapping[Subset, Sequence[float]]
+    places: Mapping[Subset, Sequence[float]]  # value of each unit on the scale, by finished recipe
     units: int
-    least: float
-    marked: Collection[str]
-    rounding: float
+    least: float  # one test example's worth
+    marked: Collection[str]  # switches that make a recipe diverge
+    rounding: float  # sums of differences below it are rounding errors
 
     def finished(self, recipes: Sequence[Subset]) -> bool:
         return all(changed in self.places for changed in recipes)

@@ -34,11 +34,7 @@ _TRIES = 8
 
 
 def open_storage(place: str | Path, heartbeat: int) -> optuna.storages.RDBStorage:
-    """Open an Optuna storage: an URL, or the file of an SQLite database, whose name may have any characters.
-
-    Raises:
-        LabError: Optuna or a driver is missing, the text is no URL, or the database cannot be reached.
-    """
+    """Open an Optuna storage: an URL, or the file of an SQLite database, whose name may have any characters."""
     try:
         import optuna
         from sqlalchemy.engine import URL
@@ -87,11 +83,7 @@ def open_storage(place: str | Path, heartbeat: int) -> optuna.storages.RDBStorag
 
 
 def parsed(url: str) -> URL:
-    """Return a storage's address.
-
-    Raises:
-        LabError: the text is none; it is not shown, as it may hold a password.
-    """
+    """Return a storage's address; a LabError does not show what is none, as it may hold a password."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -125,11 +117,7 @@ def is_of_database(error: BaseException) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written, before anything is.
-
-    Raises:
-        LabError: with the reason and the remedy.
-    """
+    """Raise LabError for a folder that cannot be made or written, before anything is."""
     try:
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         problem = "" if os.access(nearest, os.W_OK | os.X_OK) else "is not writable"

@@ -43,26 +43,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a store holds about a comparison; all that a report is made of.
+    """Everything a store holds about a comparison; all that a report is made of."""
 
-    Args:
-        configuration: task, batch size, rounds and so on.
-        environments: the environments it ran in, oldest first.
-        spaces: range of each hyperparameter, by optimizer.
-        tuning: finished tuning runs, by optimizer.
-        final: finished runs with fresh seeds, by optimizer.
-        planned: the pairs to be judged; empty: none was planned.
-        plans: how many different lists of pairs have been asked for.
-        request: how the comparison was asked for, which is not part of what it is: where the data lay, the command.
-        flatness: what ``valleys landscape`` measured of the final runs, by optimizer.
-    """
-
-    configuration: Mapping[str, Any]
-    environments: Sequence[Mapping[str, Any]]
-    spaces: Mapping[str, Mapping[str, Range]]
-    tuning: Mapping[str, Mapping[Key, Record]]
-    final: Mapping[str, Mapping[Key, Record]]
-    planned: Sequence[tuple[str, str]] = ()
-    plans: int = 1
-    request: Mapping[str, Any] = field(default_factory=dict)
+    configuration: Mapping[str, Any]  # task, batch size, rounds and so on
+    environments: Sequence[Mapping[str, Any]]  # the environments it ran in, oldest first
+    spaces: Mapping[str, Mapping[str, Range]]  # range of each hyperparameter, by optimizer
+    tuning: Mapping[str, Mapping[Key, Record]]  # finished tuning runs, by optimizer
+    final: Mapping[str, Mapping[Key, Record]]  # finished runs with fresh seeds, by optimizer
+    planned: Sequence[tuple[str, str]] = ()  # the pairs to be judged; empty: none was planned
+    plans: int = 1  # how many different lists of pairs have been asked for
+    request: Mapping[str, Any] = field(default_factory=dict)  # not part of what it is: where the data lay, the command
+    # What ``valleys landscape`` measured of the final runs, by optimizer.
     flatness: Mapping[str, Mapping[Key, Mapping[str, Any]]] = field(default_factory=dict)

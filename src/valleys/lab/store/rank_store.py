@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,25 +17,16 @@ if TYPE_CHECKING:
     from valleys.lab.optimizers.spec import Range
 
 
-class RankStore:
+class RankStore(AbstractContextManager["RankStore"]):
     """A store that rank 0 holds and all ranks use: every method is called by all, and tells all the same.
 
-    Args:
-        ranks: the processes that share the runs. All together are one worker.
-        folder, url, name: see ``Store``.
-
-    Raises:
-        LabError: on all ranks, what ``Store`` raises on rank 0.
+    All ranks together are one worker; what ``Store`` raises on rank 0 is raised on all.
     """
 
     def __init__(self, ranks: Ranks, folder: Path, url: str | None, name: str | None) -> None:
         self._ranks = ranks
         self._stores: list[Store] = []
         ranks.decide(lambda: self._stores.append(Store(folder, url, name)))
-
-    def __enter__(self) -> RankStore:
-        """The store itself."""
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -44,18 +35,9 @@ class RankStore:
         for store in self._stores:
             store.__exit__(kind, error, trace)
 
-    def configure(
-        self,
-        configuration: Mapping[str, Any],
-        environment: Mapping[str, Any],
-        spaces: Mapping[str, Mapping[str, Range]],
-        request: Mapping[str, Any] | None = None,
-        settings: Mapping[str, Mapping[str, Any]] | None = None,
-        fingerprint: Mapping[str, Any] | None = None,
-    ) -> list[str]:
+    def configure(self, *about: Mapping[str, Any]) -> list[str]:
         """``Store.configure`` on rank 0."""
-        arguments = configuration, environment, spaces, request, settings, fingerprint
-        return self._ranks.decide(lambda: self._stores[0].configure(*arguments))
+        return self._ranks.decide(lambda: self._stores[0].configure(*about))
 
     def claim(self, jobs: Sequence[Job]) -> Job | None:
         """``Store.claim`` on rank 0."""

@@ -18,7 +18,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -39,15 +39,11 @@ if TYPE_CHECKING:
     from valleys.lab.optimizers.spec import Range
 
 
-class Store:
-    """The runs of one comparison.
+class Store(AbstractContextManager["Store"]):
+    """The runs of one comparison, in the SQLite file of its folder or in an Optuna storage, by URL and name.
 
-    Args:
-        folder: the comparison's folder; it is made if need be.
-        url: an Optuna storage URL; default: the SQLite file ``comparison.db`` in the folder.
-        name: what the comparison is called in the storage; default: the folder's name.
-        heartbeat: seconds between two signs of life, at least 1. A worker on another machine is taken for dead after
-            four of them; one on this machine as soon as its process is gone.
+    The heartbeat is the seconds between two signs of life, at least 1. A worker on another machine is taken for dead
+    after four of them; one on this machine as soon as its process is gone.
 
     Raises:
         LabError: if the folder cannot be written, or the storage cannot be opened.
@@ -79,18 +75,10 @@ class Store:
         self._maximize = False
         self._next_look = -math.inf  # at the other workers, in seconds of the monotonic clock
 
-    def __enter__(self) -> Store:
-        """The store itself."""
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the storage; of an error of the disk or the database name the file and the remedy.
-
-        Raises:
-            LabError: the error in one line.
-        """
+        """Close the storage; of an error of the disk or the database name the file and the remedy in one line."""
         with suppress(Exception):  # a database that fails may fail to be left, too
             self._storage.remove_session()
             self._storage.engine.dispose()
@@ -115,24 +103,11 @@ class Store:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         fingerprint: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Set the comparison's configuration and return warnings; refuse a comparison of something else.
+        """Set the comparison's configuration and return warnings; raise LabError for a comparison of something else.
 
         Configured numbers in ``GROWING`` may have grown, the others must be as they were; optimizers may be added or
-        left out; a change of the environment only warns.
-
-        Args:
-            configuration: what the comparison is.
-            environment: where this worker runs.
-            request: how it was asked for.
-            spaces: range of each hyperparameter, by optimizer.
-            settings: what else an optimizer is made of, by optimizer.
-            fingerprint: what must not change of the problem behind its name; entries may be added.
-
-        Returns:
-            The warnings.
-
-        Raises:
-            LabError: naming what differs, and the remedy.
+        left out, each with its space and settings; the fingerprint may gain entries; a change of the environment, where
+        this worker runs, only warns. The request, how the comparison was asked for, may be any.
         """
         self._maximize = bool(configuration["maximize"])
         with self._exclusive:
@@ -187,11 +162,7 @@ class Store:
         return environment_changes(environments[-1], environment) if environments else []
 
     def check_fingerprint(self, now: Mapping[str, Any]) -> None:
-        """Refuse a problem whose data, source, weights or loss have changed.
-
-        Raises:
-            LabError: naming what changed, and the remedy.
-        """
+        """Raise LabError for a problem whose data, source, weights or loss have changed."""
         before = self._study(self.name).user_attrs.get("fingerprint", {})
         changed = changes(before, now)
         if changed:

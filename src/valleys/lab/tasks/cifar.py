@@ -56,18 +56,12 @@ _PIXELS = {
 
 @dataclass(frozen=True)
 class _Network:
-    """A network of the paper.
+    """A network of the paper."""
 
-    Args:
-        paper, smoke: ``classes -> network``, the paper's and a small one of the same kind.
-        targets: accuracy on CIFAR-10 and CIFAR-100 for the preset ``paper``.
-        micro_batch: examples of one backward pass that need no more than about 15 GB in float32.
-    """
-
-    paper: Callable[[int], nn.Module]
-    smoke: Callable[[int], nn.Module]
-    targets: tuple[float, float]
-    micro_batch: int
+    paper: Callable[[int], nn.Module]  # by the number of classes
+    smoke: Callable[[int], nn.Module]  # a small one of the same kind
+    targets: tuple[float, float]  # accuracy on CIFAR-10 and CIFAR-100 for the preset ``paper``
+    micro_batch: int  # examples of one backward pass that need no more than about 15 GB in float32
 
 
 _NETWORKS = {

@@ -20,8 +20,6 @@ from valleys.lab.problem.data import Batch, count, taken
 from valleys.lab.problem.seeds import seeded
 from valleys.lab.problem.task import Problem, Task
 
-__all__ = ["check", "file_of", "load", "resolve"]
-
 _EXAMPLES = 6
 
 
@@ -39,8 +37,7 @@ def file_of(text: str) -> Path | None:
 def resolve(task: str | Problem, data_dir: Path | str | None = None, preset: str | None = None) -> Problem:
     """Return a task of the lab by its name, a task from ``FILE.py:NAME``, or the task itself.
 
-    Raises:
-        LabError: what ``tasks.load`` or ``load`` raise, or a data folder or preset for a task of the user's own.
+    Data folder and preset are for the lab's own tasks alone.
 
     Example:
         >>> resolve("digits").name
@@ -60,15 +57,11 @@ def resolve(task: str | Problem, data_dir: Path | str | None = None, preset: str
 
 
 def load(text: str) -> Problem:
-    """Load a task from ``FILE.py:NAME`` and try it on a few examples.
+    """Load a task from ``FILE.py:NAME`` and try it on a few examples; a LabError names file and line.
 
     NAME is a ``Task`` or a ``Loop``, or a function without arguments that returns one. The file's folder is on the
     import path, as when the file is run. The task's variant names the file and a hash of its text, so that a task that
     was changed is not mixed up with what it was.
-
-    Raises:
-        LabError: with file and line where the file has an error; also no such file or name, something that is
-            no task, or a task that does not do what ``check`` asks of it.
     """
     path = file_of(text)
     name = text.rpartition(":")[2]
@@ -93,11 +86,7 @@ def check(task: Problem, path: Path | None = None) -> None:
     .. math:: L(x_1, \dots, x_n) = \tfrac1n \sum_i L(x_i)
 
     Its model is built twice, called, and differentiated; loss and metric are compared between all the examples and
-    their parts, and the metric is computed on examples of the other splits, too.
-
-    Args:
-        task: the task.
-        path: its file, for messages. Default: none.
+    their parts, and the metric is computed on examples of the other splits, too. The path names its file in messages.
 
     Raises:
         LabError: a model that is none, or the same one at every call; a loss that is no scalar, not finite, without a

@@ -28,19 +28,12 @@ _READERS = 16  # more processes than this decode faster than a GPU trains
 
 @dataclass(frozen=True)
 class _Recipe:
-    """A preset of a network.
+    """A preset of a network."""
 
-    Args:
-        build: ``classes -> network``.
-        stored, shown: height and width of decoded images and of what the network sees.
-        target: accuracy in percent.
-        epochs, batch_size, schedule, micro_batch: as a task has them.
-    """
-
-    build: Callable[[int], nn.Module]
-    stored: int
-    shown: int
-    target: float
+    build: Callable[[int], nn.Module]  # by the number of classes
+    stored: int  # height and width of decoded images
+    shown: int  # of what the network sees
+    target: float  # accuracy in percent
     epochs: int
     batch_size: int
     schedule: Schedule

@@ -17,7 +17,7 @@ from valleys.lab.errors import LabError
 from valleys.lab.problem.loop import Diverged, Loop, Running
 from valleys.lab.problem.schedules import Schedule
 
-__all__ = ["COLLECT", "load"]
+__all__ = ["load"]
 
 COLLECT = 2048
 """Steps in the environments, all together, before each update of the policy."""
@@ -31,16 +31,11 @@ _TRAIN, _TEST = 0, 1  # what a run's seeds are for
 
 @dataclass(frozen=True)
 class Setting:
-    """The length and width of a preset.
+    """The length and width of a preset."""
 
-    Args:
-        environments: copies that are stepped side by side; they divide ``COLLECT``.
-        rounds: collections, each followed by an update, in an epoch. Each copy must make as many steps in an epoch as
-            its longest episode has, so that one ends and there is a return to report.
-        epochs: of the whole run.
-    """
-
-    environments: int
+    environments: int  # copies that are stepped side by side; they divide ``COLLECT``
+    # Collections, each followed by an update, in an epoch. Each copy must make as many steps in an epoch as its longest
+    # episode has, so that one ends and there is a return to report.
     rounds: int
     epochs: int
 

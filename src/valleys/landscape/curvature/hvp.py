@@ -26,11 +26,7 @@ LinearOperator = Any
 
 
 class SymmetricOperator:
-    """A symmetric matrix that is a sum over batches; here, of one, the matrix of another library.
-
-    Args:
-        matrix: square, in float32 or float64.
-    """
+    """A symmetric matrix that is a sum over batches; here, of one, the square matrix of another library."""
 
     def __init__(self, matrix: LinearOperator) -> None:
         shape, dtype = tuple(getattr(matrix, "shape", ())), getattr(matrix, "dtype", None)

@@ -66,15 +66,10 @@ class Projection:
         return 1 / math.sqrt(2 * self.dimension)
 
     def __call__(self, tensors: Sequence[Tensor], first: int = 0) -> Tensor:
-        """Projects tensors, laid end to end.
+        """Project real tensors, laid end to end; the result, (dimension,), is on the first one's device.
 
-        Args:
-            tensors: real, of any shapes, floating types and devices.
-            first: number of the first tensor among all that belong together: each number has signs and places of its
-                own, so that the projections of parts add up to that of the whole.
-
-        Returns:
-            (dimension,) in float64 where the device has it, on the first tensor's device.
+        ``first`` is the number of the first tensor among all that belong together: each number has signs and places of
+        its own, so that the projections of parts add up to that of the whole.
         """
         home = tensors[0].device
         total = torch.zeros(self.dimension, dtype=sum_dtype(home), device=home)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path as FilePath
 from types import TracebackType
 from typing import Any
@@ -120,7 +121,7 @@ def record(
     return Recorder(optimizer, model, {**settings, "per_layer": per_layer, "path": path})
 
 
-class Recorder:
+class Recorder(AbstractContextManager["Recorder"]):
     """Recorder of an optimizer's steps, attached by :func:`record`."""
 
     def __init__(self, optimizer: Optimizer, model: nn.Module | None, settings: dict[str, Any]) -> None:
@@ -182,7 +183,8 @@ class Recorder:
             path: the file.
         """
         document = {"settings": dict(self._settings), "rows": self.rows, "layers": self.layers}
-        FilePath(path).write_text(json.dumps(_finite(document), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        finite = json.loads(json.dumps(document), parse_constant=lambda _: None)  # JSON knows neither infinity nor NaN
+        FilePath(path).write_text(json.dumps(finite, indent=1) + "\n", encoding="utf-8")
 
     def path(self) -> Path:
         """The positions kept, the first at the start.
@@ -228,9 +230,6 @@ class Recorder:
         """Detaches: the optimizer is as it was. The rows stay; a last one without its next gradient stays so."""
         self._steps.remove()
 
-    def __enter__(self) -> Recorder:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -262,12 +261,3 @@ def _check(optimizer: object, every: int, window: int, projection: int | None, p
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             refuse_shards(parameter)
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,13 +20,7 @@ _SQUARES = ("drift", "_norm", "_norm_before")  # endings of what is kept as squa
 
 
 class Row:
-    """One recorded step.
-
-    Args:
-        step: k.
-        lrs: learning rates of the parameters in the step from k-1 to k.
-        keep_layers: whether each parameter's sums are kept, or only those over all.
-    """
+    """One recorded step, with each parameter's learning rate, and its sums or only those over all parameters."""
 
     def __init__(self, step: int, lrs: Sequence[float], keep_layers: bool) -> None:
         self.step, self.lrs, self.keep_layers = step, list(lrs), keep_layers

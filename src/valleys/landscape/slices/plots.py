@@ -13,7 +13,7 @@ from torch import Tensor
 from valleys.landscape.slices.interpolation import Path1D
 from valleys.landscape.slices.scales import color_range, is_wide, levels_between, norm, round_ticks
 from valleys.landscape.slices.slices import Slice
-from valleys.palette import COLORS, DASHES, MARKERS, VERMILION
+from valleys.palette import VERMILION, literal, look, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,21 +73,20 @@ def plot_1d(
     panels = figure.subplots(1 if metric is None else 2, 1, sharex=True, squeeze=False)[:, 0]
     finite: list[float] = []
     for number, (name, curve) in enumerate(table.items()):
-        color = COLORS[number % len(COLORS)]
-        look: dict[str, Any] = {"color": color, "linewidth": 2, "markersize": 3}
-        look.update(linestyle=DASHES[number % len(DASHES)], marker=MARKERS[number % len(MARKERS)])
+        style: dict[str, Any] = {**look(number), "linewidth": 2, "markersize": 3}
+        color = style["color"]
         if isinstance(curve, Slice):
             x, losses, label = curve.x, curve.values, name
         else:
             x, losses = curve.t, curve.losses
             label = f"{name} (barrier {curve.barrier:.3g})" if name else f"barrier {curve.barrier:.3g}"
-        panels[0].plot(x, losses, label=literal(label) or None, **look)
+        panels[0].plot(x, losses, label=literal(label) or None, **style)
         if isinstance(curve, Path1D):
             panels[0].plot(x, losses - curve.excess, ":", color=color, linewidth=1, label="_line between the ends")
         _mark_missing(panels[0], x, losses, color)
         finite += losses[losses.isfinite()].tolist()
         if metric is not None:
-            panels[1].plot(x, curve.metric, **look)
+            panels[1].plot(x, curve.metric, **style)
     if is_wide(finite):
         panels[0].set_yscale("log")
     panels[0].set_ylabel("loss")
@@ -100,8 +99,7 @@ def plot_1d(
     for axes in panels:
         if not both_ends:
             axes.axvline(0, color="#777777", linewidth=0.8, linestyle="--", zorder=0)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain(axes)
     if panels[0].get_legend_handles_labels()[1]:
         panels[0].legend(frameon=False)
     return _written(figure, path)
@@ -237,8 +235,8 @@ def surface(
     figure = new_figure((8, 6.5))
     axes = figure.add_subplot(projection="3d", computed_zorder=False)
     xs, ys = np.meshgrid(plane.x.numpy(), _y(plane).numpy())
-    look: dict[str, Any] = {"cmap": _MAP, "norm": norm(*ends, False), "linewidth": 0.15, "edgecolor": (1, 1, 1, 0.35)}
-    sheet = axes.plot_surface(xs, ys, heights.numpy(), rcount=len(ys), ccount=len(xs[0]), zorder=1, **look)
+    style: dict[str, Any] = {"cmap": _MAP, "norm": norm(*ends, False), "linewidth": 0.15, "edgecolor": (1, 1, 1, 0.35)}
+    sheet = axes.plot_surface(xs, ys, heights.numpy(), rcount=len(ys), ccount=len(xs[0]), zorder=1, **style)
     bar = figure.colorbar(sheet, ax=axes, label=literal(metric or "loss"), shrink=0.65, pad=0.1)
     if logarithmic:
         ticks = round_ticks(low, high)
@@ -252,16 +250,6 @@ def surface(
     axes.set_zlabel(literal(metric or "loss"))
     _frame(axes, plane, xlabel, ylabel, title)
     return _written(figure, path)
-
-
-def new_figure(size: tuple[float, float]) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Without pyplot: no global figure, no display, and the user's own backend stays as it is.
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _frame(axes: Any, plane: Slice, xlabel: str, ylabel: str, title: str) -> None:
@@ -340,8 +328,3 @@ def _mark_missing(axes: Any, x: Tensor, losses: Tensor, color: str) -> None:
     if missing:
         where = axes.get_xaxis_transform()  # horizontally data, vertically a share of the axes
         axes.plot(missing, [0.98] * len(missing), "x", color=color, transform=where, label="not finite")
-
-
-def literal(text: str) -> str:
-    """Return text that matplotlib shows as it is: dollar signs would start a formula."""
-    return text.replace("$", r"\$")

@@ -8,8 +8,6 @@ from torch import Tensor
 from valleys import reference
 from valleys.paper.walks.functions import FUNCTIONS
 
-__all__ = ["draw"]
-
 _LR, _ALPHA, _B1, _B2, _STEPS, _START = 0.2, -160.0, 0.995, 0.5, 600, (-1.5, 1.5)
 _WIDTH, _HEIGHT, _UNIT = 620, 520, 160.0
 _LEVELS = (0.1, 0.3, 0.7, 1.4, 2.6)  # of the root of the function

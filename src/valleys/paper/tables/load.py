@@ -42,12 +42,9 @@ def load_tables() -> tuple[Table, ...]:
 
 
 def parse_table(file: str, text: str, shared: str = "{}") -> Table:
-    """Read one table from YAML; ``file`` names it in messages, ``shared`` has ``settings`` and ``notes`` by name.
+    """Read one table from YAML; a ValueError names file and entry.
 
-    A table's note takes shared ones as ``$name``.
-
-    Raises:
-        ValueError: an unknown key, a missing field or a value of another kind; the message names file and entry.
+    ``shared`` has ``settings`` and ``notes`` by name, which a table's note takes as ``$name``.
     """
     common = read_yaml(_SHARED, shared)
     settings: dict[str, Setting] = {}

@@ -77,15 +77,10 @@ def method(
     ours: str = "",
     **changes: object,
 ) -> Method:
-    """Return one of the paper's optimizers with all its hyperparameters.
+    """Return one of the paper's optimizers (SGD, ..., EAdamW) with all its hyperparameters.
 
-    Args:
-        optimizer: SGD, Adam, AdamW, AdaBelief, Adan, Lion, LAMB, ALTO, ESGD, EAdam or EAdamW.
-        lr: learning rate.
-        batch_size: examples per step, from which the paper's rule has alpha and beta where ``changes`` has not.
-        name: in place of the optimizer's.
-        ours: what is our choice, beyond the note ``ours`` of all tables.
-        changes: other options than the defaults; None: the optimizer's own default.
+    From the batch size the paper's rule has alpha and beta, where ``changes`` has not. An option that is None is the
+    optimizer's own default. ``ours`` says what is our choice, beyond the note ``ours`` of all tables.
 
     Raises:
         ValueError: an unknown optimizer or option, or an optimizer with E without alpha, beta or a batch size.
@@ -114,17 +109,9 @@ def method(
 
 
 def spec(chosen: Method, exclude_norms: bool = False) -> OptimizerSpec:
-    """Return a method as the lab runs it, with nothing left to tune.
+    """Return a method as the lab runs it, with nothing left to tune; raise LabError if its package is missing.
 
-    Args:
-        chosen: the method.
-        exclude_norms: whether norms and biases have neither weight decay nor ratio, as in the authors' package.
-
-    Returns:
-        The specification.
-
-    Raises:
-        LabError: its package is not installed.
+    Norms and biases can be left without weight decay and ratio, as in the authors' package.
 
     Example:
         >>> spec(method("Adam", 0.01)).space

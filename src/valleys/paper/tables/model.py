@@ -24,19 +24,12 @@ COMPARABLE: tuple[Measure, ...] = ("test", "time ratio", "step ratio", "epoch ra
 
 @dataclass(frozen=True)
 class Method:
-    """An optimizer with all its hyperparameters.
+    """An optimizer with all its hyperparameters."""
 
-    Args:
-        name: the optimizer's name in the paper, which is also the column's unless the table has several of one.
-        kind: key of ``valleys.paper.tables.methods.MAKERS``.
-        options: name and value of what the constructor gets.
-        ours: what of this the paper does not state, and so our choice; empty: nothing.
-    """
-
-    name: str
-    kind: str
-    options: tuple[tuple[str, object], ...]
-    ours: str = ""
+    name: str  # the optimizer's name in the paper, which is also the column's unless the table has several of one
+    kind: str  # key of ``valleys.paper.tables.methods.MAKERS``
+    options: tuple[tuple[str, object], ...]  # name and value of what the constructor gets
+    ours: str = ""  # what of this the paper does not state, and so our choice; empty: nothing
 
     def describe(self) -> str:
         """Return the hyperparameters in words.
@@ -50,60 +43,38 @@ class Method:
 
 @dataclass(frozen=True)
 class Setting:
-    """A task at a batch size.
+    """A task at a batch size."""
 
-    Args:
-        task: name of a task of the lab.
-        batch_size: the paper's, examples per step; None: the task's own (full batch, PPO's minibatch, a function).
-        examples: the paper's training examples, from which a smaller problem's batch size follows; None: a smaller
-            problem keeps its own batch size.
-        epochs: of preset ``paper`` (and of a task without presets); None: the task's own.
-        smoke_epochs: of a task without presets when ``smoke`` is asked for; None: as ``epochs``.
-        schedule: of preset ``paper``; None: the task's own.
-        clip: the gradient's largest norm; None: no clipping.
-        gpu: True if its preset ``paper`` is hopeless without one.
-        folder: the data's folder inside the data folder, where that holds several data sets.
-        ours: what of this the paper does not state; empty: nothing.
-    """
-
-    task: str
+    task: str  # name of a task of the lab
+    # The paper's, examples per step; None: the task's own (full batch, PPO's minibatch, a function).
     batch_size: int | None
+    # The paper's training examples, from which a smaller problem's batch size follows; None: a smaller problem keeps
+    # its own batch size.
     examples: int | None = None
-    epochs: int | None = None
-    smoke_epochs: int | None = None
-    schedule: Schedule | None = None
-    clip: float | None = None
-    gpu: bool = False
-    folder: str = ""
-    ours: str = ""
+    epochs: int | None = None  # of preset ``paper`` (and of a task without presets); None: the task's own
+    smoke_epochs: int | None = None  # of a task without presets when ``smoke`` is asked for; None: as ``epochs``
+    schedule: Schedule | None = None  # of preset ``paper``; None: the task's own
+    clip: float | None = None  # the gradient's largest norm; None: no clipping
+    gpu: bool = False  # True if its preset ``paper`` is hopeless without one
+    folder: str = ""  # the data's folder inside the data folder, where that holds several data sets
+    ours: str = ""  # what of this the paper does not state; empty: nothing
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, or one curve of a figure.
+    """One number of a table, or one curve of a figure."""
 
-    Args:
-        row, column: where it stands; together unique in the table.
-        value: the paper's number; None: there is none, only a curve.
-        setting: the problem; None: no training repeats it, and ``blank`` says why unless ``measure`` is memory or sign.
-        method: the optimizer.
-        measure: what of the runs it is.
-        level: the validation metric whose first crossing is timed; None: the task's target.
-        against: what a ratio or a percentage divides by.
-        blank: why there is nothing of ours, whatever data and hardware there are.
-        says: what a figure shows, in words.
-    """
-
-    row: str
+    row: str  # with the column unique in the table
     column: str
-    value: float | None
+    value: float | None  # the paper's number; None: there is none, only a curve
+    # The problem; None: no training repeats it, and ``blank`` says why unless ``measure`` is memory or sign.
     setting: Setting | None = None
     method: Method | None = None
-    measure: Measure = "test"
-    level: float | None = None
-    against: tuple[Setting | None, Method] | None = None
-    blank: str = ""
-    says: str = ""
+    measure: Measure = "test"  # what of the runs it is
+    level: float | None = None  # the validation metric whose first crossing is timed; None: the task's target
+    against: tuple[Setting | None, Method] | None = None  # what a ratio or a percentage divides by
+    blank: str = ""  # why there is nothing of ours, whatever data and hardware there are
+    says: str = ""  # what a figure shows, in words
 
     def runs(self) -> tuple[tuple[Setting, Method], ...]:
         """The experiments that the number comes from."""
@@ -113,29 +84,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or figure of the paper.
+    """A table or figure of the paper."""
 
-    Args:
-        number: what the command line calls it, such as ``table-3``.
-        title: what it shows.
-        unit: of its numbers.
-        cells: the numbers, row by row.
-        aliases: other numbers of the paper with the same content.
-        contrasts: pairs of columns whose order, in each row, is what the paper claims.
-        notes: what a reader should know; "ours" marks what the paper does not state.
-        needs: data and hardware, in words.
-        decimals: of its numbers.
-    """
-
-    number: str
-    title: str
-    unit: str
-    cells: tuple[Cell, ...]
-    aliases: tuple[str, ...] = ()
-    contrasts: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-    needs: str = "nothing"
-    decimals: int = 2
+    number: str  # what the command line calls it, such as ``table-3``
+    title: str  # what it shows
+    unit: str  # of its numbers
+    cells: tuple[Cell, ...]  # the numbers, row by row
+    aliases: tuple[str, ...] = ()  # other numbers of the paper with the same content
+    contrasts: tuple[tuple[str, str], ...] = ()  # pairs of columns whose order, in each row, is what the paper claims
+    notes: tuple[str, ...] = ()  # what a reader should know; "ours" marks what the paper does not state
+    needs: str = "nothing"  # data and hardware, in words
+    decimals: int = 2  # of its numbers
 
     @property
     def rows(self) -> list[str]:

@@ -21,10 +21,7 @@ TABLES: tuple[Table, ...] = tuple(sorted(load_tables(), key=_key))
 
 
 def find(number: str) -> Table:
-    """Return a table or figure by its number.
-
-    Raises:
-        LabError: there is none; the message lists those there are.
+    """Return a table or figure by its number, or raise LabError with those there are.
 
     Example:
         >>> find("Fig. 8").number, find("table-16").number
@@ -39,13 +36,10 @@ def find(number: str) -> Table:
 
 
 def rows(table: Table, text: str) -> list[str]:
-    """Return the rows that a text names, in the table's order.
+    """Return the rows that a text names, in the table's order, or raise LabError with the rows there are.
 
     The text has names with commas between them. A name is a label or the words that it begins with, in capitals or not;
     part of a word will do where no other label begins so.
-
-    Raises:
-        LabError: no row begins so, or several do with part of a word; the message lists the rows.
 
     Example:
         >>> rows(find("table-3"), "CIFAR-10, imagenet, 2")
@@ -56,9 +50,6 @@ def rows(table: Table, text: str) -> list[str]:
 
 def columns(table: Table, text: str) -> list[str]:
     """Return the columns that a text names, as ``rows``.
-
-    Raises:
-        LabError: as ``rows``.
 
     Example:
         >>> columns(find("table-7"), "alto, without a, bias correction")

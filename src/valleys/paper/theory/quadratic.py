@@ -27,19 +27,12 @@ __all__ = ["NoisyQuadratic"]
 
 
 class Hyper(NamedTuple):
-    """Hyperparameters of E-adapted momentum SGD: numbers, or arrays of one shape (n,) for n settings at once.
+    """Hyperparameters of E-adapted momentum SGD: numbers, or arrays of one shape (n,) for n settings at once."""
 
-    Args:
-        lr: learning rate, the first one if it decays.
-        c: alpha (1 - beta1); 0 is momentum without E.
-        beta1: decay of E's memory, in [0, 1).
-        beta2: decay of the momentum, in [0, 1).
-    """
-
-    lr: ArrayLike
-    c: ArrayLike = 0.0
-    beta1: ArrayLike = 0.0
-    beta2: ArrayLike = 0.0
+    lr: ArrayLike  # learning rate, the first one if it decays
+    c: ArrayLike = 0.0  # alpha (1 - beta1); 0 is momentum without E
+    beta1: ArrayLike = 0.0  # decay of E's memory, in [0, 1)
+    beta2: ArrayLike = 0.0  # decay of the momentum, in [0, 1)
 
 
 @dataclass(frozen=True)

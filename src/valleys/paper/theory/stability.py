@@ -34,15 +34,10 @@ __all__ = [
 
 
 class Widest(NamedTuple):
-    """The alpha with the largest stable learning rate.
-
-    Args:
-        alpha: strength of E.
-        limit: its largest stable lr, times the curvature.
-    """
+    """The alpha with the largest stable learning rate."""
 
     alpha: float
-    limit: float
+    limit: float  # its largest stable lr, times the curvature
 
 
 def iteration_matrix(

@@ -84,12 +84,9 @@ class Rate(NamedTuple):
 
 
 def fit_rate(horizons: Sequence[int], values: Floats) -> Rate:
-    r"""Fit value :math:`\propto` horizon^exponent to each replicate, and average the exponents.
+    r"""Fit value :math:`\propto` horizon^exponent to each replicate by least squares, and average the exponents.
 
-    The values are (horizons, replicates), positive, two or more of both; the fit is by ordinary least squares.
-
-    Raises:
-        ValueError: a value that is not positive and finite, or too few horizons or replicates.
+    The values are (horizons, replicates), positive, two or more of both.
 
     Example:
         >>> rate = fit_rate([100, 400], np.array([[10.0, 10.0], [20.0, 20.0]]))

@@ -19,23 +19,14 @@ from valleys.lab.run.config import RunConfig
 
 @dataclass(frozen=True)
 class Walk:
-    """One walk.
+    """One walk."""
 
-    Args:
-        seed: of its start.
-        end: the last point.
-        value: the function there.
-        best: the point at which it was lowest.
-        lowest: the function there.
-        diverged: whether it ended because a value was not finite.
-    """
-
-    seed: int
-    end: tuple[float, ...]
-    value: float
-    best: tuple[float, ...]
-    lowest: float
-    diverged: bool
+    seed: int  # of its start
+    end: tuple[float, ...]  # the last point
+    value: float  # the function there
+    best: tuple[float, ...]  # the point at which it was lowest
+    lowest: float  # the function there
+    diverged: bool  # whether it ended because a value was not finite
 
     def describe(self) -> str:
         """Return the walk in words.

@@ -162,22 +162,15 @@ def draw(
 
 
 def picture(function: Function, rows: Sequence[TrajectoryRow], path: Path) -> None:
-    """Draw walks on one function into a PNG file, a panel for each family of optimizers.
-
-    Raises:
-        ValueError: no walks, or one on another function.
-    """
+    """Draw walks on one function into a PNG file, a panel for each family of optimizers."""
     if not rows or any(row.function != function.name for row in rows):
         raise ValueError(f"rows: give one walk or more, all on {function.name}")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.transforms import offset_copy
 
     families = list(dict.fromkeys(row.walker.family for row in rows))
     flat = function.dimension == 1
     wide, high = _panel(function)
-    figure = Figure(figsize=(wide * len(families) + 0.5, high), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = palette.new_figure((wide * len(families) + 0.5, high))
     grid = figure.subplots(2 if flat else 1, len(families), squeeze=False, sharex=True, sharey="row")
     window = _range(rows) if flat else (0.0, 0.0)
     for column, family in enumerate(families):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,17 +19,11 @@ __all__ = ["FAMILIES", "PRESETS", "Walker", "equal_memory", "walkers"]
 
 @dataclass(frozen=True)
 class Family:
-    """A plain optimizer and its adapted form.
-
-    Args:
-        plain: name of the plain one.
-        adapted: name of the adapted one.
-        layerwise: whether it couples the coordinates of a tensor, so that walks need tensors of their own.
-    """
+    """A plain optimizer and its adapted form."""
 
     plain: str
     adapted: str
-    layerwise: bool = False
+    layerwise: bool = False  # whether it couples the coordinates of a tensor, so that walks need tensors of their own
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -41,22 +36,14 @@ FAMILIES: Mapping[str, Family] = {
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings for the walks on one function.
-
-    Args:
-        steps: of each walk.
-        lr: learning rate of each family.
-        alpha: strength of E.
-        beta1: memory of E.
-        momentum: of SGD, and first beta of Adam and LAMB, of ESGD, EAdam and ALTO just so.
-        beta2: memory of the second moments: of Adam's family and of LAMB's.
-    """
+    """Settings for the walks on one function."""
 
     steps: int
-    lr: Mapping[str, float]
-    alpha: float = -50.0
-    beta1: float = 0.99
-    momentum: float = 0.9
+    lr: Mapping[str, float]  # learning rate of each family
+    alpha: float = -50.0  # strength of E
+    beta1: float = 0.99  # memory of E
+    momentum: float = 0.9  # of SGD, and first beta of Adam and LAMB, of ESGD, EAdam and ALTO just so
+    # Memory of the second moments: of Adam's family and of LAMB's.
     beta2: Mapping[str, float] = field(default_factory=lambda: {"adam": 0.999, "lamb": 0.99})
 
 
@@ -179,12 +166,15 @@ def walkers(
         raise ValueError(f"beta2 {beta2}: choose 0 <= beta2 < 1")
     check_explore(alpha, beta1, beta_name="beta1")
     longer = equal_memory(momentum, alpha)
-    make = _MAKERS[family]
+    plain, adapted, options = _CLASSES[family]
     names = FAMILIES[family]
     shorter_step = (1 - longer) / (1 - momentum) if family == "sgd" else 1.0
 
     def walker(name: str, role: str, rate: float, memory: float, strength: float) -> Walker:
-        return Walker(name, role, family, rate, memory, lambda p: make(p, rate, memory, beta2, strength, beta1))
+        own = {"lr": rate, **options}
+        own |= {"momentum": memory} if family == "sgd" else {"betas": (memory, beta2)}
+        explore = {"alpha": strength, "beta": beta1} if strength else {}
+        return Walker(name, role, family, rate, memory, lambda p: (adapted if explore else plain)(p, **own, **explore))
 
     return (
         walker(names.plain, "plain", lr, momentum, 0.0),
@@ -193,23 +183,9 @@ def walkers(
     )
 
 
-# Each: parameters, learning rate, momentum, beta2, alpha, beta1. torch's foreach only costs time on tensors so small.
-def _sgd(p: Sequence[Tensor], lr: float, momentum: float, beta2: float, alpha: float, beta1: float) -> Optimizer:
-    if alpha == 0:
-        return torch.optim.SGD(p, lr=lr, momentum=momentum, foreach=False)
-    return ESGD(p, lr=lr, momentum=momentum, alpha=alpha, beta=beta1, foreach=False)
-
-
-def _adam(p: Sequence[Tensor], lr: float, momentum: float, beta2: float, alpha: float, beta1: float) -> Optimizer:
-    if alpha == 0:
-        return torch.optim.Adam(p, lr=lr, betas=(momentum, beta2), foreach=False)
-    return EAdam(p, lr=lr, betas=(momentum, beta2), alpha=alpha, beta=beta1, foreach=False)
-
-
-def _lamb(p: Sequence[Tensor], lr: float, momentum: float, beta2: float, alpha: float, beta1: float) -> Optimizer:
-    if alpha == 0:
-        return Lamb(p, lr=lr, betas=(momentum, beta2), weight_decay=0.0, layer_adaptation=True)
-    return ALTO(p, lr=lr, betas=(momentum, beta2), alpha=alpha, beta=beta1, weight_decay=0.0, layer_adaptation=True)
-
-
-_MAKERS = {"sgd": _sgd, "adam": _adam, "lamb": _lamb}
+# Plain and adapted class, and options of both; torch's foreach only costs time on tensors so small.
+_CLASSES: Mapping[str, tuple[Any, Any, Mapping[str, Any]]] = {
+    "sgd": (torch.optim.SGD, ESGD, {"foreach": False}),
+    "adam": (torch.optim.Adam, EAdam, {"foreach": False}),
+    "lamb": (Lamb, ALTO, {"weight_decay": 0.0, "layer_adaptation": True}),
+}

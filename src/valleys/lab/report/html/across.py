@@ -11,8 +11,6 @@ from valleys.lab.report.html.reading import Document, labels, logarithmic, optim
 from valleys.lab.report.table import number
 from valleys.lab.statistics.profiles import Ranking, performance_profiles, ranking
 
-__all__ = ["profile"]
-
 
 def against_batch_size(documents: Sequence[Document], group: Sequence[int], index: Mapping[str, int]) -> Figure:
     """Draw the test metric against the batch size, over the comparisons in ``group``, which are of one task."""
@@ -39,13 +37,7 @@ def against_batch_size(documents: Sequence[Document], group: Sequence[int], inde
                 [size for size, _ in points],
                 means,
                 hovertemplate="%{y:.5g} at batch %{x}",
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [high - mean for high, mean in zip(bars[1], means, strict=True)],
-                    "arrayminus": [mean - low for low, mean in zip(bars[0], means, strict=True)],
-                    "color": plots.look(index[name])["color"],
-                },
+                error_y=plots.whiskers(index[name], bars[0], means, bars[1]),
             )
         )
     sizes = sorted({document["configuration"]["batch_size"] for document in members})

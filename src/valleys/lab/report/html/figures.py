@@ -21,8 +21,6 @@ from valleys.lab.report.html.reading import (
 )
 from valleys.lab.report.table import hyperparameters, number
 
-__all__ = ["results"]
-
 _ROW = 46  # pixels of a row of marks
 
 
@@ -66,10 +64,7 @@ def strip(
 ) -> Figure:
     """Draw a row for each optimizer: small marks, and a large one with whiskers.
 
-    Args:
-        rows: name, number, values with their hover texts, the large mark's value, its interval, and its hover text.
-        title: of the axis.
-        log: whether the axis is logarithmic.
+    A row is: name, number, values with their hover texts, the large mark's value, its interval, and its hover text.
     """
     data = []
     for name, number_, values, hovers, center, limits, hover in rows:
@@ -195,23 +190,17 @@ def trial_figure(document: Document, index: Mapping[str, int]) -> Figure | None:
         style = plots.look(index[name])
         for selected in (False, True):
             points = [run for run in runs if run["selected"] == selected]
+            marker = {
+                "color": style["color"],
+                "symbol": ["x" if run["diverged"] else style["symbol"] for run in points],
+                "size": 12 if selected else 8,
+                "line": {"width": 2 if selected else 0, "color": plots.INK},
+            }
+            label = f"{name}, selected" if selected else name
+            ys = [worst if run["validation"] is None else run["validation"] for run in points]
+            hovers = plots.hovering([_trial(name, run) for run in points])
             data.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": text(f"{name}, selected" if selected else name),
-                    "legendgroup": str(index[name]),
-                    "showlegend": not selected,
-                    "y": [worst if run["validation"] is None else run["validation"] for run in points],
-                    "text": [text(_trial(name, run)) for run in points],
-                    "hovertemplate": "%{text}<extra></extra>",
-                    "marker": {
-                        "color": style["color"],
-                        "symbol": ["x" if run["diverged"] else style["symbol"] for run in points],
-                        "size": 12 if selected else 8,
-                        "line": {"width": 2 if selected else 0, "color": plots.INK},
-                    },
-                }
+                plots.trace("markers", label, index[name], (), ys, showlegend=not selected, marker=marker, **hovers)
             )
             for key in keys:
                 least = _floor(spaces[name].get(key))

@@ -6,8 +6,6 @@ from markupsafe import Markup
 
 from valleys import palette
 
-__all__ = ["swatch"]
-
 _SHAPES = (
     "M30 12A8 8 0 1 0 30 28A8 8 0 1 0 30 12Z",
     "M22 12H38V28H22Z",

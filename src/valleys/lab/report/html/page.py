@@ -29,23 +29,14 @@ __all__ = ["merge", "render", "write"]
 
 @dataclass(frozen=True)
 class Section:
-    """One comparison on the page.
+    """One comparison on the page."""
 
-    Args:
-        anchor: its place, for links.
-        label: its heading.
-        document: what the report says.
-        figures: the charts by name; None where there is nothing to draw.
-        tables: the tables by name.
-        flatness: the tables of what was measured of the finished runs.
-    """
-
-    anchor: str
+    anchor: str  # for links
     label: str
     document: Mapping[str, Any]
-    figures: Mapping[str, Figure | None]
+    figures: Mapping[str, Figure | None]  # None where there is nothing to draw
     tables: Mapping[str, Table]
-    flatness: Sequence[Table]
+    flatness: Sequence[Table]  # of the finished runs
 
 
 def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> str:
@@ -166,17 +157,10 @@ def _section(number: int, document: Mapping[str, Any], label: str, index: dict[s
 
 def _json(value: Any) -> Markup:
     """Return a value as JSON that may stand in a script element: nothing in it ends one."""
-    text = json.dumps(_rounded(value), allow_nan=False, separators=(",", ":"))
+    # Seven digits are as many as a reader may see, and a thousand evaluations add up.
+    rounded = json.loads(json.dumps(value, allow_nan=False), parse_float=lambda digits: float(f"{float(digits):.7g}"))
+    text = json.dumps(rounded, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704
-
-
-def _rounded(value: Any) -> Any:
-    """Return a figure whose numbers have the seven digits that a reader may see: a thousand evaluations add up."""
-    if isinstance(value, Mapping):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(entry) for entry in value]
-    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def _colors() -> dict[str, str]:

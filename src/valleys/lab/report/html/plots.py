@@ -88,36 +88,39 @@ def axis(title: str, log: bool = False, **settings: Any) -> dict[str, Any]:
     return {"title": {"text": text(title)}, **scale, **settings}
 
 
+def trace(
+    mode: str, name: str, index: int, xs: Sequence[float | None], ys: Sequence[Any], **more: Any
+) -> dict[str, Any]:
+    """Return a trace that is shown and hidden with the others of its optimizer."""
+    own = {"type": "scatter", "mode": mode, "name": text(name), "legendgroup": str(index)}
+    return {**own, "x": list(xs), "y": list(ys), **more}
+
+
 def line(name: str, index: int, xs: Sequence[float], ys: Sequence[float], **more: Any) -> dict[str, Any]:
     """Return a line with marks."""
     style = look(index)
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": text(name),
-        "legendgroup": str(index),
-        "x": list(xs),
-        "y": list(ys),
+    strokes = {
         "line": {"color": style["color"], "dash": style["dash"], "width": 2},
         "marker": {"color": style["color"], "symbol": style["symbol"], "size": 7},
-        **more,
     }
+    return trace("lines+markers", name, index, xs, ys, **{**strokes, **more})
 
 
 def band(name: str, index: int, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float]) -> dict[str, Any]:
     """Return the area between two lines; it is hidden with its optimizer's line."""
+    area: dict[str, Any] = {"fill": "toself", "fillcolor": look(index)["color"] + _BAND, "line": {"width": 0}}
+    outline = [*xs, *reversed(xs)], [*highs, *reversed(lows)]
+    return trace("lines", name, index, *outline, showlegend=False, hoverinfo="skip", **area)
+
+
+def whiskers(index: int, lows: Sequence[float], middles: Sequence[float], highs: Sequence[float]) -> dict[str, Any]:
+    """Return error bars from the lower to the upper ends, around the marks of an optimizer."""
     return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": text(name),
-        "legendgroup": str(index),
-        "showlegend": False,
-        "hoverinfo": "skip",
-        "x": [*xs, *reversed(xs)],
-        "y": [*highs, *reversed(lows)],
-        "fill": "toself",
-        "fillcolor": look(index)["color"] + _BAND,
-        "line": {"width": 0},
+        "type": "data",
+        "symmetric": False,
+        "array": [high - middle for high, middle in zip(highs, middles, strict=True)],
+        "arrayminus": [middle - low for low, middle in zip(lows, middles, strict=True)],
+        "color": look(index)["color"],
     }
 
 
@@ -125,55 +128,23 @@ def intervals(
     name: str, index: int, x: float, y: str, limits: tuple[float | None, float | None], hover: str
 ) -> dict[str, Any]:
     """Return a mark at x in the row y with the whiskers of its interval, where it has one."""
-    style = look(index)
-    low, high = limits
-    whiskers = (
-        {}
-        if low is None or high is None
-        else {
-            "error_x": {
-                "type": "data",
-                "symmetric": False,
-                "array": [high - x],
-                "arrayminus": [x - low],
-                "color": style["color"],
-                "thickness": 2.5,
-                "width": 5,
-            }
-        }
-    )
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": text(name),
-        "legendgroup": str(index),
-        "x": [x],
-        "y": [y],
-        "marker": {
-            "color": style["color"],
-            "symbol": style["symbol"],
-            "size": 11,
-            "line": {"width": 1, "color": "#ffffff"},
-        },
-        "hovertemplate": text(hover) + "<extra></extra>",
-        **whiskers,
-    }
+    style, (low, high) = look(index), limits
+    frame = {"size": 11, "line": {"width": 1, "color": "#ffffff"}}
+    more: dict[str, Any] = {"marker": {"color": style["color"], "symbol": style["symbol"], **frame}}
+    if low is not None and high is not None:
+        more["error_x"] = {**whiskers(index, [low], [x], [high]), "thickness": 2.5, "width": 5}
+    return trace("markers", name, index, [x], [y], hovertemplate=text(hover) + "<extra></extra>", **more)
 
 
 def dots(name: str, index: int, xs: Sequence[float], y: str, hovers: Sequence[str]) -> dict[str, Any]:
     """Return small marks in the row y, one for each round, seed or run."""
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": text(name),
-        "legendgroup": str(index),
-        "showlegend": False,
-        "x": list(xs),
-        "y": [y] * len(xs),
-        "marker": {"color": look(index)["color"], "size": 6, "opacity": 0.55},
-        "text": [text(hover) for hover in hovers],
-        "hovertemplate": "%{text}<extra></extra>",
-    }
+    marker = {"color": look(index)["color"], "size": 6, "opacity": 0.55}
+    return trace("markers", name, index, xs, [y] * len(xs), showlegend=False, marker=marker, **hovering(hovers))
+
+
+def hovering(texts: Sequence[str]) -> dict[str, Any]:
+    """Return what a trace shows at each of its points under the mouse."""
+    return {"text": [text(one) for one in texts], "hovertemplate": "%{text}<extra></extra>"}
 
 
 def rule(at: float, across: str = "y", label: str = "") -> dict[str, Any]:
@@ -186,12 +157,9 @@ def rule(at: float, across: str = "y", label: str = "") -> dict[str, Any]:
 
 
 def control(name: str, choices: Sequence[Choice], active: int = 0) -> Figure:
-    """Return a row of buttons above a figure, of which one is pressed.
+    """Return a row of buttons above a figure, of which ``active`` is pressed at first.
 
-    Args:
-        name: what is chosen, for screen readers.
-        choices: label, and changes of all traces and of the layout as ``Plotly.update`` takes them.
-        active: number of the one that is pressed at first. Default: the first.
+    The name is what is chosen, for screen readers; a choice changes traces and layout as ``Plotly.update`` does.
     """
     return {
         "name": name,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Band", "Document"]
+__all__ = ["Document"]
 
 Document = Mapping[str, Any]
 """A comparison's ``report.json``."""

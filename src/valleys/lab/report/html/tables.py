@@ -21,8 +21,6 @@ from valleys.lab.report.table import (
     scaled,
 )
 
-__all__ = ["areas", "results"]
-
 COST = (
     "Medians over the runs. The step contains forward and backward pass; the optimizer's time is its own step alone. "
     "State: what the optimizer keeps, parameters left out."

@@ -14,8 +14,6 @@ from valleys.lab.report.html import plots
 from valleys.lab.report.html.plots import Figure, text
 from valleys.lab.report.table import number
 
-__all__ = ["figures"]
-
 Drawn = Mapping[str, Any]
 
 

@@ -14,8 +14,6 @@ from torch import Tensor
 from valleys.lab.errors import LabError
 from valleys.lab.tasks.data.files import check_folder
 
-__all__ = ["Cifar", "read_cifar"]
-
 _NUMPY = {("numpy", "ndarray"), ("numpy", "dtype")}
 _NUMPY |= {(f"numpy.{package}.multiarray", "_reconstruct") for package in ("core", "_core")}
 _SIDE = 32
@@ -24,24 +22,15 @@ _PIXELS = 3 * _SIDE**2
 
 @dataclass(frozen=True)
 class Cifar:
-    """One of the two data sets.
+    """One of the two data sets."""
 
-    Args:
-        name: as people write it.
-        classes: their number.
-        folders: how its archives call their folders: the binary one, the pickled one.
-        train, test: its files, without the binary ones' ending.
-        label_bytes: how many bytes precede a record's pixels in the binary form; the last is the class.
-        key: where a pickle has the classes.
-    """
-
-    name: str
+    name: str  # as people write it
     classes: int
-    folders: tuple[str, str]
-    train: tuple[str, ...]
+    folders: tuple[str, str]  # how its archives call their folders: the binary one, the pickled one
+    train: tuple[str, ...]  # files, without the binary ones' ending
     test: tuple[str, ...]
-    label_bytes: int
-    key: str
+    label_bytes: int  # how many bytes precede a record's pixels in the binary form; the last is the class
+    key: str  # where a pickle has the classes
 
 
 CIFAR10 = Cifar(

@@ -12,8 +12,6 @@ from valleys.lab.errors import LabError
 from valleys.lab.tasks.data.files import read_lines
 from valleys.lab.tasks.data.hub import dataset, is_saved, rows
 
-__all__ = ["Corpus", "Sentence", "corpus"]
-
 _FILES = {
     "train": ("eng.train", "train.txt"),
     "validation": ("eng.testa", "valid.txt", "dev.txt"),
@@ -54,11 +52,8 @@ def corpus(folder: Path | None, limit: int | None = None) -> Corpus:
     The lines ``-DOCSTART-`` are left out, so that eng.train has 14,041 sentences: the usual number, 14,987, counts its
     946 document starts as sentences. The sentences are in IOB2, whichever of IOB1 and IOB2 the data is in.
 
-    Args:
-        folder: eng.train, eng.testa and eng.testb, or train.txt, valid.txt (dev.txt) and test.txt; or what
-            ``datasets.save_to_disk`` wrote, with the columns ``tokens`` and ``ner_tags``. None: from the Hugging Face
-            hub.
-        limit: default: all.
+    The folder holds eng.train, eng.testa and eng.testb, or train.txt, valid.txt (dev.txt) and test.txt; or what
+    ``datasets.save_to_disk`` wrote, with the columns ``tokens`` and ``ner_tags``. None: from the Hugging Face hub.
 
     Source: Tjong Kim Sang and De Meulder 2003, Introduction to the CoNLL-2003 shared task.
     """

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from valleys.lab.errors import LabError
 
-__all__ = ["check_folder", "list_names", "read_lines", "read_text"]
-
 
 def check_folder(folder: Path, remedy: str) -> None:
     """Refuse a data folder that does not exist."""

@@ -8,8 +8,6 @@ from typing import Any
 
 from valleys.lab.errors import LabError
 
-__all__ = ["dataset", "is_saved", "rows"]
-
 _INSTALL = "pip install 'valleys[text]'"
 
 
@@ -21,17 +19,10 @@ def is_saved(folder: Path) -> bool:
 def dataset(
     folder: Path | None, hub: str, parts: Sequence[str], configuration: str | None = None, revision: str | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Load splits of a dataset.
+    """Load splits of a dataset by name, and say for messages where they are from.
 
-    Args:
-        folder: what ``save_to_disk`` wrote; None: from the hub, or from the local cache of ``datasets``.
-        hub: the name on the hub.
-        parts: names of the splits.
-        configuration: which of the hub's datasets of that name.
-        revision: branch or commit of the hub's. Default: the main branch.
-
-    Returns:
-        The place for messages, and the splits by name.
+    The folder is what ``save_to_disk`` wrote; None: from the hub, or from the local cache of ``datasets``. The
+    configuration is one of the hub's datasets of that name, the revision a branch or commit.
 
     Raises:
         LabError: ``datasets`` is not installed, the folder is damaged, the dataset cannot be had, or it lacks a split.

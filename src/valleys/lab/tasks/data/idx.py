@@ -13,8 +13,6 @@ from torch import Tensor
 
 from valleys.lab.errors import LabError
 
-__all__ = ["read_idx"]
-
 _GZIP = b"\x1f\x8b"
 _BYTES = 0x08  # IDX's code for unsigned bytes, the only type in use for images and labels
 _MOST_BYTES = 2**30  # EMNIST, the largest successor, has 0.64e9

@@ -16,8 +16,6 @@ from torch.utils.data import Dataset
 from valleys.lab.errors import LabError
 from valleys.lab.tasks.data.files import list_names
 
-__all__ = ["Images", "held_out", "list_images"]
-
 _ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # told by the content; Pillow would hand EPS to Ghostscript
 _OTHERS = (".avif", ".eps", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pgm", ".ppm", ".tif", ".tiff")

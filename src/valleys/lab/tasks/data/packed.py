@@ -19,8 +19,6 @@ from torch.utils.data import Dataset
 
 from valleys.lab.errors import LabError
 
-__all__ = ["END_OF_TEXT", "Windows", "packed"]
-
 END_OF_TEXT = "<|endoftext|>"
 """The token behind each document."""
 

@@ -14,8 +14,6 @@ from torch import nn
 from valleys.lab.errors import LabError
 from valleys.lab.tasks.networks.hugging_face import Logits
 
-__all__ = ["MODEL_FOLDER", "Encoder", "encoder"]
-
 MODEL_FOLDER = "model"
 """The folder within the data folder that holds the pretrained model."""
 

@@ -13,8 +13,6 @@ from valleys.lab.tasks.data.files import list_names, read_lines, read_text
 from valleys.lab.tasks.data.hub import dataset, is_saved, rows
 from valleys.lab.tasks.shared.splits import hold_out, spread
 
-__all__ = ["Example", "Texts", "imdb", "mrpc"]
-
 _REMEDY = "take a complete copy"
 
 
@@ -45,9 +43,8 @@ class Texts:
 def imdb(folder: Path | None) -> Texts:
     """Read IMDB's film reviews: 25,000 to train, of which every tenth validates, and 25,000 to test; 1 is positive.
 
-    Args:
-        folder: aclImdb, with ``train/pos/*.txt``, train/neg, test/pos and test/neg; or what ``datasets.save_to_disk``
-            wrote, with the columns ``text`` and ``label``. None: from the hub.
+    The folder is aclImdb, with ``train/pos/*.txt``, train/neg, test/pos and test/neg; or what ``datasets.save_to_disk``
+    wrote, with the columns ``text`` and ``label``. None: from the hub.
 
     Source: Maas et al. 2011, Learning word vectors for sentiment analysis.
     """
@@ -63,12 +60,10 @@ def imdb(folder: Path | None) -> Texts:
 def mrpc(folder: Path | None) -> Texts:
     """Read Microsoft's paraphrase pairs; 1 is a paraphrase.
 
-    Args:
-        folder: msr_paraphrase_train.txt and msr_paraphrase_test.txt, with every tenth of the 4,076 training pairs for
-            validation and 1,725 for test; or GLUE's train.tsv and dev.tsv, with every tenth training pair for
-            validation and dev.tsv for test, since GLUE keeps the classes of its test pairs; or what
-            ``datasets.save_to_disk`` wrote, with the columns ``sentence1``, ``sentence2`` and ``label`` and its own
-            splits. None: from the hub, with its own splits.
+    The folder has msr_paraphrase_train.txt and msr_paraphrase_test.txt, with every tenth of the 4,076 training pairs
+    for validation and 1,725 for test; or GLUE's train.tsv and dev.tsv, with every tenth training pair for validation
+    and dev.tsv for test, since GLUE keeps the classes of its test pairs; or what ``datasets.save_to_disk`` wrote, with
+    the columns ``sentence1``, ``sentence2`` and ``label`` and its own splits. None: from the hub, with its own splits.
 
     Source: Dolan and Brockett 2005, Automatically constructing a corpus of sentential paraphrases.
     """

@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Logits"]
-
 
 class Logits(nn.Module):
     """A network of transformers of which only the logits come back."""

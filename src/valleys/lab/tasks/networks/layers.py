@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 
-__all__ = ["convolution", "initialised", "normalized"]
-
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
     """Build a convolution that keeps the image's size at stride 1; no bias, as a batch normalisation follows."""

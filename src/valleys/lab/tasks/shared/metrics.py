@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from valleys.lab.problem.task import Split, Stream, Task
 
-__all__ = ["IGNORED", "accuracy", "entity_counts", "f1", "tag_loss", "token_loss"]
+__all__ = ["IGNORED", "accuracy", "f1", "tag_loss", "token_loss"]
 
 IGNORED = -100
 """The target where there is no tag, that is padding, and all but the first piece of a word."""
