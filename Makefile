@@ -4,6 +4,7 @@ BIN := $(VENV)/bin
 LAB := $(VENV)/.lab
 READY := $(VENV)/.ready
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 # curvlinops, which the tests compare curvature with, and what it imports: without BackPACK and their other requirements.
 CROSS_CHECKS := curvlinops-for-pytorch einconv einops linear_operator opt-einsum
 
@@ -14,10 +15,11 @@ demo: $(LAB)
 	$(BIN)/valleys demo --out runs/demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(PYTEST)
 
 quick: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m 'not (slow or browser or multiprocess or database or gpu)'
+	$(PYTEST) -m 'not (slow or browser or multiprocess or database or gpu)' \
+	$(addprefix --ignore=tests/,distributed integrations kernels/triton lab/store soundness third_party transformations)
 
 lint: $(READY)
 	$(BIN)/ruff check .

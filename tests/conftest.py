@@ -55,15 +55,13 @@ MARKS = {
     "database": ("postgresql", "test_a_password_in_the_url"),
     "slow": tuple(Path(__file__).with_name("slow_tests.txt").read_text(encoding="utf-8").split()),
 }
-"""Markers, and what is in the names of the tests that have them. ``slow_tests.txt``: half a second or more each."""
+"""Markers, and what is in the names of their tests; in ``slow_tests.txt``: half a second or more, or very many."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests; put those that use JAX last: it starts threads, and a process that has them must not fork."""
-    slow = set(MARKS["slow"])
     for item in items:
-        function = item.nodeid.partition("[")[0]
         for mark, names in MARKS.items():
-            if function in slow if mark == "slow" else any(name in item.nodeid for name in names):
+            if any(name in item.nodeid for name in names):
                 item.add_marker(mark)
     items.sort(key=lambda item: any(part in item.nodeid for part in _JAX))

@@ -187,7 +187,7 @@ def test_flatness_compares_the_last_eigenvalue_seed_by_seed(panel: Any) -> None:
     assert [flatness._says(*pair) for pair in ((0.4, 0.6), (2.0, 4.0), (0.9, 1.1))] == [
         "smaller",
         "larger",
-        "no difference seen",
+        "no measurable difference",
     ]
 
 

@@ -138,10 +138,12 @@ class ALTO(Layerwise):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         rate = group["lr"]
-        if isinstance(rate, Tensor) and rate.device.type != "cpu":  # to read it would wait for the device
-            return
+        if isinstance(rate, Tensor):
+            if rate.device.type != "cpu":  # to read it would wait for the device
+                return
+            rate = rate.item()
         if group["layer_adaptation"] is not False:
-            _warn_of_low_rate(float(rate))
+            _warn_of_low_rate(rate)
 
 
 class Lamb(Layerwise):

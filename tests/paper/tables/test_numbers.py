@@ -196,6 +196,7 @@ def test_one_comparison_has_no_two_optimizers_of_one_name() -> None:
             assert methods.setdefault((setting, entry.name), entry) == entry, (table.number, one.row, one.column)
 
 
+@pytest.mark.filterwarnings("ignore:lr = 0.0003 is low for ALTO")  # the paper's own
 def test_every_optimizer_steps() -> None:
     methods = {entry for _, one in CELLS for _, entry in one.runs()} | {
         entry for entry in (find("table-6").cells[0].method,) if entry is not None
