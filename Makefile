@@ -19,7 +19,7 @@ test: $(READY)
 
 quick: $(READY)
 	$(PYTEST) -m 'not (slow or browser or multiprocess or database or gpu)' \
-	$(addprefix --ignore=tests/,distributed integrations kernels/triton lab/store soundness third_party transformations)
+	--ignore=src/valleys/optax $(addprefix --ignore=tests/,distributed integrations kernels/triton lab/store soundness third_party transformations)
 
 lint: $(READY)
 	$(BIN)/ruff check .

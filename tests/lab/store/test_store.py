@@ -69,9 +69,12 @@ def test_other_workers_are_looked_after_once_in_a_while_and_where_no_run_is_left
 ) -> None:
     looks: list[str] = []
     look = Store._give_up_on_the_dead
-    monkeypatch.setattr(
-        Store, "_give_up_on_the_dead", lambda self, study: (looks.append(study.study_name), look(self, study))
-    )
+
+    def counted(self: Store, study: optuna.Study) -> None:
+        looks.append(study.study_name)
+        look(self, study)
+
+    monkeypatch.setattr(Store, "_give_up_on_the_dead", counted)
     jobs = [job(point) for point in range(3)]
     with opened(tmp_path) as store:
         assert [store.claim(jobs) for _ in jobs] == jobs
