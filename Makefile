@@ -4,7 +4,10 @@ BIN := $(VENV)/bin
 LAB := $(VENV)/.lab
 READY := $(VENV)/.ready
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+CORE := src/valleys/*.py,src/valleys/_engine/*,src/valleys/kernels/*
+# More than there are cores: many tests wait for a process, a browser or a database.
+WORKERS := $(shell $(PYTHON) -c "import os; print(os.cpu_count() * 3 // 2)")
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # curvlinops, which the tests compare curvature with, and what it imports: without BackPACK and their other requirements.
 CROSS_CHECKS := curvlinops-for-pytorch einconv einops linear_operator opt-einsum
 
@@ -14,8 +17,11 @@ demo: $(LAB)
 	@echo 'Two comparisons of optimizers, about 4 minutes on 2 idle cores.'
 	$(BIN)/valleys demo --out runs/demo
 
+# With COVERAGE=1 also the share of branches that the tests reach: of the optimizers and kernels, and of the lab.
 test: $(READY)
-	$(PYTEST)
+	$(PYTEST) $(if $(COVERAGE),--cov --cov-report=)
+	$(if $(COVERAGE),$(BIN)/coverage report --include='$(CORE)' --fail-under=95)
+	$(if $(COVERAGE),$(BIN)/coverage report --include='src/valleys/lab/*' --fail-under=90)
 
 quick: $(READY)
 	$(PYTEST) -m 'not (slow or browser or multiprocess or database or gpu)' \

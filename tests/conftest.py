@@ -59,9 +59,13 @@ MARKS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests; put those that use JAX last: it starts threads, and a process that has them must not fork."""
+    """Mark tests and sort their files: the slow ones first, so that all workers end together; those that use JAX last.
+
+    JAX starts threads, and a process that has them must not fork, as some tests do.
+    """
     for item in items:
         for mark, names in MARKS.items():
             if any(name in item.nodeid for name in names):
                 item.add_marker(mark)
-    items.sort(key=lambda item: any(part in item.nodeid for part in _JAX))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (any(part in item.nodeid for part in _JAX), item.path not in slow))

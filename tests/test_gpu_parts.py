@@ -7,6 +7,7 @@ import copy
 import importlib
 import io
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,8 +27,12 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Its scripts can be imported, and the handler that they set does not stay."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def load(name: str) -> Any:

@@ -23,7 +23,7 @@ from distributed.worlds import SINCE_2_13, spawn
 DOUBLE, SINGLE = torch.float64, torch.float32
 # Relative to each tensor's largest element. In float32 one process is itself some 1e-6 off.
 TOLERANCES = {DOUBLE: 1e-12, SINGLE: 1e-5}
-STEPS = 30
+STEPS = 12
 
 
 class Job(NamedTuple):

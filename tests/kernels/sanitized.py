@@ -15,7 +15,13 @@ import valleys
 from valleys.kernels import c
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-STATES = (None, torch.bfloat16)
+CASES = [
+    *[(2, dtype, None) for dtype in DTYPES],
+    *[(2, dtype, torch.bfloat16) for dtype in (torch.float32, torch.bfloat16)],
+    (1, torch.float32, None),
+]
+"""Threads, dtype of the parameters, dtype of the states."""
+
 OPTIONS: tuple[dict[str, Any], ...] = ({}, {"layer_adaptation": False}, {"max_grad_norm": 0.5})
 SMALL = [(), (0,), (3, 0), (1,), (2,), (3, 5), (4095,), (4096,), (4097,), (63, 65)]
 # Together they reach the end of a batch of small tensors, with one that needs a pass of its own behind it.
@@ -61,7 +67,7 @@ def run(optimizer: torch.optim.Optimizer, steps: int = 2) -> int:
 
 def all_steps() -> int:
     steps = 0
-    for threads, dtype, state in [*itertools.product([2], DTYPES, STATES), (1, torch.float32, None)]:
+    for threads, dtype, state in CASES:
         torch.set_num_threads(threads)
         for options, cls in itertools.product(OPTIONS, (valleys.ALTO, valleys.Lamb)):
             params = groups(dtype, large=not options and cls is valleys.ALTO, blocks=True)

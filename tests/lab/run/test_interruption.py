@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,15 @@ def _states(database: Path) -> Counter[str]:
         return Counter(state for (state,) in connection.execute("SELECT state FROM trials"))
 
 
+@pytest.fixture
+def default_action() -> Iterator[None]:
+    """SIGTERM as a process finds it: another test may have left a handler."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("default_action")
 def test_work_that_polls_is_asked_and_other_work_is_left_at_once() -> None:
     def work() -> None:
         with interruptible():
@@ -121,6 +131,7 @@ def test_the_program_s_own_handlers_stay() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.usefixtures("default_action")
 def test_a_thread_sets_no_handler() -> None:
     errors: list[BaseException] = []
 
