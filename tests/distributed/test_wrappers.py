@@ -23,7 +23,7 @@ from distributed.worlds import SINCE_2_13, spawn
 DOUBLE, SINGLE = torch.float64, torch.float32
 # Relative to each tensor's largest element. In float32 one process is itself some 1e-6 off.
 TOLERANCES = {DOUBLE: 1e-12, SINGLE: 1e-5}
-STEPS = 12
+STEPS = 30
 
 
 class Job(NamedTuple):
@@ -115,7 +115,7 @@ def expected_collectives(setting: Setting, optimizer: str, partial: int) -> dict
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=SINCE_2_13), pytest.param(4, marks=SINCE_2_13)])
 def test_training_equals_one_process(ranks: int) -> None:
-    outcomes = spawn(on_ranks, ranks, ranks, STEPS if ranks <= 2 else STEPS // 3)
+    outcomes = spawn(on_ranks, ranks, ranks, STEPS if ranks == 1 else STEPS // 3)
     faults = []
     for setting, results in outcomes[0].items():
         for key, result in results.items():
