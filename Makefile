@@ -11,17 +11,20 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadf
 # curvlinops, which the tests compare curvature with, and what it imports: without BackPACK and their other requirements.
 CROSS_CHECKS := curvlinops-for-pytorch einconv einops linear_operator opt-einsum
 
-.PHONY: demo test quick lint docs links clean
+.PHONY: demo test quick coverage lint docs links clean
 
 demo: $(LAB)
 	@echo 'Two comparisons of optimizers, about 4 minutes on 2 idle cores.'
 	$(BIN)/valleys demo --out runs/demo
 
-# With COVERAGE=1 also the share of branches that the tests reach: of the optimizers and kernels, and of the lab.
 test: $(READY)
-	$(PYTEST) $(if $(COVERAGE),--cov --cov-report=)
-	$(if $(COVERAGE),$(BIN)/coverage report --include='$(CORE)' --fail-under=95)
-	$(if $(COVERAGE),$(BIN)/coverage report --include='src/valleys/lab/*' --fail-under=90)
+	$(PYTEST)
+
+# The share of lines and branches that the tests reach: of the optimizers and kernels, and of the lab.
+coverage: $(READY)
+	$(PYTEST) --cov --cov-report=
+	$(BIN)/coverage report --include='$(CORE)' --fail-under=95
+	$(BIN)/coverage report --include='src/valleys/lab/*' --fail-under=90
 
 quick: $(READY)
 	$(PYTEST) -m 'not (slow or browser or multiprocess or database or gpu)' \

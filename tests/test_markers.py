@@ -1,0 +1,34 @@
+"""The names by which tests are marked are names of tests, and ``make quick`` runs what is not marked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import MARKS
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", [name for names in MARKS.values() for name in names if "/" in name])
+def test_a_name_is_that_of_a_test(name: str) -> None:
+    path, _, function = name.partition("::")
+    places = [place for folder in ("tests", "src") for place in (ROOT / folder).rglob("*") if path in place.as_posix()]
+    assert places or (ROOT / path).is_dir()
+    assert not function or any(f"def {function}" in place.read_text(encoding="utf-8") for place in places)
+
+
+def test_no_name_is_listed_twice() -> None:
+    names = MARKS["slow"]
+    assert [name for name in names if any(name != other and name.startswith(other) for other in names)] == []
+
+
+def test_quick_leaves_out_all_marks_and_ignores_only_what_is_marked() -> None:
+    (recipe,) = re.findall(r"^quick: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    (expression,) = re.findall(r"-m 'not \((.*)\)'", recipe)
+    assert set(expression.split(" or ")) == {*MARKS, "gpu"}
+    (folders,) = re.findall(r"addprefix --ignore=tests/,(.*)\)", recipe)
+    marked = [name for names in MARKS.values() for name in names]
+    assert all(f"tests/{folder}/" in marked for folder in folders.split())
