@@ -96,8 +96,9 @@ def test_the_line_to_paste_makes_the_optimizer(base: str, batch_size: int) -> No
 
 
 def test_lamb_keeps_its_rate_and_is_asked_again_where_the_number_of_updates_speaks_against_it() -> None:
-    assert starting_rate("lamb", 5e-3, 6400, 4096).lr == 5e-3
-    assert "but 0.005" not in str(starting_rate("lamb", 5e-3, 6400, 4096))
+    assert starting_rate("lamb", 3e-3, 6400, 4096).lr == 3e-3
+    assert starting_rate("adam", 3e-3, 6400, 4096).lr == starting_rate("adamw", 1e-3, 6400, 4096).lr == 5e-3
+    assert "but 0.003" not in str(starting_rate("lamb", 3e-3, 6400, 4096))
     assert "but 0.005 is 1/8 of the rate that 100 updates usually need, 0.04" in str(
         starting_rate("lamb", 5e-3, 100, 8)
     )
