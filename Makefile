@@ -5,9 +5,7 @@ LAB := $(VENV)/.lab
 READY := $(VENV)/.ready
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 CORE := src/valleys/*.py,src/valleys/_engine/*,src/valleys/kernels/*
-# More than there are cores: many tests wait for a process, a browser or a database.
-WORKERS := $(shell $(PYTHON) -c "import os; print(os.cpu_count() * 3 // 2)")
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 # curvlinops, which the tests compare curvature with, and what it imports: without BackPACK and their other requirements.
 CROSS_CHECKS := curvlinops-for-pytorch einconv einops linear_operator opt-einsum
 

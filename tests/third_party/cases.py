@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Literal
 
 import pytorch_optimizer as po
@@ -73,8 +75,11 @@ class Case:
 
 
 _GALORE = "pytorch_optimizer.optimizer.utils.galore.GaLoreProjector"
-_SCION = "pytorch_optimizer.optimizer.scion.LMONorm"
+# Older releases of Python 3.11 pickle a member of an enum as getattr(class, name).
+_ENUM = ("builtins.getattr",) if b"getattr" in pickle.dumps(HTTPStatus.OK) else ()
+_SCION = ("pytorch_optimizer.optimizer.scion.LMONorm", *_ENUM)
 _SHAMPOO = (
+    *_ENUM,
     "pytorch_optimizer.optimizer.utils.graft.SGDGraft",
     "pytorch_optimizer.optimizer.utils.partition.PreConditionerType",
     "pytorch_optimizer.optimizer.utils.preconditioner.PreConditioner",
@@ -119,8 +124,8 @@ _SPECIAL: dict[str, Case] = {
     # It trains only weights that start below the threshold, by default none of a small model.
     "sara": Case({"lr": 1e-2, "threshold": 0.2}),
     "scalableshampoo": Case(classes=_SHAMPOO),
-    "scion": Case(classes=(_SCION,)),
-    "scionlight": Case(classes=(_SCION,)),
+    "scion": Case(classes=_SCION),
+    "scionlight": Case(classes=_SCION),
     "soap": Case(bitwise=_SINGULAR),
     "sophiah": Case(feed="graph"),
     "spectralsphere": Case(matrices=True),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -95,7 +97,9 @@ def without_times(record: Record) -> Record:
     return replace(record, curve=curve, seconds_to_target=None, step_seconds=0.0, optimizer_seconds=0.0, ended=None)
 
 
-CASES = [(name, Schedule("cosine")) for name in resolve.names()]
+# Older releases of Python 3.11 pickle a member of an enum, of which shampoo has some, by getattr, which is not allowed.
+BY_GETATTR = b"getattr" in pickle.dumps(HTTPStatus.OK)
+CASES = [(name, Schedule("cosine")) for name in resolve.names() if not (name == "shampoo" and BY_GETATTR)]
 CASES += [(name, Schedule(kind)) for name in ("sgd", "alto") for kind in ("step", "wsd")]
 
 
