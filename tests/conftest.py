@@ -39,7 +39,12 @@ def _seed() -> None:
 _JAX = ("valleys/optax/", "transformations/", "test_parity.py", "test_benchmarks.py", "docs/optax.md")
 
 MARKS = {
-    "browser": ("test_html_browser.py", "playground/test_page.py", "playground/test_looks.py", "test_rules.py"),
+    "browser": (
+        "report/test_html_browser.py",
+        "playground/test_page.py",
+        "playground/test_looks.py",
+        "playground/test_rules.py",
+    ),
     "multiprocess": (
         "tests/distributed/",
         "lab/run/test_ranks.py",
@@ -48,8 +53,9 @@ MARKS = {
         "lab/store/test_workers.py",
         "integrations/test_accelerate.py",
         "integrations/test_fsdp2.py",
-        "test_after_momentum.py::test_dtensors",
-        "test_resume_process.py",
+        "tests/test_after_momentum.py::test_shards",
+        "tests/test_resume_process.py",
+        "tests/test_trust_ratios.py::test_sharded",
         "transformations/test_sharded.py",
     ),
     "database": ("postgresql", "test_a_password_in_the_url"),

@@ -188,7 +188,7 @@ def test_a_stream_has_a_length_items_and_workers(changes: dict[str, Any]) -> Non
         Stream(**{"dataset": [], **changes})
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     numbers=st.lists(
         st.floats(-1e300, 1e300)

@@ -120,6 +120,7 @@ def test_what_is_outside_the_comparisons_is_called_so(benchmark: Any) -> None:
         (("adamw", True, 10, 8), "lr True"),
         (("adamw", 0.1, 0, 8), "steps 0: choose a whole number"),
         (("adamw", 0.1, 2.0, 8), "steps 2.0"),
+        (("adamw", 0.1, 10**400, 8), "steps 1000.*: choose a whole number from 1 to 1e"),
         (("adamw", 0.1, 10, -1), "batch size -1"),
     ],
 )

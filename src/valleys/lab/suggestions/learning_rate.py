@@ -14,6 +14,7 @@ BASES = {"adam": "Adam", "adamw": "AdamW", "lamb": "LAMB"}
 """Optimizers that ALTO replaces, and how they are written."""
 
 _COEFFICIENT, _FACTOR = 0.4, 3.0  # benchmarks/results/learning-rate, which a test compares with them
+_LARGEST = 10**12
 _MEASURED = (40, 7680)  # updates of the shortest and of the longest of those comparisons
 
 
@@ -115,8 +116,8 @@ def starting_rate(base: str, lr: float, steps: int, batch_size: int) -> Starting
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 < lr < math.inf:
         raise LabError(f"lr {shortened(lr)}: choose the number above 0 that {BASES[base]} was tuned to")
     for name, value in (("steps", steps), ("batch size", batch_size)):
-        if type(value) is not int or value < 1:
-            raise LabError(f"{name} {shortened(value)}: choose a whole number of 1 or more")
+        if type(value) is not int or not 1 <= value <= _LARGEST:
+            raise LabError(f"{name} {shortened(value)}: choose a whole number from 1 to {_LARGEST:g}")
     rate = lr if base == "lamb" else _COEFFICIENT / math.sqrt(steps)
     return StartingRate(base, lr, steps, batch_size, rate)
 
