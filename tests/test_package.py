@@ -46,7 +46,7 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: list[Pa
     assert names == expected
     for needed in (
         "py.typed",
-        "kernels/update.c",
+        "kernels/c/update.c",
         "paper/playground/app.js",
         "lab/report/html/style.css",
         "lab/report/schema.json",

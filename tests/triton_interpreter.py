@@ -54,7 +54,7 @@ def interpreted() -> Iterator[ModuleType]:
 def _copy() -> ModuleType:
     """New copies of the kernels and of the device functions that they import."""
     with pytest.MonkeyPatch.context() as context:
-        for name in ("valleys.kernels._triton_device", "valleys.kernels._triton_kernels"):
+        for name in ("valleys.kernels.triton._device", "valleys.kernels.triton._kernels"):
             spec = importlib.util.find_spec(name)
             assert spec is not None
             assert spec.loader is not None

@@ -16,7 +16,7 @@ import torch
 
 from valleys.alto import ALTO
 from valleys.kernels import Needs
-from valleys.kernels.c_compiler import CompileError, cache_directory
+from valleys.kernels.c.compiler import CompileError, cache_directory
 from valleys.kernels.choice import FUSED, fused_backend
 
 __all__ = ["report"]

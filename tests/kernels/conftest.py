@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from valleys.kernels import c, c_compiler, choice
+from valleys.kernels import c, choice
+from valleys.kernels.c import compiler as c_compiler
 
 FLAGS = ["-shared", "-fPIC"]
 Load = Callable[..., ctypes.CDLL]

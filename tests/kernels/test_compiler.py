@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from valleys.kernels import c_compiler
+from valleys.kernels.c import compiler as c_compiler
 
 Load = Callable[..., ctypes.CDLL]
 

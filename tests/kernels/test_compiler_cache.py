@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from valleys import doctor
-from valleys.kernels import c_compiler
+from valleys.kernels.c import compiler as c_compiler
 
 Load = Callable[..., ctypes.CDLL]
 

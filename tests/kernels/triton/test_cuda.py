@@ -33,7 +33,7 @@ import json
 import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from valleys.kernels import _triton_kernels as kernels
+from valleys.kernels.triton import _kernels as kernels
 
 def vectors(kernel, capability=90, **constants):
     signature = {name: constants.pop(name, "constexpr") for name in kernel.arg_names if name.islower()}

@@ -70,9 +70,9 @@ def cache_directory() -> Path:
 def load(source: Path, flags: Sequence[str], symbols: Sequence[str]) -> ctypes.CDLL:
     """Load a shared library with these symbols, from the cache or compiled now.
 
-    The source includes nothing but the system's headers. Where the cache cannot be used, the library is compiled in a
-    temporary folder, which is removed at once. The user hears of that, once, if the cache was configured or others can
-    write to it.
+    The source includes nothing but the system's headers and those beside it. Where the cache cannot be used, the
+    library is compiled in a temporary folder, which is removed at once. The user hears of that, once, if the cache was
+    configured or others can write to it.
 
     Raises:
         CompileError: there is no library, for whatever reason.
@@ -100,7 +100,8 @@ def _compiler() -> list[str]:
 
 
 def _key(source: Path, command: list[str]) -> str:
-    parts = [source.read_bytes(), *map(os.fsencode, command), _processor().encode()]
+    headers = [path.read_bytes() for path in sorted(source.parent.glob("*.h"))]
+    parts = [source.read_bytes(), *headers, *map(os.fsencode, command), _processor().encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
 
 

@@ -1,6 +1,6 @@
 """The update on a GPU in Triton: three launches for all tensors, no synchronisation, no atomics.
 
-The kernels are in ``_triton_kernels``; triton itself is imported when they are first used.
+The kernels are in ``_kernels``; triton itself is imported when they are first used.
 """
 
 from __future__ import annotations
@@ -190,9 +190,9 @@ def _launch_problem(device: torch.device) -> str | None:
 
 
 def _kernels() -> Any:
-    from valleys.kernels import _triton_kernels
+    from valleys.kernels.triton import _kernels as kernels
 
-    return _triton_kernels
+    return kernels
 
 
 def _types(*dtypes: torch.dtype) -> list[Any]:

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from valleys.kernels._triton_device import (
+from valleys.kernels.triton._device import (
     is_fast,
     load_key,
     load_step,

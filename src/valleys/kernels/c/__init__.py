@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from valleys.kernels import Needs, Rule, Tensors, c_compiler, foreach, wide_dtype
+from valleys.kernels import Needs, Rule, Tensors, foreach, wide_dtype
+from valleys.kernels.c import compiler
 from valleys.kernels.layout import addresses, extent
 
 _TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -49,7 +50,7 @@ def unavailable(device: torch.device, needs: Needs) -> str | None:
             return f"the C kernels know no {dtype}"
     try:
         _library(needs)
-    except c_compiler.CompileError as error:
+    except compiler.CompileError as error:
         return str(error)
     return None
 
@@ -95,7 +96,7 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     dtype = tensors[0].dtype
     try:
         library = _library(Needs(dtype, dtype, wide_dtype(dtype)))
-    except c_compiler.CompileError:
+    except compiler.CompileError:
         # Not the kernel that was chosen, and the step goes on without it.
         return foreach.square_sum(tensors)
     items = _explored(tensors, tensors, tensors, [0] * len(tensors))
@@ -163,4 +164,4 @@ def _library(needs: Needs) -> ctypes.CDLL:
         f"-DEXPLORES={int(needs.explores)}",
         *(["-DHALF"] if torch.float16 in needs.dtypes else []),
     ]
-    return c_compiler.load(_SOURCE, [*_FLAGS, *defines], _SYMBOLS)
+    return compiler.load(_SOURCE, [*_FLAGS, *defines], _SYMBOLS)

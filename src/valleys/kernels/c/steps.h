@@ -1,0 +1,111 @@
+/* One step for all tensors, and its two halves, from a source's own Tensor, first_pass and second_pass.
+
+   Tensors are worked on in batches that fit into the caches; each thread walks its blocks forwards in the first pass and
+   backwards in the second, so that it finds in its cache what it used last. */
+
+static Scalars scalars(const Tensor *t, const Options *o) {
+  double k = o->wide_steps ? *(const double *)t->step : *(const float *)t->step;
+  WIDE correct2 = (WIDE)(o->bias_correction ? 1 / (1 - pow(o->beta2, k)) : 1);
+  WIDE root_correct3 = (WIDE)(o->bias_correction ? 1 / sqrt(1 - pow(o->beta3, k)) : 1);
+  return (Scalars){correct2, root_correct3, (uint32_t)t->key + (uint32_t)t->start, o->lr};
+}
+
+/* What a call works with, for all tensors: blocks and their sums, where each tensor's blocks start, scalars. */
+typedef struct { Block *blocks; int64_t *starts; Sums *sums; Scalars *k; } Work;
+
+static void release(Work *w) {
+  free(w->sums);
+  free(w->k);
+  free(w->blocks);
+  free(w->starts);
+}
+
+/* 1 if there is no memory. */
+static int prepare(Work *w, const Tensor *tensors, int64_t count, const Options *o) {
+  w->blocks = cut(&tensors->size, sizeof *tensors, count, &w->starts);
+  if (!w->blocks) return 1;
+  w->sums = malloc((w->starts[count] + 1) * sizeof *w->sums);
+  w->k = malloc((count + 1) * sizeof *w->k);
+  if (!w->sums || !w->k) {
+    release(w);
+    return 1;
+  }
+  for (int64_t t = 0; t < count; t++) w->k[t] = scalars(tensors + t, o);
+  return 0;
+}
+
+static void forwards(const Work *w, const Tensor *tensors, int64_t begin, int64_t end, const Options *o) {
+  for (int64_t b = begin; b < end; b++) {
+    const Block *block = w->blocks + b;
+    const Tensor *t = tensors + block->tensor;
+    first_pass(t, block->begin, block->end, o, w->k + block->tensor, w->sums + b);
+    /* Without the layer's norms there is nothing to wait for, and the block is still in the cache. */
+    if (!o->layer_adaptation) second_pass(t, block->begin, block->end, o, w->k + block->tensor);
+  }
+}
+
+static void backwards(const Work *w, const Tensor *tensors, int64_t begin, int64_t end, const Options *o) {
+  for (int64_t b = end - 1; b >= begin; b--) {
+    const Block *block = w->blocks + b;
+    second_pass(tensors + block->tensor, block->begin, block->end, o, w->k + block->tensor);
+  }
+}
+
+/* One step for all tensors, each a layer. This and its halves return 0, or 1 if there was no memory and nothing was
+   changed. */
+int alto(const Tensor *tensors, int64_t count, const Options *o) {
+  Work w;
+  if (prepare(&w, tensors, count, o)) return 1;
+#pragma omp parallel num_threads(o->threads)
+  for (int64_t first = 0, last; first < count; first = last) {
+    int64_t size = tensors[first].size, begin, end;
+    for (last = first + 1; last < count && size + tensors[last].size <= BATCH; last++) size += tensors[last].size;
+    share(w.starts[last] - w.starts[first], &begin, &end);
+    begin += w.starts[first];
+    end += w.starts[first];
+    forwards(&w, tensors, begin, end, o);
+    if (!o->layer_adaptation) continue;
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t t = first; t < last; t++)
+      w.k[t].factor = step_length(o, total(w.sums + w.starts[t], w.starts[t + 1] - w.starts[t]));
+    backwards(&w, tensors, begin, end, o);
+  }
+  release(&w);
+  return 0;
+}
+
+/* The states' step. totals: three rows with a column per tensor: squares of p, of r, 1 unless all g are zero. */
+int alto_first(const Tensor *tensors, int64_t count, const Options *o, double *totals) {
+  Work w;
+  if (prepare(&w, tensors, count, o)) return 1;
+#pragma omp parallel num_threads(o->threads)
+  {
+    int64_t begin, end;
+    share(w.starts[count], &begin, &end);
+    forwards(&w, tensors, begin, end, o);
+  }
+  for (int64_t t = 0; t < count; t++) {
+    const Sums sum = total(w.sums + w.starts[t], w.starts[t + 1] - w.starts[t]);
+    totals[t] = sum.param;
+    totals[count + t] = sum.update;
+    totals[2 * count + t] = sum.moving;
+  }
+  release(&w);
+  return 0;
+}
+
+/* The parameters' step, each tensor's by its factor. */
+int alto_second(const Tensor *tensors, int64_t count, const Options *o, const double *factors) {
+  Work w;
+  if (prepare(&w, tensors, count, o)) return 1;
+  for (int64_t t = 0; t < count; t++) w.k[t].factor = factors[t];
+#pragma omp parallel num_threads(o->threads)
+  {
+    int64_t begin, end;
+    share(w.starts[count], &begin, &end);
+    backwards(&w, tensors, begin, end, o);
+  }
+  release(&w);
+  return 0;
+}
