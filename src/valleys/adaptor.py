@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def adapt(
     beta: float = 0.99,
     *,
     inplace: bool = False,
-    state_dtype: torch.dtype | None = None,
+    state_dtype: torch.dtype | Literal["8bit"] | None = None,
     seed: int = 0,
 ) -> OptimizerT:
     r"""Makes a torch optimizer explore: the same object, whose steps see E's gradient instead of ``.grad``.
@@ -54,8 +54,9 @@ def adapt(
         beta: memory of E, in [0, 1). Default: 0.99.
         inplace: write the adapted gradient into ``.grad`` and leave it there, which saves one transient copy of the
             gradients. Default: False.
-        state_dtype: dtype of the buffer: None (the parameter's, but float32 for half precision), ``torch.float32``, or
-            ``torch.bfloat16`` with stochastic rounding, half the memory. Default: None.
+        state_dtype: dtype of the buffer: None (the parameter's, but float32 for half precision), ``torch.float32``,
+            ``torch.bfloat16``, half the memory, or "8bit", a quarter, for tensors as :class:`valleys.ALTO` says. The
+            last two are rounded stochastically. Default: None.
         seed: seed of the stochastic rounding, in [0, 2^32). Default: 0.
 
     Returns:
@@ -137,7 +138,12 @@ def _refuse(optimizer: object) -> None:
 
 
 def _start(
-    optimizer: Optimizer, alpha: float, beta: float, inplace: bool, state_dtype: torch.dtype | None, seed: int
+    optimizer: Optimizer,
+    alpha: float,
+    beta: float,
+    inplace: bool,
+    state_dtype: torch.dtype | Literal["8bit"] | None,
+    seed: int,
 ) -> None:
     """Activates a ready-made class; ``alpha`` in a group would be silently ignored there, so it raises."""
     for group in optimizer.param_groups:
@@ -183,7 +189,7 @@ class ESGD(torch.optim.SGD):
         alpha: float = -5.0,
         beta: float = 0.99,
         inplace: bool = False,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | Literal["8bit"] | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
@@ -226,7 +232,7 @@ class EAdam(torch.optim.Adam):
         alpha: float = -5.0,
         beta: float = 0.99,
         inplace: bool = False,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | Literal["8bit"] | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:
@@ -269,7 +275,7 @@ class EAdamW(torch.optim.AdamW):
         alpha: float = -5.0,
         beta: float = 0.99,
         inplace: bool = False,
-        state_dtype: torch.dtype | None = None,
+        state_dtype: torch.dtype | Literal["8bit"] | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:

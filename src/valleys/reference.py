@@ -22,11 +22,13 @@ __all__ = [
     "alto_vanilla",
     "any_optimizer",
     "clip",
+    "dequantize",
     "eadam",
     "esgd",
     "explore",
     "lamb",
     "phi",
+    "quantize",
     "trust_ratio",
     "zeros",
 ]
@@ -264,3 +266,50 @@ def clip(gs: Sequence[Tensor], max_norm: float) -> list[Tensor]:
     """A group's gradients times ``min(1, max_norm / (|g| + 1e-6))``, as ``torch.nn.utils.clip_grad_norm_`` has it."""
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gs]))
     return [g * (max_norm / (norm + 1e-6)).clamp(max=1.0) for g in gs]
+
+
+def quantize(x: Tensor, *, signed: bool, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    r"""Codes of 8 bits and the scales of a float32 matrix whose rows are cut into blocks of 256 elements.
+
+    .. math::
+        y_i = x_i \cdot 127 / \max_j |x_j|, \quad q_i = round(y_i) \quad (s, m); \qquad
+        y_i = \sqrt{x_i} \cdot 255 / \max_j \sqrt{x_j}, \quad q_i = \max(round(y_i), 1) \quad (v)
+
+    over the j of i's block. With numbers u in (0, 1), one for each element, q is random and keeps the expectation:
+    :math:`round(y_i + u_i - 1/2)` for s and m, and for v :math:`\lfloor y_i \rfloor`, plus 1 with the probability
+    :math:`(y_i^2 - \lfloor y_i \rfloor^2) / (2 \lfloor y_i \rfloor + 1)`. The code of v is never 0, which would let m
+    move a parameter without bound. A block with a value that is not finite becomes NaN as a whole, and s and m are 0
+    where no element of a block reaches 1e-30.
+
+    Returns:
+        The codes, (rows, length) int8 or uint8, and the scales, (rows, blocks).
+
+    Source: ours.
+    """
+    codes = torch.empty(x.shape, dtype=torch.int8 if signed else torch.uint8)
+    scales = torch.zeros(x.shape[0], -(-x.shape[1] // 256))
+    n = torch.tensor(127.0 if signed else 255.0)
+    for row in range(x.shape[0]):
+        for block, values in enumerate(x[row].split(256)):
+            place = slice(256 * block, 256 * block + len(values))
+            values = values if signed else values.sqrt()
+            most = values.abs().max()
+            if not most.isfinite():
+                values, inverse, scales[row, block] = torch.zeros_like(values), torch.tensor(0.0), torch.nan
+            elif most < 1e-30:
+                inverse = torch.tensor(0.0)
+            else:
+                inverse, scales[row, block] = n / most, most / n
+            y = values * inverse
+            q = y.round() if u is None else (y + (u[row, place] - 0.5)).round()
+            if not signed and u is not None:
+                q = y.floor()
+                q = torch.where((y - q) * (y + q) > u[row, place] * (q + q + 1), q + 1, q)
+            codes[row, place] = (q if signed else q.clamp(min=1)).to(codes.dtype)
+    return codes, scales
+
+
+def dequantize(q: Tensor, scales: Tensor, *, signed: bool) -> Tensor:
+    """The float32 matrix that the codes ``q`` and the scales of :func:`quantize` stand for: s and m, or v."""
+    y = q.float() * scales.repeat_interleave(256, dim=1)[:, : q.shape[1]]
+    return y if signed else y * y

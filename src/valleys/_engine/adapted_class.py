@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from valleys._engine.checkpoint.base_states import base_kinds, base_options
 from valleys._engine.checkpoint.checks import check_saved
 from valleys._engine.checkpoint.dcp_probe import Probed, is_probe
-from valleys._engine.explore_buffer import KINDS, Memory, check_explore_group, new_memory, put_back, take_out
+from valleys._engine.explore_buffer import KINDS, STORED, Memory, check_explore_group, new_memory, put_back, take_out
 from valleys._engine.fused_adam import step_jointly
 from valleys._engine.gradient_swap import adapted_gradients
 from valleys._engine.state import BUFFER, load_keeping_dtype
@@ -47,7 +47,7 @@ def register(cls: type[Optimizer]) -> None:
 
 
 def activate(
-    optimizer: Any, alpha: float, beta: float, inplace: bool, state_dtype: torch.dtype | None, seed: int
+    optimizer: Any, alpha: float, beta: float, inplace: bool, state_dtype: torch.dtype | str | None, seed: int
 ) -> None:
     """Give an object of an adapted class its options and its empty buffers."""
     options: dict[str, Any] = {"explore_alpha": alpha, "explore_beta": beta}
@@ -99,7 +99,7 @@ def track_step(optimizer: Optimizer) -> None:
 
 def _warn_without_buffers(state: dict[Any, Any], groups: list[dict[str, Any]]) -> None:
     numbers = [number for group in groups if group["explore_alpha"] != 0 for number in group["params"]]
-    lacking = [number for number in numbers if state.get(number) and BUFFER not in state[number]]
+    lacking = [number for number in numbers if state.get(number) and state[number].keys().isdisjoint(STORED[:2])]
     if lacking:
         which = "" if len(lacking) == len([n for n in numbers if state.get(n)]) else f" for the parameters {lacking}"
         warnings.warn(
@@ -204,7 +204,7 @@ def _load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
         _warn_without_buffers(incoming["state"], groups)
         return {**incoming, "param_groups": groups}
 
-    load_keeping_dtype(self, functools.partial(base.load_state_dict, self), state_dict, tuple(KINDS), complete)
+    load_keeping_dtype(self, functools.partial(base.load_state_dict, self), state_dict, STORED, complete)
     self._explore_probed = None
 
 

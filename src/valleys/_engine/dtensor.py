@@ -63,9 +63,12 @@ def wrapped_like(shard: Tensor, like: Any) -> Tensor:
     )
 
 
-def placed_like(value: Any, param: Any) -> Tensor:
-    """A copy of a state of ``param``, on its device and sharded as it is; each rank must have the same or its shard."""
-    if is_sharded(param) and not is_sharded(value) and value.shape == param.shape:
+def placed_like(value: Any, param: Any, shape: torch.Size) -> Tensor:
+    """A copy of a state of ``param``, on its device and sharded as it is; each rank must have the same or its shard.
+
+    ``shape`` is that of the whole state.
+    """
+    if is_sharded(param) and not is_sharded(value) and value.shape == shape:
         from torch.distributed.tensor import distribute_tensor
 
         moved = value.detach().to(param.device)

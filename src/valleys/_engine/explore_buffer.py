@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from valleys._engine.checkpoint.checks import Kind
+from valleys._engine.eight_bit import EIGHT_BIT
 from valleys._engine.options import check_precision
-from valleys._engine.state import BUFFER, CPU, EXPLORE_STEP, count_tensor, new_state
+from valleys._engine.state import BUFFER, CPU, EXPLORE_STEP, count_tensor, new_state, stored_names
 from valleys.hyperparameters import check_explore
 
 KINDS = {BUFFER: Kind.BUFFER, EXPLORE_STEP: Kind.COUNT}
+
+STORED = (*stored_names([BUFFER]), EXPLORE_STEP)
 
 # E's states by parameter: the buffer and, if it is rounded stochastically, the count of its steps.
 Memory = dict[Any, dict[str, Tensor]]
@@ -29,8 +32,8 @@ def check_explore_group(group: dict[str, Any]) -> None:
 def new_memory(param: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
     """An empty memory of a parameter."""
     dtype = group.get("explore_state_dtype")
-    states = {BUFFER: new_state(param, dtype, signed=True)}
-    if dtype == torch.bfloat16:
+    states = new_state(param, dtype, BUFFER)
+    if dtype in (torch.bfloat16, EIGHT_BIT):
         states[EXPLORE_STEP] = count_tensor(0, param.device if group.get("capturable") else CPU)
     return states
 
@@ -39,8 +42,8 @@ def take_out(state: MutableMapping[Any, Any]) -> Memory:
     """Remove E's states from an optimizer's, and entries that hold nothing else; ``put_back`` undoes it."""
     memory: Memory = {}
     for param, entry in list(state.items()):
-        if isinstance(entry, dict) and BUFFER in entry:
-            memory[param] = {name: entry.pop(name) for name in KINDS if name in entry}
+        if isinstance(entry, dict) and not entry.keys().isdisjoint(stored_names([BUFFER])):
+            memory[param] = {name: entry.pop(name) for name in STORED if name in entry}
             if not entry:
                 del state[param]
     return memory

@@ -13,6 +13,7 @@ from torch import Tensor
 from valleys import reference
 from valleys._engine.checkpoint.base_states import SHAPED
 from valleys._engine.dtensor import aligned, local, placements, random_place
+from valleys._engine.eight_bit import convert, is_quantized, is_stored, matrix, quantized
 from valleys._engine.explore_buffer import Memory, check_explore_group, new_memory
 from valleys._engine.kernel_inputs import real
 from valleys._engine.state import BUFFER, CPU, EXPLORE_STEP, count_tensor, state_dtype
@@ -20,6 +21,7 @@ from valleys._engine.tensor_checks import check_tensors
 from valleys.kernels import Needs
 from valleys.kernels.choice import select
 from valleys.kernels.layout import layout, materialized, ordered, put_back
+from valleys.kernels.quantization import Quantized
 from valleys.kernels.rounding import keys, salt, signed
 
 
@@ -27,7 +29,7 @@ class _Entry(NamedTuple):
     param: Tensor
     grad: Tensor
     group: dict[str, Any]
-    dtype: torch.dtype  # of the buffer
+    dtype: torch.dtype  # of the buffer, int8 if it is in 8 bits
     salt: int  # of the random bits that round it
 
     @property
@@ -40,7 +42,7 @@ class _Entry(NamedTuple):
 
     @property
     def rounds(self) -> bool:
-        return self.group.get("explore_state_dtype") == torch.bfloat16
+        return self.dtype == torch.int8 or self.group.get("explore_state_dtype") == torch.bfloat16
 
 
 @contextmanager
@@ -90,9 +92,11 @@ def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
                     "which E would make dense; build its layer with sparse=False, or leave it to an optimizer without E"
                 )
             states = {**optimizer.state.get(param, {}), **memory.get(param, {})}
-            check_tensors(optimizer, group, index, states, [name for name in shaped if states.get(name) is not None])
-            bits = salt(group["explore_seed"], number) if dtype == torch.bfloat16 else 0
-            yield _Entry(param, param.grad, group, state_dtype(param, dtype), bits)
+            names = [name for name in shaped if states.get(name) is not None or is_stored(states, name)]
+            check_tensors(optimizer, group, index, states, names)
+            bits = salt(group["explore_seed"], number) if dtype is not None else 0
+            kept = torch.int8 if is_quantized(param, dtype) else state_dtype(param, dtype)
+            yield _Entry(param, param.grad, group, kept, bits)
 
 
 def _buckets(entries: list[_Entry], memory: Memory) -> list[list[_Entry]]:
@@ -133,6 +137,7 @@ def _adapt_bucket(
     else:
         old = [_buffer(entry, memory) for entry in bucket]
         if graph or differentiable:
+            _refuse_codes(bucket)
             adapted, new = _differentiable(grads, old, alpha, beta)
             new = [buffer.detach() if graph else buffer for buffer in new]
         else:
@@ -143,10 +148,13 @@ def _adapt_bucket(
         if alpha == 0:
             adapted = grads
         if found_inf is not None:
-            skip = found_inf.to(old[0].device).bool()
-            new = [torch.where(skip, before, after) for before, after in zip(old, new, strict=True)]
-        for entry, buffer in zip(bucket, new, strict=True):
-            memory[entry.param][BUFFER] = buffer
+            skip = found_inf.to(bucket[0].grad.device).bool()
+            new = [_where(skip, before, after) for before, after in zip(old, new, strict=True)]
+        for entry, before, buffer in zip(bucket, old, new, strict=True):
+            if isinstance(buffer, Tensor):
+                memory[entry.param][BUFFER] = buffer
+            else:
+                before.copy_(buffer)
     for entry, grad in zip(bucket, adapted, strict=True):
         if not inplace:
             entry.param.grad = grad.to(entry.grad.dtype)
@@ -156,15 +164,33 @@ def _adapt_bucket(
             entry.param.grad = grad
 
 
-def _buffer(entry: _Entry, memory: Memory) -> Tensor:
-    """E's buffer of a parameter: a new one, or the old one in the dtype it is to have."""
+def _buffer(entry: _Entry, memory: Memory) -> Any:
+    """E's buffer of a parameter, in the form it is to have: a tensor, or ``Quantized`` in 8 bits."""
     states = memory.setdefault(entry.param, {})
-    if states.get(BUFFER) is None:
+    if states.get(BUFFER) is None and not is_stored(states, BUFFER):
         states.update(new_memory(entry.param, entry.group))
-    elif states[BUFFER].dtype != entry.dtype:  # a checkpoint, or the model, had another
+    in_codes = entry.dtype == torch.int8
+    convert(entry.param, states, [BUFFER], in_codes)  # a checkpoint, or the model, had another form
+    if in_codes:
+        return quantized(states, BUFFER)
+    if states[BUFFER].dtype != entry.dtype:
         states[BUFFER] = states[BUFFER].to(entry.dtype)
     states[BUFFER] = materialized(states[BUFFER])
     return states[BUFFER]
+
+
+def _where(skip: Tensor, before: Any, after: Any) -> Any:
+    if isinstance(before, Tensor):
+        return torch.where(skip, before, after)
+    return Quantized(torch.where(skip, before.codes, after.codes), torch.where(skip, before.scales, after.scales))
+
+
+def _refuse_codes(bucket: list[_Entry]) -> None:
+    if bucket[0].dtype == torch.int8:
+        raise RuntimeError(
+            "state_dtype='8bit' excludes differentiable=True and backward(create_graph=True): autograd cannot follow "
+            "the rounding; leave state_dtype unset"
+        )
 
 
 def _keys(bucket: list[_Entry], memory: Memory) -> list[int] | list[Tensor]:
@@ -175,7 +201,8 @@ def _keys(bucket: list[_Entry], memory: Memory) -> list[int] | list[Tensor]:
         count = count_tensor(memory[entry.param].get(EXPLORE_STEP, 0), device)
         memory[entry.param][EXPLORE_STEP] = count
         shard = local(entry.param)
-        bits, start = random_place(entry.param, entry.salt, layout(shard) or range(shard.dim()))
+        order = None if entry.dtype == torch.int8 else layout(shard)
+        bits, start = random_place(entry.param, entry.salt, order or range(shard.dim()))
         salts.append(bits)
         starts.append(start)
         counts.append(count)
@@ -210,16 +237,24 @@ def _explore(
 ) -> list[Tensor]:
     """One kernel call for all tensors; buffers, and with ``overwrite`` the gradients, are updated in place."""
     results = grads if overwrite else [torch.empty_like(grad) for grad in grads]
-    columns = [[real(tensor) for tensor in column] for column in _shards(grads, buffers, results)]
-    orders = [layout(grad) for grad in columns[0]]
-    g, s, out = ([ordered(tensor, order) for tensor, order in zip(column, orders, strict=True)] for column in columns)
+    columns: list[list[Any]]
+    if isinstance(buffers[0], Quantized):
+        columns = [[local(x) for x in grads], buffers, [local(x) for x in results]]
+        orders: list[Any] = [tuple(range(grad.dim())) for grad in columns[0]]
+        g, out = ([matrix(ordered(x, o)) for x, o in zip(columns[i], orders, strict=True)] for i in (0, 2))
+        s = buffers
+    else:
+        columns = [[real(tensor) for tensor in column] for column in _shards(grads, buffers, results)]
+        orders = [layout(grad) for grad in columns[0]]
+        g, s, out = ([ordered(tensor, o) for tensor, o in zip(column, orders, strict=True)] for column in columns)
     if overwrite:
         out = g
     present = [i for i, grad in enumerate(g) if grad.numel()]
     g, s, out = ([column[i] for i in present] for column in (g, s, out))
     if present:
         needs = Needs(g[0].dtype, g[0].dtype, s[0].dtype, random=bits is not None)
-        select([*g, *s], needs, None, None).explore_(
+        states = [x.codes if isinstance(x, Quantized) else x for x in s]
+        select([*g, *states], needs, None, None).explore_(
             g,
             s,
             out,
@@ -228,7 +263,10 @@ def _explore(
             keys=None if bits is None else [bits[i] for i in present],  # type: ignore[arg-type]
         )
     for i, memory, result in zip(present, s, out, strict=True):
-        put_back(columns[1][i], orders[i], memory)
+        if isinstance(memory, Tensor):
+            put_back(columns[1][i], orders[i], memory)
+        else:
+            result = result.view_as(columns[2][i])
         put_back(columns[2][i], orders[i], result)
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version(results)

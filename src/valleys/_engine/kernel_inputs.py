@@ -10,12 +10,14 @@ from torch import Tensor
 
 from valleys._engine.block_memory import Part, Pattern, parts
 from valleys._engine.dtensor import aligned, first_index, is_sharded, local, random_place, wrapped_like
+from valleys._engine.eight_bit import dequantized, is_stored, matrix, quantized, segment_views, segments_of
 from valleys._engine.layer_norms import Place, Pool, layer_sums
 from valleys._engine.state import ROUNDING_STEP
 from valleys.kernels import Needs, Rule, Tensors, wide_dtype
 from valleys.kernels.choice import Backend, select
 from valleys.kernels.foreach import Piece, coefficients, direction
 from valleys.kernels.layout import Layout, is_lazy, is_plain, layout, materialized, ordered, put_back
+from valleys.kernels.quantization import Quantized
 from valleys.kernels.rounding import keys
 
 _USUAL = {Tensor, torch.nn.Parameter}
@@ -28,7 +30,7 @@ class Row(NamedTuple):
     order: Layout  # of its dimensions in memory
     param: Tensor  # ``target`` itself, a view of it, or a copy if its memory has gaps
     grad: Tensor
-    states: list[Tensor]  # in the order of their names
+    states: list[Any]  # in the order of their names: tensors or, in 8 bits, ``Quantized`` matrices
     step: Tensor  # steps made
     rounding_step: Tensor | None  # the same as an integer, for random bits; None if nothing is rounded by them
     salt: int  # as ``start``, see :mod:`valleys.kernels.rounding`
@@ -45,6 +47,8 @@ class Row(NamedTuple):
 
         A state whose dtype is not ``dtype``, or whose strides are no longer the parameter's, is replaced in ``state``.
         """
+        if dtype == torch.int8:
+            return cls._of_codes(param, state, names, salt)
         if is_sharded(param):
             return cls._of_shard(param, state, names, dtype, salt)
         assert param.grad is not None
@@ -61,6 +65,18 @@ class Row(NamedTuple):
             salt, start = random_place(param, salt, order)
             row = row._replace(salt=salt, start=start)
         return row
+
+    @classmethod
+    def _of_codes(cls, param: Any, state: dict[str, Any], names: Sequence[str], salt: int) -> Row:
+        """A row of states in 8 bits, whose blocks lie in the order of the dimensions, whatever order memory has."""
+        value, step, count = local(param), state["step"], state.get(ROUNDING_STEP)
+        target, order = materialized(value.detach()), tuple(range(value.dim()))
+        grad = materialized(local(aligned(param.grad, param)))
+        states = [quantized(state, name) for name in names]
+        owner = None if target.data_ptr() == value.data_ptr() else (value, target)
+        salt, start = (salt, 0) if count is None else random_place(param, salt, order)
+        tensors = ordered(target, order), ordered(grad, order)
+        return cls(target, order, *tensors, states, step, count, salt, start, owner=owner)
 
     @classmethod
     def _of(
@@ -150,7 +166,8 @@ def update_sums(param: Tensor, value: Tensor, state: dict[str, Any], rule: Rule,
 
     They are those of the update that is made of ``value`` and of the moments that the last step left.
     """
-    theta, m, v = (real(materialized(local(x)).detach()) for x in (value, state["exp_avg"], state["exp_avg_sq"]))
+    moments = [dequantized(state, x) if is_stored(state, x) else state[x] for x in ("exp_avg", "exp_avg_sq")]
+    theta, m, v = (real(materialized(local(x)).detach()) for x in (value, *moments))
     theta = theta.to(m.device, wide_dtype(theta.dtype))
     tensors = Tensors([theta], [], None, [m], [v], [state["step"]], [], [])
     (r,) = direction(Piece(*tensors[:5], None), [theta], coefficients(tensors, rule, None, None, [0]))
@@ -167,7 +184,8 @@ def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) 
     some = rows[0]
     random = some.rounding_step is not None
     needs = Needs(some.param.dtype, some.grad.dtype, some.states[0].dtype, random, explores, rule.after_momentum)
-    backend = select([some.param, some.grad, *some.states], needs, group["foreach"], group["fused"])
+    states = [x.codes if isinstance(x, Quantized) else x for x in some.states]
+    backend = select([some.param, some.grad, *states], needs, group["foreach"], group["fused"])
     counts = [row.rounding_step for row in rows if row.rounding_step is not None]
     bits = keys([row.salt for row in rows], counts) if counts else [0] * len(rows)
     of_row = dict(zip(map(id, rows), bits, strict=True))
@@ -195,12 +213,19 @@ def _pieces(row: Row) -> Iterator[tuple[Row, list[Tensor], int, int | None]]:
     """A row's tensors, or those of each part of it; their place in the random bits and the number of their layer."""
     columns = [row.param, row.grad, *row.states]
     first = None if row.place is None else row.place.first
+    if isinstance(row.states[0], Quantized):
+        columns = [matrix(row.param), matrix(row.grad), *row.states]
     if row.parts is None:
         yield row, columns, row.start, first
         return
     assert first is not None
     start = row.start
     for part in row.parts:
+        if isinstance(row.states[0], Quantized):
+            for segment in segments_of(part, columns[0].shape[1]):
+                yield row, segment_views(segment, columns), start, first + part.layer
+                start += segment.rows * segment.length
+            continue
         size = (part.length,) if part.rows == 1 else (part.rows, part.length)
         stride = (part.stride, 1)[-len(size) :]
         views = [tensor.as_strided(size, stride, tensor.storage_offset() + part.offset) for tensor in columns]

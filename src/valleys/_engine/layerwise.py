@@ -18,6 +18,7 @@ from valleys._engine.checkpoint.checks import Kind, check_saved
 from valleys._engine.checkpoint.dcp_probe import is_probe
 from valleys._engine.checkpoint.other_optimizers import is_without_e, moments_of
 from valleys._engine.dtensor import is_sharded, is_uninitialized, local, placements, refuse_flat
+from valleys._engine.eight_bit import CODE, convert, is_quantized
 from valleys._engine.kernel_inputs import Bucket, Row, buckets, update_sums
 from valleys._engine.layer_norms import Pools, over_ranks
 from valleys._engine.options import check_group, check_parameters, check_sharded, is_adapted, rule_of
@@ -31,6 +32,7 @@ from valleys._engine.state import (
     new_state,
     state_dtype,
     step_tensor,
+    stored_names,
 )
 from valleys._engine.tensor_checks import check_tensors
 from valleys.kernels import Rule
@@ -83,8 +85,8 @@ class Layerwise(Optimizer):
             check_parameters(group)
             group["betas"] = _plain(group["betas"])
             if group["fused"]:
-                shards = [local(param) for param in group["params"] if not is_uninitialized(param)]
-                require_fused(shards, group["fused"], lambda p: state_dtype(p, group["state_dtype"]))
+                present = [param for param in group["params"] if not is_uninitialized(param)]
+                require_fused([(local(param), _kernel_dtype(param, group)) for param in present], group["fused"])
         except (TypeError, ValueError, RuntimeError):
             self.param_groups.pop()
             raise
@@ -178,7 +180,7 @@ class Layerwise(Optimizer):
                 )
             return incoming
 
-        load_keeping_dtype(self, super().load_state_dict, state_dict, tuple(self._kinds), check)
+        load_keeping_dtype(self, super().load_state_dict, state_dict, stored_names(self._kinds), check)
 
     @torch.no_grad()
     def trust_ratios(self, parameters: Mapping[Tensor, Tensor] | None = None) -> dict[Tensor, Tensor]:
@@ -221,7 +223,7 @@ class Layerwise(Optimizer):
             for param in group["params"]:
                 state = self.state.get(param, {})
                 # A step that skip_nonfinite left out may have been the first: there are moments then, and no step.
-                if "exp_avg" in state and is_adapted(param, group) and state["step"].item() > 0:
+                if {"exp_avg", "exp_avg" + CODE} & set(state) and is_adapted(param, group) and state["step"].item() > 0:
                     rule, blocks = rules[param] = rule_of(group), patterns(group["blocks"], param.shape)
                     if rule.after_momentum:
                         raise RuntimeError("trust_ratios: accelerate='after_momentum' keeps no a to compute them of")
@@ -302,6 +304,7 @@ class Layerwise(Optimizer):
                 if param.grad is not None:
                     state = self._initialise(param, group, on_device)
                     ordinary = check_tensors(self, group, index, state, self._states)
+                    convert(param, state, self._states, _has_codes(param, group))
                     if not group["differentiable"]:
                         row = self._row(param, group, first + index, state, pools, ordinary)
                         rows[is_adapted(param, group)].append(row)
@@ -319,7 +322,7 @@ class Layerwise(Optimizer):
         if not state:
             state["step"] = step_tensor(0, device)
             for name in self._states:
-                state[name] = new_state(param, group["state_dtype"], signed=name != "exp_avg_sq")
+                state.update(new_state(param, group["state_dtype"], name, group["blocks"]))
         state["step"] = step_tensor(state.get("step"), device)
         # A checkpoint may be older than the option.
         if _rounds(param, group):
@@ -331,10 +334,10 @@ class Layerwise(Optimizer):
     def _row(
         self, param: Tensor, group: dict[str, Any], number: int, state: dict[str, Any], pools: Pools, ordinary: bool
     ) -> Row:
-        rounds, dtype = _rounds(param, group), state_dtype(param, group["state_dtype"])
+        rounds = _rounds(param, group)
         # A parameter's number tells its random bits from the others' and survives a resume.
         bits = salt(group["seed"], number) if rounds else 0
-        row = Row.of(param, state, self._states, dtype, bits, ordinary)
+        row = Row.of(param, state, self._states, _kernel_dtype(param, group), bits, ordinary)
         if not rounds and row.rounding_step is not None:
             row = row._replace(rounding_step=None)  # counted while the option was on
         place = pools.place(param)
@@ -387,7 +390,18 @@ def _plain(betas: Iterable[Any]) -> tuple[float, ...]:
 
 def _rounds(param: Tensor, group: dict[str, Any]) -> bool:
     """Return True where the parameter or its states are rounded stochastically."""
-    return group["stochastic_rounding"] and torch.bfloat16 in (group["state_dtype"], param.dtype)
+    narrow = torch.bfloat16 in (group["state_dtype"], param.dtype)
+    return group["stochastic_rounding"] and (narrow or _has_codes(param, group))
+
+
+def _has_codes(param: Tensor, group: dict[str, Any]) -> bool:
+    """Return True for a parameter whose states are in 8 bits."""
+    return is_quantized(param, group["state_dtype"], group["blocks"])
+
+
+def _kernel_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
+    """The dtype of a parameter's states as kernels know it; see ``Quantized.dtype``."""
+    return torch.int8 if _has_codes(param, group) else state_dtype(param, group["state_dtype"])
 
 
 def _gradients(work: list[_Work]) -> Iterator[Gradients]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from valleys._engine.block_memory import patterns
 from valleys._engine.dtensor import is_sharded, is_uninitialized, mesh_dims
-from valleys._engine.state import EIGHT_BIT, eight_bit
+from valleys._engine.eight_bit import EIGHT_BIT
 from valleys.hyperparameters import check_explore, check_range
 from valleys.kernels import Rule
 from valleys.kernels.choice import FUSED
@@ -26,7 +26,7 @@ _SWITCHES = (
     "stochastic_rounding",
     "skip_nonfinite",
 )
-_STATE_DTYPES = (torch.float32, torch.bfloat16)
+_STATE_DTYPES = (torch.float32, torch.bfloat16, EIGHT_BIT)
 
 
 def is_adapted(param: Tensor, group: dict[str, Any]) -> bool:
@@ -137,9 +137,10 @@ def check_parameters(group: dict[str, Any]) -> None:
             patterns(group["blocks"], param.shape)
         if is_sharded(param):
             check_sharded(param, group)
-    if group["blocks"] is not None and (group["differentiable"] or group["state_dtype"] == EIGHT_BIT):
-        name = "differentiable=True" if group["differentiable"] else f"state_dtype={EIGHT_BIT!r}"
-        raise RuntimeError(f"blocks exclude {name}, which sees whole parameters only; leave one of them unset")
+    if group["blocks"] is not None and group["differentiable"]:
+        raise RuntimeError(
+            "blocks exclude differentiable=True, which sees whole parameters only; leave one of them unset"
+        )
     if group["blocks"] is not None and group.get("accelerate") == AFTER_MOMENTUM:
         raise RuntimeError(f"accelerate={AFTER_MOMENTUM!r} is for whole parameters; leave blocks unset")
 
@@ -152,11 +153,6 @@ def check_sharded(param: Tensor, group: dict[str, Any]) -> None:
         raise RuntimeError(f"differentiable=True is for whole parameters, and {what}; leave it unset")
     if group.get("accelerate") == AFTER_MOMENTUM:
         raise RuntimeError(f"accelerate={AFTER_MOMENTUM!r} is for whole parameters, and {what}; leave it unset")
-    if group["state_dtype"] == EIGHT_BIT:
-        raise RuntimeError(
-            f"state_dtype={EIGHT_BIT!r} is for whole parameters, and {what}, whose shards torchao's blocks do not "
-            "fit; take torch.bfloat16, and shards are small"
-        )
 
 
 def _is_of(value: object, allowed: tuple[object, ...]) -> bool:
@@ -193,25 +189,18 @@ def _check_backend(group: dict[str, Any]) -> None:
         )
 
 
-def check_precision(state_dtype: object, seed: object, more: tuple[object, ...] = ()) -> None:
-    """Raises unless states can be kept in ``state_dtype``, of those or ``more``, and ``seed`` is a 32-bit number."""
-    allowed = (*_STATE_DTYPES, *more)
-    if not _is_of(state_dtype, (None, *allowed)):
+def check_precision(state_dtype: object, seed: object) -> None:
+    """Raises unless states can be kept in ``state_dtype`` and ``seed`` is a 32-bit number."""
+    if not _is_of(state_dtype, (None, *_STATE_DTYPES)):
         raise ValueError(
-            f"state_dtype must be None or out of {allowed}, got {state_dtype!r}; float16 has too small a range for "
-            "squares of gradients"
+            f"state_dtype must be None or out of {_STATE_DTYPES}, got {state_dtype!r}; float16 has too small a range "
+            "for squares of gradients"
         )
-    if state_dtype == EIGHT_BIT:
-        eight_bit()  # an error now, if it is not installed
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be an integer in [0, 2**32), got {seed!r}; it seeds the stochastic rounding")
 
 
 def _check_precision(group: dict[str, Any]) -> None:
-    check_precision(group["state_dtype"], group["seed"], (EIGHT_BIT,))
-    if group["state_dtype"] == EIGHT_BIT and group["fused"]:
-        raise RuntimeError(
-            f"fused={group['fused']!r} excludes state_dtype={EIGHT_BIT!r}, which foreach alone can update"
-        )
+    check_precision(group["state_dtype"], group["seed"])
     if group["state_dtype"] is not None and group["differentiable"]:
         raise RuntimeError("differentiable=True excludes state_dtype: autograd cannot follow the rounding")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from valleys._engine.dtensor import placed_like
+from valleys._engine.eight_bit import CODE, EIGHT_BIT, SCALE, in_float32, is_quantized, new_codes, scales_shape
 
 CPU = torch.device("cpu")
 
@@ -19,9 +19,6 @@ BUFFER = "explore_exp_avg"  # the state with E's memory
 # ``skip_nonfinite``; of steps in which E's buffer of an adapted optimizer was rounded stochastically.
 ROUNDING_STEP, SKIPPED_STEPS, EXPLORE_STEP = "rounding_step", "skipped_steps", "explore_step"
 _COUNTS = (ROUNDING_STEP, SKIPPED_STEPS, EXPLORE_STEP)
-
-# torchao's blocks of 256 elements with one scale each.
-EIGHT_BIT, _BLOCK = "8bit", 256
 
 State = dict[Any, Any]
 
@@ -41,28 +38,17 @@ def state_dtype(param: Tensor, wanted: torch.dtype | str | None = None) -> torch
     return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
 
 
-def eight_bit() -> Any:
-    """Class torchao keeps 8-bit states in; ImportError without torchao."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchao speaks of its own future when it is imported
-            from torchao.optim.subclass_8bit import OptimState8bit
-    except ImportError as error:
-        raise ImportError(f"state_dtype={EIGHT_BIT!r} needs torchao; install valleys[torchao]") from error
-    return OptimState8bit
-
-
-def new_state(param: Tensor, wanted: torch.dtype | str | None, signed: bool) -> Tensor:
-    """Zeros for one state of ``param``, which may take negative values or not.
-
-    With "8bit" a torchao tensor, unless ``param`` is too small for it to be worth it, or of a size or layout that its
-    blocks do not fit.
-    """
+def new_state(param: Tensor, wanted: torch.dtype | str | None, name: str, blocks: Any = None) -> dict[str, Tensor]:
+    """Zeros for one state of ``param``: a tensor of its name or, in 8 bits, two."""
     dtype = state_dtype(param, wanted)
-    if wanted == EIGHT_BIT and param.numel() >= 4096 and param.numel() % _BLOCK == 0 and param.is_contiguous():
-        zeros: Tensor = eight_bit().zeros(param.shape, signed, _BLOCK, param.device)
-        return zeros
-    return torch.zeros_like(param, dtype=dtype, requires_grad=False)
+    if is_quantized(param, wanted, blocks):
+        return new_codes(param, name)
+    return {name: torch.zeros_like(param, dtype=dtype, requires_grad=False)}
+
+
+def stored_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names under which states may be found in an optimizer, in floating point or in 8 bits."""
+    return tuple(name + suffix for name in names for suffix in ("", CODE, SCALE))
 
 
 def step_tensor(value: Any, device: torch.device | None = None) -> Tensor:
@@ -160,13 +146,16 @@ def load_keeping_dtype(
 
 def _copies(states: State, param: Tensor, group: dict[str, Any]) -> State:
     """Copies of the states of ``param`` where the next step looks for them."""
+    if not is_quantized(param, EIGHT_BIT, group.get("blocks")):
+        states = in_float32(states)  # the checkpoint of a model that was sharded otherwise
     device = param.device if group.get("capturable") else CPU
     copies: State = {}
     for name, value in states.items():
         if name == "step":
             copies[name] = step_tensor(value, device).clone()
         else:
-            copies[name] = count_tensor(value, device).clone() if name in _COUNTS else placed_like(value, param)
+            shape = scales_shape(param) if name.endswith(SCALE) else param.shape
+            copies[name] = count_tensor(value, device).clone() if name in _COUNTS else placed_like(value, param, shape)
     return copies
 
 

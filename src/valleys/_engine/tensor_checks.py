@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from valleys._engine.dtensor import is_sharded, placements
+from valleys._engine.dtensor import is_sharded, local, placements
+from valleys._engine.eight_bit import CODE, SCALE, is_stored, scales_shape
 
 GRADIENT = "gradient"
 
@@ -40,14 +41,18 @@ def check_tensors(
         shape, device, dtype = param.shape, param.device, param.dtype
         ordinary = not dtype.is_complex and _fits(param.grad, shape, device)
         for name in names:
-            if not (ordinary and _fits(state.get(name), shape, device)):
+            if not (ordinary and (_fits(state.get(name), shape, device) or _codes_fit(state, name, param))):
                 break
         else:
             if ordinary:
                 return True
     _check(optimizer, group, index, GRADIENT, param.grad)
     for name in names:
-        _check(optimizer, group, index, name, state.get(name))
+        if is_stored(state, name):
+            _check(optimizer, group, index, name + CODE, state.get(name + CODE))
+            _check_codes(optimizer, group, index, name, state)
+        else:
+            _check(optimizer, group, index, name, state.get(name))
     return False
 
 
@@ -62,6 +67,21 @@ def _fits(tensor: Any, shape: Any, device: Any) -> bool:
         and tensor.data_ptr() != 0
         and not tensor.is_neg()
         and not tensor.dtype.is_complex
+    )
+
+
+def _codes_fit(state: Mapping[str, Any], name: str, param: Tensor) -> bool:
+    """The same for a state in 8 bits; False if it is not."""
+    codes, scales = state.get(name + CODE), state.get(name + SCALE)
+    return (
+        codes is not None
+        and scales is not None
+        and _fits(codes, param.shape, param.device)
+        and _fits(scales, scales_shape(param), param.device)
+        and codes.dtype.itemsize == 1
+        and scales.dtype == torch.float32
+        and codes.is_contiguous()
+        and scales.is_contiguous()
     )
 
 
@@ -89,6 +109,29 @@ def _check(optimizer: Any, group: dict[str, Any], index: int, name: str, tensor:
     for what, each in ((subject, tensor), (f"{position.optimizer}: {position}", param)):
         if not _has_memory(each):
             raise ValueError(f"{what} has a shape and no memory; {_RESTORE}")
+
+
+def _check_codes(optimizer: Any, group: dict[str, Any], index: int, name: str, state: Mapping[str, Any]) -> None:
+    """What states in 8 bits need beside a shape: their dtypes, memory without gaps, and the scales."""
+    param, position = group["params"][index], Position(type(optimizer).__name__, group, index)
+    for part, shape, dtypes in (
+        (name + CODE, param.shape, (torch.int8, torch.uint8)),
+        (name + SCALE, scales_shape(param), (torch.float32,)),
+    ):
+        subject, value = f"{position.optimizer}: state {part!r} of {position}", state[part]
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{subject} is {value!r}, not a tensor; {_AFRESH}")
+        if value.shape != shape or value.dtype not in dtypes or value.device != param.device:
+            raise ValueError(
+                f"{subject} is {value.dtype} of shape {tuple(value.shape)} on {value.device}, and must be {dtypes[0]} "
+                f"of shape {tuple(shape)} on {param.device}; {_AFRESH}"
+            )
+        if is_sharded(param) or is_sharded(value):
+            _check_sharding(subject, param, part, value)
+        if not local(value).is_contiguous():
+            raise ValueError(f"{subject} has gaps in memory; {_AFRESH}")
+        if not _has_memory(value):
+            raise ValueError(f"{subject} has a shape and no memory; {_RESTORE}")
 
 
 _AFRESH = "delete optimizer.state[parameter] to start its states afresh"

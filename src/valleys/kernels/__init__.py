@@ -35,7 +35,8 @@ class Tensors(NamedTuple):
     Args:
         params: parameters, any floating dtype (complex ones as real views).
         grads: their gradients, left as they are.
-        explore: EMAs of the gradient (E's one buffer); None without E.
+        explore: EMAs of the gradient (E's one buffer); None without E. All states are tensors or, in 8 bits,
+            ``quantization.Quantized``; the parameters and gradients beside those are matrices with their rows.
         exp_avgs, exp_avg_sqs: first and second moments, in the dtype of ``explore``.
         steps: steps made, this one included: 0-dimensional tensors on the CPU, or on the device with ``capturable``;
             all float32 or all float64.
@@ -70,6 +71,11 @@ class Needs(NamedTuple):
     random: bool = False
     explores: bool = True
     after_momentum: bool = False
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the states are in 8 bits: ``quantization.Quantized``, whose dtype is int8."""
+        return self.state == torch.int8
 
     @property
     def dtypes(self) -> tuple[torch.dtype, torch.dtype, torch.dtype]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -86,12 +86,12 @@ def best(tensors: Sequence[Tensor], needs: Needs) -> Backend | None:
     return fused_backend(name, tensors[0].device, needs)[0]
 
 
-def require_fused(params: Sequence[Tensor], fused: bool | str, state_dtype: Callable[[Tensor], torch.dtype]) -> None:
-    """Raise what the first step would raise about ``fused``, before any work is done."""
-    for param in params:
+def require_fused(params: Sequence[tuple[Tensor, torch.dtype]], fused: bool | str) -> None:
+    """Raise what the first step would raise about ``fused``, before any work; with each parameter its states' dtype."""
+    for param, state in params:
         if param.device.type != "meta":
             # A complex tensor comes to a kernel as pairs of real numbers.
-            dtype, state = param.dtype.to_real(), state_dtype(param).to_real()
+            dtype, state = param.dtype.to_real(), state.to_real()
             select([param], Needs(dtype, dtype, state), None, fused)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from valleys.kernels import Rule, Tensors, wide_dtype
 from valleys.kernels.layout import is_plain, is_readable
 from valleys.kernels.pieces import batches
+from valleys.kernels.quantization import Quantized
 from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
 from valleys.kernels.rounding import Noise, bits, round_to_bfloat16
 
@@ -295,9 +296,9 @@ def _largest(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def _wide(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """The tensors themselves where they have the dtype, else copies."""
-    if type(tensors[0]).dequantize is not Tensor.dequantize:
-        return [tensor.dequantize().to(dtype) for tensor in tensors]  # torchao's states
+    """The tensors themselves where they have the dtype, else copies; of states in 8 bits their values."""
+    if isinstance(tensors[0], Quantized):
+        return [tensor.dequantize().to(dtype) for tensor in tensors]
     return tensors if tensors[0].dtype == dtype else [tensor.to(dtype) for tensor in tensors]
 
 
@@ -313,6 +314,9 @@ def _store(
     """Round ``values`` into ``targets``, unless they are the same tensors or ``skip`` is not zero."""
     if targets[0] is values[0]:  # torch.compile of torch 2.9 knows no identity of lists
         return
+    if isinstance(targets[0], Quantized):
+        _quantize(targets, values, noise, role, skip)
+        return
     if noise is not None and targets[0].dtype == torch.bfloat16:
         values = [round_to_bfloat16(x.float(), bits(place, role, x)) for x, place in zip(values, noise, strict=True)]
     if skip is not None:
@@ -324,6 +328,17 @@ def _store(
     else:
         for target, value in zip(targets, values, strict=True):
             target.copy_(value)
+
+
+def _quantize(
+    targets: list[Any], values: list[Tensor], noise: list[Noise] | None, role: str, skip: Tensor | None
+) -> None:
+    for i, (target, value) in enumerate(zip(targets, values, strict=True)):
+        before = None if skip is None else target.clone()
+        target.store(value.float(), None if noise is None else noise[i], role)
+        if before is not None and skip is not None:
+            target.codes.copy_(torch.where(skip, before.codes, target.codes))
+            target.scales.copy_(torch.where(skip, before.scales, target.scales))
 
 
 def _corrections(steps: list[Tensor], beta: float, dtype: torch.dtype, rule: Rule) -> Sequence[Any]:

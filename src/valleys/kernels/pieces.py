@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from valleys.kernels.layout import is_plain
+from valleys.kernels.quantization import Quantized
 
 
 def batches(columns: list[list[Tensor] | None], size: int) -> list[tuple[list[int], list[tuple[int, list[Any]]]]]:
@@ -25,22 +26,29 @@ def batches(columns: list[list[Tensor] | None], size: int) -> list[tuple[list[in
             total += sizes[last]
             last += 1
         # A subclass, a DTensor say, may not like to be cut.
-        if total <= size or not all(is_plain(column[first]) for column in columns if column is not None):
+        if total <= size or not all(_can_be_cut(column[first]) for column in columns if column is not None):
             whole = [None if column is None else column[first:last] for column in columns]
             result.append((list(range(first, last)), [(0, whole)]))
         else:
-            tensors = [None if column is None else _rows(column[first]) for column in columns]
-            length = total // len(tensors[0])  # type: ignore[arg-type]
+            # The blocks of states in 8 bits lie in rows.
+            by_row = any(column is not None and isinstance(column[first], Quantized) for column in columns)
+            tensors = [None if column is None else _rows(column[first], by_row) for column in columns]
+            rows = len(tensors[0])  # type: ignore[arg-type]
+            length = total // rows
             step = max(1, size // length)
             slices = [
                 (row * length, [None if tensor is None else [tensor[row : row + step]] for tensor in tensors])
-                for row in range(0, total // length, step)
+                for row in range(0, rows, step)
             ]
             result.append(([first], slices))
         first = last
     return result
 
 
-def _rows(tensor: Tensor) -> Tensor:
+def _can_be_cut(tensor: Tensor | Quantized) -> bool:
+    return isinstance(tensor, Quantized) or is_plain(tensor)
+
+
+def _rows(tensor: Any, by_row: bool) -> Any:
     """Return a view to be cut along its first dimension: all elements in a row, unless there are gaps between rows."""
-    return tensor.view(-1) if tensor.is_contiguous() else tensor
+    return tensor if by_row or not tensor.is_contiguous() else tensor.view(-1)

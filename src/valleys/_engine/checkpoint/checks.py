@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from valleys._engine.dtensor import is_uninitialized
+from valleys._engine.eight_bit import CODE, SCALE, scales_shape
 from valleys._engine.tensor_checks import Position
 
 
@@ -106,7 +107,9 @@ def _parameters(
 
 def _check_entry(position: Position, param: Tensor, entry: Any, kinds: dict[str, Kind]) -> None:
     for name, kind in kinds.items():
-        if name not in entry:
+        if kind in (Kind.MOMENT, Kind.BUFFER) and name + CODE in entry:
+            _check_codes(position, param, entry, name)
+        elif name not in entry:
             if kind not in _OPTIONAL:
                 raise ValueError(
                     f"{position.optimizer}: the state dict has no {name!r} for {position} but "
@@ -126,6 +129,20 @@ def _check_state(position: Position, param: Tensor, name: str, value: Any, kind:
             raise ValueError(f"{subject} must be {what}, got {_shown(value)}; {_REMEDY}")
     elif kind is not Kind.ANY and (value is not None or kind is not Kind.MOMENTUM):
         _check_tensor(subject, param, value, shaped=kind is not Kind.TENSOR)
+
+
+def _check_codes(position: Position, param: Tensor, entry: dict[str, Any], name: str) -> None:
+    for part, dtypes in ((name + CODE, (torch.int8, torch.uint8)), (name + SCALE, (torch.float32,))):
+        subject, value = f"{position.optimizer}: state {part!r} of {position}", entry.get(part)
+        if not isinstance(value, Tensor) or value.dtype not in dtypes or value.layout != torch.strided:
+            raise ValueError(f"{subject} must be a tensor of {dtypes[0]}, got {_shown(value)}; {_REMEDY}")
+        if not is_uninitialized(param):
+            shape = scales_shape(param) if part.endswith(SCALE) else param.shape
+            if value.shape != shape:
+                raise ValueError(
+                    f"{subject} has the shape {tuple(value.shape)} and not {tuple(shape)}, which fits a parameter of "
+                    f"shape {tuple(param.shape)}; {_REMEDY}"
+                )
 
 
 def _number(value: Any) -> float | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from valleys._engine.eight_bit import CODE, in_float32
 from valleys._engine.state import BUFFER
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -23,8 +24,14 @@ def is_without_e(saved: Any) -> bool:
     if not isinstance(groups, list) or not groups or not entries:
         return False
     return all(map(_is_plain_group, groups)) and all(
-        isinstance(entry, dict) and set(_MOMENTS) <= set(entry) and BUFFER not in entry for entry in entries
+        isinstance(entry, dict) and set(_MOMENTS) <= (names := _names(entry)) and BUFFER not in names
+        for entry in entries
     )
+
+
+def _names(entry: dict[Any, Any]) -> set[str]:
+    """Names of states, whatever form they are stored in."""
+    return {str(key).removesuffix(CODE) for key in entry}
 
 
 def _is_plain_group(group: Any) -> bool:
@@ -52,7 +59,7 @@ def moments_of(
             entry = saved["state"].get(index)
             if not entry:
                 continue
-            parameter = saved_params[index]
+            parameter, entry = saved_params[index], in_float32(entry)
             _check(index, entry, parameter)
             moments = {name: entry[name] for name in _MOMENTS}
             moments["step"] = torch.tensor(float(_step(index, entry, group)))

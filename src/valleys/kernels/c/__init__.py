@@ -1,6 +1,7 @@
 """The update on a CPU in C, compiled with the machine's compiler when first used and kept on disk.
 
-No wheel to build, and the code fits the processor it runs on. The arithmetic is in ``update.c``.
+No wheel to build, and the code fits the processor it runs on. The arithmetic is in ``update.c`` and, for states in 8
+bits, ``quantized.c``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import ctypes
 import functools
 import itertools
 from array import array
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +20,15 @@ from torch import Tensor
 from valleys.kernels import Needs, Rule, Tensors, foreach, wide_dtype
 from valleys.kernels.c import compiler
 from valleys.kernels.layout import addresses, extent
+from valleys.kernels.quantization import Quantized, block_count
 
 _TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-_SOURCE = Path(__file__).with_name("update.c")
+_SOURCES = {name: Path(__file__).with_name(f"{name}.c") for name in ("update", "quantized")}
 # No -ffast-math: NaN must stay NaN, and it would switch denormals off in the whole process.
 _FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 # Elements below which a step is one thread's work, as in torch's own loops.
 ALONE = 32768
-_SYMBOLS = ("alto", "alto_first", "alto_second", "explore", "square_sum")
+_SYMBOLS = ("alto", "alto_first", "alto_second", "explore")
 
 _pointer, _int64, _int32, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_double
 
@@ -37,15 +41,11 @@ class _Options(ctypes.Structure):
     ]
 
 
-class _Explored(ctypes.Structure):
-    _fields_ = [("size", _int64), *((name, _pointer) for name in ("grad", "buffer", "out")), ("key", ctypes.c_uint32)]
-
-
 def unavailable(device: torch.device, needs: Needs) -> str | None:
     """Return the reason why this backend cannot update such tensors, or None if it can; may compile."""
     if device.type != "cpu":
         return f"the C kernels run on the CPU, not on {device.type}"
-    for dtype in needs.dtypes:
+    for dtype in needs.dtypes[:2] if needs.is_quantized else needs.dtypes:
         if dtype not in _TYPES:
             return f"the C kernels know no {dtype}"
     try:
@@ -86,9 +86,10 @@ def explore_(
 ) -> None:
     """E in one pass; see :func:`valleys.kernels.foreach.explore_`."""
     library = _library(Needs(grads[0].dtype, grads[0].dtype, buffers[0].dtype, random=keys is not None))
-    items = _explored(grads, buffers, outs, [int(key) for key in keys or [0] * len(grads)])
+    numbers = [int(key) for key in keys or [0] * len(grads)]
+    items = _items(_extents(grads, buffers), [grads, *_memory([buffers]), outs], numbers)
     c, forget = _double(alpha * (1 - beta)), _double(1 - beta)
-    _check(library.explore(items, _int64(len(items)), c, forget, _int32(_threads(grads))))
+    _check(library.explore(_first(items), _int64(len(grads)), c, forget, _int32(_threads(grads))))
 
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
@@ -99,28 +100,51 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
     except compiler.CompileError:
         # Not the kernel that was chosen, and the step goes on without it.
         return foreach.square_sum(tensors)
-    items = _explored(tensors, tensors, tensors, [0] * len(tensors))
+    items = _items(map(extent, tensors), [tensors, tensors, tensors], [0] * len(tensors))
     result = _double()
-    _check(library.square_sum(items, _int64(len(items)), _int32(_threads(tensors)), ctypes.byref(result)))
+    count = _int64(len(tensors))
+    _check(library.square_sum(_first(items), count, _int32(_threads(tensors)), ctypes.byref(result)))
     return torch.tensor(result.value, dtype=torch.float64, device="cpu")
 
 
 def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *doubles: Tensor) -> None:
     dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
     library = _library(Needs(*dtypes, rule.stochastic_rounding, tensors.explore is not None))
-    items = _items(tensors)
+    extents = _extents(tensors.params, tensors.exp_avgs)
+    states = _memory([tensors.explore or tensors.exp_avgs, tensors.exp_avgs, tensors.exp_avg_sqs])
+    columns = [tensors.params, tensors.grads, *states, tensors.steps]
+    items = _items(extents, columns, tensors.keys, tensors.starts)
     options = _options(rule, clip, tensors.steps[0].dtype == torch.float64, _threads(tensors.params))
     pointers = [_pointer(x.data_ptr()) for x in doubles]
     count = _int64(len(tensors.params))
-    _check(library[function](_pointer(items.buffer_info()[0]), count, ctypes.byref(options), *pointers))
+    _check(library[function](_first(items), count, ctypes.byref(options), *pointers))
 
 
-def _items(tensors: Tensors) -> array[int]:
-    """An array of ``Tensor`` of update.c; ctypes' structures would take longer than a small tensor's step."""
-    rows = map(extent, tensors.params)
-    columns = map(addresses, (tensors.params, tensors.grads, tensors.explore or tensors.exp_avgs, *tensors[3:6]))
-    fields = zip(*zip(*rows, strict=True), *columns, tensors.keys, tensors.starts, strict=True)
+def _items(extents: Iterable[tuple[int, ...]], columns: list[list[Tensor]], *numbers: Any) -> array[int]:
+    """An array of a source's ``Tensor`` or ``Explored``; ctypes' structures would take longer than a small step."""
+    fields = zip(*zip(*extents, strict=True), *map(addresses, columns), *numbers, strict=True)
     return array("q", itertools.chain.from_iterable(fields))
+
+
+def _first(items: array[int]) -> ctypes.c_void_p:
+    return _pointer(items.buffer_info()[0])
+
+
+def _extents(tensors: list[Tensor], states: list[Any]) -> Iterable[tuple[int, ...]]:
+    """What the records begin with: where the elements lie and, in 8 bits, the scales of their blocks."""
+    if not isinstance(states[0], Quantized):
+        return map(extent, tensors)
+    return [
+        (len(x) * block_count(x.shape[1]), x.shape[1], x.stride(0), block_count(x.shape[1]), state.scales.stride(0))
+        for x, state in zip(tensors, states, strict=True)
+    ]
+
+
+def _memory(columns: list[list[Any]]) -> list[list[Tensor]]:
+    """The states' tensors; in 8 bits first all codes, then all scales."""
+    if not isinstance(columns[0][0], Quantized):
+        return columns
+    return [[getattr(x, part) for x in column] for part in ("codes", "scales") for column in columns]
 
 
 def _options(rule: Rule, clip: Tensor | None, wide_steps: bool, threads: int) -> _Options:
@@ -140,13 +164,6 @@ def _threads(tensors: list[Tensor]) -> int:
     return torch.get_num_threads() if sum(x.numel() for x in tensors) >= ALONE else 1
 
 
-def _explored(
-    grads: list[Tensor], buffers: list[Tensor], outs: list[Tensor], keys: list[int]
-) -> ctypes.Array[_Explored]:
-    rows = zip([g.numel() for g in grads], *map(addresses, (grads, buffers, outs)), keys, strict=True)
-    return (_Explored * len(grads))(*(_Explored(*row) for row in rows))
-
-
 def _check(failed: int) -> None:
     if failed:
         raise MemoryError("no memory for the block sums of a step; no parameter was changed")
@@ -155,13 +172,16 @@ def _check(failed: int) -> None:
 @functools.cache
 def _library(needs: Needs) -> ctypes.CDLL:
     """Return the kernels for such tensors, from the disk or compiled now; raises ``CompileError``."""
+    state = "int8_t" if needs.is_quantized else _TYPES[needs.state]
     defines = [
         f"-DP={_TYPES[needs.param]}",
         f"-DG={_TYPES[needs.grad]}",
-        f"-DS={_TYPES[needs.state]}",
+        f"-DS={state}",
         f"-DWIDE={_TYPES[wide_dtype(needs.param)]}",
         f"-DRANDOM={int(needs.random)}",
         f"-DEXPLORES={int(needs.explores)}",
         *(["-DHALF"] if torch.float16 in needs.dtypes else []),
     ]
-    return compiler.load(_SOURCE, [*_FLAGS, *defines], _SYMBOLS)
+    if needs.is_quantized:
+        return compiler.load(_SOURCES["quantized"], [*_FLAGS, "-ffp-contract=off", *defines], _SYMBOLS)
+    return compiler.load(_SOURCES["update"], [*_FLAGS, *defines], (*_SYMBOLS, "square_sum"))

@@ -83,13 +83,13 @@ static void second_pass(const Tensor *t, int64_t begin, int64_t end, const Optio
 
 #include "steps.h"
 
-/* E alone: out = g + c (g - s), s = beta s + (1 - beta) g. */
+/* E alone: out = g + c (g - s), s = beta s + (1 - beta) g. Contiguous tensors. */
 typedef struct {
-  int64_t size;
+  int64_t size, length, gap;
   const G *grad;
   S *buffer;
   G *out;
-  uint32_t key;
+  int64_t key;
 } Explored;
 
 static void explore_block(const Explored *t, int64_t begin, int64_t end, WIDE c, WIDE forget) {
@@ -97,7 +97,7 @@ static void explore_block(const Explored *t, int64_t begin, int64_t end, WIDE c,
   const G *grad = t->grad;
   S *buffer = t->buffer;
   G *out = t->out;
-  const uint32_t key = t->key;
+  const uint32_t key = (uint32_t)t->key;
 #pragma omp simd
   for (int64_t i = begin; i < end; i++) {
     WIDE g = LOAD(G, grad[i]), s = LOAD(S, buffer[i]), difference = g - s;

@@ -33,6 +33,8 @@ def unavailable(device: torch.device, needs: Needs) -> str | None:
         kernels = _kernels()
     except Exception as error:  # a triton for another torch or driver may raise anything
         return f"triton cannot be imported ({summary(error)}); install valleys[triton]"
+    if needs.is_quantized:
+        return "states in 8 bits are not written in Triton"
     for dtype in needs.dtypes:
         if dtype not in kernels.DTYPES:
             return f"the Triton kernels know no {dtype}"
