@@ -156,8 +156,6 @@ def test_the_first_step_is_that_of_a_in_m() -> None:
     ("state_dtype", "tolerance"), [(torch.bfloat16, 0.02), (torch.float32, 2e-4), ("8bit", 0.2)], ids=str
 )
 def test_compressed_states(state_dtype: Any, tolerance: float) -> None:
-    if state_dtype == "8bit":
-        pytest.importorskip("torchao")
     params, exact = parameters(torch.float32, [(64, 64), (5,)]), parameters(torch.float64, [(64, 64), (5,)])
     for other, param in zip(exact, params, strict=True):
         other.data = param.detach().double()

@@ -286,7 +286,6 @@ def test_flat_shards_are_refused() -> None:
 
 
 def test_eight_bit_states() -> None:
-    pytest.importorskip("torchao", reason="torchao is not installed")
     shapes = (64, 64), (4096,)
     params, twins = (parameters(*shapes, dtype=torch.float32) for _ in range(2))
     options: dict[str, Any] = {"state_dtype": "8bit", "foreach": True, "weight_decay": 0.3}

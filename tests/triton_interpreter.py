@@ -41,7 +41,7 @@ def interpreted() -> Iterator[ModuleType]:
                     context.setattr(library, name, triton.jit(value.fn))
         module = _copy()
         context.delenv("TRITON_INTERPRET")
-        context.setattr(backend, "_kernels", lambda: module)
+        context.setattr(backend, "_kernel_module", lambda: module)
         context.setattr(backend, "BLOCK", BLOCK)
         context.setattr(backend, "CHUNK", 4)
         choice.fused_backend.cache_clear()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from valleys._engine.adapted_class import activate, adapted_class, register, release_step, track_step
+from valleys._engine.adapted.adapted_class import activate, adapted_class, register, release_step, track_step
 from valleys._engine.options import check_precision
 from valleys.alto import ALTO
 from valleys.hyperparameters import check_explore

@@ -305,22 +305,20 @@ def refusals() -> dict[str, str]:
 
     sharded = torch.nn.Parameter(distribute_tensor(torch.ones(64, 64), mesh, [Shard(0)]))
     partial = torch.nn.Parameter(DTensor.from_local(torch.ones(4), mesh, [Partial()]))
-    attempt("8bit", lambda: valleys.ALTO([sharded], state_dtype="8bit"))
     attempt("differentiable", lambda: valleys.ALTO([sharded], differentiable=True))
     attempt("partial", lambda: valleys.Lamb([partial]))
-    for name, option in (("8bit later", {"state_dtype": "8bit"}), ("differentiable later", {"differentiable": True})):
-        # Accelerate shards after the optimizer was made, and puts the shards into its groups.
-        optimizer = valleys.ALTO([torch.nn.Parameter(torch.ones(64, 64))], **option)
-        optimizer.param_groups[0]["params"] = [sharded]
-        sharded.grad = torch.ones_like(sharded)
-        attempt(name, optimizer.step)
-        assert not optimizer.state
+    # Accelerate shards after the optimizer was made, and puts the shards into its groups.
+    optimizer = valleys.ALTO([torch.nn.Parameter(torch.ones(64, 64))], differentiable=True)
+    optimizer.param_groups[0]["params"] = [sharded]
+    sharded.grad = torch.ones_like(sharded)
+    attempt("differentiable later", optimizer.step)
+    assert not optimizer.state
     return results
 
 
 def test_what_cannot_be_is_refused_at_once() -> None:
     (results,) = spawn(refusals, 1)
-    assert set(results) == {"8bit", "differentiable", "partial", "8bit later", "differentiable later"}
+    assert set(results) == {"differentiable", "partial", "differentiable later"}
     for name, message in results.items():
         assert re.search("DTensor|Partial", message), (name, message)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import valleys
-from valleys._engine import fused_adam
+from valleys._engine.adapted import fused_adam
 
 ADAMW, ADAM = torch.optim.AdamW, torch.optim.Adam
 
@@ -31,7 +31,7 @@ def feed(params: list[torch.nn.Parameter], step: int) -> None:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Return for each step True if E and the base made it in one pass."""
-    from valleys._engine import adapted_class
+    from valleys._engine.adapted import adapted_class
 
     results: list[bool] = []
 

@@ -77,7 +77,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(backend, "_kernels", lambda: kernels)
+    monkeypatch.setattr(backend, "_kernel_module", lambda: kernels)
     monkeypatch.setattr(backend, "square_sum", square_sum)
     backend._launch_problem.cache_clear()
     yield launches
@@ -110,7 +110,7 @@ def test_a_triton_that_does_not_import_for_any_reason(monkeypatch: pytest.Monkey
     def broken() -> Any:
         raise AttributeError("module 'triton' has no attribute 'jit'\nmore")
 
-    monkeypatch.setattr(backend, "_kernels", broken)
+    monkeypatch.setattr(backend, "_kernel_module", broken)
     problem = backend.unavailable(CUDA, FLOATS) or ""
     assert "no attribute 'jit'" in problem
     assert "install valleys[triton]" in problem

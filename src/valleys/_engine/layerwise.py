@@ -17,11 +17,20 @@ from valleys._engine.block_memory import Pattern, patterns
 from valleys._engine.checkpoint.checks import Kind, check_saved
 from valleys._engine.checkpoint.dcp_probe import is_probe
 from valleys._engine.checkpoint.other_optimizers import is_without_e, moments_of
-from valleys._engine.dtensor import is_sharded, is_uninitialized, local, placements, refuse_flat
-from valleys._engine.eight_bit import CODE, convert, is_quantized
+from valleys._engine.dtensor import is_sharded, is_uninitialized, local, refuse_flat
+from valleys._engine.eight_bit import CODE, convert
 from valleys._engine.kernel_inputs import Bucket, Row, buckets, update_sums
 from valleys._engine.layer_norms import Pools, over_ranks
-from valleys._engine.options import check_group, check_parameters, check_sharded, is_adapted, rule_of
+from valleys._engine.options import (
+    check_group,
+    check_parameters,
+    check_sharded,
+    has_codes,
+    is_adapted,
+    kernel_dtype,
+    rounds_stochastically,
+    rule_of,
+)
 from valleys._engine.state import (
     BUFFER,
     CPU,
@@ -30,11 +39,10 @@ from valleys._engine.state import (
     count_tensor,
     load_keeping_dtype,
     new_state,
-    state_dtype,
     step_tensor,
     stored_names,
 )
-from valleys._engine.tensor_checks import check_tensors
+from valleys._engine.tensor_checks import check_tensors, check_values
 from valleys.kernels import Rule
 from valleys.kernels.choice import require_fused
 from valleys.kernels.ratio import step_lengths
@@ -86,7 +94,7 @@ class Layerwise(Optimizer):
             group["betas"] = _plain(group["betas"])
             if group["fused"]:
                 present = [param for param in group["params"] if not is_uninitialized(param)]
-                require_fused([(local(param), _kernel_dtype(param, group)) for param in present], group["fused"])
+                require_fused([(local(param), kernel_dtype(param, group)) for param in present], group["fused"])
         except (TypeError, ValueError, RuntimeError):
             self.param_groups.pop()
             raise
@@ -218,7 +226,7 @@ class Layerwise(Optimizer):
         values = parameters or {}
         rules: dict[Tensor, tuple[Rule, tuple[Pattern, ...]]] = {}
         sums: dict[Tensor, Tensor] = {}
-        self._check_values(values)
+        check_values(values, [param for group in self.param_groups for param in group["params"]])
         for group in self.param_groups:
             for param in group["params"]:
                 state = self.state.get(param, {})
@@ -230,24 +238,6 @@ class Layerwise(Optimizer):
                     sums[param] = update_sums(param, values.get(param, param), state, rule, blocks)
         ratios = {p: step_lengths(total, rules[p][0]._replace(lr=1.0)) for p, total in over_ranks(sums).items()}
         return {param: ratio if rules[param][1] else ratio.squeeze(0) for param, ratio in ratios.items()}
-
-    def _check_values(self, values: Mapping[Tensor, Tensor]) -> None:
-        own = {param for group in self.param_groups for param in group["params"]}
-        for param, value in values.items():
-            if param not in own:
-                raise ValueError(
-                    f"parameters: a tensor of shape {tuple(param.shape)} is not one of this optimizer; leave it out"
-                )
-            if value.shape != param.shape:
-                raise ValueError(
-                    f"parameters: the value of a parameter of shape {tuple(param.shape)} has the shape "
-                    f"{tuple(value.shape)}; give a copy that was made before the step"
-                )
-            if placements(value) != placements(param):
-                raise ValueError(
-                    f"parameters: the value of a parameter of shape {tuple(param.shape)} is placed as "
-                    f"{placements(value)} and the parameter as {placements(param)}; give a clone of the parameter"
-                )
 
     @property
     def _kinds(self) -> dict[str, Kind]:
@@ -304,7 +294,7 @@ class Layerwise(Optimizer):
                 if param.grad is not None:
                     state = self._initialise(param, group, on_device)
                     ordinary = check_tensors(self, group, index, state, self._states)
-                    convert(param, state, self._states, _has_codes(param, group))
+                    convert(param, state, self._states, has_codes(param, group))
                     if not group["differentiable"]:
                         row = self._row(param, group, first + index, state, pools, ordinary)
                         rows[is_adapted(param, group)].append(row)
@@ -325,7 +315,7 @@ class Layerwise(Optimizer):
                 state.update(new_state(param, group["state_dtype"], name, group["blocks"]))
         state["step"] = step_tensor(state.get("step"), device)
         # A checkpoint may be older than the option.
-        if _rounds(param, group):
+        if rounds_stochastically(param, group):
             state[ROUNDING_STEP] = count_tensor(state.get(ROUNDING_STEP, state["step"]), device)
         if group["skip_nonfinite"]:
             state[SKIPPED_STEPS] = count_tensor(state.get(SKIPPED_STEPS, 0), device)
@@ -334,10 +324,10 @@ class Layerwise(Optimizer):
     def _row(
         self, param: Tensor, group: dict[str, Any], number: int, state: dict[str, Any], pools: Pools, ordinary: bool
     ) -> Row:
-        rounds = _rounds(param, group)
+        rounds = rounds_stochastically(param, group)
         # A parameter's number tells its random bits from the others' and survives a resume.
         bits = salt(group["seed"], number) if rounds else 0
-        row = Row.of(param, state, self._states, _kernel_dtype(param, group), bits, ordinary)
+        row = Row.of(param, state, self._states, kernel_dtype(param, group), bits, ordinary)
         if not rounds and row.rounding_step is not None:
             row = row._replace(rounding_step=None)  # counted while the option was on
         place = pools.place(param)
@@ -386,22 +376,6 @@ class Layerwise(Optimizer):
 def _plain(betas: Iterable[Any]) -> tuple[float, ...]:
     """Decay rates that any checkpoint can hold: they may come from NumPy or a configuration."""
     return tuple(float(beta) for beta in betas)
-
-
-def _rounds(param: Tensor, group: dict[str, Any]) -> bool:
-    """Return True where the parameter or its states are rounded stochastically."""
-    narrow = torch.bfloat16 in (group["state_dtype"], param.dtype)
-    return group["stochastic_rounding"] and (narrow or _has_codes(param, group))
-
-
-def _has_codes(param: Tensor, group: dict[str, Any]) -> bool:
-    """Return True for a parameter whose states are in 8 bits."""
-    return is_quantized(param, group["state_dtype"], group["blocks"])
-
-
-def _kernel_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
-    """The dtype of a parameter's states as kernels know it; see ``Quantized.dtype``."""
-    return torch.int8 if _has_codes(param, group) else state_dtype(param, group["state_dtype"])
 
 
 def _gradients(work: list[_Work]) -> Iterator[Gradients]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from valleys._engine.block_memory import patterns
 from valleys._engine.dtensor import is_sharded, is_uninitialized, mesh_dims
-from valleys._engine.eight_bit import EIGHT_BIT
+from valleys._engine.eight_bit import EIGHT_BIT, is_quantized
+from valleys._engine.state import state_dtype
 from valleys.hyperparameters import check_explore, check_range
 from valleys.kernels import Rule
 from valleys.kernels.choice import FUSED
@@ -33,6 +34,22 @@ def is_adapted(param: Tensor, group: dict[str, Any]) -> bool:
     """Return True for a parameter that has a trust ratio, by its own dimensions and not those of a shard."""
     choice = group["layer_adaptation"]
     return param.dim() >= 2 if choice == _MATRICES else bool(choice)
+
+
+def rounds_stochastically(param: Tensor, group: dict[str, Any]) -> bool:
+    """Return True where the parameter or its states are rounded stochastically."""
+    narrow = torch.bfloat16 in (group["state_dtype"], param.dtype)
+    return group["stochastic_rounding"] and (narrow or has_codes(param, group))
+
+
+def has_codes(param: Tensor, group: dict[str, Any]) -> bool:
+    """Return True for a parameter whose states are in 8 bits."""
+    return is_quantized(param, group["state_dtype"], group["blocks"])
+
+
+def kernel_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
+    """The dtype of a parameter's states as kernels know it; see ``Quantized.dtype``."""
+    return torch.int8 if has_codes(param, group) else state_dtype(param, group["state_dtype"])
 
 
 def rule_of(group: dict[str, Any], adapted: bool = True) -> Rule:

@@ -56,6 +56,26 @@ def check_tensors(
     return False
 
 
+def check_values(values: Mapping[Tensor, Tensor], params: Sequence[Tensor]) -> None:
+    """Raise unless values for parameters, by parameter, are for some of these and have their shape and sharding."""
+    own = set(params)
+    for param, value in values.items():
+        if param not in own:
+            raise ValueError(
+                f"parameters: a tensor of shape {tuple(param.shape)} is not one of this optimizer; leave it out"
+            )
+        if value.shape != param.shape:
+            raise ValueError(
+                f"parameters: the value of a parameter of shape {tuple(param.shape)} has the shape "
+                f"{tuple(value.shape)}; give a copy that was made before the step"
+            )
+        if placements(value) != placements(param):
+            raise ValueError(
+                f"parameters: the value of a parameter of shape {tuple(param.shape)} is placed as "
+                f"{placements(value)} and the parameter as {placements(param)}; give a clone of the parameter"
+            )
+
+
 _ORDINARY = (Tensor, torch.nn.Parameter)
 
 

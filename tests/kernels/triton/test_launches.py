@@ -176,5 +176,5 @@ def test_unavailable(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> No
 
     # Undone before the fixture's own patch of the same name, which it would otherwise put back for good.
     with monkeypatch.context() as context:
-        context.setattr(backend, "_kernels", missing)
+        context.setattr(backend, "_kernel_module", missing)
         assert "install valleys[triton]" in (backend.unavailable(cuda, floats) or "")

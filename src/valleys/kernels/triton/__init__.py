@@ -30,7 +30,7 @@ def unavailable(device: torch.device, needs: Needs) -> str | None:
     Launches a kernel once per device; a CPU will do where TRITON_INTERPRET=1 was set when the kernels were imported.
     """
     try:
-        kernels = _kernels()
+        kernels = _kernel_module()
     except Exception as error:  # a triton for another torch or driver may raise anything
         return f"triton cannot be imported ({summary(error)}); install valleys[triton]"
     if needs.is_quantized:
@@ -59,7 +59,7 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor
     if rule.layer_adaptation:
         factors = torch.empty(len(tensors.params), dtype=torch.float64, device=sums.device)
         with torch.cuda.device_of(sums):
-            _kernels().alto_ratios[(len(factors),)](
+            _kernel_module().alto_ratios[(len(factors),)](
                 launch.table, launch.trust, launch.lr, sums, factors, launch.blocks, BLOCK, CHUNK, **_LAUNCH
             )
         _second(launch, tensors, factors)
@@ -71,7 +71,7 @@ def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Ten
     sums = _first(launch, tensors, rule, clip)
     totals = torch.empty(3, len(tensors.params), dtype=torch.float64, device=sums.device)
     with torch.cuda.device_of(sums):
-        _kernels().alto_totals[(len(tensors.params),)](
+        _kernel_module().alto_totals[(len(tensors.params),)](
             launch.table, sums, totals, launch.blocks, BLOCK, CHUNK, **_LAUNCH
         )
     return totals
@@ -92,7 +92,7 @@ def explore_(
     keys: list[int] | list[Tensor] | None = None,
 ) -> None:
     """E in one launch; see :func:`valleys.kernels.foreach.explore_`."""
-    kernels = _kernels()
+    kernels = _kernel_module()
     wide = wide_dtype(grads[0].dtype)
     columns = [*map(addresses, (grads, buffers, outs)), _keys(keys, len(grads))]
     numbers = [alpha * (1 - beta), 1 - beta]
@@ -104,7 +104,7 @@ def explore_(
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
     """The sum of squares over all tensors, 0-dimensional float64: squares of float32 numbers overflow float32."""
-    kernels = _kernels()
+    kernels = _kernel_module()
     device, wide = tensors[0].device, torch.float64
     table, _, _, blocks = _upload([x.numel() for x in tensors], [addresses(tensors)], [], wide, device)
     sums = torch.empty(blocks, dtype=wide, device=device)
@@ -168,7 +168,7 @@ def _first(launch: _Launch, tensors: Tensors, rule: Rule, clip: Tensor | None) -
     types = _types(tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype, numbers.dtype)
     first = {"EXPLORES": tensors.explore is not None, "MEASURE": rule.layer_adaptation}
     with torch.cuda.device_of(sums):
-        _kernels().alto_first[(launch.blocks,)](*arguments, *types, **first, **launch.options)
+        _kernel_module().alto_first[(launch.blocks,)](*arguments, *types, **first, **launch.options)
     return sums
 
 
@@ -176,7 +176,7 @@ def _second(launch: _Launch, tensors: Tensors, factors: Tensor) -> None:
     """The parameters' step."""
     types = _types(tensors.params[0].dtype, tensors.exp_avgs[0].dtype, launch.numbers.dtype)
     with torch.cuda.device_of(factors):
-        _kernels().alto_second[(launch.blocks,)](
+        _kernel_module().alto_second[(launch.blocks,)](
             launch.table, launch.numbers, factors, launch.skip, len(factors), *types, **launch.options
         )
 
@@ -191,14 +191,14 @@ def _launch_problem(device: torch.device) -> str | None:
     return None
 
 
-def _kernels() -> Any:
-    from valleys.kernels.triton import _kernels as kernels
+def _kernel_module() -> Any:
+    from valleys.kernels.triton import _kernels
 
-    return kernels
+    return _kernels
 
 
 def _types(*dtypes: torch.dtype) -> list[Any]:
-    return [_kernels().DTYPES[dtype] for dtype in dtypes]
+    return [_kernel_module().DTYPES[dtype] for dtype in dtypes]
 
 
 def _on_device(keys: list[int] | list[Tensor] | None) -> bool:

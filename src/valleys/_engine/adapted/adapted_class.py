@@ -19,12 +19,20 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from valleys._engine.adapted.explore_buffer import (
+    KINDS,
+    STORED,
+    Memory,
+    check_explore_group,
+    new_memory,
+    put_back,
+    take_out,
+)
+from valleys._engine.adapted.fused_adam import step_jointly
+from valleys._engine.adapted.gradient_swap import adapted_gradients
 from valleys._engine.checkpoint.base_states import base_kinds, base_options
 from valleys._engine.checkpoint.checks import check_saved
 from valleys._engine.checkpoint.dcp_probe import Probed, is_probe
-from valleys._engine.explore_buffer import KINDS, STORED, Memory, check_explore_group, new_memory, put_back, take_out
-from valleys._engine.fused_adam import step_jointly
-from valleys._engine.gradient_swap import adapted_gradients
 from valleys._engine.state import BUFFER, load_keeping_dtype
 
 _classes: dict[type[Optimizer], type[Optimizer]] = {}

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from valleys import reference
+from valleys._engine.adapted.explore_buffer import Memory, check_explore_group, new_memory
 from valleys._engine.checkpoint.base_states import SHAPED
 from valleys._engine.dtensor import aligned, local, placements, random_place
 from valleys._engine.eight_bit import convert, is_quantized, is_stored, matrix, quantized
-from valleys._engine.explore_buffer import Memory, check_explore_group, new_memory
 from valleys._engine.kernel_inputs import real
 from valleys._engine.state import BUFFER, CPU, EXPLORE_STEP, count_tensor, state_dtype
 from valleys._engine.tensor_checks import check_tensors

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from valleys._engine.explore_buffer import Memory, check_explore_group, new_memory
+from valleys._engine.adapted.explore_buffer import Memory, check_explore_group, new_memory
 from valleys._engine.kernel_inputs import Row, buckets
 from valleys._engine.state import BUFFER, step_tensor
 from valleys._engine.tensor_checks import check_tensors
