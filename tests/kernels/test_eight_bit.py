@@ -59,7 +59,7 @@ def tensors(params: list[Tensor], grads: list[Tensor], states: list[list[Quantiz
     steps = [torch.tensor(float(step)) for _ in params]
     keys = [1000 * i + step for i in range(len(params))]
     columns: Any = states
-    return Tensors(params, grads, *columns, steps, keys, [7 * i for i in range(len(params))])
+    return Tensors(params, grads, columns[0], columns[1], columns[2], steps, keys, [7 * i for i in range(len(params))])
 
 
 def noise(index: int, step: int) -> Noise:
