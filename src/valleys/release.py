@@ -45,10 +45,11 @@ def release_gradients(optimizer: Optimizer) -> Released:
     in memory. After it ``optimizer.step`` and ``zero_grad`` find nothing to do, and may stay. Every ``backward`` is a
     step: no clipping or unscaling of gradients in between. The optimizer's step hooks run once per parameter.
 
-    Under ``fully_shard`` (FSDP2) a parameter moves when its shards of the gradient have been averaged. Call this on all
-    ranks, after sharding. Elementwise optimizers, E's included, send nothing; ALTO and Lamb send four numbers a layer, in
-    one all-reduce per parameter. Passes with ``set_requires_gradient_sync(False)`` only add to the gradient, and the
-    next pass with True makes the step. Leave ``set_is_last_backward`` as it is on that pass.
+    Under ``fully_shard`` (FSDP2) a parameter moves when its gradient has been averaged over the ranks. Call this on all
+    of them, after sharding. Elementwise optimizers, E's included, send nothing; ALTO and Lamb send four numbers a
+    layer, in one all-reduce per parameter, whose sums over more than two ranks may differ in the last bit of float64.
+    Passes with ``set_requires_gradient_sync(False)`` only add to the gradient, and the next pass with True makes the
+    step; on that one ``set_is_last_backward`` has to be True, the default.
 
     Args:
         optimizer: ALTO, Lamb, an adapted optimizer or another of torch.optim, with parameters that are whole and on one
@@ -118,16 +119,16 @@ def _check_ranks(param: Any) -> None:
     if not is_sharded(param):
         if distributed and torch.distributed.get_world_size() > 1:
             raise RuntimeError(
-                f"release_gradients: a parameter of shape {tuple(param.shape)} is no DTensor, and with several ranks its "
-                "gradient is complete only after backward, when it has been averaged (DDP does so by buckets); shard it "
-                "with fully_shard (FSDP2), or call optimizer.step() as usual"
+                f"release_gradients: a parameter of shape {tuple(param.shape)} is no DTensor, and with several ranks "
+                "its gradient is complete only after backward, when it has been averaged (DDP does so in buckets of "
+                "parameters); shard it with fully_shard (FSDP2), or call optimizer.step() as usual"
             )
     elif param.device.type != param.device_mesh.device_type and _TORCH < (2, 13):
-        # Pull request 180666 of pytorch: hooks ran before the gradient had arrived in pinned memory.
+        # Without pull request 180666 of pytorch hooks ran before the gradient had arrived in pinned memory.
         raise RuntimeError(
-            f"release_gradients: a parameter of shape {tuple(param.shape)} is offloaded to the {param.device.type}, and "
-            f"torch {torch.__version__} runs hooks before its gradient is there; use torch 2.13 or newer, fully_shard "
-            "without CPUOffloadPolicy, or optimizer.step() as usual"
+            f"release_gradients: a parameter of shape {tuple(param.shape)} is offloaded to the {param.device.type}, "
+            f"and torch {torch.__version__} runs hooks before its gradient is there; use torch 2.13 or newer, "
+            "fully_shard without CPUOffloadPolicy, or optimizer.step() as usual"
         )
 
 
@@ -155,13 +156,13 @@ def _hook(reference: Callable[[], Any]) -> Callable[[Tensor], None]:
                     "the optimizer when release_gradients was called, or an earlier backward failed; call zero_grad(), "
                     "remove() and release_gradients again"
                 )
-        grad = param.grad
+        shard = local(param.grad)
         with stepping(param):
             optimizer.step()
-        if is_sharded(grad) and grad.is_cuda:
-            # The hooks of FSDP2's all-reduces run on another stream than the one that allocated the gradient, which
+        if is_sharded(param) and shard.is_cuda:
+            # After an all-reduce FSDP2 runs hooks on another stream than the one that allocated the gradient, which
             # must not reuse the memory before the step has read it.
-            local(grad).record_stream(torch.cuda.current_stream(grad.device))
+            shard.record_stream(torch.cuda.current_stream(shard.device))
         param.grad = None
 
     return step

@@ -21,7 +21,6 @@ from valleys._engine.options import is_adapted
 from valleys.kernels.constants import constant
 from valleys.kernels.ratio import sum_dtype
 
-
 _stepped: ContextVar[Tensor | None] = ContextVar("_stepped", default=None)
 
 
