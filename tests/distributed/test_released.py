@@ -102,7 +102,9 @@ CASES: dict[int, dict[str, Case]] = {
         **{f"{name}, two meshes": Case(name, all_of(two_meshes)) for name in BOTH},
     },
 }
-SUMS_OF_FOUR = [CASES[4][title] for title in ("ALTO", "Lamb", "ALTO, FSDP2 x TP")]
+SUMS_OF_FOUR = {"ALTO", "Lamb", "ALTO, FSDP2 x TP"}
+"""Layers of these cases lie on four ranks. An all-reduce adds more than two numbers in an order that depends on where
+they stand in the message, so the sums differ in the last bit of float64."""
 
 
 @contextmanager
@@ -169,15 +171,14 @@ def both_ways(ranks: int) -> dict[str, tuple[Outcome, Outcome]]:
     return {title: (train(case, False), train(case, True)) for title, case in CASES[ranks].items()}
 
 
-def check(title: str, case: Case, usual: Outcome, released: Outcome) -> None:
+def check(title: str, usual: Outcome, released: Outcome, exact: bool) -> None:
     """Raise where the two ways of training differ, or where gradients stay."""
     expected, result = usual.result.shards, released.result.shards
     assert expected.keys() == result.keys(), title
-    if case in SUMS_OF_FOUR:
-        # An all-reduce over more than two ranks adds in an order that depends on where a number stands in its message.
-        assert largest_error(*([shard for _, shard in shards.values()] for shards in (result, expected))) < 1e-12, title
-    else:
+    if exact:
         assert [name for name, (_, shard) in expected.items() if not torch.equal(shard, result[name][1])] == [], title
+    else:
+        assert largest_error(*([shard for _, shard in shards.values()] for shards in (result, expected))) < 1e-12, title
     for step, (moved, names) in enumerate(zip(released.moved, usual.moved, strict=True)):
         assert sorted(moved) == sorted(names), title  # each parameter once
         assert ("branch.weight" in moved) == (step % 2 == 0), title
@@ -195,7 +196,7 @@ def test_backward_and_step_give_the_same_shards(ranks: int) -> None:
         assert outcomes.keys() == CASES[ranks].keys()
         for title, (usual, released) in outcomes.items():
             case = CASES[ranks][title]
-            check(title, case, usual, released)
+            check(title, usual, released, exact=ranks < 4 or title not in SUMS_OF_FOUR)
             for name, value in released.result.params.items():
                 still = name.startswith("unused") or (name == "gate" and case.spread is tp)
                 assert torch.equal(value, start[name].to(case.dtype)) == still, (title, name)
