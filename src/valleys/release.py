@@ -46,12 +46,11 @@ def release_gradients(optimizer: Optimizer) -> Released:
     step: no clipping or unscaling of gradients in between. The optimizer's step hooks run once per parameter.
 
     Under ``fully_shard`` (FSDP2) a parameter moves when its gradient has been averaged over the ranks, and those of
-    one unit are in memory (under HSDP all: torch keeps them until backward ends). Call this on all ranks, after sharding.
-    Elementwise optimizers, E's included, send nothing; ALTO and Lamb send four numbers a layer, in one all-reduce
-    per parameter, whose sums over more than two ranks may differ in the last bit of float64. Passes with
-    ``set_requires_gradient_sync(False)`` only add to the gradient, and the next pass with True makes the step; on
-    that one ``set_is_last_backward`` has to be True, the default, or the next forward may read parameters too
-    early.
+    one unit are in memory (under HSDP all: torch keeps them until backward ends). Call this on all ranks, after
+    sharding. Elementwise optimizers, E's included, send nothing; ALTO and Lamb send four numbers a layer, in one
+    all-reduce per parameter, whose sums over more than two ranks may differ in the last bit of float64. Passes with
+    ``set_requires_gradient_sync(False)`` only add to the gradient, and the next pass with True makes the step; on that
+    one ``set_is_last_backward`` has to be True, the default, or the next forward may read parameters too early.
 
     Args:
         optimizer: ALTO, Lamb, an adapted optimizer or another of torch.optim, with parameters that are whole and on one
