@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import valleys
 from optimizer_cases import CASES
+from valleys.release import _check_ranks
 
 MAKE: dict[str, Any] = {
     **{name: lambda params, case=case: case.build(params) for name, case in CASES.items()},
@@ -111,3 +113,76 @@ def test_refused() -> None:
     params = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, device="meta"))]
     with pytest.raises(RuntimeError, match="several devices"):
         valleys.release_gradients(torch.optim.SGD(params))
+    with pytest.raises(RuntimeError, match="skip_nonfinite=True leaves a group"):
+        valleys.release_gradients(valleys.Lamb(model(matrices_only=False).parameters(), skip_nonfinite=True))
+
+
+@pytest.mark.parametrize("option", [{"max_grad_norm": 1.0}, {"skip_nonfinite": True}], ids=str)
+def test_an_option_that_changes_later_is_refused_too(option: dict[str, Any]) -> None:
+    net = model(matrices_only=False)
+    before = [p.detach().clone() for p in net.parameters()]
+    optimizer = valleys.ALTO(net.parameters())
+    valleys.release_gradients(optimizer)
+    optimizer.param_groups[0].update(option)
+    with pytest.raises(RuntimeError, match=next(iter(option))):
+        net(torch.ones(2, 7, dtype=torch.float64)).sum().backward()
+    assert all(map(torch.equal, before, net.parameters()))
+
+
+def test_a_frozen_parameter_stays_and_is_refused_once_it_has_a_gradient() -> None:
+    """Every later parameter's step would move it again."""
+    net = model(matrices_only=False)
+    last = list(net.parameters())[-1].requires_grad_(False)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    valleys.release_gradients(optimizer)
+    net(torch.ones(2, 7, dtype=torch.float64)).sum().backward()
+    assert all(p.grad is None for p in net.parameters())
+    last.requires_grad_(True)
+    before = last.detach().clone()
+    with pytest.raises(RuntimeError, match=r"shape \(1,\) has a gradient.* zero_grad"):
+        net(torch.ones(2, 7, dtype=torch.float64)).sum().backward()
+    assert torch.equal(last, before)
+
+
+@pytest.mark.parametrize("build", [valleys.ALTO, valleys.EAdamW, torch.optim.AdamW])
+@pytest.mark.parametrize("unscale", [False, True])
+def test_a_scaler_is_noticed_at_its_first_step(build: Any, unscale: bool) -> None:
+    """torch finds that there are no gradients, or leaves that to an optimizer that unscales by itself."""
+    net = model(matrices_only=False)
+    valleys.release_gradients(optimizer := build(net.parameters()))
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(net(torch.ones(2, 7, dtype=torch.float64)).sum()).backward()
+    if unscale:
+        scaler.unscale_(optimizer)
+    error, text = (RuntimeError, "GradScaler") if build is valleys.ALTO else (AssertionError, "No inf checks")
+    with pytest.raises(error, match=text):
+        scaler.step(optimizer)
+
+
+def test_a_hook_may_step_another_optimizer() -> None:
+    """Of which it must not take the layers for those of the parameter that moves."""
+    blocks: dict[str, Any] = {"blocks": valleys.blocks.stacked(2), "lr": 0.1}
+    weights = [nn.Parameter(torch.arange(1.0, 9.0).reshape(4, 2)) for _ in range(2)]
+    optimizers = [valleys.Lamb([weight], **blocks) for weight in weights]
+    moving = nn.Parameter(torch.ones(2, 2))
+    released = valleys.Lamb([moving])
+    valleys.release_gradients(released)
+    released.register_step_post_hook(lambda *_: optimizers[0].step())
+    for weight in weights:
+        weight.grad = torch.arange(8.0).reshape(4, 2)
+    moving.sum().backward()
+    optimizers[1].step()
+    assert torch.equal(*weights)
+
+
+def test_offloaded_shards_need_a_torch_that_waits_for_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = SimpleNamespace(
+        placements=(), shape=(3, 2), device=torch.device("cpu"), device_mesh=SimpleNamespace(device_type="cuda")
+    )
+    monkeypatch.setattr("valleys.release._TORCH", (2, 13))
+    _check_ranks(shards)
+    monkeypatch.setattr("valleys.release._TORCH", (2, 12))
+    with pytest.raises(RuntimeError, match=r"shape \(3, 2\) is offloaded to the cpu.* 2\.13 or newer"):
+        _check_ranks(shards)
+    shards.device_mesh.device_type = "cpu"
+    _check_ranks(shards)

@@ -35,10 +35,15 @@ __all__ = [
     "Setting",
     "Spread",
     "batch",
+    "counted",
     "ddp",
     "fsdp",
+    "fsdp_tp",
+    "hsdp",
     "new_net",
+    "tp",
     "train",
+    "two_meshes",
     "whole",
 ]
 
@@ -116,9 +121,9 @@ def fsdp(net: Net, loose: bool = True, **options: Any) -> Spread:
     return _sharded(net, init_device_mesh("cpu", (dist.get_world_size(),)), loose, **options)
 
 
-def hsdp(net: Net) -> Spread:
+def hsdp(net: Net, loose: bool = True) -> Spread:
     """Replicas of shards."""
-    spread = _sharded(net, init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
+    spread = _sharded(net, init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")), loose)
     return spread._replace(part=dist.get_rank(), parts=dist.get_world_size(), group=None)
 
 
@@ -128,19 +133,19 @@ def tp(net: Net) -> Spread:
     return Spread(net)
 
 
-def fsdp_tp(net: Net) -> Spread:
+def fsdp_tp(net: Net, loose: bool = True) -> Spread:
     """Every matrix divided and sharded."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
     # FSDP2's reduction refuses a parameter of which one rank's division is empty.
     _parallelize(net, mesh["tp"], {**_plan(net), "proj": _WHOLE})
-    return _sharded(net, mesh["dp"])
+    return _sharded(net, mesh["dp"], loose)
 
 
-def two_meshes(net: Net) -> Spread:
+def two_meshes(net: Net, loose: bool = True) -> Spread:
     """One matrix divided, all sharded: most parameters lie on the mesh of the data ranks alone."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
     parallelize_module(net, mesh["tp"], {"branch": _WHOLE})
-    return _sharded(net, mesh["dp"])
+    return _sharded(net, mesh["dp"], loose)
 
 
 _WHOLE = ColwiseParallel(output_layouts=Replicate())
@@ -227,6 +232,8 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], Optimizer]] = {
     "E AdamW bfloat16": lambda groups: valleys.adapt(
         torch.optim.AdamW(_by_mesh(groups), lr=0.03), beta=0.9, state_dtype=torch.bfloat16
     ),
+    "EAdamW": lambda groups: valleys.EAdamW(_by_mesh(groups), lr=0.03, beta=0.9),
+    "AdamW": lambda groups: torch.optim.AdamW(_by_mesh(groups), lr=0.03),
     "E SGD": lambda groups: valleys.adapt(torch.optim.SGD(_by_mesh(groups), lr=0.03, momentum=0.9), beta=0.9),
     "E RMSprop": lambda groups: valleys.adapt(torch.optim.RMSprop(_by_mesh(groups), lr=0.03), beta=0.9),
 }

@@ -1,13 +1,15 @@
 """The sums of layers that do not lie in one tensor, added up over the parts of a parameter and over ranks.
 
 Every rank counts the layers of all parameters of a mesh, with a gradient or not, so that all ranks send the same number
-of sums in the same order: one all-reduce per mesh.
+of sums in the same order: one all-reduce per mesh. A step inside backward counts those of its parameter alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +20,18 @@ from valleys._engine.dtensor import add_up, fail_unless, is_sharded, is_uninitia
 from valleys._engine.options import is_adapted
 from valleys.kernels.constants import constant
 from valleys.kernels.ratio import sum_dtype
+
+_stepped: ContextVar[Tensor | None] = ContextVar("_stepped", default=None)
+
+
+@contextmanager
+def stepping(param: Tensor) -> Iterator[None]:
+    """Make each step in here one of ``param`` alone, which all ranks that hold a part of it make at the same time."""
+    token = _stepped.set(param)
+    try:
+        yield
+    finally:
+        _stepped.reset(token)
 
 
 class Pool:
@@ -72,8 +86,7 @@ class Pools:
         self._devices: dict[torch.device, Pool] = {}
         members = [
             (group, param, mesh_dims(param) if is_sharded(param) else None)
-            for group in groups
-            for param in group["params"]
+            for group, param in _counted(groups)
             if is_sharded(param) or (group["blocks"] and not is_uninitialized(param))
         ]
         for _, param, own in members:
@@ -170,6 +183,13 @@ def over_ranks(sums: dict[Tensor, Tensor]) -> dict[Tensor, Tensor]:
         total = add_up(torch.cat([sums[param] for param in params], dim=1), mesh, dims)
         totals.update(zip(params, total.split(counts, dim=1), strict=True))
     return totals
+
+
+def _counted(groups: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], Tensor]]:
+    """Return the parameters that take part in a step, with their groups."""
+    pairs = [(group, param) for group in groups for param in group["params"]]
+    # A hook of the step may call another optimizer, to which the parameter does not belong.
+    return [pair for pair in pairs if pair[1] is _stepped.get()] or pairs
 
 
 def _total(values: list[Tensor]) -> Tensor:
