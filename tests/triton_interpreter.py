@@ -43,6 +43,7 @@ def interpreted() -> Iterator[ModuleType]:
         context.delenv("TRITON_INTERPRET")
         context.setattr(backend, "_kernel_module", lambda: module)
         context.setattr(backend, "BLOCK", BLOCK)
+        context.setattr(backend, "QUANTIZED_BLOCK", 512)
         context.setattr(backend, "CHUNK", 4)
         choice.fused_backend.cache_clear()
         # The interpreter computes with NumPy, which warns where a GPU just returns an infinity or NaN.
@@ -54,7 +55,7 @@ def interpreted() -> Iterator[ModuleType]:
 def _copy() -> ModuleType:
     """New copies of the kernels and of the device functions that they import."""
     with pytest.MonkeyPatch.context() as context:
-        for name in ("valleys.kernels.triton._device", "valleys.kernels.triton._kernels"):
+        for name in (f"valleys.kernels.triton.{part}" for part in ("_device", "_quantized", "_kernels")):
             spec = importlib.util.find_spec(name)
             assert spec is not None
             assert spec.loader is not None

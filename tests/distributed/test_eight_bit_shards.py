@@ -67,7 +67,7 @@ def against_whole() -> list[tuple[str, int, bool, float, float]]:
             states = [optimizer.state[param] for optimizer, param in zip(optimizers, (whole, shard), strict=True)]
             codes = [key for key in states[1] if key.endswith("_code")]
             other = [(states[1][key].full_tensor() != states[0][key]).float().mean().item() for key in codes]
-            error = (shard.detach().full_tensor() - whole.detach()).norm() / (whole.detach() - starts[i]).norm()
+            error = (whole_value(shard.detach()) - whole.detach()).norm() / (whole.detach() - starts[i]).norm()
             result.append((name, i, bool(codes), max(other, default=0.0), error.item()))
     return result
 
@@ -113,12 +113,12 @@ def run(name: str, folder: str, saves: bool) -> dict[str, Tensor]:
             model.load_state_dict(state["model"])
             set_optimizer_state_dict(model, optimizer, state["optimizer"])
     result = {
-        f"{parameter}.{key}": whole(value)
+        f"{parameter}.{key}": whole_value(value)
         for parameter, param in model.named_parameters()
         for key, value in optimizer.state[param].items()
     }
     train(model, optimizer, x, 2)
-    return {**result, **{key: whole(param.detach()) for key, param in model.named_parameters()}}
+    return {**result, **{key: whole_value(param.detach()) for key, param in model.named_parameters()}}
 
 
 def train(model: nn.Module, optimizer: Any, x: Tensor, steps: int) -> None:
@@ -128,7 +128,7 @@ def train(model: nn.Module, optimizer: Any, x: Tensor, steps: int) -> None:
         optimizer.step()
 
 
-def whole(value: Any) -> Tensor:
+def whole_value(value: Any) -> Any:
     return value.full_tensor() if hasattr(value, "full_tensor") else value.clone()
 
 

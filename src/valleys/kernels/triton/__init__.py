@@ -16,10 +16,12 @@ from torch import Tensor
 
 from valleys.kernels import Needs, Rule, Tensors, summary, wide_dtype
 from valleys.kernels.layout import addresses, extent
+from valleys.kernels.quantization import Quantized, block_count
 from valleys.kernels.ratio import learning_rate
 
 # Elements of a program, 8 per thread; the number of blocks' sums that are added at a time.
 BLOCK, CHUNK = 2048, 1024
+QUANTIZED_BLOCK = 2048  # the same where states are in 8 bits: a multiple of 256
 # Without fused multiply-adds the arithmetic is what it says: ALTO at alpha = 0 is LAMB bit for bit.
 _LAUNCH = {"num_warps": 8, "enable_fp_fusion": False}
 
@@ -33,9 +35,7 @@ def unavailable(device: torch.device, needs: Needs) -> str | None:
         kernels = _kernel_module()
     except Exception as error:  # a triton for another torch or driver may raise anything
         return f"triton cannot be imported ({summary(error)}); install valleys[triton]"
-    if needs.is_quantized:
-        return "states in 8 bits are not written in Triton"
-    for dtype in needs.dtypes:
+    for dtype in needs.dtypes[:2] if needs.is_quantized else needs.dtypes:
         if dtype not in kernels.DTYPES:
             return f"the Triton kernels know no {dtype}"
     if kernels.INTERPRETED:
@@ -60,7 +60,7 @@ def alto_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Tensor
         factors = torch.empty(len(tensors.params), dtype=torch.float64, device=sums.device)
         with torch.cuda.device_of(sums):
             _kernel_module().alto_ratios[(len(factors),)](
-                launch.table, launch.trust, launch.lr, sums, factors, launch.blocks, BLOCK, CHUNK, **_LAUNCH
+                launch.table, launch.trust, launch.lr, sums, factors, launch.blocks, *launch.records, CHUNK, **_LAUNCH
             )
         _second(launch, tensors, factors)
 
@@ -72,7 +72,7 @@ def measure_(tensors: Tensors, rule: Rule, clip: Tensor | None = None, skip: Ten
     totals = torch.empty(3, len(tensors.params), dtype=torch.float64, device=sums.device)
     with torch.cuda.device_of(sums):
         _kernel_module().alto_totals[(len(tensors.params),)](
-            launch.table, sums, totals, launch.blocks, BLOCK, CHUNK, **_LAUNCH
+            launch.table, sums, totals, launch.blocks, *launch.records, CHUNK, **_LAUNCH
         )
     return totals
 
@@ -93,20 +93,29 @@ def explore_(
 ) -> None:
     """E in one launch; see :func:`valleys.kernels.foreach.explore_`."""
     kernels = _kernel_module()
-    wide = wide_dtype(grads[0].dtype)
-    columns = [*map(addresses, (grads, buffers, outs)), _keys(keys, len(grads))]
+    wide, count = wide_dtype(grads[0].dtype), len(grads)
     numbers = [alpha * (1 - beta), 1 - beta]
-    table, factors, _, blocks = _upload([g.numel() for g in grads], columns, numbers, wide, grads[0].device)
-    options = (*_types(grads[0].dtype, buffers[0].dtype, wide), keys is not None, _on_device(keys), BLOCK)
+    options = {"RANDOM": keys is not None, "KEYS_ON_DEVICE": _on_device(keys), **_LAUNCH}
+    if isinstance(buffers[0], Quantized):
+        codes, scales = ([getattr(x, part) for x in buffers] for part in ("codes", "scales"))
+        columns = [*map(addresses, (grads, codes, outs)), _keys(keys, count), [x.shape[1] for x in grads]]
+        sizes, block = [_blocks_size(x) for x in grads], QUANTIZED_BLOCK
+        columns.append(addresses(scales))
+        kernel, types = kernels.quantized_explore, _types(grads[0].dtype, wide)
+    else:
+        columns = [*map(addresses, (grads, buffers, outs)), _keys(keys, count)]
+        sizes, block = [g.numel() for g in grads], BLOCK
+        kernel, types = kernels.explore, _types(grads[0].dtype, buffers[0].dtype, wide)
+    table, factors, _, blocks = _upload(sizes, columns, numbers, wide, grads[0].device, block)
     with torch.cuda.device_of(table):
-        kernels.explore[(blocks,)](table, factors, len(grads), *options, **_LAUNCH)
+        kernel[(blocks,)](table, factors, count, *types, BLOCK=block, **options)
 
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
     """The sum of squares over all tensors, 0-dimensional float64: squares of float32 numbers overflow float32."""
     kernels = _kernel_module()
     device, wide = tensors[0].device, torch.float64
-    table, _, _, blocks = _upload([x.numel() for x in tensors], [addresses(tensors)], [], wide, device)
+    table, _, _, blocks = _upload([x.numel() for x in tensors], [addresses(tensors)], [], wide, device, BLOCK)
     sums = torch.empty(blocks, dtype=wide, device=device)
     result = torch.empty((), dtype=wide, device=device)
     types = _types(tensors[0].dtype, wide)
@@ -125,6 +134,7 @@ class _Launch(NamedTuple):
     lr: Tensor  # the learning rate on the device
     skip: Tensor  # an int32 on the device, read by kernels with SKIPS
     blocks: int
+    records: tuple[int, int]  # fields of a record, elements of a program
     options: dict[str, Any]  # constants of the compilation
 
 
@@ -133,15 +143,26 @@ def _prepare(tensors: Tensors, rule: Rule, skip: Tensor | None) -> _Launch:
     on_device = rule.capturable and all(k.device == device for k in tensors.steps)
     keys = tensors.keys if rule.stochastic_rounding else None
     steps = addresses(tensors.steps) if on_device else [int(k) for k in torch.stack(tensors.steps).tolist()]
-    columns = [params, tensors.grads, tensors.explore or tensors.exp_avgs, tensors.exp_avgs, tensors.exp_avg_sqs]
+    states: list[Any] = [tensors.explore or tensors.exp_avgs, tensors.exp_avgs, tensors.exp_avg_sqs]
     sizes, lengths, gaps = map(list, zip(*map(extent, params), strict=True))
+    scales: list[list[int]] = []
+    block = BLOCK
+    if isinstance(states[0][0], Quantized):
+        block, sizes, lengths = QUANTIZED_BLOCK, [_blocks_size(x) for x in params], [x.shape[1] for x in params]
+        gaps = [x.stride(0) - x.shape[1] for x in params]
+        scales = [[x.scales.data_ptr() for x in column] for column in states]
+        scales.append([x.scales.stride(0) for x in states[1]])
+        states = [[x.codes for x in column] for column in states]
+    columns = [*map(addresses, [params, tensors.grads, *states]), steps, _keys(keys, len(params)), tensors.starts]
+    columns += [lengths, gaps, *scales]
     lr = learning_rate(rule)
     table, numbers, trust, blocks = _upload(
         sizes,
-        [*map(addresses, columns), steps, _keys(keys, len(params)), tensors.starts, lengths, gaps],
+        columns,
         [*_numbers(rule), 1.0],
         wide_dtype(params[0].dtype),
         device,
+        block,
         [rule.trust_eps, rule.norm_eps, *rule.bounds, 0.0 if isinstance(lr, Tensor) else lr],
     )
     # Values that are on the device already are read where they are.
@@ -149,14 +170,14 @@ def _prepare(tensors: Tensors, rule: Rule, skip: Tensor | None) -> _Launch:
     # Without one the kernels get a tensor that they do not read.
     flag = table if skip is None else (skip != 0).to(device, torch.int32)
     options = {
-        "GAPS": any(gaps),
+        **({} if scales else {"GAPS": any(gaps)}),
         "RANDOM": rule.stochastic_rounding,
         "STEP": _types(tensors.steps[0].dtype)[0] if on_device else None,
         "KEYS_ON_DEVICE": _on_device(keys),
         "SKIPS": skip is not None,
-        "BLOCK": BLOCK,
+        "BLOCK": block,
     }
-    return _Launch(table, numbers, trust, lr, flag, blocks, {**options, **_LAUNCH})
+    return _Launch(table, numbers, trust, lr, flag, blocks, (2 + len(columns), block), {**options, **_LAUNCH})
 
 
 def _first(launch: _Launch, tensors: Tensors, rule: Rule, clip: Tensor | None) -> Tensor:
@@ -165,20 +186,36 @@ def _first(launch: _Launch, tensors: Tensors, rule: Rule, clip: Tensor | None) -
     clip = numbers[-1] if clip is None else clip.to(numbers.device)
     sums = numbers.new_empty(3 * launch.blocks if rule.layer_adaptation else 0)
     arguments = launch.table, numbers, launch.lr, clip, launch.skip, sums, len(tensors.params)
-    types = _types(tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype, numbers.dtype)
+    kernel = _kernel_module().quantized_first if _in_codes(tensors) else _kernel_module().alto_first
+    types = _types(tensors.params[0].dtype, tensors.grads[0].dtype, *_state_dtype(tensors), numbers.dtype)
     first = {"EXPLORES": tensors.explore is not None, "MEASURE": rule.layer_adaptation}
     with torch.cuda.device_of(sums):
-        _kernel_module().alto_first[(launch.blocks,)](*arguments, *types, **first, **launch.options)
+        kernel[(launch.blocks,)](*arguments, *types, **first, **launch.options)
     return sums
 
 
 def _second(launch: _Launch, tensors: Tensors, factors: Tensor) -> None:
     """The parameters' step."""
-    types = _types(tensors.params[0].dtype, tensors.exp_avgs[0].dtype, launch.numbers.dtype)
+    kernel = _kernel_module().quantized_second if _in_codes(tensors) else _kernel_module().alto_second
+    types = _types(tensors.params[0].dtype, *_state_dtype(tensors), launch.numbers.dtype)
     with torch.cuda.device_of(factors):
-        _kernel_module().alto_second[(launch.blocks,)](
+        kernel[(launch.blocks,)](
             launch.table, launch.numbers, factors, launch.skip, len(factors), *types, **launch.options
         )
+
+
+def _in_codes(tensors: Tensors) -> bool:
+    return isinstance(tensors.exp_avgs[0], Quantized)
+
+
+def _state_dtype(tensors: Tensors) -> list[torch.dtype]:
+    """The dtype of the states, for kernels that ask for it."""
+    return [] if _in_codes(tensors) else [tensors.exp_avgs[0].dtype]
+
+
+def _blocks_size(matrix: Tensor) -> int:
+    """The elements of a matrix's blocks of 256, of which the last one of a row may not be full."""
+    return len(matrix) * block_count(matrix.shape[1]) * 256
 
 
 @functools.cache
@@ -227,13 +264,15 @@ def _upload(
     numbers: list[float],
     wide: torch.dtype,
     device: torch.device,
+    block: int,
     doubles: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Send a launch's arguments to the device in one copy: records, numbers in ``wide``, and ``doubles`` in float64.
 
-    A record is a tensor's size and its place in each column. Returned with them is the number of blocks.
+    A record is a tensor's size and its place in each column. Returned with them is the number of blocks, of ``block``
+    elements.
     """
-    *firsts, blocks = itertools.accumulate((-(-size // BLOCK) for size in sizes), initial=0)
+    *firsts, blocks = itertools.accumulate((-(-size // block) for size in sizes), initial=0)
     records = [x for record in zip(firsts, sizes, *columns, strict=True) for x in record]
     # Multiples of 16 bytes, so that what follows is at one, too; on the CPU whatever torch.set_default_device says.
     cpu = torch.device("cpu")

@@ -127,3 +127,21 @@ def sum_range(sums: tl.tensor, begin: tl.tensor, end: tl.tensor, CHUNK: tl.const
     for start in range(begin, end, CHUNK):
         total += tl.load(sums + start + lanes, mask=start + lanes < end, other=0.0).to(tl.float64)
     return tl.sum(total, 0)
+
+
+@triton.jit
+def direction(p: tl.tensor, m: tl.tensor, root: tl.tensor, k: tl.tensor, numbers: tl.tensor) -> tl.tensor:
+    """Direction r of Alg. 2 from the stored first moment and the root of the second: both passes see the same."""
+    m = m / one_minus_exp(k * tl.load(numbers + 9))
+    # The root first: v by its correction may overflow where its root does not.
+    root = root / tl.sqrt(one_minus_exp(k * tl.load(numbers + 10)))
+    return m / (root + tl.load(numbers + 7)) + tl.load(numbers + 8) * p
+
+
+@triton.jit
+def one_minus_exp(x: tl.tensor) -> tl.tensor:
+    """1 - e^x for x <= 0, by its series where the difference would cancel: 1 - beta^k for x = k log(beta)."""
+    series = 1 + x * (1 / 14)
+    for n in tl.static_range(12):
+        series = 1 + x * (1 / (13 - n)) * series
+    return tl.where(x > -0.25, -x * series, 1 - tl.exp(x))

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from valleys.kernels.triton._device import (
+    direction,
     is_fast,
     load_key,
     load_step,
@@ -23,6 +24,9 @@ from valleys.kernels.triton._device import (
     sum_range,
     unless_skipped,
 )
+from valleys.kernels.triton._quantized import quantized_explore, quantized_first, quantized_second
+
+__all__ = ["DTYPES", "INTERPRETED", "quantized_explore", "quantized_first", "quantized_second"]
 
 DTYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -115,7 +119,7 @@ def _first(
     v = load_values(record + 6, places, inside, S, WIDE, FAST)
     v = narrow(tl.load(numbers + 5) * v + tl.load(numbers + 6) * for_v * for_v, h1 >> 16, S, RANDOM)
     store_values(record + 6, places, inside, v, FAST)
-    r = _direction(p, m.to(WIDE), v.to(WIDE), k.to(WIDE), numbers)
+    r = direction(p, m.to(WIDE), tl.sqrt(v.to(WIDE)), k.to(WIDE), numbers)
     if MEASURE:
         if not FAST:
             # Past the end it is 0 / 0 if eps is 0.
@@ -131,11 +135,17 @@ def _first(
 
 @triton.jit(do_not_specialize=["blocks"], do_not_specialize_on_alignment=["totals"])
 def alto_totals(
-    table: tl.tensor, sums: tl.tensor, totals: tl.tensor, blocks: tl.tensor, BLOCK: tl.constexpr, CHUNK: tl.constexpr
+    table: tl.tensor,
+    sums: tl.tensor,
+    totals: tl.tensor,
+    blocks: tl.tensor,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
 ) -> None:
     """Each tensor's three ``sums`` over its blocks, in a fixed order; ``totals`` is 3 x tensors."""
     tensor, tensors = tl.program_id(0), tl.num_programs(0)
-    pp, rr, moving = _totals(table, sums, blocks, BLOCK, CHUNK)
+    pp, rr, moving = _totals(table, sums, blocks, WIDTH, BLOCK, CHUNK)
     tl.store(totals + tensor, pp)
     tl.store(totals + tensors + tensor, rr)
     tl.store(totals + 2 * tensors + tensor, moving)
@@ -149,11 +159,12 @@ def alto_ratios(
     sums: tl.tensor,
     factors: tl.tensor,
     blocks: tl.tensor,
+    WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
     """Each tensor's ratio times lr, as ``ratio.step_lengths`` has it. ``trust``: trust_eps, norm_eps, the bounds."""
-    pp, rr, moving = _totals(table, sums, blocks, BLOCK, CHUNK)
+    pp, rr, moving = _totals(table, sums, blocks, WIDTH, BLOCK, CHUNK)
     w_norm, r_norm = tl.sqrt(pp), tl.sqrt(rr)
     w = w_norm + tl.load(trust + 1)
     ratio = w / (r_norm + tl.load(trust) * w)
@@ -215,7 +226,7 @@ def _second(
     p = load_values(record + 2, places, inside, P, WIDE, FAST)
     m = load_values(record + 5, places, inside, S, WIDE, FAST)
     v = load_values(record + 6, places, inside, S, WIDE, FAST)
-    r = _direction(p, m, v, k.to(WIDE), numbers)
+    r = direction(p, m, tl.sqrt(v), k.to(WIDE), numbers)
     store_values(record + 2, places, inside, narrow(p - factor * r, h0 & 0xFFFF, P, RANDOM), FAST)
 
 
@@ -284,29 +295,11 @@ def square_sum_total(sums: tl.tensor, result: tl.tensor, blocks: tl.tensor, CHUN
 
 
 @triton.jit
-def _direction(p: tl.tensor, m: tl.tensor, v: tl.tensor, k: tl.tensor, numbers: tl.tensor) -> tl.tensor:
-    """Direction r of Alg. 2, from the stored moments, so that both passes see the same."""
-    m = m / _one_minus_exp(k * tl.load(numbers + 9))
-    # The root first: v by its correction may overflow where its root does not.
-    root = tl.sqrt(v) / tl.sqrt(_one_minus_exp(k * tl.load(numbers + 10)))
-    return m / (root + tl.load(numbers + 7)) + tl.load(numbers + 8) * p
-
-
-@triton.jit
-def _one_minus_exp(x: tl.tensor) -> tl.tensor:
-    """1 - e^x for x <= 0, by its series where the difference would cancel: 1 - beta^k for x = k log(beta)."""
-    series = 1 + x * (1 / 14)
-    for n in tl.static_range(12):
-        series = 1 + x * (1 / (13 - n)) * series
-    return tl.where(x > -0.25, -x * series, 1 - tl.exp(x))
-
-
-@triton.jit
 def _totals(
-    table: tl.tensor, sums: tl.tensor, blocks: tl.tensor, BLOCK: tl.constexpr, CHUNK: tl.constexpr
+    table: tl.tensor, sums: tl.tensor, blocks: tl.tensor, WIDTH: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """The three ``sums`` of the program's own tensor."""
-    record = table + tl.program_id(0) * 12
+    record = table + tl.program_id(0) * WIDTH
     first, end = tl.load(record), tl.load(record) + tl.cdiv(tl.load(record + 1), BLOCK)
     return (
         sum_range(sums, first, end, CHUNK),

@@ -1,0 +1,223 @@
+"""The Triton kernels for states in 8 bits: a program works on whole blocks of 256 elements of one tensor.
+
+A record is that of ``alto_first``, but with a size of 256 for each block and, behind the gap, the addresses of the
+scales of s, m and v and the distance between their rows. The code is ``quantization``'s, bit for bit.
+"""
+
+import triton
+import triton.language as tl
+
+from valleys.kernels.triton._device import direction, load_key, load_step, locate, mix, narrow, unless_skipped
+
+
+@triton.jit
+def _tile(
+    length: tl.tensor, stride: tl.tensor, start: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """The program's blocks: which exist, their first elements' numbers; elements' offsets in memory, which exist."""
+    blocks = start // 256 + tl.arange(0, BLOCK // 256)
+    per_row = (length + 255) // 256
+    row, column = blocks // per_row, blocks % per_row
+    places = tl.arange(0, 256)[None, :] + (column * 256)[:, None]
+    present = blocks * 256 < size
+    inside = present[:, None] & (places < length)
+    return row, column, present, inside, places + (row * stride)[:, None], row * length + column * 256
+
+
+@triton.jit
+def _load(slot: tl.tensor, places: tl.tensor, inside: tl.tensor, T: tl.constexpr) -> tl.tensor:
+    return tl.load(tl.load(slot).to(tl.pointer_type(T)) + places, mask=inside, other=0)
+
+
+@triton.jit
+def _store(slot: tl.tensor, places: tl.tensor, inside: tl.tensor, x: tl.tensor) -> None:
+    tl.store(tl.load(slot).to(tl.pointer_type(x.dtype)) + places, x, mask=inside)
+
+
+@triton.jit
+def _scales(x: tl.tensor, CODES: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Each block's scale, what its values are multiplied by, and the values, zeros where one is not finite."""
+    # Integers: the largest of floats would pass over NaN.
+    pattern = tl.max((x.to(tl.int32, bitcast=True) & 0x7FFFFFFF), 1)
+    finite = pattern < 0x7F800000
+    largest = pattern.to(tl.float32, bitcast=True)
+    empty = largest < 1e-30
+    codes = tl.full(largest.shape, CODES, tl.float32)
+    scale = tl.where(finite, tl.where(empty, 0.0, tl.div_rn(largest, codes)), float("nan"))
+    inverse = tl.where(empty | (pattern >= 0x7F800000), 0.0, tl.div_rn(codes, largest))
+    return scale, inverse, tl.where(finite[:, None], x, 0.0)
+
+
+@triton.jit
+def _noise(bits: tl.tensor) -> tl.tensor:
+    """A number in (1, 2) from 10 of the bits."""
+    return ((bits & 0x7FE000) | 0x3F801000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _signed_codes(x: tl.tensor, bits: tl.tensor, RANDOM: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """The codes of s or m, float32, and the scales; ``bits`` hold the random ones of the state in place."""
+    scale, inverse, x = _scales(x, 127.0)
+    y = x * inverse[:, None]
+    if RANDOM:
+        y = y + (_noise(bits) - 1.5)
+    return (y + 12582912.0) - 12582912.0, scale
+
+
+@triton.jit
+def _root_codes(root: tl.tensor, bits: tl.tensor, RANDOM: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """The codes of v from its root, and the scales."""
+    scale, inverse, root = _scales(root, 255.0)
+    y = root * inverse[:, None]
+    if RANDOM:
+        c = tl.floor(y)
+        code = tl.where((y - c) * (y + c) > (_noise(bits) - 1) * (c + c + 1), c + 1, c)
+    else:
+        code = (y + 12582912.0) - 12582912.0
+    return tl.where(code < 1, 1.0, code), scale
+
+
+@triton.jit
+def _bits(numbers: tl.tensor, key: tl.tensor) -> tl.tensor:
+    """The random bits of each element of blocks, of whose first elements these are the numbers."""
+    words = mix(numbers.to(tl.uint32) + key)
+    places = mix(tl.arange(0, 256).to(tl.uint32))
+    return (places[None, :] ^ words[:, None]) * 0x9E3779B1
+
+
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["lr", "clip", "skip"])
+def quantized_first(
+    table: tl.tensor,
+    numbers: tl.tensor,
+    lr: tl.tensor,
+    clip: tl.tensor,
+    skip: tl.tensor,
+    sums: tl.tensor,
+    count: tl.tensor,
+    P: tl.constexpr,
+    G: tl.constexpr,
+    WIDE: tl.constexpr,
+    EXPLORES: tl.constexpr,
+    MEASURE: tl.constexpr,
+    RANDOM: tl.constexpr,
+    STEP: tl.constexpr,
+    KEYS_ON_DEVICE: tl.constexpr,
+    SKIPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """The states' step; then each program's sums or, without MEASURE, the parameter's step. See ``alto_first``."""
+    record, _, start, size = locate(table, count, 16, BLOCK)
+    size = unless_skipped(size, skip, SKIPS)
+    length = tl.load(record + 10)
+    row, column, present, inside, places, first = _tile(length, length + tl.load(record + 11), start, size, BLOCK)
+    of_scale = row * tl.load(record + 15) + column
+    key = load_key(record + 8, KEYS_ON_DEVICE) + tl.load(record + 9).to(tl.uint32)
+    bits = _bits(first, key)
+    p = _load(record + 2, places, inside, P).to(WIDE)
+    raw = _load(record + 3, places, inside, G).to(WIDE)
+    g = raw * tl.load(clip).to(WIDE) * tl.load(numbers)
+    for_m, for_v = g, g
+    if EXPLORES:
+        s = _load(record + 4, places, inside, tl.int8).to(WIDE)
+        s = s * _load(record + 12, of_scale, present, tl.float32).to(WIDE)[:, None]
+        difference = g - s
+        for_m = g + tl.load(numbers + 1) * difference
+        for_v = g + tl.load(numbers + 2) * difference
+        code, scale = _signed_codes((s + tl.load(numbers + 3) * difference).to(tl.float32), bits << 1, RANDOM)
+        _store(record + 4, places, inside, code.to(tl.int8))
+        _store(record + 12, of_scale, present, scale)
+    m = _load(record + 5, places, inside, tl.int8).to(WIDE)
+    m = m * _load(record + 13, of_scale, present, tl.float32).to(WIDE)[:, None]
+    m, scale = _signed_codes((m + tl.load(numbers + 4) * (for_m - m)).to(tl.float32), bits >> 9, RANDOM)
+    _store(record + 5, places, inside, m.to(tl.int8))
+    _store(record + 13, of_scale, present, scale)
+    m = m.to(WIDE) * scale.to(WIDE)[:, None]
+    root = _load(record + 6, places, inside, tl.uint8).to(WIDE)
+    root = root * _load(record + 14, of_scale, present, tl.float32).to(WIDE)[:, None]
+    v = (tl.load(numbers + 5) * (root * root) + tl.load(numbers + 6) * for_v * for_v).to(tl.float32)
+    root, scale = _root_codes(tl.sqrt_rn(v), bits << 11, RANDOM)
+    _store(record + 6, places, inside, root.to(tl.uint8))
+    _store(record + 14, of_scale, present, scale)
+    r = direction(p, m, root.to(WIDE) * scale.to(WIDE)[:, None], load_step(record, STEP).to(WIDE), numbers)
+    if MEASURE:
+        r = tl.where(inside, r, 0.0)
+        block, blocks = tl.program_id(0), tl.num_programs(0)
+        tl.store(sums + block, tl.sum(tl.sum(p * p, 1), 0))
+        tl.store(sums + blocks + block, tl.sum(tl.sum(r * r, 1), 0))
+        tl.store(sums + 2 * blocks + block, tl.sum(tl.sum((raw != 0).to(tl.int32), 1), 0).to(WIDE))
+    else:
+        _move(record, places, inside, p - tl.load(lr).to(WIDE) * r, first, key, P, RANDOM)
+
+
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["factors", "skip"])
+def quantized_second(
+    table: tl.tensor,
+    numbers: tl.tensor,
+    factors: tl.tensor,
+    skip: tl.tensor,
+    count: tl.tensor,
+    P: tl.constexpr,
+    WIDE: tl.constexpr,
+    RANDOM: tl.constexpr,
+    STEP: tl.constexpr,
+    KEYS_ON_DEVICE: tl.constexpr,
+    SKIPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """The parameters' step, by ``factors``, from the states that ``quantized_first`` stored."""
+    record, index, start, size = locate(table, count, 16, BLOCK)
+    size = unless_skipped(size, skip, SKIPS)
+    length = tl.load(record + 10)
+    row, column, present, inside, places, first = _tile(length, length + tl.load(record + 11), start, size, BLOCK)
+    of_scale = row * tl.load(record + 15) + column
+    key = load_key(record + 8, KEYS_ON_DEVICE) + tl.load(record + 9).to(tl.uint32)
+    p = _load(record + 2, places, inside, P).to(WIDE)
+    m = _load(record + 5, places, inside, tl.int8).to(WIDE)
+    m = m * _load(record + 13, of_scale, present, tl.float32).to(WIDE)[:, None]
+    root = _load(record + 6, places, inside, tl.uint8).to(WIDE)
+    root = root * _load(record + 14, of_scale, present, tl.float32).to(WIDE)[:, None]
+    r = direction(p, m, root, load_step(record, STEP).to(WIDE), numbers)
+    _move(record, places, inside, p - tl.load(factors + index).to(WIDE) * r, first, key, P, RANDOM)
+
+
+@triton.jit
+def _move(
+    record: tl.tensor,
+    places: tl.tensor,
+    inside: tl.tensor,
+    p: tl.tensor,
+    first: tl.tensor,
+    key: tl.tensor,
+    P: tl.constexpr,
+    RANDOM: tl.constexpr,
+) -> None:
+    """Store the parameter, rounded by the random bits of ``rounding``."""
+    offsets = first.to(tl.uint32)[:, None] + tl.arange(0, 256).to(tl.uint32)[None, :]
+    _store(record + 2, places, inside, narrow(p, mix(offsets + key) & 0xFFFF, P, RANDOM))
+
+
+@triton.jit(do_not_specialize=["count"])
+def quantized_explore(
+    table: tl.tensor,
+    numbers: tl.tensor,
+    count: tl.tensor,
+    G: tl.constexpr,
+    WIDE: tl.constexpr,
+    RANDOM: tl.constexpr,
+    KEYS_ON_DEVICE: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """E alone. Record: gradient, codes, result, key, length of a row, scales. ``numbers``: c, 1 - beta."""
+    record, _, start, size = locate(table, count, 8, BLOCK)
+    length = tl.load(record + 6)
+    row, column, present, inside, places, first = _tile(length, length, start, size, BLOCK)
+    of_scale = row * ((length + 255) // 256) + column
+    g = _load(record + 2, places, inside, G).to(WIDE)
+    s = _load(record + 3, places, inside, tl.int8).to(WIDE)
+    s = s * _load(record + 7, of_scale, present, tl.float32).to(WIDE)[:, None]
+    difference = g - s
+    bits = _bits(first, load_key(record + 5, KEYS_ON_DEVICE))
+    code, scale = _signed_codes((s + tl.load(numbers + 1) * difference).to(tl.float32), bits << 1, RANDOM)
+    _store(record + 3, places, inside, code.to(tl.int8))
+    _store(record + 7, of_scale, present, scale)
+    _store(record + 4, places, inside, narrow(g + tl.load(numbers) * difference, mix(bits), G, False))
