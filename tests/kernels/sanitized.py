@@ -15,10 +15,11 @@ import valleys
 from valleys.kernels import c
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-CASES = [
+CASES: list[tuple[int, torch.dtype, Any]] = [
     *[(2, dtype, None) for dtype in DTYPES],
     *[(2, dtype, torch.bfloat16) for dtype in (torch.float32, torch.bfloat16)],
     (1, torch.float32, None),
+    *[(2, dtype, "8bit") for dtype in (torch.float32, torch.bfloat16)],
 ]
 """Threads, dtype of the parameters, dtype of the states."""
 

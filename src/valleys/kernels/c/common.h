@@ -40,9 +40,7 @@ static inline float widen_bfloat16(bfloat16 x) {
 static inline bfloat16 narrow_bfloat16(float value, uint32_t noise) {
   uint32_t pattern;
   memcpy(&pattern, &value, 4);
-  uint32_t rounded = (pattern + noise) >> 16;
-  uint32_t special = pattern >> 16 | ((pattern & 0x7FFFFFFFu) > 0x7F800000u ? 0x40u : 0u);
-  return (bfloat16){(uint16_t)((pattern & 0x7F800000u) == 0x7F800000u ? special : rounded)};
+  return (bfloat16){(uint16_t)(value == value ? (pattern + noise) >> 16 : 0x7FC0u)};
 }
 
 static inline uint32_t to_nearest(float value) {
