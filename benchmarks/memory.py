@@ -20,7 +20,7 @@ from fresh import in_fresh_process
 from provenance import provenance
 from report import listing, table
 from resident import check, in_use, transient
-from rivals import Contender, contenders, half_states, reason
+from rivals import Contender, compressed_states, contenders, reason
 from running import OptaxRunning, Running
 from shapes import SETS, Shape
 from stage import Stage
@@ -59,7 +59,7 @@ class Memory:
 
 def candidates(device: str = "cpu") -> list[Contender]:
     """The contenders of the step benchmark, and those with states in bfloat16."""
-    return [*contenders(device), *half_states(device)]
+    return [*contenders(device), *compressed_states(device)]
 
 
 def measure(name: str, shapes: Sequence[Shape], device: str = "cpu", threads: int = 2, steps: int = 3) -> Memory:

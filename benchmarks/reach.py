@@ -1,4 +1,4 @@
-"""The bounds that the issue sets on a step, judged on the medians of one run."""
+"""Bounds on a step, judged on the medians of one run."""
 
 from __future__ import annotations
 
@@ -72,6 +72,16 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
         ),
         Bound("adapt(AdamW fused) / AdamW fused", r"adapt\(AdamW fused\)", "AdamW fused", 2.2),
     ),
+    "states": (
+        Bound("ALTO / AdamW fused", r"ALTO \w+", "AdamW fused", 1.75),
+        Bound("ALTO, bfloat16 states / AdamW fused", r"ALTO \w+, bfloat16 states", "AdamW fused", 1.35),
+        Bound("the same to nearest", r"ALTO \w+, bfloat16 states, nearest", "AdamW fused", 1.20),
+        Bound("ALTO, 8-bit states / AdamW fused", r"ALTO \w+, 8-bit states", "AdamW fused", 1.20, aim=1.05),
+        Bound("the same to nearest", r"ALTO \w+, 8-bit states, nearest", "AdamW fused", 1.20, aim=1.05),
+        Bound("Lamb / AdamW fused", r"Lamb \w+", "AdamW fused", 1.45),
+        Bound("adapt(AdamW fused) / AdamW fused", r"adapt\(AdamW fused\)", "AdamW fused", 1.45),
+        Bound("the same, 8-bit buffer", r"adapt\(AdamW fused\), 8-bit states", "AdamW fused", 1.20),
+    ),
     "cuda": (
         Bound("ALTO (best), bandwidth / copy", _ALTO, COPY, 0.8, bandwidth=True),
         Bound("Lamb (best), bandwidth / copy", _LAMB, COPY, 0.8, bandwidth=True),
@@ -81,17 +91,17 @@ BOUNDS: dict[str, tuple[Bound, ...]] = {
 }
 
 
-def judge(timings: Sequence[Timing], device: str = "cpu") -> list[Verdict]:
-    """Every bound of a device against a run.
+def judge(timings: Sequence[Timing], kind: str = "cpu") -> list[Verdict]:
+    """Every bound of a kind of run against one.
 
     Args:
         timings: what :func:`timing.interleave` returned.
-        device: ``cpu`` or ``cuda``.
+        kind: ``cpu``, ``cuda``, or ``states`` for compressed ones on a CPU.
 
     Returns:
         One verdict per bound.
     """
-    return [_judge(bound, timings) for bound in BOUNDS[device]]
+    return [_judge(bound, timings) for bound in BOUNDS[kind]]
 
 
 def _judge(bound: Bound, timings: Sequence[Timing]) -> Verdict:

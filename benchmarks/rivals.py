@@ -17,7 +17,7 @@ import valleys
 from running import OptaxRunning, Running, TorchRunning
 from stage import Stage
 
-__all__ = ["Contender", "contenders", "half_states", "reason"]
+__all__ = ["Contender", "compressed_states", "contenders", "reason"]
 
 FUSED = {"cpu": "c", "cuda": "triton"}
 """Meaning of ``fused=True`` on each device."""
@@ -96,21 +96,39 @@ def contenders(device: str = "cpu") -> list[Contender]:
     ]
 
 
-def half_states(device: str = "cpu") -> list[Contender]:
-    """The same with the states of valleys in bfloat16, which move two bytes less per state and direction.
+def compressed_states(device: str = "cpu") -> list[Contender]:
+    """The same with the states of valleys in bfloat16 or in 8 bits, rounded stochastically or to nearest.
 
     Args:
         device: ``cpu`` or ``cuda``.
     """
-    fused, half = FUSED[device], torch.bfloat16
+    fused, half, eight = FUSED[device], torch.bfloat16, "8bit"
     rows = [
-        (f"ALTO {fused}", ALTO - 12, _layerwise(valleys.ALTO, fused=True, state_dtype=half)),
-        ("ALTO foreach", ALTO - 12, _layerwise(valleys.ALTO, foreach=True, fused=False, state_dtype=half)),
-        (f"Lamb {fused}", LAMB - 8, _layerwise(valleys.Lamb, fused=True, state_dtype=half)),
-        ("Lamb foreach", LAMB - 8, _layerwise(valleys.Lamb, foreach=True, fused=False, state_dtype=half)),
-        ("adapt(AdamW fused)", ADAMW + EXPLORE // 2, _adapted(AdamW, {"state_dtype": half}, fused=True)),
+        (f"ALTO {fused}", "bfloat16 states", ALTO - 12, _layerwise(valleys.ALTO, fused=True, state_dtype=half)),
+        ("ALTO foreach", "bfloat16 states", ALTO - 12, _layerwise(valleys.ALTO, foreach=True, state_dtype=half)),
+        (f"Lamb {fused}", "bfloat16 states", LAMB - 8, _layerwise(valleys.Lamb, fused=True, state_dtype=half)),
+        ("Lamb foreach", "bfloat16 states", LAMB - 8, _layerwise(valleys.Lamb, foreach=True, state_dtype=half)),
+        (
+            "adapt(AdamW fused)",
+            "bfloat16 states",
+            ADAMW + EXPLORE // 2,
+            _adapted(AdamW, {"state_dtype": half}, fused=True),
+        ),
+        (f"ALTO {fused}", "8-bit states", ALTO - 24, _layerwise(valleys.ALTO, fused=True, state_dtype=eight)),
+        ("ALTO foreach", "8-bit states", ALTO - 24, _layerwise(valleys.ALTO, foreach=True, state_dtype=eight)),
+        (f"Lamb {fused}", "8-bit states", LAMB - 18, _layerwise(valleys.Lamb, fused=True, state_dtype=eight)),
+        ("adapt(AdamW fused)", "8-bit states", ADAMW + 2, _adapted(AdamW, {"state_dtype": eight}, fused=True)),
+        *(
+            (
+                f"ALTO {fused}",
+                f"{name} states, nearest",
+                traffic,
+                _layerwise(valleys.ALTO, fused=True, state_dtype=dtype, stochastic_rounding=False),
+            )
+            for name, traffic, dtype in (("bfloat16", ALTO - 12, half), ("8-bit", ALTO - 24, eight))
+        ),
     ]
-    return [Contender(f"{name}, bfloat16 states", "valleys", traffic, build) for name, traffic, build in rows]
+    return [Contender(f"{name}, {states}", "valleys", traffic, build) for name, states, traffic, build in rows]
 
 
 def reason(error: BaseException) -> str:

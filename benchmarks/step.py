@@ -21,7 +21,7 @@ import scaling
 from provenance import Others, peak_gigabytes, provenance
 from reach import judge
 from report import draw, listing, reach_table, step_table
-from rivals import Contender, contenders
+from rivals import Contender, compressed_states, contenders
 from shapes import SETS
 from stage import Stage
 from timing import interleave
@@ -38,7 +38,14 @@ stricter limit."""
 
 
 def benchmark(
-    name: str, chosen: Sequence[Contender], stage: Stage, rounds: int, seed: int, texts: dict[str, str], out: Path
+    name: str,
+    chosen: Sequence[Contender],
+    stage: Stage,
+    rounds: int,
+    seed: int,
+    texts: dict[str, str],
+    out: Path,
+    bounds: str,
 ) -> Path:
     """Runs one set and writes ``NAME.md``, ``NAME.png`` and ``NAME.json``.
 
@@ -50,13 +57,14 @@ def benchmark(
         seed: of the order.
         texts: provenance.
         out: folder, made if missing.
+        bounds: which of ``reach.BOUNDS`` are judged.
 
     Returns:
         The Markdown file.
     """
     others = Others()
     timings = interleave(chosen, stage, rounds, seed)
-    verdicts = judge(timings, stage.device)
+    verdicts = judge(timings, bounds)
     texts = {
         **texts,
         "other processes": others.share(),
@@ -70,7 +78,7 @@ def benchmark(
         METHOD,
         step_table(timings, stage.numel),
         f"![{name}]({name}.png)",
-        '## The issue\'s bounds\n\nThey hold for gpt2-124m in float32; "best" is the fastest backend of this run.',
+        '## Bounds\n\nThey hold for gpt2-124m in float32; "best" is the fastest backend of this run.',
         reach_table(verdicts),
     ]
     out.mkdir(parents=True, exist_ok=True)
@@ -94,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     add("--out", type=Path, default=Path("benchmarks/results/step"), help="default: benchmarks/results/step")
     mode = result.add_mutually_exclusive_group()
+    mode.add_argument("--states", action="store_true", help="with bfloat16 and 8-bit states; files are NAME-states")
     mode.add_argument("--scaling", action="store_true", help="time against parameters and tensors, instead of the sets")
     mode.add_argument("--first-step", action="store_true", help="seconds of the first step, with cold and warm caches")
     return result
@@ -115,11 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.set:
             print(first_step.benchmark(names, name, options.device, options.rounds or 3, texts, options.out))
         return
-    selection = [contender for contender in contenders(options.device) if re.search(options.only, contender.name)]
+    known = [*contenders(options.device), *(compressed_states(options.device) if options.states else ())]
+    only = options.only or ("AdamW fused|ALTO c|Lamb c|states" if options.states else "")
+    selection = [contender for contender in known if re.search(only, contender.name)]
+    bounds, suffix = ("states", "-states") if options.states else (options.device, "")
     for name in options.set:
         # The stage is not kept: the next set needs its memory.
         stage = functools.partial(Stage, SETS[name](), options.device, options.seed)
-        print(benchmark(name, selection, stage(), options.rounds or 15, options.seed, texts, options.out))
+        rounds = options.rounds or 15
+        print(benchmark(name + suffix, selection, stage(), rounds, options.seed, texts, options.out, bounds))
 
 
 if __name__ == "__main__":

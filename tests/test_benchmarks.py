@@ -78,7 +78,7 @@ def test_every_contender_steps_or_says_why_not() -> None:
 def test_contenders_have_names_of_their_own() -> None:
     rivals = load("rivals")
     for device in ("cpu", "cuda"):
-        names = [row.name for row in [*rivals.contenders(device), *rivals.half_states(device)]]
+        names = [row.name for row in [*rivals.contenders(device), *rivals.compressed_states(device)]]
         assert len(names) == len(set(names))
 
 
@@ -159,7 +159,7 @@ def test_step_writes_table_bounds_picture_and_times(tmp_path: Path) -> None:
     step, rivals = load("step"), load("rivals")
     names = ("ALTO foreach", "ALTO loop", "authors' ALTO", "timm Lamb", "AdamW fused", "apex FusedLAMB")
     contenders = [row for row in rivals.contenders() if row.name in names]
-    path = step.benchmark("tiny", contenders, stage(TINY), 3, 0, {"command": "here"}, tmp_path)
+    path = step.benchmark("tiny", contenders, stage(TINY), 3, 0, {"command": "here"}, tmp_path, "cpu")
     text = path.read_text(encoding="utf-8")
     rows = cells(text)
     steps = {row[0]: row for row in rows if row[0] in names}

@@ -17,8 +17,8 @@ from valleys.kernels.quantization import Quantized, block_count, quantize, unifo
 from valleys.kernels.rounding import Noise
 
 STATES = ("explore", "exp_avg", "exp_avg_sq")
-SHAPES = [(3, 1), (2, 255), (5, 256), (2, 257), (3, 700), (40, 512), (1, 9001)]
-FEW = [(3, 1), (2, 257), (2, 600)]  # for the interpreter, which takes its time
+SHAPES: list[tuple[int, ...]] = [(3, 1), (2, 255), (5, 256), (2, 257), (3, 700), (40, 512), (1, 9001)]
+FEW: list[tuple[int, ...]] = [(3, 1), (2, 257), (2, 600)]  # for the interpreter, which takes its time
 RULE = Rule(
     lr=1e-2,
     alpha=-5.0,
