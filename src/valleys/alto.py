@@ -80,10 +80,13 @@ class ALTO(Layerwise):
         capturable: keep the step count on the parameter's device, for CUDA graphs. Default: False.
         differentiable: let autograd follow the step. Default: False.
         state_dtype: dtype of the buffers: None (the parameter's, but float32 for half precision), ``torch.float32``,
-            ``torch.bfloat16``, half the memory, or "8bit", a quarter: torchao's blocks, by foreach alone, for tensors
-            of a multiple of 256 and at least 4096 elements, float32 for the others. Default: None.
-        stochastic_rounding: round bfloat16 parameters and buffers up or down at random with the right expectation, so
-            that small updates are not lost; False rounds to nearest. Default: True.
+            ``torch.bfloat16``, half the memory, or "8bit", a quarter: 256 elements share a scale. Tensors with less
+            than 4,096 elements, or 64 in a row of the first dimension, stay in float32, as do layers inside a parameter
+            and shards of other dimensions that cut rows elsewhere than at multiples of 256. Default: None.
+        stochastic_rounding: round bfloat16 parameters and compressed buffers up or down at random with the right
+            expectation, so that small updates are not lost; False rounds to nearest. Default: True.
+        error_correction: keep 8 bits more of each bfloat16 parameter in its state, which together are a number of 24
+            bits in place of float32 master weights; the parameter is the nearest bfloat16 number. Default: False.
         seed: seed of that rounding, in [0, 2^32). Random bits depend on it, the step and the element alone: replicas
             and a resumed run round alike. Default: 0.
 
@@ -129,6 +132,7 @@ class ALTO(Layerwise):
         differentiable: bool = False,
         state_dtype: torch.dtype | Literal["8bit"] | None = None,
         stochastic_rounding: bool = True,
+        error_correction: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(params, _options(locals()))
@@ -166,7 +170,7 @@ class Lamb(Layerwise):
         norm_eps: eps3, >= 0; 0 is LAMB's own ratio. Default: 1e-10.
         bias_correction, layer_adaptation, trust_clip, max_grad_norm, skip_nonfinite: as in :class:`valleys.ALTO`.
         blocks, maximize, foreach, fused, capturable, differentiable: as in :class:`valleys.ALTO`.
-        state_dtype, stochastic_rounding, seed: as in :class:`valleys.ALTO`.
+        state_dtype, stochastic_rounding, error_correction, seed: as in :class:`valleys.ALTO`.
 
     Raises:
         ValueError: an option out of its range, also in a group, also later in ``add_param_group``.
@@ -208,6 +212,7 @@ class Lamb(Layerwise):
         differentiable: bool = False,
         state_dtype: torch.dtype | Literal["8bit"] | None = None,
         stochastic_rounding: bool = True,
+        error_correction: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(params, _options(locals()))

@@ -22,6 +22,7 @@ __all__ = [
     "alto_vanilla",
     "any_optimizer",
     "clip",
+    "corrected",
     "dequantize",
     "eadam",
     "esgd",
@@ -29,6 +30,7 @@ __all__ = [
     "lamb",
     "phi",
     "quantize",
+    "split",
     "trust_ratio",
     "zeros",
 ]
@@ -313,3 +315,26 @@ def dequantize(q: Tensor, scales: Tensor, *, signed: bool) -> Tensor:
     """The float32 matrix that the codes ``q`` and the scales of :func:`quantize` stand for: s and m, or v."""
     y = q.float() * scales.repeat_interleave(256, dim=1)[:, : q.shape[1]]
     return y if signed else y * y
+
+
+def split(x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Round float32 to 24 bits, sign and exponent included: the nearest bfloat16 number, and 8 bits beside it.
+
+    ``noise``, int32 in [0, 256), rounds to 24 bits with the probability of x's place; None to nearest. Half way between
+    two bfloat16 numbers goes to the one of larger magnitude.
+
+    Source: ours; the format is that of Kahan-style master weights in 16 and 8 bits.
+    """
+    pattern = x.view(torch.int32)
+    magnitude, sign = pattern & 0x7FFFFFFF, (pattern < 0).int() << 15
+    noise = 0x7F + (magnitude >> 8 & 1) if noise is None else noise
+    bits = torch.where(x.isnan(), 0x7FC000, magnitude + noise >> 8)
+    high = bits + 0x80 >> 8
+    return (high | sign).to(torch.int16).view(torch.bfloat16), (bits - (high << 8)).to(torch.int8)
+
+
+def corrected(high: Tensor, low: Tensor) -> Tensor:
+    """The float32 number that :func:`split` made two parts of."""
+    pattern = high.view(torch.int16).int()
+    magnitude = ((pattern & 0x7FFF) << 8) + low.int() << 8
+    return (magnitude | (pattern & 0x8000) << 16).view(torch.float32)

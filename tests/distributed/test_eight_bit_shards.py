@@ -28,12 +28,14 @@ CASES: list[tuple[tuple[int, ...], list[Any], bool]] = [
     ((16, 2048), [Shard(1)], True),
     ((16, 2048), [Shard(0), Shard(1)], True),
     ((16, 1040), [Shard(1)], False),  # 260 elements of a row
+    ((16, 1027), [Shard(1)], False),  # uneven: the first shards have 256 or more
     ((16, 40, 50), [Shard(2)], False),
 ]
 MAKERS: dict[str, Any] = {
     "ALTO": lambda params: valleys.ALTO(params, lr=0.01, state_dtype="8bit"),
     "ALTO, nearest": lambda params: valleys.ALTO(params, lr=0.01, state_dtype="8bit", stochastic_rounding=False),
     "Lamb, foreach": lambda params: valleys.Lamb(params, lr=0.01, state_dtype="8bit", foreach=True),
+    "ALTO, corrected": lambda params: valleys.ALTO(params, lr=0.01, state_dtype="8bit", error_correction=True),
     "EAdamW": lambda params: valleys.EAdamW(params, lr=0.01, alpha=-30.0, state_dtype="8bit"),
 }
 
@@ -70,6 +72,36 @@ def against_whole() -> list[tuple[str, int, bool, float, float]]:
             error = (whole_value(shard.detach()) - whole.detach()).norm() / (whole.detach() - starts[i]).norm()
             result.append((name, i, bool(codes), max(other, default=0.0), error.item()))
     return result
+
+
+def what_shards_cannot_have() -> tuple[bool, float]:
+    """Layers inside shards along the second dimension; the states of a whole parameter for shards along the third."""
+    mesh = init_device_mesh("cpu", (2,))
+    wide = nn.Parameter(distribute_tensor(values(0, (16, 1024), 0), mesh, [Shard(1)]))
+    optimizer = valleys.ALTO([wide], blocks=valleys.blocks.stacked(2, dim=1), state_dtype="8bit")
+    wide.grad = distribute_tensor(values(0, (16, 1024), 1), mesh, [Shard(1)])
+    optimizer.step()
+    whole = nn.Parameter(values(1, (16, 40, 50), 0))
+    shard = nn.Parameter(distribute_tensor(whole.detach(), mesh, [Shard(2)]))
+    optimizers = [valleys.ALTO([param], lr=0.01, state_dtype="8bit") for param in (whole, shard)]
+    whole.grad = values(1, (16, 40, 50), 1)
+    optimizers[0].step()
+    with torch.no_grad():
+        shard.copy_(distribute_tensor(whole.detach(), mesh, [Shard(2)]))
+    optimizers[1].load_state_dict(optimizers[0].state_dict())
+    whole.grad = values(1, (16, 40, 50), 2)
+    shard.grad = distribute_tensor(whole.grad, mesh, [Shard(2)])
+    before = whole.detach().clone()
+    for each in optimizers:
+        each.step()
+    error = (whole_value(shard.detach()) - whole.detach()).norm() / (whole.detach() - before).norm()
+    return "exp_avg_code" in optimizer.state[wide], error.item()
+
+
+def test_what_shards_cannot_have_stays_in_float32() -> None:
+    for has_codes, error in spawn(what_shards_cannot_have, 2):
+        assert not has_codes
+        assert error < 0.2
 
 
 def test_shards_have_the_codes_of_the_whole() -> None:

@@ -149,6 +149,19 @@ def test_a_step_is_the_references(backend: Any, random: bool, explores: bool) ->
     assert far <= wrong  # nowhere else
 
 
+@pytest.mark.parametrize("random", [False, True])
+def test_no_product_is_fused_with_a_sum_in_c(random: bool) -> None:
+    """Over two million elements, of which a fused multiply-add would round some otherwise."""
+    rule = RULE._replace(alpha=0.0, beta1=0.0, beta2=0.0, beta3=0.0, stochastic_rounding=random)
+    g = torch.randn(2000, 1000, generator=torch.Generator().manual_seed(0))
+    states = [[zero((2000, 1000), role)] for role in STATES]
+    c.alto_(tensors([torch.ones_like(g)], [g], states, 3), rule)
+    for role, (state,) in zip(STATES, states, strict=True):
+        u = uniform(noise(0, 3), role, state.codes) if random else None
+        codes, _ = quantize(g if role != "exp_avg_sq" else g * g, role != "exp_avg_sq", u)
+        assert torch.equal(state.codes, codes), role
+
+
 def _oracle(
     p: Tensor, g: Tensor, states: list[Quantized], rule: Rule, step: int, index: int | None, explores: bool
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:

@@ -12,13 +12,13 @@ from valleys._engine.block_memory import Part, Pattern, parts
 from valleys._engine.dtensor import aligned, first_index, is_sharded, local, random_place, wrapped_like
 from valleys._engine.eight_bit import dequantized, is_stored, matrix, quantized, segment_views, segments_of
 from valleys._engine.layer_norms import Place, Pool, layer_sums
-from valleys._engine.state import ROUNDING_STEP
+from valleys._engine.state import CORRECTION, ROUNDING_STEP
 from valleys.kernels import Needs, Rule, Tensors, wide_dtype
 from valleys.kernels.choice import Backend, select
 from valleys.kernels.foreach import Piece, coefficients, direction
 from valleys.kernels.layout import Layout, is_lazy, is_plain, layout, materialized, ordered, put_back
 from valleys.kernels.quantization import Quantized
-from valleys.kernels.rounding import keys
+from valleys.kernels.rounding import Corrected, keys
 
 _USUAL = {Tensor, torch.nn.Parameter}
 
@@ -37,6 +37,7 @@ class Row(NamedTuple):
     start: int = 0
     place: Place | None = None  # where its sums go; None if it is one layer by itself
     parts: tuple[Part, ...] | None = None  # its layers in memory, if it holds several
+    correction: Tensor | None = None  # 8 bits more of the parameter
     owner: tuple[Tensor, Tensor] | None = None  # a parameter whose memory does not hold its values, and ``target``
 
     @classmethod
@@ -118,6 +119,15 @@ class Row(NamedTuple):
         order = self.order if self.order is not None else tuple(range(len(shape)))
         return self._replace(place=place, parts=parts(found, shape, first, order))
 
+    def corrected(self, param: Tensor, state: dict[str, Any]) -> Row:
+        """The same row with the correction in ``state``, which is brought into the parameter's order in memory."""
+        correction = local(state[CORRECTION])
+        if not _in_order(correction, self.order):
+            form = torch.contiguous_format if self.order is None else torch.preserve_format
+            correction = torch.empty_like(local(param), dtype=torch.int8, memory_format=form).copy_(correction)
+            state[CORRECTION] = wrapped_like(correction, param) if is_sharded(param) else correction
+        return self._replace(correction=ordered(correction, self.order))
+
     def write_back(self) -> None:
         """Puts the result into the parameter, if the kernel worked on a copy."""
         if self.param is not self.target:
@@ -150,7 +160,7 @@ def buckets(rows: Sequence[Row], rule: Rule, group: dict[str, Any], explores: bo
             continue
         types = {type(row.param), type(row.grad), *map(type, row.states)}
         place = None if row.place is None else (row.place.pool, row.place.counted)
-        dtypes = (row.param.dtype, row.grad.dtype, row.step.dtype, row.rounding_step is None)
+        dtypes = (row.param.dtype, row.grad.dtype, row.step.dtype, row.rounding_step is None, row.correction is None)
         key = (row.param.device, dtypes, None if types <= _USUAL else frozenset(types), place)
         keyed.setdefault(index if _singly(row.param, group) else key, []).append(row)
     return [_bucket(members, rule, group, explores) for members in keyed.values()]
@@ -167,6 +177,8 @@ def update_sums(param: Tensor, value: Tensor, state: dict[str, Any], rule: Rule,
     They are those of the update that is made of ``value`` and of the moments that the last step left.
     """
     moments = [dequantized(state, x) if is_stored(state, x) else state[x] for x in ("exp_avg", "exp_avg_sq")]
+    if CORRECTION in state and value is param:
+        value = Corrected(local(param).detach(), local(state[CORRECTION])).value()
     theta, m, v = (real(materialized(local(x)).detach()) for x in (value, *moments))
     theta = theta.to(m.device, wide_dtype(theta.dtype))
     tensors = Tensors([theta], [], None, [m], [v], [state["step"]], [], [])
@@ -183,14 +195,17 @@ def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) 
     # The rows of a bucket have tensors of the same types.
     some = rows[0]
     random = some.rounding_step is not None
-    needs = Needs(some.param.dtype, some.grad.dtype, some.states[0].dtype, random, explores, rule.after_momentum)
+    corrects = some.correction is not None
+    dtypes = some.param.dtype, some.grad.dtype, some.states[0].dtype
+    needs = Needs(*dtypes, random, explores, rule.after_momentum, corrects)
     states = [x.codes if isinstance(x, Quantized) else x for x in some.states]
     backend = select([some.param, some.grad, *states], needs, group["foreach"], group["fused"])
     counts = [row.rounding_step for row in rows if row.rounding_step is not None]
     bits = keys([row.salt for row in rows], counts) if counts else [0] * len(rows)
     of_row = dict(zip(map(id, rows), bits, strict=True))
     cut = [piece for row in rows for piece in _pieces(row)]
-    columns = [[tensors[i] for _, tensors, _, _ in cut] for i in range(2 + len(some.states))]
+    columns = [[tensors[i] for _, tensors, _, _ in cut] for i in range(2 + len(some.states) + corrects)]
+    corrections = columns.pop() if corrects else None
     tensors = Tensors(
         params=columns[0],
         grads=columns[1],
@@ -200,6 +215,7 @@ def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) 
         steps=[row.step for row, _, _, _ in cut],
         keys=[of_row[id(row)] for row, _, _, _ in cut],  # type: ignore[arg-type]
         starts=[start for _, _, start, _ in cut],
+        corrections=corrections,
     )
     grads = [row.grad for row in rows]
     rule = rule._replace(stochastic_rounding=random)
@@ -211,10 +227,10 @@ def _bucket(rows: list[Row], rule: Rule, group: dict[str, Any], explores: bool) 
 
 def _pieces(row: Row) -> Iterator[tuple[Row, list[Tensor], int, int | None]]:
     """A row's tensors, or those of each part of it; their place in the random bits and the number of their layer."""
-    columns = [row.param, row.grad, *row.states]
+    columns = [row.param, row.grad, *row.states, *([] if row.correction is None else [row.correction])]
     first = None if row.place is None else row.place.first
     if isinstance(row.states[0], Quantized):
-        columns = [matrix(row.param), matrix(row.grad), *row.states]
+        columns = [matrix(x) if isinstance(x, Tensor) else x for x in columns]
     if row.parts is None:
         yield row, columns, row.start, first
         return

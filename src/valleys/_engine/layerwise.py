@@ -33,6 +33,7 @@ from valleys._engine.options import (
 )
 from valleys._engine.state import (
     BUFFER,
+    CORRECTION,
     CPU,
     ROUNDING_STEP,
     SKIPPED_STEPS,
@@ -243,7 +244,8 @@ class Layerwise(Optimizer):
     def _kinds(self) -> dict[str, Kind]:
         """States that a checkpoint must hold for a parameter that has any."""
         moments = dict.fromkeys(self._states, Kind.MOMENT)
-        return {"step": Kind.STEP, **moments, ROUNDING_STEP: Kind.COUNT, SKIPPED_STEPS: Kind.COUNT}
+        counts = {ROUNDING_STEP: Kind.COUNT, SKIPPED_STEPS: Kind.COUNT}
+        return {"step": Kind.STEP, **moments, CORRECTION: Kind.CORRECTION, **counts}
 
     @property
     def _states(self) -> tuple[str, ...]:
@@ -293,7 +295,8 @@ class Layerwise(Optimizer):
             for index, param in enumerate(group["params"]):
                 if param.grad is not None:
                     state = self._initialise(param, group, on_device)
-                    ordinary = check_tensors(self, group, index, state, self._states)
+                    names = (*self._states, CORRECTION) if CORRECTION in state else self._states
+                    ordinary = check_tensors(self, group, index, state, names)
                     convert(param, state, self._states, has_codes(param, group))
                     if not group["differentiable"]:
                         row = self._row(param, group, first + index, state, pools, ordinary)
@@ -317,6 +320,10 @@ class Layerwise(Optimizer):
         # A checkpoint may be older than the option.
         if rounds_stochastically(param, group):
             state[ROUNDING_STEP] = count_tensor(state.get(ROUNDING_STEP, state["step"]), device)
+        if not group["error_correction"] or param.dtype != torch.bfloat16:
+            state.pop(CORRECTION, None)
+        elif CORRECTION not in state:
+            state[CORRECTION] = torch.zeros_like(param, dtype=torch.int8, requires_grad=False)
         if group["skip_nonfinite"]:
             state[SKIPPED_STEPS] = count_tensor(state.get(SKIPPED_STEPS, 0), device)
         return state
@@ -328,6 +335,8 @@ class Layerwise(Optimizer):
         # A parameter's number tells its random bits from the others' and survives a resume.
         bits = salt(group["seed"], number) if rounds else 0
         row = Row.of(param, state, self._states, kernel_dtype(param, group), bits, ordinary)
+        if CORRECTION in state:
+            row = row.corrected(param, state)
         if not rounds and row.rounding_step is not None:
             row = row._replace(rounding_step=None)  # counted while the option was on
         place = pools.place(param)

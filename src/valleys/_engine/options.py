@@ -25,6 +25,7 @@ _SWITCHES = (
     "capturable",
     "differentiable",
     "stochastic_rounding",
+    "error_correction",
     "skip_nonfinite",
 )
 _STATE_DTYPES = (torch.float32, torch.bfloat16, EIGHT_BIT)
@@ -219,5 +220,8 @@ def check_precision(state_dtype: object, seed: object) -> None:
 
 def _check_precision(group: dict[str, Any]) -> None:
     check_precision(group["state_dtype"], group["seed"])
-    if group["state_dtype"] is not None and group["differentiable"]:
-        raise RuntimeError("differentiable=True excludes state_dtype: autograd cannot follow the rounding")
+    if group["differentiable"] and (group["state_dtype"] is not None or group["error_correction"]):
+        raise RuntimeError(
+            "differentiable=True excludes state_dtype and error_correction: autograd cannot follow the rounding; leave "
+            "them unset"
+        )

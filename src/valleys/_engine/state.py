@@ -18,6 +18,7 @@ BUFFER = "explore_exp_avg"  # the state with E's memory
 # States that are int64 counts: of steps rounded stochastically, see ``kernels.rounding.keys``; of steps left out by
 # ``skip_nonfinite``; of steps in which E's buffer of an adapted optimizer was rounded stochastically.
 ROUNDING_STEP, SKIPPED_STEPS, EXPLORE_STEP = "rounding_step", "skipped_steps", "explore_step"
+CORRECTION = "correction"  # 8 bits more of a bfloat16 parameter, int8
 _COUNTS = (ROUNDING_STEP, SKIPPED_STEPS, EXPLORE_STEP)
 
 State = dict[Any, Any]

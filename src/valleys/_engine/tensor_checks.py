@@ -10,6 +10,7 @@ from torch import Tensor
 
 from valleys._engine.dtensor import is_sharded, local, placements
 from valleys._engine.eight_bit import CODE, SCALE, is_stored, scales_shape
+from valleys._engine.state import CORRECTION
 
 GRADIENT = "gradient"
 
@@ -41,7 +42,9 @@ def check_tensors(
         shape, device, dtype = param.shape, param.device, param.dtype
         ordinary = not dtype.is_complex and _fits(param.grad, shape, device)
         for name in names:
-            if not (ordinary and (_fits(state.get(name), shape, device) or _codes_fit(state, name, param))):
+            value: Any = state.get(name)
+            fits = _fits(value, shape, device) and (name != CORRECTION or value.dtype == torch.int8)
+            if not (ordinary and (fits or _codes_fit(state, name, param))):
                 break
         else:
             if ordinary:
@@ -53,6 +56,11 @@ def check_tensors(
             _check_codes(optimizer, group, index, name, state)
         else:
             _check(optimizer, group, index, name, state.get(name))
+        if name == CORRECTION and state[name].dtype != torch.int8:
+            position, dtype = Position(type(optimizer).__name__, group, index), state[name].dtype
+            raise ValueError(
+                f"{position.optimizer}: state {name!r} of {position} is {dtype} and not torch.int8; {_AFRESH}"
+            )
     return False
 
 

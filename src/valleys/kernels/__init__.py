@@ -43,6 +43,7 @@ class Tensors(NamedTuple):
         keys: of each tensor's random bits, see ``rounding``: numbers in [0, 2^32), or 0-dimensional int32 patterns on
             the device. Read with ``stochastic_rounding`` alone.
         starts: where in its parameter's sequence of random bits a tensor's first element is: 0, unless it is a part.
+        corrections: 8 bits more of bfloat16 parameters, int8; None without them.
     """
 
     params: list[Tensor]
@@ -53,6 +54,7 @@ class Tensors(NamedTuple):
     steps: list[Tensor]
     keys: list[int] | list[Tensor]
     starts: list[int]
+    corrections: list[Tensor] | None = None
 
 
 class Needs(NamedTuple):
@@ -63,6 +65,7 @@ class Needs(NamedTuple):
         random: whether bfloat16 values are rounded stochastically.
         explores: whether E's buffer is among the states.
         after_momentum: whether a enters the update instead of the moments.
+        corrects: whether bfloat16 parameters have 8 bits more; see :func:`valleys.reference.split`.
     """
 
     param: torch.dtype
@@ -71,6 +74,7 @@ class Needs(NamedTuple):
     random: bool = False
     explores: bool = True
     after_momentum: bool = False
+    corrects: bool = False
 
     @property
     def is_quantized(self) -> bool:

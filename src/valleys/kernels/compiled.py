@@ -28,8 +28,8 @@ _ROW = 4096
 
 def unavailable(device: torch.device, needs: Needs) -> str | None:
     """Return the reason why this backend cannot update such tensors, or None if it can."""
-    if needs.is_quantized:
-        return "states in 8 bits are not written for torch.compile"
+    if needs.is_quantized or needs.corrects:
+        return "states in 8 bits and corrections are not written for torch.compile"
     try:
         with warnings.catch_warnings():
             # Inductor warns about itself when it is first imported.

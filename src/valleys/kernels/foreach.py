@@ -17,7 +17,7 @@ from valleys.kernels.layout import is_plain, is_readable
 from valleys.kernels.pieces import batches
 from valleys.kernels.quantization import Quantized
 from valleys.kernels.ratio import learning_rate, step_lengths, sum_dtype
-from valleys.kernels.rounding import Noise, bits, round_to_bfloat16
+from valleys.kernels.rounding import Corrected, Noise, bits, round_to_bfloat16
 
 # Elements per piece: on a CPU what its caches hold, elsewhere enough to hide the launches of some twenty kernels.
 _CPU_PIECE, _DEVICE_PIECE = 2**18, 2**23
@@ -220,13 +220,15 @@ def _work(
     tensors: Tensors, rule: Rule, clip: Tensor | None, skip: Tensor | None
 ) -> Iterator[tuple[list[int], list[Piece], Coefficients]]:
     """Small tensors together, or one large tensor in pieces: their indices, pieces and factors."""
-    for indices, slices in batches(list(tensors[:5]), _piece_size(tensors.params[0])):
+    for indices, slices in batches([*tensors[:5], tensors.corrections], _piece_size(tensors.params[0])):
         pieces = []
-        for start, columns in slices:
+        for start, (params, *columns, corrections) in slices:
+            if corrections is not None:
+                params = [Corrected(*pair) for pair in zip(params, corrections, strict=True)]
             noise = None
             if rule.stochastic_rounding:
                 noise = [Noise(tensors.keys[i], tensors.starts[i] + start) for i in indices]
-            pieces.append(Piece(*[*columns, noise]))
+            pieces.append(Piece(*[params, *columns, noise]))
         yield indices, pieces, coefficients(tensors, rule, clip, skip, indices)
 
 
@@ -295,10 +297,12 @@ def _largest(tensors: list[Tensor]) -> list[Tensor]:
     return list(torch._foreach_norm(tensors, math.inf))
 
 
-def _wide(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def _wide(tensors: list[Any], dtype: torch.dtype) -> list[Tensor]:
     """The tensors themselves where they have the dtype, else copies; of states in 8 bits their values."""
     if isinstance(tensors[0], Quantized):
         return [tensor.dequantize().to(dtype) for tensor in tensors]
+    if isinstance(tensors[0], Corrected):
+        return [tensor.value() for tensor in tensors]
     return tensors if tensors[0].dtype == dtype else [tensor.to(dtype) for tensor in tensors]
 
 
@@ -309,13 +313,17 @@ def _changeable(tensors: list[Tensor], dtype: torch.dtype, skip: Tensor | None) 
 
 
 def _store(
-    targets: list[Tensor], values: list[Tensor], noise: list[Noise] | None, role: str, skip: Tensor | None = None
+    targets: list[Any], values: list[Tensor], noise: list[Noise] | None, role: str, skip: Tensor | None = None
 ) -> None:
     """Round ``values`` into ``targets``, unless they are the same tensors or ``skip`` is not zero."""
     if targets[0] is values[0]:  # torch.compile of torch 2.9 knows no identity of lists
         return
     if isinstance(targets[0], Quantized):
         _quantize(targets, values, noise, role, skip)
+        return
+    if isinstance(targets[0], Corrected):
+        for i, (target, value) in enumerate(zip(targets, values, strict=True)):
+            target.store(value, None if noise is None else bits(noise[i], role, value), skip)
         return
     if noise is not None and targets[0].dtype == torch.bfloat16:
         values = [round_to_bfloat16(x.float(), bits(place, role, x)) for x, place in zip(values, noise, strict=True)]

@@ -17,6 +17,7 @@ Source: the mixer is C. Wellons' lowbias32 (hash-prospector, public domain); the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -101,6 +102,45 @@ def round_to_bfloat16(x: Tensor, noise: Tensor) -> Tensor:
     pattern = (x.view(torch.int32) + noise) & -0x10000
     # Noise could turn a NaN's pattern into a number's.
     return torch.where(x.isfinite(), pattern.view(torch.float32), x).to(torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """A bfloat16 parameter with 8 bits more; see :func:`valleys.reference.split`.
+
+    Args:
+        param: the nearest bfloat16 numbers.
+        correction: int8, what is added to the patterns shifted by 8 bits.
+    """
+
+    param: Tensor
+    correction: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the parameter."""
+        return self.param.dtype
+
+    def value(self) -> Tensor:
+        """Both together, float32."""
+        pattern = self.param.view(torch.int16).to(torch.int32)
+        magnitude = (((pattern & 0x7FFF) << 8) + self.correction.to(torch.int32)) << 8
+        return (magnitude | ((pattern & 0x8000) << 16)).view(torch.float32)
+
+    def store(self, x: Tensor, noise: Tensor | None, skip: Tensor | None) -> None:
+        """Round float32 into both, by the low 8 bits of ``noise`` or to nearest, unless ``skip`` is true."""
+        pattern = x.view(torch.int32)
+        magnitude = pattern & 0x7FFFFFFF
+        up = 0x7F + (magnitude >> 8 & 1) if noise is None else noise & 0xFF
+        bits = torch.where(x.isnan(), 0x7FC000, (magnitude + up) >> 8)
+        high = (bits + 0x80) >> 8
+        param = (high | (pattern >> 16 & 0x8000)).to(torch.int16).view(torch.bfloat16)
+        correction = (bits - (high << 8)).to(torch.int8)
+        if skip is not None:
+            param = torch.where(skip, self.param, param)
+            correction = torch.where(skip, self.correction, correction)
+        self.param.copy_(param)
+        self.correction.copy_(correction)
 
 
 def signed(x: int) -> int:

@@ -51,6 +51,7 @@ for name, param, state in (("float32", f32, f32), ("bfloat16", bf16, bf16), ("mi
     table = dict(table="*i64", numbers="*fp32", count="i32")
     constants = dict(P=param, S=state, WIDE=f32, RANDOM=state == bf16, STEP=f32, BLOCK=2048)
     constants |= dict(GAPS=name == "mixed", KEYS_ON_DEVICE=state == bf16, SKIPS=name == "mixed", skip="*i32")
+    constants |= dict(CORRECTS=name == "mixed")
     scalars = dict(lr="*fp64", clip="*fp32", sums="*fp32", EXPLORES=True, MEASURE=True)
     counts[f"alto_first {name}"] = vectors(kernels.alto_first, **table, **constants, **scalars, G=param)
     if name == "float32":
@@ -59,9 +60,17 @@ for name, param, state in (("float32", f32, f32), ("bfloat16", bf16, bf16), ("mi
     counts[f"explore {name}"] = vectors(
         kernels.explore, **table, G=param, S=state, WIDE=f32, RANDOM=state == bf16, KEYS_ON_DEVICE=True, BLOCK=2048
     )
+for random in (True, False):
+    table = dict(table="*i64", numbers="*fp32", count="i32")
+    constants = dict(P=bf16 if random else f32, WIDE=f32, RANDOM=random, STEP=f32, KEYS_ON_DEVICE=random, BLOCK=2048)
+    constants |= dict(CORRECTS=random, SKIPS=random, skip="*i32")
+    scalars = dict(lr="*fp64", clip="*fp32", sums="*fp32", EXPLORES=True, MEASURE=True)
+    vectors(kernels.quantized_first, **table, **constants, **scalars, G=bf16)
+    vectors(kernels.quantized_second, **table, factors="*fp64", **constants)
+    vectors(kernels.quantized_explore, **table, G=f32, WIDE=f32, RANDOM=random, KEYS_ON_DEVICE=random, BLOCK=2048)
 sums = dict(sums="*fp32", blocks="i32", CHUNK=1024)
-vectors(kernels.alto_ratios, table="*i64", trust="*fp64", lr="*fp64", factors="*fp64", BLOCK=2048, **sums)
-vectors(kernels.alto_totals, table="*i64", totals="*fp64", BLOCK=2048, **sums)
+vectors(kernels.alto_ratios, table="*i64", trust="*fp64", lr="*fp64", factors="*fp64", WIDTH=13, BLOCK=2048, **sums)
+vectors(kernels.alto_totals, table="*i64", totals="*fp64", WIDTH=13, BLOCK=2048, **sums)
 vectors(kernels.square_sum_blocks, table="*i64", sums="*fp64", count="i32", T=f32, WIDE=tl.float64, BLOCK=2048)
 vectors(kernels.square_sum_total, result="*fp64", **{**sums, "sums": "*fp64"})
 print(json.dumps(counts))

@@ -28,9 +28,10 @@ class Kind(enum.Enum):
     NUMBER = "a number or a tensor of one, required"
     ANY = "anything, required"
     COUNT = "a count, optional"
+    CORRECTION = "8 bits more of a bfloat16 parameter, int8, optional"
 
 
-_OPTIONAL = (Kind.BUFFER, Kind.COUNT)
+_OPTIONAL = (Kind.BUFFER, Kind.COUNT, Kind.CORRECTION)
 _COUNTS = (Kind.STEP, Kind.COUNT)
 _REMEDY = (
     "load the checkpoint of the same model and optimizer; "
@@ -128,7 +129,7 @@ def _check_state(position: Position, param: Tensor, name: str, value: Any, kind:
             what = "a whole number of at least 0" if kind in _COUNTS else "a number"
             raise ValueError(f"{subject} must be {what}, got {_shown(value)}; {_REMEDY}")
     elif kind is not Kind.ANY and (value is not None or kind is not Kind.MOMENTUM):
-        _check_tensor(subject, param, value, shaped=kind is not Kind.TENSOR)
+        _check_tensor(subject, param, value, kind)
 
 
 def _check_codes(position: Position, param: Tensor, entry: dict[str, Any], name: str) -> None:
@@ -157,14 +158,18 @@ def _shown(value: Any) -> str:
     return repr(value)
 
 
-def _check_tensor(subject: str, param: Tensor, value: Any, shaped: bool) -> None:
+def _check_tensor(subject: str, param: Tensor, value: Any, kind: Kind) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(f"{subject} must be a tensor, got {value!r}; {_REMEDY}")
-    if shaped and not is_uninitialized(param) and value.shape != param.shape:
+    if kind is not Kind.TENSOR and not is_uninitialized(param) and value.shape != param.shape:
         raise ValueError(
             f"{subject} has the shape {tuple(value.shape)}, and the parameter {tuple(param.shape)}; {_REMEDY}, or "
             "resize the parameter first"
         )
+    if kind is Kind.CORRECTION:
+        if value.dtype != torch.int8 or value.layout != torch.strided:
+            raise ValueError(f"{subject} is of {value.dtype} and not torch.int8; {_REMEDY}")
+        return
     if not (value.is_floating_point() or value.is_complex()) or value.is_complex() != param.is_complex():
         raise ValueError(f"{subject} is of {value.dtype}, and the parameter of {param.dtype}; {_REMEDY}")
     if value.layout != torch.strided:

@@ -109,10 +109,12 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
 
 def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *doubles: Tensor) -> None:
     dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
-    library = _library(Needs(*dtypes, rule.stochastic_rounding, tensors.explore is not None))
+    corrects = tensors.corrections is not None
+    library = _library(Needs(*dtypes, rule.stochastic_rounding, tensors.explore is not None, corrects=corrects))
     extents = _extents(tensors.params, tensors.exp_avgs)
     states = _memory([tensors.explore or tensors.exp_avgs, tensors.exp_avgs, tensors.exp_avg_sqs])
-    columns = [tensors.params, tensors.grads, *states, tensors.steps]
+    # Without corrections the kernels do not read what they get in their place.
+    columns = [tensors.params, tensors.grads, *states, tensors.corrections or tensors.params, tensors.steps]
     items = _items(extents, columns, tensors.keys, tensors.starts)
     options = _options(rule, clip, tensors.steps[0].dtype == torch.float64, _threads(tensors.params))
     pointers = [_pointer(x.data_ptr()) for x in doubles]
@@ -180,6 +182,7 @@ def _library(needs: Needs) -> ctypes.CDLL:
         f"-DWIDE={_TYPES[wide_dtype(needs.param)]}",
         f"-DRANDOM={int(needs.random)}",
         f"-DEXPLORES={int(needs.explores)}",
+        f"-DCORRECTS={int(needs.corrects)}",
         *(["-DHALF"] if torch.float16 in needs.dtypes else []),
     ]
     if needs.is_quantized:

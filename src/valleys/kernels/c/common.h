@@ -2,7 +2,7 @@
 
    Compiled by __init__.py for the dtypes in use: P, G and S are the element types of parameters, gradients and states,
    WIDE is the type of the arithmetic, RANDOM says whether values are rounded stochastically, EXPLORES whether E's buffer
-   exists. */
+   exists, CORRECTS whether parameters have 8 bits more. */
 
 #include <math.h>
 #include <stdint.h>
@@ -67,6 +67,31 @@ static inline void store_float16(float16 *x, WIDE value, uint32_t noise) { (void
 #define LOAD(T, x) CAT(load_, T)(x)
 #define STORE(T, x, value, noise) \
   do { WIDE stored = (value); CAT(store_, T)(&(x), stored, RANDOM ? (noise) : to_nearest((float)stored)); } while (0)
+
+/* A parameter; with CORRECTS the 24 bits of a bfloat16 number and its correction, see valleys.reference.split. */
+#if CORRECTS
+static inline float load_corrected(bfloat16 x, int8_t correction) {
+  const uint32_t magnitude = ((uint32_t)(x.bits & 0x7FFFu) << 8) + (uint32_t)(int32_t)correction;
+  const uint32_t pattern = magnitude << 8 | (uint32_t)(x.bits & 0x8000u) << 16;
+  float value;
+  memcpy(&value, &pattern, 4);
+  return value;
+}
+
+static inline void store_corrected(bfloat16 *x, int8_t *correction, float value, uint32_t noise) {
+  uint32_t pattern;
+  memcpy(&pattern, &value, 4);
+  const uint32_t magnitude = pattern & 0x7FFFFFFFu, up = RANDOM ? noise & 0xFFu : 0x7Fu + (magnitude >> 8 & 1u);
+  const uint32_t bits = value == value ? (magnitude + up) >> 8 : 0x7FC000u, high = (bits + 0x80u) >> 8;
+  x->bits = (uint16_t)(high | (pattern >> 16 & 0x8000u));
+  *correction = (int8_t)(int32_t)(bits - (high << 8));
+}
+#define LOAD_PARAM(i) load_corrected(param[i], correction[i])
+#define STORE_PARAM(i, x, noise) store_corrected(param + (i), correction + (i), x, noise)
+#else
+#define LOAD_PARAM(i) LOAD(P, param[i])
+#define STORE_PARAM(i, x, noise) STORE(P, param[i], x, noise)
+#endif
 
 #define SQRT(x) _Generic((x), float: sqrtf, double: sqrt)(x)
 

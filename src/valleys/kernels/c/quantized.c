@@ -18,10 +18,11 @@ typedef struct {
   int8_t *explore, *exp_avg;
   uint8_t *exp_avg_sq;
   float *explore_scale, *exp_avg_scale, *exp_avg_sq_scale;
+  int8_t *correction;
   const void *step;
   int64_t key, start;
 } Tensor;
-_Static_assert(sizeof(Tensor) == 16 * sizeof(int64_t), "a field is not 64 bits wide");
+_Static_assert(sizeof(Tensor) == 17 * sizeof(int64_t), "a field is not 64 bits wide");
 
 typedef struct { int64_t at, scale, element; int count; } Place;
 
@@ -155,6 +156,8 @@ static inline void encode(const Tensor *t, Place at, const Options *o, const Sca
   const Factors f = factors_of(k, t->exp_avg_scale[at.scale], t->exp_avg_sq_scale[at.scale], o);
   const uint32_t word = mix(k->key + (uint32_t)at.element);
   const P *restrict param = t->param + at.at;
+  const int8_t *restrict correction = t->correction + at.at;
+  (void)correction;
   int8_t *restrict explore = t->explore + at.at, *restrict exp_avg = t->exp_avg + at.at;
   uint8_t *restrict exp_avg_sq = t->exp_avg_sq + at.at;
   WIDE *restrict pp = squares->param, *restrict rr = squares->update;
@@ -167,7 +170,7 @@ static inline void encode(const Tensor *t, Place at, const Options *o, const Sca
     const float root = root_code(x->root[i] * to_root, noise_of_v(BITS(i, word)));
     exp_avg[i] = (int8_t)pattern_of(m);
     exp_avg_sq[i] = (uint8_t)pattern_of(root);
-    WIDE p = LOAD(P, param[i]), r = update_of(m - ROUNDER, root - ROUNDER, p, &f);
+    WIDE p = LOAD_PARAM(i), r = update_of(m - ROUNDER, root - ROUNDER, p, &f);
     pp[i] = FMA(p, p, pp[i]);
     rr[i] = FMA(r, r, rr[i]);
   }
@@ -196,14 +199,16 @@ static void second_pass(const Tensor *t, int64_t begin, int64_t end, const Optio
   for (int64_t block = begin; block < end; block++) {
     const Place at = place(t, block);
     P *restrict param = t->param + at.at;
+    int8_t *restrict correction = t->correction + at.at;
+    (void)correction;
     const int8_t *restrict exp_avg = t->exp_avg + at.at;
     const uint8_t *restrict exp_avg_sq = t->exp_avg_sq + at.at;
     const Factors f = factors_of(k, t->exp_avg_scale[at.scale], t->exp_avg_sq_scale[at.scale], o);
     const uint32_t key = k->key + (uint32_t)at.element;
 #pragma omp simd
     for (int i = 0; i < at.count; i++) {
-      WIDE p = LOAD(P, param[i]), r = update_of((WIDE)exp_avg[i], (WIDE)exp_avg_sq[i], p, &f);
-      STORE(P, param[i], p - factor * r, mix((uint32_t)i + key) & 0xFFFFu);
+      WIDE p = LOAD_PARAM(i), r = update_of((WIDE)exp_avg[i], (WIDE)exp_avg_sq[i], p, &f);
+      STORE_PARAM(i, p - factor * r, mix((uint32_t)i + key) & 0xFFFFu);
     }
   }
 }

@@ -9,10 +9,11 @@ typedef struct {
   P *param;
   const G *grad;
   S *explore, *exp_avg, *exp_avg_sq;
+  int8_t *correction;
   const void *step;
   int64_t key, start;
 } Tensor;
-_Static_assert(sizeof(Tensor) == 11 * sizeof(int64_t), "a field is not 64 bits wide");
+_Static_assert(sizeof(Tensor) == 12 * sizeof(int64_t), "a field is not 64 bits wide");
 
 /* Where an element lies; end comes back no further than the end of its row. */
 static inline int64_t place(const Tensor *t, int64_t element, int64_t *end) {
@@ -33,6 +34,8 @@ static void first_pass(const Tensor *t, int64_t begin, int64_t end, const Option
     const G *restrict grad = t->grad + at;
     S *restrict explore = t->explore + at;
     S *restrict exp_avg = t->exp_avg + at, *restrict exp_avg_sq = t->exp_avg_sq + at;
+    const int8_t *restrict correction = t->correction + at;
+    (void)correction;
     const uint32_t key = k->key + (uint32_t)run;
     WIDE pp = 0, rr = 0;
     int moving = 0;
@@ -52,7 +55,7 @@ static void first_pass(const Tensor *t, int64_t begin, int64_t end, const Option
       WIDE m = LOAD(S, exp_avg[i]), v = LOAD(S, exp_avg_sq[i]);
       STORE(S, exp_avg[i], m + forget2 * (for_m - m), h1 & 0xFFFFu);
       STORE(S, exp_avg_sq[i], beta3 * v + forget3 * for_v * for_v, h1 >> 16);
-      WIDE p = LOAD(P, param[i]);
+      WIDE p = LOAD_PARAM(i);
       WIDE r = update(LOAD(S, exp_avg[i]), SQRT(LOAD(S, exp_avg_sq[i])), p, &factors, eps, decay);
       pp += p * p;
       rr += r * r;
@@ -71,12 +74,14 @@ static void second_pass(const Tensor *t, int64_t begin, int64_t end, const Optio
     const int64_t at = place(t, run, &after), count = after - run;
     P *restrict param = t->param + at;
     const S *restrict exp_avg = t->exp_avg + at, *restrict exp_avg_sq = t->exp_avg_sq + at;
+    int8_t *restrict correction = t->correction + at;
+    (void)correction;
     const uint32_t key = k->key + (uint32_t)run;
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
-      WIDE p = LOAD(P, param[i]);
+      WIDE p = LOAD_PARAM(i);
       WIDE r = update(LOAD(S, exp_avg[i]), SQRT(LOAD(S, exp_avg_sq[i])), p, &factors, eps, decay);
-      STORE(P, param[i], p - factor * r, mix((uint32_t)i + key) & 0xFFFFu);
+      STORE_PARAM(i, p - factor * r, mix((uint32_t)i + key) & 0xFFFFu);
     }
   }
 }

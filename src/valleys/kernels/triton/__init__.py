@@ -154,7 +154,8 @@ def _prepare(tensors: Tensors, rule: Rule, skip: Tensor | None) -> _Launch:
         scales.append([x.scales.stride(0) for x in states[1]])
         states = [[x.codes for x in column] for column in states]
     columns = [*map(addresses, [params, tensors.grads, *states]), steps, _keys(keys, len(params)), tensors.starts]
-    columns += [lengths, gaps, *scales]
+    corrections = tensors.corrections
+    columns += [lengths, gaps, *scales, [0] * len(params) if corrections is None else addresses(corrections)]
     lr = learning_rate(rule)
     table, numbers, trust, blocks = _upload(
         sizes,
@@ -174,6 +175,7 @@ def _prepare(tensors: Tensors, rule: Rule, skip: Tensor | None) -> _Launch:
         "RANDOM": rule.stochastic_rounding,
         "STEP": _types(tensors.steps[0].dtype)[0] if on_device else None,
         "KEYS_ON_DEVICE": _on_device(keys),
+        "CORRECTS": corrections is not None,
         "SKIPS": skip is not None,
         "BLOCK": block,
     }

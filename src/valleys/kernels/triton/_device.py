@@ -79,6 +79,53 @@ def narrow(x: tl.tensor, noise: tl.tensor, T: tl.constexpr, RANDOM: tl.constexpr
 
 
 @triton.jit
+def load_param(
+    slot: tl.tensor,
+    correction: tl.tensor,
+    places: tl.tensor,
+    inside: tl.tensor,
+    P: tl.constexpr,
+    WIDE: tl.constexpr,
+    CORRECTS: tl.constexpr,
+    FAST: tl.constexpr,
+) -> tl.tensor:
+    """Load a parameter; with CORRECTS the 24 bits of ``reference.split``."""
+    if CORRECTS:
+        high = load_values(slot, places, inside, tl.uint16, tl.int32, FAST)
+        magnitude = ((high & 0x7FFF) << 8) + load_values(correction, places, inside, tl.int8, tl.int32, False)
+        p = ((magnitude << 8) | ((high & 0x8000) << 16)).to(tl.float32, bitcast=True)
+    else:
+        p = load_values(slot, places, inside, P, WIDE, FAST)
+    return p
+
+
+@triton.jit
+def store_param(
+    slot: tl.tensor,
+    correction: tl.tensor,
+    places: tl.tensor,
+    inside: tl.tensor,
+    p: tl.tensor,
+    noise: tl.tensor,
+    P: tl.constexpr,
+    RANDOM: tl.constexpr,
+    CORRECTS: tl.constexpr,
+    FAST: tl.constexpr,
+) -> None:
+    """Round and store a parameter; with CORRECTS to 24 bits, by the low 8 bits of ``noise``."""
+    if CORRECTS:
+        pattern = p.to(tl.uint32, bitcast=True)
+        magnitude = pattern & 0x7FFFFFFF
+        up = noise & 0xFF if RANDOM else 0x7F + ((magnitude >> 8) & 1)
+        bits = tl.where(magnitude > 0x7F800000, 0x7FC000, (magnitude + up) >> 8)
+        high = (bits + 0x80) >> 8
+        store_values(slot, places, inside, (high | ((pattern >> 16) & 0x8000)).to(tl.uint16), FAST)
+        store_values(correction, places, inside, (bits.to(tl.int32) - (high << 8).to(tl.int32)).to(tl.int8), False)
+    else:
+        store_values(slot, places, inside, narrow(p, noise, P, RANDOM), FAST)
+
+
+@triton.jit
 def random_bits(record: tl.tensor, offsets: tl.tensor, KEYS_ON_DEVICE: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
     """h_0 and h_1 of ``rounding``; the compiler drops them where nothing is rounded by them."""
     key = load_key(record + 8, KEYS_ON_DEVICE) + tl.load(record + 9).to(tl.uint32)

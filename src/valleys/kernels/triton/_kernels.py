@@ -13,6 +13,7 @@ from valleys.kernels.triton._device import (
     direction,
     is_fast,
     load_key,
+    load_param,
     load_step,
     load_values,
     locate,
@@ -20,6 +21,7 @@ from valleys.kernels.triton._device import (
     mix,
     narrow,
     random_bits,
+    store_param,
     store_values,
     sum_range,
     unless_skipped,
@@ -50,6 +52,7 @@ def alto_first(
     RANDOM: tl.constexpr,
     STEP: tl.constexpr,
     KEYS_ON_DEVICE: tl.constexpr,
+    CORRECTS: tl.constexpr,
     SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
@@ -57,22 +60,23 @@ def alto_first(
 
     Record: parameter, gradient, s, m, v, step (with STEP, the dtype, its address), key of the random bits (with
     KEYS_ON_DEVICE its address), number of the first element's random bits, length of a row, gap between rows (0 without
-    GAPS). With SKIPS and ``skip`` not zero nothing is stored. ``numbers``: -1 to maximise or 1, c for m, c for v,
-    1 - beta1, 1 - beta2, beta3, 1 - beta3, eps, weight_decay, log beta2, log beta3.
+    GAPS), the correction of ``reference.split`` (read with CORRECTS). With SKIPS and ``skip`` not zero nothing is
+    stored. ``numbers``: -1 to maximise or 1, c for m, c for v, 1 - beta1, 1 - beta2, beta3, 1 - beta3, eps,
+    weight_decay, log beta2, log beta3.
     ``sums`` is 3 x blocks: squares of p, squares of r, how many gradients are not zero.
     """
-    record, _, start, size = locate(table, count, 12, BLOCK)
+    record, _, start, size = locate(table, count, 13, BLOCK)
     size = unless_skipped(size, skip, SKIPS)
     offsets = start + tl.arange(0, BLOCK)
     if is_fast(record, 5, start, size, BLOCK) & (tl.load(record + 11) == 0):
         _first(
             record, offsets, offsets, size, numbers, lr, clip, sums,
-            P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEP, KEYS_ON_DEVICE, True,
+            P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEP, KEYS_ON_DEVICE, CORRECTS, True,
         )  # fmt: skip
     else:
         _first(
             record, offsets, memory_offsets(record, offsets, GAPS), size, numbers, lr, clip, sums,
-            P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEP, KEYS_ON_DEVICE, False,
+            P, G, S, WIDE, EXPLORES, MEASURE, RANDOM, STEP, KEYS_ON_DEVICE, CORRECTS, False,
         )  # fmt: skip
 
 
@@ -95,12 +99,13 @@ def _first(
     RANDOM: tl.constexpr,
     STEP: tl.constexpr,
     KEYS_ON_DEVICE: tl.constexpr,
+    CORRECTS: tl.constexpr,
     FAST: tl.constexpr,
 ) -> None:
     k = load_step(record, STEP)
     h0, h1 = random_bits(record, offsets, KEYS_ON_DEVICE)
     inside = offsets < size
-    p = load_values(record + 2, places, inside, P, WIDE, FAST)
+    p = load_param(record + 2, record + 12, places, inside, P, WIDE, CORRECTS, FAST)
     raw = load_values(record + 3, places, inside, G, WIDE, FAST)
     # Not g, which a clip may have made zero; as integers here, for fewer registers than raw itself until the end.
     moving = (raw != 0).to(tl.int32)
@@ -129,8 +134,8 @@ def _first(
         tl.store(sums + blocks + block, tl.sum(r * r, 0))
         tl.store(sums + 2 * blocks + block, tl.sum(moving, 0).to(WIDE))
     else:
-        p = narrow(p - tl.load(lr).to(WIDE) * r, h0 & 0xFFFF, P, RANDOM)
-        store_values(record + 2, places, inside, p, FAST)
+        p -= tl.load(lr).to(WIDE) * r
+        store_param(record + 2, record + 12, places, inside, p, h0 & 0xFFFF, P, RANDOM, CORRECTS, FAST)
 
 
 @triton.jit(do_not_specialize=["blocks"], do_not_specialize_on_alignment=["totals"])
@@ -189,19 +194,24 @@ def alto_second(
     RANDOM: tl.constexpr,
     STEP: tl.constexpr,
     KEYS_ON_DEVICE: tl.constexpr,
+    CORRECTS: tl.constexpr,
     SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """The parameters' step, by ``factors``, from the states that ``alto_first`` stored."""
-    record, index, start, size = locate(table, count, 12, BLOCK)
+    record, index, start, size = locate(table, count, 13, BLOCK)
     size = unless_skipped(size, skip, SKIPS)
     offsets = start + tl.arange(0, BLOCK)
     factor = tl.load(factors + index).to(WIDE)
     if is_fast(record, 5, start, size, BLOCK) & (tl.load(record + 11) == 0):
-        _second(record, offsets, offsets, size, numbers, factor, P, S, WIDE, RANDOM, STEP, KEYS_ON_DEVICE, True)
+        _second(
+            record, offsets, offsets, size, numbers, factor, P, S, WIDE, RANDOM, STEP, KEYS_ON_DEVICE, CORRECTS, True
+        )
     else:
         places = memory_offsets(record, offsets, GAPS)
-        _second(record, offsets, places, size, numbers, factor, P, S, WIDE, RANDOM, STEP, KEYS_ON_DEVICE, False)
+        _second(
+            record, offsets, places, size, numbers, factor, P, S, WIDE, RANDOM, STEP, KEYS_ON_DEVICE, CORRECTS, False
+        )
 
 
 @triton.jit
@@ -218,16 +228,18 @@ def _second(
     RANDOM: tl.constexpr,
     STEP: tl.constexpr,
     KEYS_ON_DEVICE: tl.constexpr,
+    CORRECTS: tl.constexpr,
     FAST: tl.constexpr,
 ) -> None:
     k = load_step(record, STEP)
     h0, _ = random_bits(record, offsets, KEYS_ON_DEVICE)
     inside = offsets < size
-    p = load_values(record + 2, places, inside, P, WIDE, FAST)
+    p = load_param(record + 2, record + 12, places, inside, P, WIDE, CORRECTS, FAST)
     m = load_values(record + 5, places, inside, S, WIDE, FAST)
     v = load_values(record + 6, places, inside, S, WIDE, FAST)
     r = direction(p, m, tl.sqrt(v), k.to(WIDE), numbers)
-    store_values(record + 2, places, inside, narrow(p - factor * r, h0 & 0xFFFF, P, RANDOM), FAST)
+    p -= factor * r
+    store_param(record + 2, record + 12, places, inside, p, h0 & 0xFFFF, P, RANDOM, CORRECTS, FAST)
 
 
 @triton.jit(do_not_specialize=["count"])

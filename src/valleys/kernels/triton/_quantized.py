@@ -1,13 +1,24 @@
 """The Triton kernels for states in 8 bits: a program works on whole blocks of 256 elements of one tensor.
 
 A record is that of ``alto_first``, but with a size of 256 for each block and, behind the gap, the addresses of the
-scales of s, m and v and the distance between their rows. The code is ``quantization``'s, bit for bit.
+scales of s, m and v, the distance between their rows, and the
+correction. The code is ``quantization``'s, bit for bit.
 """
 
 import triton
 import triton.language as tl
 
-from valleys.kernels.triton._device import direction, load_key, load_step, locate, mix, narrow, unless_skipped
+from valleys.kernels.triton._device import (
+    direction,
+    load_key,
+    load_param,
+    load_step,
+    locate,
+    mix,
+    narrow,
+    store_param,
+    unless_skipped,
+)
 
 
 @triton.jit
@@ -102,18 +113,19 @@ def quantized_first(
     RANDOM: tl.constexpr,
     STEP: tl.constexpr,
     KEYS_ON_DEVICE: tl.constexpr,
+    CORRECTS: tl.constexpr,
     SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """The states' step; then each program's sums or, without MEASURE, the parameter's step. See ``alto_first``."""
-    record, _, start, size = locate(table, count, 16, BLOCK)
+    record, _, start, size = locate(table, count, 17, BLOCK)
     size = unless_skipped(size, skip, SKIPS)
     length = tl.load(record + 10)
     row, column, present, inside, places, first = _tile(length, length + tl.load(record + 11), start, size, BLOCK)
     of_scale = row * tl.load(record + 15) + column
     key = load_key(record + 8, KEYS_ON_DEVICE) + tl.load(record + 9).to(tl.uint32)
     bits = _bits(first, key)
-    p = _load(record + 2, places, inside, P).to(WIDE)
+    p = load_param(record + 2, record + 16, places, inside, P, WIDE, CORRECTS, False)
     raw = _load(record + 3, places, inside, G).to(WIDE)
     g = raw * tl.load(clip).to(WIDE) * tl.load(numbers)
     for_m, for_v = g, g
@@ -146,7 +158,7 @@ def quantized_first(
         tl.store(sums + blocks + block, tl.sum(tl.sum(r * r, 1), 0))
         tl.store(sums + 2 * blocks + block, tl.sum(tl.sum((raw != 0).to(tl.int32), 1), 0).to(WIDE))
     else:
-        _move(record, places, inside, p - tl.load(lr).to(WIDE) * r, first, key, P, RANDOM)
+        _move(record, places, inside, p - tl.load(lr).to(WIDE) * r, first, key, P, RANDOM, CORRECTS)
 
 
 @triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["factors", "skip"])
@@ -161,23 +173,24 @@ def quantized_second(
     RANDOM: tl.constexpr,
     STEP: tl.constexpr,
     KEYS_ON_DEVICE: tl.constexpr,
+    CORRECTS: tl.constexpr,
     SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """The parameters' step, by ``factors``, from the states that ``quantized_first`` stored."""
-    record, index, start, size = locate(table, count, 16, BLOCK)
+    record, index, start, size = locate(table, count, 17, BLOCK)
     size = unless_skipped(size, skip, SKIPS)
     length = tl.load(record + 10)
     row, column, present, inside, places, first = _tile(length, length + tl.load(record + 11), start, size, BLOCK)
     of_scale = row * tl.load(record + 15) + column
     key = load_key(record + 8, KEYS_ON_DEVICE) + tl.load(record + 9).to(tl.uint32)
-    p = _load(record + 2, places, inside, P).to(WIDE)
+    p = load_param(record + 2, record + 16, places, inside, P, WIDE, CORRECTS, False)
     m = _load(record + 5, places, inside, tl.int8).to(WIDE)
     m = m * _load(record + 13, of_scale, present, tl.float32).to(WIDE)[:, None]
     root = _load(record + 6, places, inside, tl.uint8).to(WIDE)
     root = root * _load(record + 14, of_scale, present, tl.float32).to(WIDE)[:, None]
     r = direction(p, m, root, load_step(record, STEP).to(WIDE), numbers)
-    _move(record, places, inside, p - tl.load(factors + index).to(WIDE) * r, first, key, P, RANDOM)
+    _move(record, places, inside, p - tl.load(factors + index).to(WIDE) * r, first, key, P, RANDOM, CORRECTS)
 
 
 @triton.jit
@@ -190,10 +203,12 @@ def _move(
     key: tl.tensor,
     P: tl.constexpr,
     RANDOM: tl.constexpr,
+    CORRECTS: tl.constexpr,
 ) -> None:
     """Store the parameter, rounded by the random bits of ``rounding``."""
     offsets = first.to(tl.uint32)[:, None] + tl.arange(0, 256).to(tl.uint32)[None, :]
-    _store(record + 2, places, inside, narrow(p, mix(offsets + key) & 0xFFFF, P, RANDOM))
+    noise = mix(offsets + key) & 0xFFFF
+    store_param(record + 2, record + 16, places, inside, p, noise, P, RANDOM, CORRECTS, False)
 
 
 @triton.jit(do_not_specialize=["count"])
