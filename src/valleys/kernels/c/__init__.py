@@ -1,6 +1,6 @@
-"""The update on a CPU in C, compiled with the machine's compiler when first used and kept on disk.
+"""The update on a CPU in C: the kernels that a wheel brings, else compiled when first used and kept on disk.
 
-No wheel to build, and the code fits the processor it runs on. The arithmetic is in ``update.c``.
+The arithmetic is in ``update.c``, the threads are torch's (``threads.h``).
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import functools
 import itertools
 from array import array
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from valleys.kernels import Needs, Rule, Tensors, foreach, wide_dtype
-from valleys.kernels.c import compiler
+from valleys.kernels.c import compiler, openmp, prebuilt
+from valleys.kernels.c.sources import NATIVE, Variant
 from valleys.kernels.layout import addresses, extent
 
 _TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-_SOURCE = Path(__file__).with_name("update.c")
-# No -ffast-math: NaN must stay NaN, and it would switch denormals off in the whole process.
-_FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+_FOLDER = Path(__file__).parent
 # Elements below which a step is one thread's work, as in torch's own loops.
 ALONE = 32768
-_SYMBOLS = ("alto", "alto_first", "alto_second", "explore", "square_sum")
 
 _pointer, _int64, _int32, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_double
 
@@ -112,7 +111,7 @@ def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *dou
     options = _options(rule, clip, tensors.steps[0].dtype == torch.float64, _threads(tensors.params))
     pointers = [_pointer(x.data_ptr()) for x in doubles]
     count = _int64(len(tensors.params))
-    _check(library[function](_pointer(items.buffer_info()[0]), count, ctypes.byref(options), *pointers))
+    _check(getattr(library, function)(_pointer(items.buffer_info()[0]), count, ctypes.byref(options), *pointers))
 
 
 def _items(tensors: Tensors) -> array[int]:
@@ -153,15 +152,14 @@ def _check(failed: int) -> None:
 
 
 @functools.cache
-def _library(needs: Needs) -> ctypes.CDLL:
-    """Return the kernels for such tensors, from the disk or compiled now; raises ``CompileError``."""
-    defines = [
-        f"-DP={_TYPES[needs.param]}",
-        f"-DG={_TYPES[needs.grad]}",
-        f"-DS={_TYPES[needs.state]}",
-        f"-DWIDE={_TYPES[wide_dtype(needs.param)]}",
-        f"-DRANDOM={int(needs.random)}",
-        f"-DEXPLORES={int(needs.explores)}",
-        *(["-DHALF"] if torch.float16 in needs.dtypes else []),
-    ]
-    return compiler.load(_SOURCE, [*_FLAGS, *defines], _SYMBOLS)
+def _library(needs: Needs) -> ctypes.CDLL | SimpleNamespace:
+    """Return the kernels for such tensors: the wheel's, else from the disk or compiled now; raises ``CompileError``."""
+    types = [_TYPES[dtype] for dtype in needs.dtypes]
+    # The bits are drawn for what is stored in bfloat16.
+    random = needs.random and torch.bfloat16 in (needs.param, needs.state)
+    variant = Variant("update.c", *types, random, needs.explores)
+    library = prebuilt.load(variant) or compiler.load(
+        _FOLDER / variant.source, [*variant.flags, NATIVE, "-shared"], variant.symbols
+    )
+    library.use_runtime(openmp.runtime())
+    return library
