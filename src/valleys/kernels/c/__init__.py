@@ -154,12 +154,9 @@ def _check(failed: int) -> None:
 @functools.cache
 def _library(needs: Needs) -> ctypes.CDLL | SimpleNamespace:
     """Return the kernels for such tensors: the wheel's, else from the disk or compiled now; raises ``CompileError``."""
-    types = [_TYPES[dtype] for dtype in needs.dtypes]
-    # The bits are drawn for what is stored in bfloat16.
-    random = needs.random and torch.bfloat16 in (needs.param, needs.state)
-    variant = Variant("update.c", *types, random, needs.explores)
-    library = prebuilt.load(variant) or compiler.load(
-        _FOLDER / variant.source, [*variant.flags, NATIVE, "-shared"], variant.symbols
-    )
+    variant = Variant("update.c", *(_TYPES[dtype] for dtype in needs.dtypes), needs.random, needs.explores)
+    library: ctypes.CDLL | SimpleNamespace | None = prebuilt.load(variant)
+    if library is None:
+        library = compiler.load(_FOLDER / variant.source, [*variant.flags, NATIVE, "-shared"], variant.symbols)
     library.use_runtime(openmp.runtime())
     return library

@@ -82,9 +82,9 @@ class Variant(NamedTuple):
 
 
 _BOTH = (False, True)
-_EXACT = (("float",) * 3, ("double",) * 3, ("float16", "float16", "float"), ("float16",) * 3)
+_EXACT = (("float",) * 3, ("double",) * 3, ("float16", "float16", "float"))
 _ROUNDED = (
-    ("float", "float", "bfloat16"),
+    *((value, value, "bfloat16") for value in ("float", "float16")),
     *(("bfloat16", grad, state) for grad in ("bfloat16", "float") for state in ("bfloat16", "float")),
 )
 

@@ -3,9 +3,11 @@
    Tensors are worked on in batches that fit into the caches; each thread walks its blocks forwards in the first pass and
    backwards in the second, so that it finds in its cache what it used last. */
 
-#if defined(__x86_64__) && defined(__GLIBC__)
-/* The same function under the name that it has in every glibc, not the one for 2.29 and newer alone. */
+/* The same function by the name that it has in every glibc for the machine, where the linker would take 2.29's. */
+#if defined(__GLIBC__) && defined(__x86_64__)
 __asm__(".symver pow, pow@GLIBC_2.2.5");
+#elif defined(__GLIBC__) && defined(__aarch64__)
+__asm__(".symver pow, pow@GLIBC_2.17");
 #endif
 
 static Scalars scalars(const Tensor *t, const Options *o) {
