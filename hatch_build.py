@@ -34,7 +34,12 @@ class PrebuiltKernels(BuildHookInterface):  # type: ignore[type-arg]
         if version == "editable" or os.environ.get("VALLEYS_PREBUILT", "0") == "0":
             return
         self._folder = tempfile.TemporaryDirectory(prefix="valleys-wheel-")
-        for library in compile_libraries(Path(self._folder.name)):
+        try:
+            libraries = compile_libraries(Path(self._folder.name))
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        for library in libraries:
             build_data["force_include"][str(library)] = f"valleys/kernels/c/prebuilt/{library.name}"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform_tag()}"

@@ -1,4 +1,4 @@
-"""Threads of the C kernels: torch's, as many as torch uses, of one runtime; without it one thread and the same result."""
+"""Threads of the C kernels: as many as torch uses, of its runtime; without that one thread and the same result."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def test_the_runtime_is_asked_for_as_many_threads_as_torch_uses(fresh: pytest.Mo
         number(lambda: 1),
     ]
     expected = result(1)
-    fresh.setattr(openmp, "runtime", lambda: (ctypes.c_void_p * 4)(*(ctypes.cast(f, ctypes.c_void_p) for f in functions)))
+    fresh.setattr(
+        openmp, "runtime", lambda: (ctypes.c_void_p * 4)(*(ctypes.cast(f, ctypes.c_void_p) for f in functions))
+    )
     c._library.cache_clear()
     try:
         for threads in (1, 2, 3):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import types
 from collections.abc import Callable, Iterator
@@ -12,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+import build_hook
 import valleys
 from backends import largest_error, problem, reference_run, run
 from valleys import doctor
 from valleys.kernels import Needs, c
 from valleys.kernels.c import compiler, prebuilt, sources
 
-ROOT = Path(__file__).parents[2]
 LEVELS = sources.levels_of(platform.machine())
 
 pytestmark = pytest.mark.skipif(not LEVELS, reason=f"no wheel serves {platform.machine()}")
@@ -27,13 +26,8 @@ pytestmark = pytest.mark.skipif(not LEVELS, reason=f"no wheel serves {platform.m
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a wheel's libraries."""
-    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
     folder = tmp_path_factory.mktemp("prebuilt")
-    paths = build.compile_libraries(folder)
+    paths = build_hook.load().compile_libraries(folder)
     assert [path.stem for path in paths] == list(LEVELS)
     return folder
 
@@ -145,8 +139,8 @@ def test_the_processor_has_the_instructions_of_its_level(wheel: pytest.MonkeyPat
         flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
     except OSError:
         pytest.skip("no /proc/cpuinfo")
-    wanted = [set(), {"avx2", "fma", "f16c", "bmi2"}, {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}]
-    number = next((i for i in (2, 1) if set().union(*wanted[: i + 1]) <= set(flags)), 0)
+    features = [set(), {"avx2", "fma", "f16c", "bmi2"}, {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}]
+    number = next((i for i in (2, 1) if set().union(*features[: i + 1]) <= set(flags)), 0)
     assert prebuilt._levels() == LEVELS[: number + 1]
 
 
@@ -196,7 +190,7 @@ def test_libraries_that_cannot_be_loaded_are_compiled(installation: Any, tmp_pat
     for level in LEVELS:
         (tmp_path / f"{level}.so").write_text("no library")
     installation(tmp_path).delenv("CC")
-    assert c.unavailable(torch.device("cpu"), Needs(*[torch.float32] * 3)) is None
+    assert c.unavailable(torch.device("cpu"), Needs(torch.float32, torch.float32, torch.float32)) is None
     assert doctors_line().startswith("compiled when first used: those of this installation cannot be loaded (")
 
 

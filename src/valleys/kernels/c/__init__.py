@@ -154,7 +154,8 @@ def _check(failed: int) -> None:
 @functools.cache
 def _library(needs: Needs) -> ctypes.CDLL | SimpleNamespace:
     """Return the kernels for such tensors: the wheel's, else from the disk or compiled now; raises ``CompileError``."""
-    variant = Variant("update.c", *(_TYPES[dtype] for dtype in needs.dtypes), needs.random, needs.explores)
+    param, grad, state = (_TYPES[dtype] for dtype in needs.dtypes)
+    variant = Variant("update.c", param, grad, state, needs.random, needs.explores)
     library: ctypes.CDLL | SimpleNamespace | None = prebuilt.load(variant)
     if library is None:
         library = compiler.load(_FOLDER / variant.source, [*variant.flags, NATIVE, "-shared"], variant.symbols)

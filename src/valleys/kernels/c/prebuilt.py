@@ -34,7 +34,7 @@ def load(variant: Variant) -> SimpleNamespace | None:
 
 
 def status() -> str:
-    """Which kernels are used, for a report."""
+    """A line for a report: which kernels are used, and why."""
     try:
         level = _level()
         if level is None:

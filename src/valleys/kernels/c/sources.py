@@ -1,4 +1,4 @@
-"""C sources, their compiler flags, and the combinations of types that a wheel brings: data for run time and build alike.
+"""C sources, compiler flags, and the combinations of types that a wheel brings: data for run time and build alike.
 
 A build of a wheel loads this file by its path, without torch: it imports Python's own library alone.
 """
