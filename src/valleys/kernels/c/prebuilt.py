@@ -12,8 +12,6 @@ from types import SimpleNamespace
 from valleys.kernels.c.compiler import CompileError
 from valleys.kernels.c.sources import Variant, levels_of
 
-__all__ = ["load", "status"]
-
 _FOLDER = Path(__file__).with_name("prebuilt")
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-__all__ = ["FLAGS", "LEVELS", "NATIVE", "PREBUILT", "SOURCES", "Source", "Variant", "levels_of"]
-
 # No -ffast-math: NaN must stay NaN, and it would switch denormals off in the whole process.
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fPIC")
 """Flags of every compilation."""
