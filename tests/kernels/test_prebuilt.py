@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,10 +36,11 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def installation(fresh_choice: pytest.MonkeyPatch) -> Iterator[Callable[[Path], pytest.MonkeyPatch]]:
     """Makes a folder the one of the prebuilt libraries, on a machine without a compiler."""
+    caches = prebuilt._levels.cache_clear, prebuilt._open.cache_clear
 
     def clear() -> None:
-        for function in (prebuilt._levels, prebuilt._open):
-            function.cache_clear()
+        for forget in caches:
+            forget()
 
     def install(folder: Path) -> pytest.MonkeyPatch:
         clear()
@@ -105,6 +107,15 @@ def test_every_variant_is_in_every_library(level: str) -> None:
         assert sorted(vars(library)) == sorted(variant.symbols)
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has versions of its functions")
+def test_libraries_run_with_every_glibc_that_python_does(libraries: Path) -> None:
+    """One function of a newer version would take the wheel away from older systems."""
+    for path in libraries.glob("*.so"):
+        versions = re.findall(rb"GLIBC_(\d+)\.(\d+)", path.read_bytes())
+        assert versions
+        assert max((int(major), int(minor)) for major, minor in versions) <= (2, 17)
+
+
 def test_e_alone_and_clipping_need_no_compiler(wheel: pytest.MonkeyPatch) -> None:
     for dtype in TOLERANCE:
         plain = torch.float32 if dtype.itemsize < 4 else dtype
@@ -159,7 +170,6 @@ def test_a_library_beyond_the_processor_is_never_opened(wheel: pytest.MonkeyPatc
     wheel.setenv("VALLEYS_ISA", LEVELS[2])
     with pytest.raises(compiler.CompileError, match=rf"VALLEYS_ISA='x86-64-v4'.*{LEVELS[number]}; unset it"):
         prebuilt.load(sources.PREBUILT[0])
-    wheel.undo()
 
 
 def test_a_level_that_is_none_is_told(wheel: pytest.MonkeyPatch) -> None:
