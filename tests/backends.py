@@ -1,13 +1,16 @@
-"""The backends that run on a CPU, a parameter group's options in the symbols of the reference, how far a run is off."""
+"""The backends that run on a CPU, runs of an optimizer and of the reference, how far one is from the other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["BACKENDS", "largest_error", "symbols"]
+from valleys import reference
+
+__all__ = ["BACKENDS", "largest_error", "problem", "reference_run", "run", "symbols"]
 
 BACKENDS: dict[str, dict[str, Any]] = {
     "loop": {"foreach": False},
@@ -55,3 +58,31 @@ def largest_error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float
     errors = [float((a - e).abs().max() / e.abs().max()) for a, e in pairs]
     assert all(error == error for error in errors), "a NaN, which max would pass over"
     return max(errors)
+
+
+def reference_run(params: list[Tensor], grads: list[list[Tensor]], group: dict[str, Any]) -> list[Tensor]:
+    """Run ``reference.alto`` on the parameters, in float64, with the paper's two buffers."""
+    thetas = [p.detach().double() for p in params]
+    memory: list[Any] = [reference.TwoBuffer(torch.zeros_like(t), torch.zeros_like(t)) for t in thetas]
+    moments = [reference.zeros(t) for t in thetas]
+    for step in grads:
+        gs = [g.double() for g in step]
+        if group["max_grad_norm"] is not None:
+            gs = reference.clip(gs, group["max_grad_norm"])
+        for i, g in enumerate(gs):
+            thetas[i], memory[i], moments[i] = reference.alto(thetas[i], g, memory[i], moments[i], **symbols(group))
+    return thetas
+
+
+def run(optimizer: torch.optim.Optimizer, params: list[Any], grads: list[list[Tensor]]) -> None:
+    for step in grads:
+        for param, grad in zip(params, step, strict=True):
+            param.grad = grad.clone()
+        optimizer.step()
+
+
+def problem(shapes: list[tuple[int, ...]], dtype: torch.dtype, steps: int = 3) -> tuple[list[Any], list[list[Tensor]]]:
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(s, dtype=torch.float64, generator=generator).to(dtype)) for s in shapes]
+    grads = [[torch.randn(s, dtype=torch.float64, generator=generator).to(dtype) for s in shapes] for _ in range(steps)]
+    return params, grads

@@ -1,33 +1,62 @@
-"""Wheel and sdist: the same bytes twice, everything in it, one version everywhere."""
+"""Wheels and sdist: the same bytes twice, everything in it, one version everywhere."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import build_hook
 import valleys
+from valleys.kernels.c.sources import levels_of
 
 ROOT = Path(__file__).parents[1]
 
 _LEFT_OUT = (".ci", ".git/", ".hypothesis", ".mypy_cache", ".venv", "build/", "dist/", "runs/")
 
 
+LEVELS = levels_of(platform.machine())
+
+
+def build(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Call hatchling, for plain wheels unless the variables say otherwise."""
+    command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder), *options]
+    environment = {**os.environ, "VALLEYS_PREBUILT": "0", **variables}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folders = [tmp_path_factory.mktemp("dist") for _ in range(2)]
     for folder in folders:
-        command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        build(folder).check_returncode()
     return folders
+
+
+@pytest.fixture(scope="module")
+def platform_wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two wheels with compiled kernels: without optimization, which takes most of the time and none of the steps."""
+    if not LEVELS:
+        pytest.skip(f"no wheel serves {platform.machine()}")
+    folders = [tmp_path_factory.mktemp("dist") for _ in range(2)]
+    compiler = folders[0].with_name("fast-cc")
+    compiler.write_text('#!/bin/sh\nexec cc "$@" -O0\n')
+    compiler.chmod(0o755)
+    for folder in folders:
+        build(folder, "-t", "wheel", VALLEYS_PREBUILT="1", CC=str(compiler)).check_returncode()
+    return [wheel for folder in folders for wheel in folder.iterdir()]
 
 
 def test_wheel_and_sdist_are_the_same_bytes_each_time(built: list[Path]) -> None:
@@ -36,14 +65,19 @@ def test_wheel_and_sdist_are_the_same_bytes_each_time(built: list[Path]) -> None
     assert sorted(first) == [f"valleys-{valleys.__version__}-py3-none-any.whl", f"valleys-{valleys.__version__}.tar.gz"]
 
 
+def files(wheel: Path) -> set[str]:
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+
+def source_files() -> set[str]:
+    paths = (ROOT / "src").rglob("*")
+    return {p.relative_to(ROOT / "src").as_posix() for p in paths if p.is_file() and "__pycache__" not in p.parts}
+
+
 def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: list[Path]) -> None:
     (wheel,) = built[0].glob("*.whl")
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    source = ROOT / "src"
-    expected = {
-        p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file() and "__pycache__" not in p.parts
-    }
-    assert names == expected
+    names = files(wheel)
+    assert names == source_files()
     for needed in (
         "py.typed",
         "kernels/c/update.c",
@@ -53,6 +87,41 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: list[Pa
         "lab/report/html/template.html.j2",
     ):
         assert f"valleys/{needed}" in names
+
+
+def test_a_wheel_with_kernels_has_a_library_for_each_level_more_and_its_platform_in_its_name(
+    platform_wheels: list[Path],
+) -> None:
+    first, second = platform_wheels
+    assert first.name == second.name
+    assert first.read_bytes() == second.read_bytes()
+    assert files(first) == source_files() | {f"valleys/kernels/c/prebuilt/{level}.so" for level in LEVELS}
+    system = re.sub(r"[-.]", "_", sysconfig.get_platform()).replace("universal2", platform.machine())
+    assert first.name == f"valleys-{valleys.__version__}-py3-none-{system}.whl"
+    with zipfile.ZipFile(first) as opened:
+        description = opened.read(f"valleys-{valleys.__version__}.dist-info/WHEEL").decode()
+    assert "Root-Is-Purelib: false" in description
+    assert f"Tag: py3-none-{system}" in description
+
+
+def test_an_editable_installation_compiles_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VALLEYS_PREBUILT", "1")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    hook = build_hook.load().PrebuiltKernels(str(ROOT), {}, None, None, str(tmp_path), "wheel")
+    data: dict[str, Any] = {"force_include": {}, "pure_python": True}
+    hook.initialize("editable", data)
+    hook.finalize("editable", data, "")
+    assert data == {"force_include": {}, "pure_python": True}
+    with pytest.raises(RuntimeError, match="no C compiler"):
+        hook.initialize("standard", data)
+
+
+@pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "no C compiler"), ("false", "false .* failed")])
+def test_a_wheel_with_kernels_is_not_made_without_them(tmp_path: Path, compiler: str, reason: str) -> None:
+    process = build(tmp_path, "-t", "wheel", VALLEYS_PREBUILT="1", CC=compiler)
+    assert process.returncode
+    assert re.search(f"{reason}.*set CC", process.stderr, flags=re.DOTALL)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_sdist_has_what_its_tests_need(built: list[Path]) -> None:
@@ -65,6 +134,7 @@ def test_the_sdist_has_what_its_tests_need(built: list[Path]) -> None:
         "CHANGELOG.md",
         "constraints.txt",
         "Makefile",
+        "hatch_build.py",
         "docs/lab.md",
         "tests/conftest.py",
         "src/valleys/alto.py",

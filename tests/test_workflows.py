@@ -21,11 +21,30 @@ def load(path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def job() -> dict[str, Any]:
-    (path,) = (GITHUB / "workflows").iterdir()
-    workflow = load(path)
+    assert {path.name for path in (GITHUB / "workflows").iterdir()} == {"checks.yml", "wheels.yml"}
+    workflow = load(GITHUB / "workflows" / "checks.yml")
     assert {"push", "pull_request"} == set(workflow[True])
     (job,) = workflow["jobs"].values()
     return dict(job)
+
+
+def test_wheels_are_built_as_contributing_says_and_tried_without_a_compiler() -> None:
+    """One for each platform that sources.py has levels for; none has been built by the workflow yet, which it says."""
+    path = GITHUB / "workflows" / "wheels.yml"
+    workflow = load(path)
+    assert workflow[True] == {"push": {"tags": ["v*"]}, "workflow_dispatch": None}
+    (job,) = workflow["jobs"].values()
+    systems = [runner.split("-")[0] for runner in job["strategy"]["matrix"]["runner"]]
+    assert systems == ["ubuntu", "ubuntu", "macos", "windows"]
+    commands = {step["run"]: step.get("env", {}) for step in job["steps"] if "run" in step}
+    policy = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (build,) = [command for command in commands if "hatchling build" in command]
+    assert commands[build]["VALLEYS_PREBUILT"] == "1"
+    assert f"VALLEYS_PREBUILT=1 {build.rpartition(' -d ')[0]}" in policy
+    (trial,) = [command for command in commands if "valleys.ALTO" in command]
+    assert commands[trial]["CC"] == "no-such-compiler"
+    assert "It has **not run**" in policy
+    assert "it has not run on GitHub or anywhere else yet" in path.read_text(encoding="utf-8")
 
 
 def test_jobs_call_targets_that_exist_and_nothing_else(job: dict[str, Any]) -> None:

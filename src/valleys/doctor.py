@@ -16,6 +16,7 @@ import torch
 
 from valleys.alto import ALTO
 from valleys.kernels import Needs
+from valleys.kernels.c import openmp, prebuilt
 from valleys.kernels.c.compiler import CompileError, cache_directory
 from valleys.kernels.choice import FUSED, fused_backend
 
@@ -64,6 +65,8 @@ def machine() -> list[Finding]:
         findings.append(Finding(f"cuda:{number}", None, text))
     if not torch.cuda.is_available():
         findings.append(Finding("CUDA", None, "no device, or a build of torch without CUDA"))
+    threads = "" if openmp.runtime()[0] else "; one thread, for torch has loaded no OpenMP runtime that they know"
+    findings.append(Finding("C kernels", None, prebuilt.status() + threads))
     try:
         text = f"kept in {cache_directory()}; VALLEYS_CACHE_DIR moves them"
     except CompileError as error:

@@ -72,7 +72,7 @@ def test_the_list_of_commands_cuts_nothing_off_and_the_manual_fits_the_terminal(
     for name, command in GROUP.commands.items():
         summary = command.help.splitlines()[0].removesuffix(".")
         assert re.search(rf"^  {name} +{re.escape(summary)}\.?$", text, flags=re.MULTILINE)
-    for name in ("VALLEYS_CACHE_DIR", "CC", "OMP_NUM_THREADS", "WANDB_MODE", "0", "1", "2", "130"):
+    for name in ("VALLEYS_CACHE_DIR", "CC", "VALLEYS_ISA", "OMP_NUM_THREADS", "WANDB_MODE", "0", "1", "2", "130"):
         assert f"    {name} " in text
     assert max(map(len, text.splitlines())) <= 80
 

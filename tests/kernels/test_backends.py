@@ -15,39 +15,10 @@ import torch
 from torch import Tensor
 
 import valleys
-from backends import BACKENDS, largest_error, symbols
-from valleys import reference
+from backends import BACKENDS, largest_error, problem, reference_run, run
 from valleys.kernels import c, foreach
 
 EACH = pytest.mark.parametrize("backend", BACKENDS)
-
-
-def reference_run(params: list[Tensor], grads: list[list[Tensor]], group: dict[str, Any]) -> list[Tensor]:
-    """Run ``reference.alto`` on the parameters, in float64, with the paper's two buffers."""
-    thetas = [p.detach().double() for p in params]
-    memory: list[Any] = [reference.TwoBuffer(torch.zeros_like(t), torch.zeros_like(t)) for t in thetas]
-    moments = [reference.zeros(t) for t in thetas]
-    for step in grads:
-        gs = [g.double() for g in step]
-        if group["max_grad_norm"] is not None:
-            gs = reference.clip(gs, group["max_grad_norm"])
-        for i, g in enumerate(gs):
-            thetas[i], memory[i], moments[i] = reference.alto(thetas[i], g, memory[i], moments[i], **symbols(group))
-    return thetas
-
-
-def run(optimizer: torch.optim.Optimizer, params: list[Any], grads: list[list[Tensor]]) -> None:
-    for step in grads:
-        for param, grad in zip(params, step, strict=True):
-            param.grad = grad.clone()
-        optimizer.step()
-
-
-def problem(shapes: list[tuple[int, ...]], dtype: torch.dtype, steps: int = 3) -> tuple[list[Any], list[list[Tensor]]]:
-    generator = torch.Generator().manual_seed(0)
-    params = [torch.nn.Parameter(torch.randn(s, dtype=torch.float64, generator=generator).to(dtype)) for s in shapes]
-    grads = [[torch.randn(s, dtype=torch.float64, generator=generator).to(dtype) for s in shapes] for _ in range(steps)]
-    return params, grads
 
 
 # Around the blocks (4096) and batches (2^19) of the C kernel, and the pieces (2^18) of foreach.

@@ -122,7 +122,7 @@ def test_whatever_goes_wrong_is_a_compile_error(
     elif problem == "source is no text":
         source.write_bytes(b"\xff\xfe")
     elif problem == "null byte":
-        monkeypatch.setattr(c_compiler, "_compiler", lambda: ["cc", "-DX=\0"])
+        monkeypatch.setattr(c_compiler, "command", lambda: ["cc", "-DX=\0"])
     else:
 
         def broken(*_: Any, **__: Any) -> None:

@@ -105,6 +105,8 @@ def _root(
       VALLEYS_CACHE_DIR  where compiled C kernels are kept; default:
                          XDG_CACHE_HOME or ~/.cache, folder valleys
       CC                 the compiler that makes them; default: cc, gcc or clang
+      VALLEYS_ISA        level of the C kernels that a wheel brings, such as
+                         x86-64-v3; default: the processor's highest
       OMP_NUM_THREADS    threads of a run on the CPU; 1 for each of several
                          workers on one machine
       WANDB_MODE         online sends what --log wandb keeps in the folder

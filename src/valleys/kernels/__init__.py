@@ -14,7 +14,7 @@ where it lies, so that nothing waits for a GPU.
 
 foreach    torch's multi-tensor operations, in bounded pieces: any device; on lists of one it is the for-loop
 compiled   ``torch.compile`` over the same pieces
-c          one pass in C, compiled when first used: CPU
+c          one pass in C, brought by a wheel or compiled when first used: CPU
 triton     one pass in Triton, three launches for all tensors: CUDA
 """
 

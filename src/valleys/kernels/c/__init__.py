@@ -1,7 +1,6 @@
-"""The update on a CPU in C, compiled with the machine's compiler when first used and kept on disk.
+"""The update on a CPU in C: the kernels that a wheel brings, else compiled when first used and kept on disk.
 
-No wheel to build, and the code fits the processor it runs on. The arithmetic is in ``update.c`` and, for states in 8
-bits, ``quantized.c``.
+The arithmetic is in ``update.c`` and, for states in 8 bits, ``quantized.c``; the threads are torch's (``threads.h``).
 """
 
 from __future__ import annotations
@@ -12,23 +11,22 @@ import itertools
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from valleys.kernels import Needs, Rule, Tensors, foreach, wide_dtype
-from valleys.kernels.c import compiler
+from valleys.kernels.c import compiler, openmp, prebuilt
+from valleys.kernels.c.sources import NATIVE, Variant
 from valleys.kernels.layout import addresses, extent
 from valleys.kernels.quantization import Quantized, block_count
 
 _TYPES = {torch.float64: "double", torch.float32: "float", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-_SOURCES = {name: Path(__file__).with_name(f"{name}.c") for name in ("update", "quantized")}
-# No -ffast-math: NaN must stay NaN, and it would switch denormals off in the whole process.
-_FLAGS = ["-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+_FOLDER = Path(__file__).parent
 # Elements below which a step is one thread's work, as in torch's own loops.
 ALONE = 32768
-_SYMBOLS = ("alto", "alto_first", "alto_second", "explore")
 
 _pointer, _int64, _int32, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_double
 
@@ -119,7 +117,7 @@ def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *dou
     options = _options(rule, clip, tensors.steps[0].dtype == torch.float64, _threads(tensors.params))
     pointers = [_pointer(x.data_ptr()) for x in doubles]
     count = _int64(len(tensors.params))
-    _check(library[function](_first(items), count, ctypes.byref(options), *pointers))
+    _check(getattr(library, function)(_first(items), count, ctypes.byref(options), *pointers))
 
 
 def _items(extents: Iterable[tuple[int, ...]], columns: list[list[Tensor]], *numbers: Any) -> array[int]:
@@ -172,19 +170,13 @@ def _check(failed: int) -> None:
 
 
 @functools.cache
-def _library(needs: Needs) -> ctypes.CDLL:
-    """Return the kernels for such tensors, from the disk or compiled now; raises ``CompileError``."""
-    state = "int8_t" if needs.is_quantized else _TYPES[needs.state]
-    defines = [
-        f"-DP={_TYPES[needs.param]}",
-        f"-DG={_TYPES[needs.grad]}",
-        f"-DS={state}",
-        f"-DWIDE={_TYPES[wide_dtype(needs.param)]}",
-        f"-DRANDOM={int(needs.random)}",
-        f"-DEXPLORES={int(needs.explores)}",
-        f"-DCORRECTS={int(needs.corrects)}",
-        *(["-DHALF"] if torch.float16 in needs.dtypes else []),
-    ]
-    if needs.is_quantized:
-        return compiler.load(_SOURCES["quantized"], [*_FLAGS, "-ffp-contract=off", *defines], _SYMBOLS)
-    return compiler.load(_SOURCES["update"], [*_FLAGS, *defines], (*_SYMBOLS, "square_sum"))
+def _library(needs: Needs) -> ctypes.CDLL | SimpleNamespace:
+    """Return the kernels for such tensors: the wheel's, else from the disk or compiled now; raises ``CompileError``."""
+    source, state = ("quantized.c", "int8_t") if needs.is_quantized else ("update.c", _TYPES[needs.state])
+    types = _TYPES[needs.param], _TYPES[needs.grad], state
+    variant = Variant(source, *types, needs.random, needs.explores, needs.corrects)
+    library: ctypes.CDLL | SimpleNamespace | None = prebuilt.load(variant)
+    if library is None:
+        library = compiler.load(_FOLDER / variant.source, [*variant.flags, NATIVE, "-shared"], variant.symbols)
+    library.use_runtime(openmp.runtime())
+    return library

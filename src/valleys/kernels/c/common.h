@@ -8,9 +8,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+
+#include "threads.h"
 
 typedef struct { uint16_t bits; } bfloat16;
 
@@ -154,14 +153,4 @@ static Block *cut(const int64_t *sizes, size_t stride, int64_t count, int64_t **
   (*starts)[count] = b;
 #undef SIZE
   return blocks;
-}
-
-static void share(int64_t blocks, int64_t *begin, int64_t *end) {
-  int64_t threads = 1, thread = 0;
-#ifdef _OPENMP
-  threads = omp_get_num_threads();
-  thread = omp_get_thread_num();
-#endif
-  *begin = blocks * thread / threads;
-  *end = blocks * (thread + 1) / threads;
 }

@@ -78,14 +78,19 @@ def load(source: Path, flags: Sequence[str], symbols: Sequence[str]) -> ctypes.C
         CompileError: there is no library, for whatever reason.
     """
     try:
-        command = [*_compiler(), *flags]
-        return _load(_Job(source, command, symbols, _key(source, command)))
+        words = [*command(), *flags]
+        return _load(_Job(source, words, symbols, _key(source, words)))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         reason = f"the C kernels could not be compiled: {_line(error)}"
         raise CompileError(f"{reason}; check CC and VALLEYS_CACHE_DIR") from error
 
 
-def _compiler() -> list[str]:
+def command() -> list[str]:
+    """The C compiler's command line: ``CC``, else the first of cc, gcc and clang that is installed.
+
+    Raises:
+        CompileError: there is none.
+    """
     value = os.environ.get("CC", "")
     try:
         words = shlex.split(value)
@@ -192,7 +197,7 @@ def _compile(job: _Job, folder: Path) -> Path:
         lines = lines or [f"exit status {status}"]
         line = next((line for line in lines if "error" in line), lines[-1])
         reason = f"{name} could not compile the kernels: {line.strip()[-300:]}"
-        raise CompileError(f"{reason}; set CC to a C compiler with OpenMP")
+        raise CompileError(f"{reason}; set CC to a C compiler")
     if not output.exists():
         raise CompileError(f"{name} made no library and reported no error; set CC to a C compiler")
     return output

@@ -226,7 +226,7 @@ typedef struct {
 } Explored;
 _Static_assert(sizeof(Explored) == 10 * sizeof(int64_t), "a field is not 64 bits wide");
 
-static void explore_block(const Explored *t, int64_t block, WIDE c, WIDE forget) {
+static void explore_one(const Explored *t, int64_t block, WIDE c, WIDE forget) {
   const Tensor shape = {.length = t->length, .stride = t->stride, .per_row = t->per_row, .scale_stride = t->scale_stride};
   const Place at = place(&shape, block);
   /* out may be grad: no restrict, but the elements are independent. */
@@ -252,19 +252,8 @@ static void explore_block(const Explored *t, int64_t block, WIDE c, WIDE forget)
     buffer[i] = (int8_t)pattern_of(signed_code(s[i] * to_s, noise_of_s(BITS(i, word))));
 }
 
-int explore(const Explored *tensors, int64_t count, double c, double forget, int32_t threads) {
-  int64_t *starts;
-  Block *blocks = cut(&tensors->size, sizeof *tensors, count, &starts);
-  if (!blocks) return 1;
-#pragma omp parallel num_threads(threads)
-  {
-    int64_t begin, end;
-    share(starts[count], &begin, &end);
-    for (int64_t b = begin; b < end; b++)
-      for (int64_t block = blocks[b].begin; block < blocks[b].end; block++)
-        explore_block(tensors + blocks[b].tensor, block, (WIDE)c, (WIDE)forget);
-  }
-  free(blocks);
-  free(starts);
-  return 0;
+static void explore_block(const Explored *t, int64_t begin, int64_t end, WIDE c, WIDE forget) {
+  for (int64_t block = begin; block < end; block++) explore_one(t, block, c, forget);
 }
+
+#include "explore.h"

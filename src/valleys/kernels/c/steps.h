@@ -3,6 +3,13 @@
    Tensors are worked on in batches that fit into the caches; each thread walks its blocks forwards in the first pass and
    backwards in the second, so that it finds in its cache what it used last. */
 
+/* The same function by the name that it has in every glibc for the machine, where the linker would take 2.29's. */
+#if defined(__GLIBC__) && defined(__x86_64__)
+__asm__(".symver pow, pow@GLIBC_2.2.5");
+#elif defined(__GLIBC__) && defined(__aarch64__)
+__asm__(".symver pow, pow@GLIBC_2.17");
+#endif
+
 static Scalars scalars(const Tensor *t, const Options *o) {
   double k = o->wide_steps ? *(const double *)t->step : *(const float *)t->step;
   WIDE correct2 = (WIDE)(o->bias_correction ? 1 / (1 - pow(o->beta2, k)) : 1);
@@ -11,7 +18,15 @@ static Scalars scalars(const Tensor *t, const Options *o) {
 }
 
 /* What a call works with, for all tensors: blocks and their sums, where each tensor's blocks start, scalars. */
-typedef struct { Block *blocks; int64_t *starts; Sums *sums; Scalars *k; } Work;
+typedef struct {
+  const Tensor *tensors;
+  int64_t count;
+  const Options *o;
+  Block *blocks;
+  int64_t *starts;
+  Sums *sums;
+  Scalars *k;
+} Work;
 
 static void release(Work *w) {
   free(w->sums);
@@ -22,6 +37,7 @@ static void release(Work *w) {
 
 /* 1 if there is no memory. */
 static int prepare(Work *w, const Tensor *tensors, int64_t count, const Options *o) {
+  *w = (Work){.tensors = tensors, .count = count, .o = o};
   w->blocks = cut(&tensors->size, sizeof *tensors, count, &w->starts);
   if (!w->blocks) return 1;
   w->sums = malloc((w->starts[count] + 1) * sizeof *w->sums);
@@ -34,21 +50,56 @@ static int prepare(Work *w, const Tensor *tensors, int64_t count, const Options 
   return 0;
 }
 
-static void forwards(const Work *w, const Tensor *tensors, int64_t begin, int64_t end, const Options *o) {
+static void forwards(const Work *w, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; b++) {
     const Block *block = w->blocks + b;
-    const Tensor *t = tensors + block->tensor;
-    first_pass(t, block->begin, block->end, o, w->k + block->tensor, w->sums + b);
+    const Tensor *t = w->tensors + block->tensor;
+    first_pass(t, block->begin, block->end, w->o, w->k + block->tensor, w->sums + b);
     /* Without the layer's norms there is nothing to wait for, and the block is still in the cache. */
-    if (!o->layer_adaptation) second_pass(t, block->begin, block->end, o, w->k + block->tensor);
+    if (!w->o->layer_adaptation) second_pass(t, block->begin, block->end, w->o, w->k + block->tensor);
   }
 }
 
-static void backwards(const Work *w, const Tensor *tensors, int64_t begin, int64_t end, const Options *o) {
+static void backwards(const Work *w, int64_t begin, int64_t end) {
   for (int64_t b = end - 1; b >= begin; b--) {
     const Block *block = w->blocks + b;
-    second_pass(tensors + block->tensor, block->begin, block->end, o, w->k + block->tensor);
+    second_pass(w->tensors + block->tensor, block->begin, block->end, w->o, w->k + block->tensor);
   }
+}
+
+static Sums layer(const Work *w, int64_t t) { return total(w->sums + w->starts[t], w->starts[t + 1] - w->starts[t]); }
+
+static void both_halves(void *work, Thread thread) {
+  const Work *w = work;
+  for (int64_t first = 0, last; first < w->count; first = last) {
+    int64_t size = w->tensors[first].size, begin, end, t, after;
+    for (last = first + 1; last < w->count && size + w->tensors[last].size <= BATCH; last++)
+      size += w->tensors[last].size;
+    share(w->starts[last] - w->starts[first], thread, &begin, &end);
+    begin += w->starts[first];
+    end += w->starts[first];
+    forwards(w, begin, end);
+    if (!w->o->layer_adaptation) continue;
+    barrier(thread);
+    share(last - first, thread, &t, &after);
+    for (t += first, after += first; t < after; t++) w->k[t].factor = step_length(w->o, layer(w, t));
+    barrier(thread);
+    backwards(w, begin, end);
+  }
+}
+
+static void first_half(void *work, Thread thread) {
+  const Work *w = work;
+  int64_t begin, end;
+  share(w->starts[w->count], thread, &begin, &end);
+  forwards(w, begin, end);
+}
+
+static void second_half(void *work, Thread thread) {
+  const Work *w = work;
+  int64_t begin, end;
+  share(w->starts[w->count], thread, &begin, &end);
+  backwards(w, begin, end);
 }
 
 /* One step for all tensors, each a layer. This and its halves return 0, or 1 if there was no memory and nothing was
@@ -56,21 +107,7 @@ static void backwards(const Work *w, const Tensor *tensors, int64_t begin, int64
 int alto(const Tensor *tensors, int64_t count, const Options *o) {
   Work w;
   if (prepare(&w, tensors, count, o)) return 1;
-#pragma omp parallel num_threads(o->threads)
-  for (int64_t first = 0, last; first < count; first = last) {
-    int64_t size = tensors[first].size, begin, end;
-    for (last = first + 1; last < count && size + tensors[last].size <= BATCH; last++) size += tensors[last].size;
-    share(w.starts[last] - w.starts[first], &begin, &end);
-    begin += w.starts[first];
-    end += w.starts[first];
-    forwards(&w, tensors, begin, end, o);
-    if (!o->layer_adaptation) continue;
-#pragma omp barrier
-#pragma omp for schedule(static)
-    for (int64_t t = first; t < last; t++)
-      w.k[t].factor = step_length(o, total(w.sums + w.starts[t], w.starts[t + 1] - w.starts[t]));
-    backwards(&w, tensors, begin, end, o);
-  }
+  parallel(both_halves, &w, o->threads);
   release(&w);
   return 0;
 }
@@ -79,14 +116,9 @@ int alto(const Tensor *tensors, int64_t count, const Options *o) {
 int alto_first(const Tensor *tensors, int64_t count, const Options *o, double *totals) {
   Work w;
   if (prepare(&w, tensors, count, o)) return 1;
-#pragma omp parallel num_threads(o->threads)
-  {
-    int64_t begin, end;
-    share(w.starts[count], &begin, &end);
-    forwards(&w, tensors, begin, end, o);
-  }
+  parallel(first_half, &w, o->threads);
   for (int64_t t = 0; t < count; t++) {
-    const Sums sum = total(w.sums + w.starts[t], w.starts[t + 1] - w.starts[t]);
+    const Sums sum = layer(&w, t);
     totals[t] = sum.param;
     totals[count + t] = sum.update;
     totals[2 * count + t] = sum.moving;
@@ -100,12 +132,7 @@ int alto_second(const Tensor *tensors, int64_t count, const Options *o, const do
   Work w;
   if (prepare(&w, tensors, count, o)) return 1;
   for (int64_t t = 0; t < count; t++) w.k[t].factor = factors[t];
-#pragma omp parallel num_threads(o->threads)
-  {
-    int64_t begin, end;
-    share(w.starts[count], &begin, &end);
-    backwards(&w, tensors, begin, end, o);
-  }
+  parallel(second_half, &w, o->threads);
   release(&w);
   return 0;
 }

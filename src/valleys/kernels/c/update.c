@@ -113,20 +113,25 @@ static void explore_block(const Explored *t, int64_t begin, int64_t end, WIDE c,
   }
 }
 
-int explore(const Explored *tensors, int64_t count, double c, double forget, int32_t threads) {
-  int64_t *starts;
-  Block *blocks = cut(&tensors->size, sizeof *tensors, count, &starts);
-  if (!blocks) return 1;
-#pragma omp parallel num_threads(threads)
-  {
-    int64_t begin, end;
-    share(starts[count], &begin, &end);
-    for (int64_t b = begin; b < end; b++)
-      explore_block(tensors + blocks[b].tensor, blocks[b].begin, blocks[b].end, (WIDE)c, (WIDE)forget);
+#include "explore.h"
+
+typedef struct { const Explored *tensors; const Block *blocks; int64_t count; double *sums; } Squares;
+
+static void square_share(void *work, Thread thread) {
+  const Squares *w = work;
+  int64_t begin, end;
+  share(w->count, thread, &begin, &end);
+  for (int64_t b = begin; b < end; b++) {
+    const Block *block = w->blocks + b;
+    const G *grad = w->tensors[block->tensor].grad;
+    double sum = 0; /* Squares of float32 numbers overflow float32. */
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = block->begin; i < block->end; i++) {
+      const double g = (double)LOAD(G, grad[i]);
+      sum += g * g;
+    }
+    w->sums[b] = sum;
   }
-  free(blocks);
-  free(starts);
-  return 0;
 }
 
 /* The sum of squares over all gradients; the order of the additions does not depend on the threads. */
@@ -136,17 +141,8 @@ int square_sum(const Explored *tensors, int64_t count, int32_t threads, double *
   if (!blocks) return 1;
   double *sums = malloc((starts[count] + 1) * sizeof *sums);
   if (sums) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t b = 0; b < starts[count]; b++) {
-      const G *grad = tensors[blocks[b].tensor].grad;
-      double sum = 0; /* Squares of float32 numbers overflow float32. */
-#pragma omp simd reduction(+ : sum)
-      for (int64_t i = blocks[b].begin; i < blocks[b].end; i++) {
-        const double g = (double)LOAD(G, grad[i]);
-        sum += g * g;
-      }
-      sums[b] = sum;
-    }
+    Squares work = {tensors, blocks, starts[count], sums};
+    parallel(square_share, &work, threads);
     *result = 0;
     for (int64_t b = 0; b < starts[count]; b++) *result += sums[b];
   }
