@@ -97,6 +97,71 @@ def test_the_page_on_e_quotes_the_measured_numbers() -> None:
         assert cells == tables[title][-len(cells) :]
 
 
+def test_the_page_on_8_bits_is_made_of_the_committed_numbers(load: Any) -> None:
+    benchmark, report = load("eight_bit"), load("eight_bit_report")
+    assert (report.RESULTS / "README.md").read_text() == report.overview(benchmark.PROBLEMS)
+    for name, problem in benchmark.PROBLEMS.items():
+        numbers = json.loads((report.RESULTS / name / "numbers.json").read_text())
+        assert list(numbers["test"]) == list(benchmark.ARMS)
+        shape = {(len(rounds), *map(len, rounds)) for rounds in numbers["test"].values()}
+        assert shape == {(benchmark.ROUNDS, *[problem.seeds] * benchmark.ROUNDS)}
+        assert numbers["share"] > 0.95, "most of what is compared must be in 8 bits"
+    assert not any("/work" in path.read_text() for path in report.RESULTS.rglob("*.*"))
+
+
+def test_the_docs_quote_what_8_bits_cost(load: Any) -> None:
+    page, results = (ROOT / "docs/precision.md").read_text(), load("eight_bit_report").RESULTS
+    section = (results / "README.md").read_text().partition("## Differences")[2].partition("## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 3 * len(load("eight_bit").PROBLEMS)
+    assert "\n".join(rows) in page
+    ends = {name: _eight_bit(load, name, "test") for name in ("digits", "fashion-mnist", "shakespeare-gpt")}
+    text = " ".join(page.split())
+    assert f"{100 * (ends['shakespeare-gpt'].high - 1):.2f} % of the bits per character" in text
+    assert f"{-ends['fashion-mnist'].low:.2f} points on Fashion-MNIST and {-ends['digits'].low:.1f} points" in text
+    loss = _eight_bit(load, "fashion-mnist", "training_loss")
+    ratio, low, high = (f"{100 * (value - 1):.1f}" for value in (loss.difference, loss.low, loss.high))
+    assert (loss.better, f"{ratio} % higher ({low} to {high} %)" in text) == ("float32", True)
+    sentence = page.partition("**Rounding is stochastic**")[2].partition("**Checkpoints**")[0]
+    for case in json.loads((results / "rounding.json").read_text()):
+        assert f"{case['nearest']:.2f} times" in sentence
+        assert f"{case['steps']:,}" in sentence
+        assert f"{case['stochastic']:.2f}" == "1.00"
+
+
+def _eight_bit(load: Any, name: str, what: str) -> Any:
+    """Return the verdict on states in 8 bits, rounded stochastically, against float32."""
+    report = load("eight_bit_report")
+    verdicts = report.verdicts(json.loads((report.RESULTS / name / "numbers.json").read_text()), what)
+    return next(verdict for verdict in verdicts if verdict.first == "8bit")
+
+
+def test_the_arms_differ_in_their_states_alone(load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A whole run of the benchmark, two rounds of two epochs."""
+    benchmark, report = load("eight_bit"), load("eight_bit_report")
+    problem = benchmark.Problem(benchmark.PROBLEMS["digits"].load, 512, 2, 1, {})
+    monkeypatch.setattr(benchmark, "PROBLEMS", {"short": problem})
+    monkeypatch.setattr(benchmark, "ROUNDS", 2)
+    monkeypatch.setattr(benchmark, "TRIALS", 2)
+    for module in (benchmark, report):
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    task, path = benchmark.run("short", tmp_path, tmp_path / "runs")
+    benchmark.keep("short", task, path, {str(tmp_path): "FOLDER"})
+    numbers = json.loads((tmp_path / "results/short/numbers.json").read_text())
+    sizes = {arm: size / numbers["parameters"] for arm, size in numbers["state_bytes"].items()}
+    assert sizes["float32"] == pytest.approx(12, abs=0.1)
+    assert sizes["bfloat16"] == pytest.approx(6, abs=0.1)
+    assert sizes["8bit"] == pytest.approx(3.25, abs=0.1)
+    assert sizes["8bit-nearest"] == pytest.approx(3.25, abs=0.1)
+    assert {
+        run["hyperparameters"]["lr"] for entry in json.loads(path.read_text())["rounds"] for run in entry["runs"]
+    } == {numbers["lr"]}
+    assert len({tuple(map(tuple, losses)) for losses in numbers["training_loss"].values()}) == 4
+    page = (tmp_path / "results/README.md").read_text()
+    assert "| short | 8bit-nearest |" in page
+    assert str(tmp_path) not in page + (tmp_path / "results/short/report.md").read_text()
+
+
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",

@@ -30,7 +30,7 @@ import importlib.machinery
 import importlib.metadata
 
 NAMES = {"optuna", "typer", "rich", "plotly", "pytorch_optimizer", "jsonschema", "yaml", "timm"}
-NAMES |= {"sklearn", "hypothesis", "pandas", "jax", "optax", "transformers", "accelerate", "lightning", "torchao"}
+NAMES |= {"sklearn", "hypothesis", "pandas", "jax", "optax", "transformers", "accelerate", "lightning"}
 find_spec, version = importlib.machinery.PathFinder.find_spec, importlib.metadata.version
 
 def without(cls, name, path=None, target=None):

@@ -78,7 +78,7 @@ class Needs(NamedTuple):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether the states are in 8 bits: ``quantization.Quantized``, whose dtype is int8."""
+        """True where the states are in 8 bits, that is ``quantization.Quantized``, whose dtype is int8."""
         return self.state == torch.int8
 
     @property
