@@ -124,9 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.set:
             print(first_step.benchmark(names, name, options.device, options.rounds or 3, texts, options.out))
         return
-    known = [*contenders(options.device), *(compressed_states(options.device) if options.states else ())]
+    rows = [*contenders(options.device), *(compressed_states(options.device) if options.states else ())]
     only = options.only or ("AdamW fused|ALTO c|Lamb c|states" if options.states else "")
-    selection = [contender for contender in known if re.search(only, contender.name)]
+    selection = [contender for contender in rows if re.search(only, contender.name)]
     bounds, suffix = ("states", "-states") if options.states else (options.device, "")
     for name in options.set:
         # The stage is not kept: the next set needs its memory.

@@ -26,8 +26,8 @@ FUNCTION_LINES = 60  # the docstring is not counted
 MODULES = 13  # of a folder, beside __init__.py
 PARAMETERS = 8  # of a function of the lab, without self
 EQUAL_LINES = 10
-PUBLIC_NAMES = 380
-SOURCE_LINES = 35_400
+PUBLIC_NAMES = 383
+SOURCE_LINES = 35_440
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 IMPORTS = (ast.Import, ast.ImportFrom)

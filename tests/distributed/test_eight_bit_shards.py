@@ -169,10 +169,10 @@ def test_four_two_and_one_ranks_go_on(name: str, tmp_path: Path) -> None:
     expected = spawn(run, 4, name, str(tmp_path), True)[0]
     assert any(key.endswith("_code") and value.int().abs().max() > 50 for key, value in expected.items())
     for ranks in (2, 1):
-        found = spawn(run, ranks, name, str(tmp_path), False)[0]
-        assert found.keys() == expected.keys()
+        loaded_states = spawn(run, ranks, name, str(tmp_path), False)[0]
+        assert loaded_states.keys() == expected.keys()
         for key, value in expected.items():
             if "." in key.removeprefix("first.").removeprefix("last."):
-                assert torch.equal(found[key], value), (ranks, key)
+                assert torch.equal(loaded_states[key], value), (ranks, key)
             else:
-                torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(loaded_states[key], value, rtol=1e-4, atol=1e-5)

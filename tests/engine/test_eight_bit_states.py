@@ -234,9 +234,9 @@ def test_e_alone(inplace: bool) -> None:
 def test_a_scaler_that_skips_a_step_leaves_es_codes() -> None:
     params = parameters()
     optimizer: Any = valleys.adapt(torch.optim.SGD(params, lr=0.01, fused=True), state_dtype="8bit")
-    for found in (0.0, 1.0):
+    for flag in (0.0, 1.0):
         before = copy.deepcopy(dict(optimizer.state[params[0]]))
-        optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(found)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(flag)
         train(optimizer, params, range(1))
         after = optimizer.state[params[0]]
         assert all(torch.equal(before[k], after[k]) for k in before if k != "explore_step")

@@ -46,8 +46,8 @@ def test_the_format() -> None:
     # The parameter is a nearest bfloat16 number, and nothing changes a second time.
     gap = (high.float() - value).abs()
     nearest = value.to(torch.bfloat16)
-    shown = finite & high.isfinite() & nearest.isfinite()
-    assert torch.equal(gap[shown], (nearest.float() - value).abs()[shown])
+    both = finite & high.isfinite() & nearest.isfinite()
+    assert torch.equal(gap[both], (nearest.float() - value).abs()[both])
     again = reference.split(value)
     assert torch.equal(bits_of(again[0]), bits_of(high))
     assert torch.equal(again[1], low)
@@ -85,7 +85,7 @@ def test_a_step_is_that_of_a_float32_parameter_rounded(backend: Any, random: boo
         runs = []
         for params, corrections in ((wide, None), ([p for p, _ in pairs], [low for _, low in pairs])):
             states = [[_zero(shape, role, eight_bit) for shape in SHAPES] for role in range(3)]
-            grads = [randn(*shape, seed=4) for shape in SHAPES]
+            grads = [randn(*shape, seed=4).to(torch.bfloat16).to(params[0].dtype) for shape in SHAPES]
             steps, keys = [torch.tensor(2.0) for _ in SHAPES], [100 + i for i in range(len(SHAPES))]
             work: Any = [params, grads, *states, steps, keys, [0] * len(SHAPES), corrections]
             backend.alto_(Tensors(*work), rule)

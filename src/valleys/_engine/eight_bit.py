@@ -176,5 +176,5 @@ def in_float32(entry: dict[str, Any]) -> dict[str, Any]:
     names = [key.removesuffix(CODE) for key in entry if key.endswith(CODE) and key.removesuffix(CODE) + SCALE in entry]
     if not names:
         return entry
-    kept = {key: value for key, value in entry.items() if key.removesuffix(CODE).removesuffix(SCALE) not in names}
-    return {**kept, **{name: dequantized(entry, name) for name in names}}
+    others = {key: value for key, value in entry.items() if key.removesuffix(CODE).removesuffix(SCALE) not in names}
+    return {**others, **{name: dequantized(entry, name) for name in names}}

@@ -140,7 +140,7 @@ def _check(optimizer: Any, group: dict[str, Any], index: int, name: str, tensor:
 
 
 def _check_codes(optimizer: Any, group: dict[str, Any], index: int, name: str, state: Mapping[str, Any]) -> None:
-    """What states in 8 bits need beside a shape: their dtypes, memory without gaps, and the scales."""
+    """Raise unless a state in 8 bits has the right dtypes, memory without gaps, and scales."""
     param, position = group["params"][index], Position(type(optimizer).__name__, group, index)
     for part, shape, dtypes in (
         (name + CODE, param.shape, (torch.int8, torch.uint8)),

@@ -1,1 +1,1 @@
-"""What an adapted optimizer does: its class, E's buffer, the step with the adapted gradient."""
+"""Adapted optimizers: their class, E's buffer, the step with the adapted gradient."""

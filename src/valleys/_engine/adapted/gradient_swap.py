@@ -95,8 +95,8 @@ def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
             names = [name for name in shaped if states.get(name) is not None or is_stored(states, name)]
             check_tensors(optimizer, group, index, states, names)
             bits = salt(group["explore_seed"], number) if dtype is not None else 0
-            kept = torch.int8 if is_quantized(param, dtype) else state_dtype(param, dtype)
-            yield _Entry(param, param.grad, group, kept, bits)
+            of_buffer = torch.int8 if is_quantized(param, dtype) else state_dtype(param, dtype)
+            yield _Entry(param, param.grad, group, of_buffer, bits)
 
 
 def _buckets(entries: list[_Entry], memory: Memory) -> list[list[_Entry]]:

@@ -131,7 +131,7 @@ def _first(items: array[int]) -> ctypes.c_void_p:
 
 
 def _extents(tensors: list[Tensor], states: list[Any]) -> Iterable[tuple[int, ...]]:
-    """What the records begin with: where the elements lie and, in 8 bits, the scales of their blocks."""
+    """The first fields of each record: where the elements lie and, in 8 bits, the scales of their blocks."""
     if not isinstance(states[0], Quantized):
         return map(extent, tensors)
     return [

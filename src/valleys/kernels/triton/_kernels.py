@@ -26,9 +26,15 @@ from valleys.kernels.triton._device import (
     sum_range,
     unless_skipped,
 )
-from valleys.kernels.triton._quantized import quantized_explore, quantized_first, quantized_second
-
-__all__ = ["DTYPES", "INTERPRETED", "quantized_explore", "quantized_first", "quantized_second"]
+from valleys.kernels.triton._quantized import (
+    quantized_explore as quantized_explore,
+)
+from valleys.kernels.triton._quantized import (
+    quantized_first as quantized_first,
+)
+from valleys.kernels.triton._quantized import (
+    quantized_second as quantized_second,
+)
 
 DTYPES = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 

@@ -46,6 +46,22 @@ def _store(slot: tl.tensor, places: tl.tensor, inside: tl.tensor, x: tl.tensor) 
 
 
 @triton.jit
+def _values(
+    codes: tl.tensor,
+    scales: tl.tensor,
+    places: tl.tensor,
+    inside: tl.tensor,
+    of_scale: tl.tensor,
+    present: tl.tensor,
+    T: tl.constexpr,
+    WIDE: tl.constexpr,
+) -> tl.tensor:
+    """What codes stand for: the root of v, s and m themselves."""
+    scale = _load(scales, of_scale, present, tl.float32).to(WIDE)
+    return _load(codes, places, inside, T).to(WIDE) * scale[:, None]
+
+
+@triton.jit
 def _scales(x: tl.tensor, CODES: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Each block's scale, what its values are multiplied by, and the values, zeros where one is not finite."""
     # Integers: the largest of floats would pass over NaN.
@@ -130,22 +146,19 @@ def quantized_first(
     g = raw * tl.load(clip).to(WIDE) * tl.load(numbers)
     for_m, for_v = g, g
     if EXPLORES:
-        s = _load(record + 4, places, inside, tl.int8).to(WIDE)
-        s = s * _load(record + 12, of_scale, present, tl.float32).to(WIDE)[:, None]
+        s = _values(record + 4, record + 12, places, inside, of_scale, present, tl.int8, WIDE)
         difference = g - s
         for_m = g + tl.load(numbers + 1) * difference
         for_v = g + tl.load(numbers + 2) * difference
         code, scale = _signed_codes((s + tl.load(numbers + 3) * difference).to(tl.float32), bits << 1, RANDOM)
         _store(record + 4, places, inside, code.to(tl.int8))
         _store(record + 12, of_scale, present, scale)
-    m = _load(record + 5, places, inside, tl.int8).to(WIDE)
-    m = m * _load(record + 13, of_scale, present, tl.float32).to(WIDE)[:, None]
+    m = _values(record + 5, record + 13, places, inside, of_scale, present, tl.int8, WIDE)
     m, scale = _signed_codes((m + tl.load(numbers + 4) * (for_m - m)).to(tl.float32), bits >> 9, RANDOM)
     _store(record + 5, places, inside, m.to(tl.int8))
     _store(record + 13, of_scale, present, scale)
     m = m.to(WIDE) * scale.to(WIDE)[:, None]
-    root = _load(record + 6, places, inside, tl.uint8).to(WIDE)
-    root = root * _load(record + 14, of_scale, present, tl.float32).to(WIDE)[:, None]
+    root = _values(record + 6, record + 14, places, inside, of_scale, present, tl.uint8, WIDE)
     v = (tl.load(numbers + 5) * (root * root) + tl.load(numbers + 6) * for_v * for_v).to(tl.float32)
     root, scale = _root_codes(tl.sqrt_rn(v), bits << 11, RANDOM)
     _store(record + 6, places, inside, root.to(tl.uint8))
@@ -156,7 +169,8 @@ def quantized_first(
         block, blocks = tl.program_id(0), tl.num_programs(0)
         tl.store(sums + block, tl.sum(tl.sum(p * p, 1), 0))
         tl.store(sums + blocks + block, tl.sum(tl.sum(r * r, 1), 0))
-        tl.store(sums + 2 * blocks + block, tl.sum(tl.sum((raw != 0).to(tl.int32), 1), 0).to(WIDE))
+        moving = (raw != 0).to(tl.int32)
+        tl.store(sums + 2 * blocks + block, tl.sum(tl.sum(moving, 1), 0).to(WIDE))
     else:
         _move(record, places, inside, p - tl.load(lr).to(WIDE) * r, first, key, P, RANDOM, CORRECTS)
 
@@ -185,10 +199,8 @@ def quantized_second(
     of_scale = row * tl.load(record + 15) + column
     key = load_key(record + 8, KEYS_ON_DEVICE) + tl.load(record + 9).to(tl.uint32)
     p = load_param(record + 2, record + 16, places, inside, P, WIDE, CORRECTS, False)
-    m = _load(record + 5, places, inside, tl.int8).to(WIDE)
-    m = m * _load(record + 13, of_scale, present, tl.float32).to(WIDE)[:, None]
-    root = _load(record + 6, places, inside, tl.uint8).to(WIDE)
-    root = root * _load(record + 14, of_scale, present, tl.float32).to(WIDE)[:, None]
+    m = _values(record + 5, record + 13, places, inside, of_scale, present, tl.int8, WIDE)
+    root = _values(record + 6, record + 14, places, inside, of_scale, present, tl.uint8, WIDE)
     r = direction(p, m, root, load_step(record, STEP).to(WIDE), numbers)
     _move(record, places, inside, p - tl.load(factors + index).to(WIDE) * r, first, key, P, RANDOM, CORRECTS)
 
@@ -228,8 +240,7 @@ def quantized_explore(
     row, column, present, inside, places, first = _tile(length, length, start, size, BLOCK)
     of_scale = row * ((length + 255) // 256) + column
     g = _load(record + 2, places, inside, G).to(WIDE)
-    s = _load(record + 3, places, inside, tl.int8).to(WIDE)
-    s = s * _load(record + 7, of_scale, present, tl.float32).to(WIDE)[:, None]
+    s = _values(record + 3, record + 7, places, inside, of_scale, present, tl.int8, WIDE)
     difference = g - s
     bits = _bits(first, load_key(record + 5, KEYS_ON_DEVICE))
     code, scale = _signed_codes((s + tl.load(numbers + 1) * difference).to(tl.float32), bits << 1, RANDOM)
