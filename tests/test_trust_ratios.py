@@ -193,8 +193,8 @@ def test_eight_bit_states_are_dequantized() -> None:
     plain.state[param] = {
         "step": state["step"],
         **{
-            name: reference.dequantize(state[name + "_code"], state[name + "_scale"], signed=name != "exp_avg_sq")
-            for name in ("explore_exp_avg", "exp_avg", "exp_avg_sq")
+            name: reference.dequantize(state[name + "_code"], state[name + "_scale"], symbol)
+            for symbol, name in zip("smv", ("explore_exp_avg", "exp_avg", "exp_avg_sq"), strict=True)
         },
     }
     assert torch.equal(optimizer.trust_ratios()[param], plain.trust_ratios()[param])

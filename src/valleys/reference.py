@@ -270,51 +270,65 @@ def clip(gs: Sequence[Tensor], max_norm: float) -> list[Tensor]:
     return [g * (max_norm / (norm + 1e-6)).clamp(max=1.0) for g in gs]
 
 
-def quantize(x: Tensor, *, signed: bool, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def quantize(x: Tensor, symbol: str, u: Tensor | None = None) -> tuple[Tensor, Tensor]:
     r"""Codes of 8 bits and the scales of a float32 matrix whose rows are cut into blocks of 256 elements.
 
     .. math::
-        y_i = x_i \cdot 127 / \max_j |x_j|, \quad q_i = round(y_i) \quad (s, m); \qquad
-        y_i = \sqrt{x_i} \cdot 255 / \max_j \sqrt{x_j}, \quad q_i = \max(round(y_i), 1) \quad (v)
+        y_i = x_i \cdot 127 / \max_j |x_j| \quad (s), \qquad
+        y_i = \sqrt{|x_i|} \cdot n / \max_j \sqrt{|x_j|} \quad (m: n = 127,\ v: n = 255)
 
-    over the j of i's block. With numbers u in (0, 1), one for each element, q is random and keeps the expectation:
-    :math:`round(y_i + u_i - 1/2)` for s and m, and for v :math:`\lfloor y_i \rfloor`, plus 1 with the probability
-    :math:`(y_i^2 - \lfloor y_i \rfloor^2) / (2 \lfloor y_i \rfloor + 1)`. The code of v is never 0, which would let m
-    move a parameter without bound. A block with a value that is not finite becomes NaN as a whole, and s and m are 0
-    where no element of a block reaches 1e-30.
+    over the j of i's block. The code is y rounded, with m's sign, and at least 1 for v: a v of 0 would let m move a
+    parameter without bound. The roots give small elements the accuracy that m / sqrt(v) needs. With numbers u in
+    (0, 1), one for each element, the code is random and x keeps its expectation: for s it is
+    :math:`round(y_i + u_i - 1/2)`, for m and v :math:`\lfloor y_i \rfloor`, plus 1 with the probability
+    :math:`(y_i^2 - \lfloor y_i \rfloor^2) / (2 \lfloor y_i \rfloor + 1)`. A block with a value that is not finite
+    becomes NaN as a whole, and 0 where neither an x of s nor a root reaches 1e-30.
+
+    Args:
+        x: values, (rows, length), float32.
+        symbol: s, m or v.
+        u: as x; None rounds to nearest.
 
     Returns:
         The codes, (rows, length) int8 or uint8, and the scales, (rows, blocks).
 
     Source: ours.
     """
-    codes = torch.empty(x.shape, dtype=torch.int8 if signed else torch.uint8)
+    codes = torch.empty(x.shape, dtype=torch.uint8 if symbol == "v" else torch.int8)
     scales = torch.zeros(x.shape[0], -(-x.shape[1] // 256))
-    n = torch.tensor(127.0 if signed else 255.0)
+    n = torch.tensor(255.0 if symbol == "v" else 127.0)
     for row in range(x.shape[0]):
         for block, values in enumerate(x[row].split(256)):
             place = slice(256 * block, 256 * block + len(values))
-            values = values if signed else values.sqrt()
-            most = values.abs().max()
+            # torch rounds the root of float32 on a CPU otherwise than processors do.
+            size = values.abs() if symbol == "s" else values.abs().double().sqrt().float()
+            most = size.max()
             if not most.isfinite():
-                values, inverse, scales[row, block] = torch.zeros_like(values), torch.tensor(0.0), torch.nan
+                size, inverse, scales[row, block] = torch.zeros_like(size), torch.tensor(0.0), torch.nan
             elif most < 1e-30:
                 inverse = torch.tensor(0.0)
             else:
                 inverse, scales[row, block] = n / most, most / n
-            y = values * inverse
-            q = y.round() if u is None else (y + (u[row, place] - 0.5)).round()
-            if not signed and u is not None:
+            y = size * inverse
+            q = y.round()
+            if u is not None and symbol == "s":
+                y = torch.where(values < 0, -y, y)
+                q = (y + (u[row, place] - 0.5)).round()
+            elif u is not None:
                 q = y.floor()
                 q = torch.where((y - q) * (y + q) > u[row, place] * (q + q + 1), q + 1, q)
-            codes[row, place] = (q if signed else q.clamp(min=1)).to(codes.dtype)
+            if symbol == "v":
+                q = q.clamp(min=1)
+            elif u is None or symbol == "m":
+                q = torch.where(values < 0, -q, q)
+            codes[row, place] = q.to(codes.dtype)
     return codes, scales
 
 
-def dequantize(q: Tensor, scales: Tensor, *, signed: bool) -> Tensor:
-    """The float32 matrix that the codes ``q`` and the scales of :func:`quantize` stand for: s and m, or v."""
+def dequantize(q: Tensor, scales: Tensor, symbol: str) -> Tensor:
+    """The float32 matrix that the codes ``q`` and the scales of :func:`quantize` stand for."""
     y = q.float() * scales.repeat_interleave(256, dim=1)[:, : q.shape[1]]
-    return y if signed else y * y
+    return y if symbol == "s" else y * y.abs()
 
 
 def split(x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -200,7 +200,7 @@ def test_moments_in_8_bits_are_taken_over_from_lamb() -> None:
         alto.load_state_dict(lamb.state_dict())
     moments = alto.state[params[0]]["exp_avg"]
     state = lamb.state[params[0]]
-    expected = reference.dequantize(state["exp_avg_code"].view(128, -1), state["exp_avg_scale"], signed=True)
+    expected = reference.dequantize(state["exp_avg_code"].view(128, -1), state["exp_avg_scale"], "m")
     assert torch.equal(moments.view(128, -1), expected)
 
 

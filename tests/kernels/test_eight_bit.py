@@ -13,10 +13,11 @@ from torch import Tensor
 from triton_interpreter import interpreted
 from valleys import reference
 from valleys.kernels import Rule, Tensors, c, foreach, triton
-from valleys.kernels.quantization import Quantized, block_count, quantize, uniform
+from valleys.kernels.quantization import Quantized, block_count, code_dtype, quantize, uniform
 from valleys.kernels.rounding import Noise
 
 STATES = ("explore", "exp_avg", "exp_avg_sq")
+SYMBOLS = dict(zip(STATES, "smv", strict=True))
 SHAPES: list[tuple[int, ...]] = [(3, 1), (2, 255), (5, 256), (2, 257), (3, 700), (40, 512), (1, 9001)]
 FEW: list[tuple[int, ...]] = [(3, 1), (2, 257), (2, 600)]  # for the interpreter, which takes its time
 RULE = Rule(
@@ -48,8 +49,8 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def zero(shape: tuple[int, ...], role: str) -> Quantized:
-    dtype = torch.uint8 if role == "exp_avg_sq" else torch.int8
-    return Quantized(torch.zeros(shape, dtype=dtype), torch.zeros(shape[0], block_count(shape[1])))
+    codes = torch.zeros(shape, dtype=code_dtype(role))
+    return Quantized(codes, torch.zeros(shape[0], block_count(shape[1])), role)
 
 
 def tensors(params: list[Tensor], grads: list[Tensor], states: list[list[Quantized]], step: int) -> Tensors:
@@ -76,15 +77,16 @@ def special() -> Tensor:
 
 
 @pytest.mark.parametrize("random", [False, True])
-@pytest.mark.parametrize("signed", [True, False])
-def test_the_multi_tensor_code_is_the_references(signed: bool, random: bool) -> None:
+@pytest.mark.parametrize("role", ["explore", "exp_avg", "exp_avg_sq"])
+def test_the_multi_tensor_code_is_the_references(role: str, random: bool) -> None:
+    symbol = SYMBOLS[role]
     for x in [special(), *(randn(*shape) for shape in SHAPES)]:
-        x = x if signed else x * x
+        x = x * x if symbol == "v" else x
         u = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) * 0.998 + 0.001 if random else None
-        expected = reference.quantize(x, signed=signed, u=u)
-        assert all(torch.equal(a, b) or same(a, b) for a, b in zip(quantize(x, signed, u), expected, strict=True))
-        values = Quantized(*expected).dequantize()
-        assert same(values, reference.dequantize(*expected, signed=signed))
+        expected = reference.quantize(x, symbol, u)
+        assert all(torch.equal(a, b) or same(a, b) for a, b in zip(quantize(x, role, u), expected, strict=True))
+        values = Quantized(*expected, role).dequantize()
+        assert same(values, reference.dequantize(*expected, symbol))
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -115,8 +117,7 @@ def test_every_backends_code_is_the_references_bit_for_bit(backend: Any, random:
     for role, column in zip(STATES, states, strict=True):
         for i, (g, state) in enumerate(zip(grads, column, strict=True)):
             u = uniform(noise(i, 3), role, state.codes) if random else None
-            signed = role != "exp_avg_sq"
-            codes, scales = reference.quantize(g if signed else g * g, signed=signed, u=u)
+            codes, scales = reference.quantize(g * g if role == "exp_avg_sq" else g, SYMBOLS[role], u)
             assert same(state.scales, scales), (role, g.shape)
             assert torch.equal(state.codes, codes), (role, g.shape)
 
@@ -158,7 +159,7 @@ def test_no_product_is_fused_with_a_sum_in_c(random: bool) -> None:
     c.alto_(tensors([torch.ones_like(g)], [g], states, 3), rule)
     for role, (state,) in zip(STATES, states, strict=True):
         u = uniform(noise(0, 3), role, state.codes) if random else None
-        codes, _ = quantize(g if role != "exp_avg_sq" else g * g, role != "exp_avg_sq", u)
+        codes, _ = quantize(g if role != "exp_avg_sq" else g * g, role, u)
         assert torch.equal(state.codes, codes), role
 
 
@@ -166,10 +167,7 @@ def _oracle(
     p: Tensor, g: Tensor, states: list[Quantized], rule: Rule, step: int, index: int | None, explores: bool
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """A step in the reference's float32, its states rounded by the reference, and theta's by the rounded ones."""
-    s, m, v = (
-        reference.dequantize(x.codes, x.scales, signed=role != "exp_avg_sq")
-        for x, role in zip(states, STATES, strict=True)
-    )
+    s, m, v = (reference.dequantize(x.codes, x.scales, SYMBOLS[role]) for x, role in zip(states, STATES, strict=True))
     options: dict[str, Any] = {"b2": rule.beta2, "b3": rule.beta3, "lam": rule.weight_decay, "eps1": rule.eps}
     options.update(lr=rule.lr, alpha=rule.alpha, b1=rule.beta1, eps2=rule.trust_eps, eps3=rule.norm_eps)
     memory = reference.OneBuffer(s) if explores else None
@@ -179,10 +177,9 @@ def _oracle(
         values.insert(0, memory_after.s)
     codes, rounded = [], []
     for role, x in zip(STATES[-len(values) :], values, strict=True):
-        signed = role != "exp_avg_sq"
         u = None if index is None else uniform(noise(index, step), role, x)
-        codes.append(reference.quantize(x, signed=signed, u=u))
-        rounded.append(reference.dequantize(*codes[-1], signed=signed))
+        codes.append(reference.quantize(x, SYMBOLS[role], u))
+        rounded.append(reference.dequantize(*codes[-1], SYMBOLS[role]))
     m, v = rounded[-2:]
     r = m / (1 - rule.beta2**step) / ((v / (1 - rule.beta3**step)).sqrt() + rule.eps) + rule.weight_decay * p
     ratio = reference.trust_ratio(p.double(), r.double(), g, eps2=rule.trust_eps, eps3=rule.norm_eps)
@@ -192,15 +189,16 @@ def _oracle(
 @pytest.mark.parametrize("role", STATES)
 def test_stochastic_rounding_keeps_the_expectation(role: str) -> None:
     """Over 4,000 steps: within five standard errors at every element, also where a code is small."""
-    signed = role != "exp_avg_sq"
-    x = torch.linspace(-1, 1, 256).unsqueeze(0) if signed else torch.linspace(0.02, 1, 256).square().unsqueeze(0)
+    has_sign = role != "exp_avg_sq"
+    x = torch.linspace(-1, 1, 256).unsqueeze(0) if has_sign else torch.linspace(0.02, 1, 256).square().unsqueeze(0)
     state, total, squares = zero((1, 256), role), torch.zeros(1, 256), torch.zeros(1, 256)
     n = 4000
     for key in range(n):
-        state.store(x, Noise(key, 0), role)
+        state.store(x, Noise(key, 0))
         error = state.dequantize() - x
         total, squares = total + error, squares + error * error
-    assert ((total / n).abs() < 5 * (squares / n).sqrt() / n**0.5 + 1e-6).all()
+    # Beside chance an element may be off by what 10 random bits resolve: 255 / 127^2 / 1024.
+    assert ((total / n).abs() < 5 * (squares / n).sqrt() / n**0.5 + 2e-5).all()
 
 
 def test_neighbours_do_not_round_alike() -> None:
@@ -219,7 +217,7 @@ def test_the_second_moment_of_a_small_element_never_becomes_zero() -> None:
     v[0, 0] = 1.0
     for noises in (None, Noise(5, 0)):
         state = zero((1, 256), "exp_avg_sq")
-        state.store(v, noises, "exp_avg_sq")
+        state.store(v, noises)
         assert state.codes.min() == 1
 
 
@@ -227,7 +225,7 @@ def test_e_alone_is_the_references(backend: Any) -> None:
     grads = [randn(*shape) for shape in shapes_for(backend)]
     buffers = [zero(tuple(g.shape), "explore") for g in grads]
     for step in range(3):
-        olds = [reference.dequantize(b.codes, b.scales, signed=True) for b in buffers]
+        olds = [reference.dequantize(b.codes, b.scales, "s") for b in buffers]
         outs = [torch.empty_like(g) for g in grads]
         keys = [100 * i + step for i in range(len(grads))]
         backend.explore_(grads, buffers, outs, alpha=-30.0, beta=0.9, keys=keys)
@@ -236,5 +234,5 @@ def test_e_alone_is_the_references(backend: Any) -> None:
             torch.testing.assert_close(out, expected, rtol=2e-5, atol=1e-9)
             assert isinstance(memory, reference.OneBuffer)
             u = uniform(Noise(keys[i], 0), "explore", buffer.codes)
-            codes, _ = reference.quantize(memory.s, signed=True, u=u)
+            codes, _ = reference.quantize(memory.s, "s", u)
             assert (codes.int() - buffer.codes.int()).abs().sum() <= 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from valleys._engine.block_memory import Part, Pattern, parts, patterns
 from valleys._engine.dtensor import is_sharded, local
-from valleys.kernels.quantization import BLOCK, Quantized, block_count
+from valleys.kernels.quantization import BLOCK, Quantized, block_count, code_dtype
 
 EIGHT_BIT = "8bit"
 CODE, SCALE = "_code", "_scale"
@@ -93,7 +94,9 @@ def segment_views(segment: Segment, matrices: Sequence[Tensor | Quantized]) -> l
     columns = slice(segment.column, segment.column + segment.length)
     blocks = slice(segment.column // BLOCK, segment.column // BLOCK + block_count(segment.length))
     return [
-        Quantized(x.codes[rows, columns], x.scales[rows, blocks]) if isinstance(x, Quantized) else x[rows, columns]
+        replace(x, codes=x.codes[rows, columns], scales=x.scales[rows, blocks])
+        if isinstance(x, Quantized)
+        else x[rows, columns]
         for x in matrices
     ]
 
@@ -105,10 +108,9 @@ def matrix(tensor: Tensor) -> Tensor:
 
 def new_codes(param: Tensor, name: str) -> dict[str, Tensor]:
     """The two tensors of a state that is zero."""
-    is_signed = name != "exp_avg_sq"
     codes = torch.zeros_like(
         param,
-        dtype=torch.int8 if is_signed else torch.uint8,
+        dtype=code_dtype(name),
         requires_grad=False,
         memory_format=torch.contiguous_format,
     )
@@ -143,7 +145,11 @@ def is_stored(state: Any, name: str) -> bool:
 def quantized(state: Any, name: str) -> Quantized:
     """This rank's part of a state as a matrix."""
     codes = local(state[name + CODE])
-    return Quantized(matrix(codes), local(state[name + SCALE]))
+    return Quantized(matrix(codes), local(state[name + SCALE]), _role(name))
+
+
+def _role(name: str) -> str:
+    return "explore" if name.startswith("explore") else name
 
 
 def convert(param: Tensor, state: MutableMapping[str, Any], names: Sequence[str], eight_bit: bool) -> None:
@@ -152,7 +158,7 @@ def convert(param: Tensor, state: MutableMapping[str, Any], names: Sequence[str]
         if eight_bit and not is_stored(state, name) and isinstance(state.get(name), Tensor):
             old = local(state.pop(name))
             state.update(new_codes(param, name))
-            quantized(state, name).store(matrix(old.float().contiguous()), None, name)
+            quantized(state, name).store(matrix(old.float().contiguous()), None)
         elif not eight_bit and is_stored(state, name):
             state[name] = dequantized(state, name)
             del state[name + CODE], state[name + SCALE]

@@ -319,7 +319,7 @@ def _store(
     if targets[0] is values[0]:  # torch.compile of torch 2.9 knows no identity of lists
         return
     if isinstance(targets[0], Quantized):
-        _quantize(targets, values, noise, role, skip)
+        _quantize(targets, values, noise, skip)
         return
     if isinstance(targets[0], Corrected):
         for i, (target, value) in enumerate(zip(targets, values, strict=True)):
@@ -338,12 +338,10 @@ def _store(
             target.copy_(value)
 
 
-def _quantize(
-    targets: list[Any], values: list[Tensor], noise: list[Noise] | None, role: str, skip: Tensor | None
-) -> None:
+def _quantize(targets: list[Any], values: list[Tensor], noise: list[Noise] | None, skip: Tensor | None) -> None:
     for i, (target, value) in enumerate(zip(targets, values, strict=True)):
         before = None if skip is None else target.clone()
-        target.store(value.float(), None if noise is None else noise[i], role)
+        target.store(value.float(), None if noise is None else noise[i])
         if before is not None and skip is not None:
             target.codes.copy_(torch.where(skip, before.codes, target.codes))
             target.scales.copy_(torch.where(skip, before.scales, target.scales))

@@ -17,7 +17,7 @@ Source: ours; block-wise scales after Dettmers et al. 2022 (arXiv 2110.02861).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,15 +37,17 @@ class Quantized:
     """A matrix in 8 bits.
 
     Args:
-        codes: (rows, length) int8, in units of the scale; or uint8, of the root of what they stand for.
+        codes: (rows, length), int8 or, for the second moment, uint8.
         scales: (rows, blocks) float32.
+        role: which state it is: explore, exp_avg or exp_avg_sq.
     """
 
     codes: Tensor
     scales: Tensor
+    role: str
 
     def __getitem__(self, rows: slice) -> Quantized:
-        return Quantized(self.codes[rows], self.scales[rows])
+        return replace(self, codes=self.codes[rows], scales=self.scales[rows])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -58,7 +60,7 @@ class Quantized:
 
     def clone(self) -> Quantized:
         """A copy."""
-        return Quantized(self.codes.clone(), self.scales.clone())
+        return replace(self, codes=self.codes.clone(), scales=self.scales.clone())
 
     def copy_(self, other: Quantized) -> None:
         """Take over the values of another one."""
@@ -69,14 +71,19 @@ class Quantized:
         """The values, float32."""
         values = _blocks(self.codes.float()) * self.scales.unsqueeze(-1)
         values = values.flatten(1)[:, : self.codes.shape[1]]
-        return values if self.codes.dtype == torch.int8 else values.square()
+        return values if self.role == "explore" else values * values.abs()
 
-    def store(self, values: Tensor, noise: Noise | None, role: str) -> None:
-        """Round float32 values into it; ``role`` says which random bits of ``noise`` are used, None uses none."""
-        random = None if noise is None else uniform(noise, role, self.codes)
-        codes, scales = quantize(values, self.codes.dtype == torch.int8, random)
+    def store(self, values: Tensor, noise: Noise | None) -> None:
+        """Round float32 values into it, by its random bits of ``noise`` or to nearest."""
+        random = None if noise is None else uniform(noise, self.role, self.codes)
+        codes, scales = quantize(values, self.role, random)
         self.codes.copy_(codes)
         self.scales.copy_(scales)
+
+
+def code_dtype(role: str) -> torch.dtype:
+    """The dtype of a state's codes."""
+    return torch.uint8 if role == "exp_avg_sq" else torch.int8
 
 
 def block_count(length: int) -> int:
@@ -84,25 +91,28 @@ def block_count(length: int) -> int:
     return -(-length // BLOCK)
 
 
-def quantize(values: Tensor, is_signed: bool, random: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def quantize(values: Tensor, role: str, random: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Codes and scales of a float32 matrix; ``random`` are numbers in (0, 1) for stochastic rounding.
 
     Example:
-        >>> codes, scales = quantize(torch.tensor([[-0.5, 0.1, 1.27]]), is_signed=True)
-        >>> codes, scales
+        >>> quantize(torch.tensor([[-0.5, 0.1, 1.27]]), "explore")
         (tensor([[-50,  10, 127]], dtype=torch.int8), tensor([[0.0100]]))
     """
-    length, x = values.shape[1], _blocks(values if is_signed else values.sqrt())
+    length, x = values.shape[1], _blocks(values if role == "explore" else _root(values.abs()))
     largest = x.abs().amax(-1)
     # A tensor: dividing by a number is multiplying by its inverse on a GPU, which rounds otherwise.
-    codes_of_largest = torch.full_like(largest, 127 if is_signed else 255)
+    codes_of_largest = torch.full_like(largest, 255 if role == "exp_avg_sq" else 127)
     finite, empty = largest.isfinite(), largest < _LEAST
     scales = (largest / codes_of_largest).masked_fill(empty, 0.0).masked_fill(~finite, torch.nan)
     inverse = (codes_of_largest / largest).masked_fill(empty | ~finite, 0.0).unsqueeze(-1)
     y = x.masked_fill(~finite.unsqueeze(-1), 0.0) * inverse
     u = None if random is None else _blocks(random)
-    codes = _signed_codes(y, u) if is_signed else _root_codes(y, u)
-    return codes.flatten(1)[:, :length].to(torch.int8 if is_signed else torch.uint8), scales
+    if role == "explore":
+        codes = (y if u is None else y + (u - 0.5)).round()
+    else:
+        codes = _root_codes(y, u)
+        codes = codes.clamp(min=1.0) if role == "exp_avg_sq" else codes.copysign(_blocks(values))
+    return codes.flatten(1)[:, :length].to(code_dtype(role)), scales
 
 
 def uniform(noise: Noise, role: str, like: Tensor) -> Tensor:
@@ -118,16 +128,16 @@ def uniform(noise: Noise, role: str, like: Tensor) -> Tensor:
     return ((bits.float() + 0.5) / 1024).flatten(1)[:, :length]
 
 
-def _signed_codes(y: Tensor, u: Tensor | None) -> Tensor:
-    return (y if u is None else y + (u - 0.5)).round()
+def _root(x: Tensor) -> Tensor:
+    # Rounded correctly, as a processor's instruction does it, which torch's own root on a CPU does not.
+    return x.sqrt() if x.device.type == "mps" else x.double().sqrt().float()
 
 
 def _root_codes(y: Tensor, u: Tensor | None) -> Tensor:
-    codes = y.round()
-    if u is not None:
-        c = y.floor()
-        codes = c + ((y - c) * (y + c) > u * (c + c + 1))
-    return codes.clamp(min=1.0)
+    if u is None:
+        return y.round()
+    c = y.floor()
+    return c + ((y - c) * (y + c) > u * (c + c + 1))
 
 
 def _blocks(values: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -182,7 +183,8 @@ def _buffer(entry: _Entry, memory: Memory) -> Any:
 def _where(skip: Tensor, before: Any, after: Any) -> Any:
     if isinstance(before, Tensor):
         return torch.where(skip, before, after)
-    return Quantized(torch.where(skip, before.codes, after.codes), torch.where(skip, before.scales, after.scales))
+    codes, scales = (torch.where(skip, *pair) for pair in ((before.codes, after.codes), (before.scales, after.scales)))
+    return replace(before, codes=codes, scales=scales)
 
 
 def _refuse_codes(bucket: list[_Entry]) -> None:

@@ -39,6 +39,8 @@ static inline Place place(const Tensor *t, int64_t block) {
 #define FMA(a, b, c) ((a) * (b) + (c))
 #endif
 
+#define ABS(x) _Generic((x), float: fabsf, double: fabs)(x)
+
 static inline uint32_t pattern_of(float x) {
   uint32_t pattern;
   memcpy(&pattern, &x, 4);
@@ -52,6 +54,8 @@ static inline float with_pattern(uint32_t pattern) {
 }
 
 static inline uint32_t magnitude(float x) { return pattern_of(x) & 0x7FFFFFFFu; }
+
+static inline float with_sign(float x, uint32_t sign) { return with_pattern(pattern_of(x) | (sign & 0x80000000u)); }
 
 static inline uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
@@ -88,19 +92,21 @@ static inline float noise_of_v(uint32_t bits) { return noise(bits << 11); }
 /* A value in units of its scale plus ROUNDER: rounded to nearest, or up with the probability of its place. */
 static inline float signed_code(float y, float noise) { return (RANDOM ? y + (noise - 1.5f) : y) + ROUNDER; }
 
-/* The same for the root of v, of which v keeps its expectation; it is 1 at least, so that none becomes 0. */
+/* The same for a root, of whose square the expectation is kept; an integer. */
 static inline float root_code(float y, float noise) {
-  if (!RANDOM) return (y < 1 ? 1 : y) + ROUNDER;
+  if (!RANDOM) return (y + ROUNDER) - ROUNDER;
   const float c = (float)(int32_t)y, place = (y - c) * (y + c), least = (noise - 1) * (c + c + 1);
-  const float code = place > least ? c + 1 : c;
-  return (code < 1 ? 1 : code) + ROUNDER;
+  return place > least ? c + 1 : c;
 }
 
-/* Factors of the codes in the update. */
+/* A code as the byte in which it is stored. */
+static inline uint8_t byte(float code) { return (uint8_t)pattern_of(code + ROUNDER); }
+
+/* Factors of m's code times its magnitude, and of v's, in the update. */
 typedef struct { WIDE of_m, of_root, eps, decay; } Factors;
 
 static inline Factors factors_of(const Scalars *k, float m, float root, const Options *o) {
-  return (Factors){m * k->correct2, root * k->root_correct3, (WIDE)o->eps, (WIDE)o->weight_decay};
+  return (Factors){(WIDE)m * m * k->correct2, root * k->root_correct3, (WIDE)o->eps, (WIDE)o->weight_decay};
 }
 
 static inline WIDE update_of(WIDE m, WIDE root, WIDE p, const Factors *f) {
@@ -110,7 +116,7 @@ static inline WIDE update_of(WIDE m, WIDE root, WIDE p, const Factors *f) {
 /* Sums of squares, one for each place in a block: a sum over a block alone would take longer than all else. */
 typedef struct { WIDE param[UNIT], update[UNIT]; int moving; } Squares;
 
-/* The states of a block before they are rounded, and the patterns of their largest magnitudes. */
+/* The states of a block before they are rounded, the moments' as roots, and the patterns of their largest magnitudes. */
 typedef struct { float s[UNIT], m[UNIT], root[UNIT]; uint32_t largest_s, largest_m, largest_root; } Values;
 
 static inline int is_moving(const G *grad, int count) {
@@ -126,6 +132,7 @@ static inline void advance(const Tensor *t, Place at, const Options *o, Values *
   const int8_t *restrict explore = t->explore + at.at, *restrict exp_avg = t->exp_avg + at.at;
   const uint8_t *restrict exp_avg_sq = t->exp_avg_sq + at.at;
   const WIDE old_m = t->exp_avg_scale[at.scale], old_root = t->exp_avg_sq_scale[at.scale];
+  const WIDE keep_m = old_m * old_m;
   const WIDE keep3 = (WIDE)o->beta3 * old_root * old_root, old_s = EXPLORES ? t->explore_scale[at.scale] : 0;
   uint32_t largest_s = 0, largest_m = 0, largest_root = 0;
 #pragma omp simd reduction(max : largest_s, largest_m, largest_root)
@@ -138,8 +145,9 @@ static inline void advance(const Tensor *t, Place at, const Options *o, Values *
       x->s[i] = (float)FMA(forget1, difference, memory);
       largest_s = larger(largest_s, magnitude(x->s[i]));
     }
-    WIDE mean = (WIDE)exp_avg[i] * old_m, code = (WIDE)exp_avg_sq[i];
-    x->m[i] = (float)FMA(forget2, for_m - mean, mean);
+    WIDE of_m = (WIDE)exp_avg[i], mean = of_m * ABS(of_m) * keep_m, code = (WIDE)exp_avg_sq[i];
+    float m = (float)FMA(forget2, for_m - mean, mean);
+    x->m[i] = with_sign(sqrtf(fabsf(m)), pattern_of(m));
     x->root[i] = sqrtf((float)FMA(forget3 * for_v, for_v, code * code * keep3));
     largest_m = larger(largest_m, magnitude(x->m[i]));
     largest_root = larger(largest_root, magnitude(x->root[i]));
@@ -166,11 +174,13 @@ static inline void encode(const Tensor *t, Place at, const Options *o, const Sca
     explore[i] = (int8_t)pattern_of(signed_code(x->s[i] * to_s, noise_of_s(BITS(i, word))));
 #pragma omp simd
   for (int i = 0; i < at.count; i++) {
-    const float m = signed_code(x->m[i] * to_m, noise_of_m(BITS(i, word)));
-    const float root = root_code(x->root[i] * to_root, noise_of_v(BITS(i, word)));
-    exp_avg[i] = (int8_t)pattern_of(m);
-    exp_avg_sq[i] = (uint8_t)pattern_of(root);
-    WIDE p = LOAD_PARAM(i), r = update_of(m - ROUNDER, root - ROUNDER, p, &f);
+    const float size = root_code(fabsf(x->m[i]) * to_m, noise_of_m(BITS(i, word)));
+    const float m = with_sign(size, pattern_of(x->m[i]));
+    float root = root_code(x->root[i] * to_root, noise_of_v(BITS(i, word)));
+    root = root < 1 ? 1 : root; /* v is never 0, which would let m move a parameter without bound. */
+    exp_avg[i] = (int8_t)byte(m);
+    exp_avg_sq[i] = byte(root);
+    WIDE p = LOAD_PARAM(i), r = update_of(m * size, root, p, &f);
     pp[i] = FMA(p, p, pp[i]);
     rr[i] = FMA(r, r, rr[i]);
   }
@@ -207,7 +217,8 @@ static void second_pass(const Tensor *t, int64_t begin, int64_t end, const Optio
     const uint32_t key = k->key + (uint32_t)at.element;
 #pragma omp simd
     for (int i = 0; i < at.count; i++) {
-      WIDE p = LOAD_PARAM(i), r = update_of((WIDE)exp_avg[i], (WIDE)exp_avg_sq[i], p, &f);
+      WIDE m = (WIDE)exp_avg[i];
+      WIDE p = LOAD_PARAM(i), r = update_of(m * ABS(m), (WIDE)exp_avg_sq[i], p, &f);
       STORE_PARAM(i, p - factor * r, mix((uint32_t)i + key) & 0xFFFFu);
     }
   }

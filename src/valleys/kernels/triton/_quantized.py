@@ -56,7 +56,7 @@ def _values(
     T: tl.constexpr,
     WIDE: tl.constexpr,
 ) -> tl.tensor:
-    """What codes stand for: the root of v, s and m themselves."""
+    """Values that codes stand for: s, the root of v, and that of m with its sign."""
     scale = _load(scales, of_scale, present, tl.float32).to(WIDE)
     return _load(codes, places, inside, T).to(WIDE) * scale[:, None]
 
@@ -83,7 +83,7 @@ def _noise(bits: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _signed_codes(x: tl.tensor, bits: tl.tensor, RANDOM: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """The codes of s or m, float32, and the scales; ``bits`` hold the random ones of the state in place."""
+    """The codes of s, float32, and the scales; ``bits`` hold the random ones of the state in place."""
     scale, inverse, x = _scales(x, 127.0)
     y = x * inverse[:, None]
     if RANDOM:
@@ -92,16 +92,18 @@ def _signed_codes(x: tl.tensor, bits: tl.tensor, RANDOM: tl.constexpr) -> tuple[
 
 
 @triton.jit
-def _root_codes(root: tl.tensor, bits: tl.tensor, RANDOM: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """The codes of v from its root, and the scales."""
-    scale, inverse, root = _scales(root, 255.0)
+def _root_codes(
+    root: tl.tensor, bits: tl.tensor, CODES: tl.constexpr, RANDOM: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """The codes of roots, and the scales."""
+    scale, inverse, root = _scales(root, CODES)
     y = root * inverse[:, None]
     if RANDOM:
         c = tl.floor(y)
         code = tl.where((y - c) * (y + c) > (_noise(bits) - 1) * (c + c + 1), c + 1, c)
     else:
         code = (y + 12582912.0) - 12582912.0
-    return tl.where(code < 1, 1.0, code), scale
+    return code, scale
 
 
 @triton.jit
@@ -154,16 +156,20 @@ def quantized_first(
         _store(record + 4, places, inside, code.to(tl.int8))
         _store(record + 12, of_scale, present, scale)
     m = _values(record + 5, record + 13, places, inside, of_scale, present, tl.int8, WIDE)
-    m, scale = _signed_codes((m + tl.load(numbers + 4) * (for_m - m)).to(tl.float32), bits >> 9, RANDOM)
-    _store(record + 5, places, inside, m.to(tl.int8))
+    m = m * tl.abs(m)
+    m = (m + tl.load(numbers + 4) * (for_m - m)).to(tl.float32)
+    code, scale = _root_codes(tl.sqrt_rn(tl.abs(m)), bits >> 9, 127.0, RANDOM)
+    code = tl.where(m < 0, -code, code)
+    _store(record + 5, places, inside, code.to(tl.int8))
     _store(record + 13, of_scale, present, scale)
-    m = m.to(WIDE) * scale.to(WIDE)[:, None]
+    m = code.to(WIDE) * scale.to(WIDE)[:, None]
     root = _values(record + 6, record + 14, places, inside, of_scale, present, tl.uint8, WIDE)
     v = (tl.load(numbers + 5) * (root * root) + tl.load(numbers + 6) * for_v * for_v).to(tl.float32)
-    root, scale = _root_codes(tl.sqrt_rn(v), bits << 11, RANDOM)
+    root, scale = _root_codes(tl.sqrt_rn(v), bits << 11, 255.0, RANDOM)
+    root = tl.where(root < 1, 1.0, root)
     _store(record + 6, places, inside, root.to(tl.uint8))
     _store(record + 14, of_scale, present, scale)
-    r = direction(p, m, root.to(WIDE) * scale.to(WIDE)[:, None], load_step(record, STEP).to(WIDE), numbers)
+    r = direction(p, m * tl.abs(m), root.to(WIDE) * scale.to(WIDE)[:, None], load_step(record, STEP).to(WIDE), numbers)
     if MEASURE:
         r = tl.where(inside, r, 0.0)
         block, blocks = tl.program_id(0), tl.num_programs(0)
@@ -201,7 +207,7 @@ def quantized_second(
     p = load_param(record + 2, record + 16, places, inside, P, WIDE, CORRECTS, False)
     m = _values(record + 5, record + 13, places, inside, of_scale, present, tl.int8, WIDE)
     root = _values(record + 6, record + 14, places, inside, of_scale, present, tl.uint8, WIDE)
-    r = direction(p, m, root, load_step(record, STEP).to(WIDE), numbers)
+    r = direction(p, m * tl.abs(m), root, load_step(record, STEP).to(WIDE), numbers)
     _move(record, places, inside, p - tl.load(factors + index).to(WIDE) * r, first, key, P, RANDOM, CORRECTS)
 
 
