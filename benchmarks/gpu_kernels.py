@@ -102,7 +102,8 @@ def run(results: Results, options: argparse.Namespace) -> None:
     *rows, compiled = kernels(device)
     for row in rows:
         _compare_all(results, row, list(PRECISIONS), device, shapes)
-    results.measure("stochastic rounding", partial(rounding, device))
+    for name, kind in ROUNDED.items():
+        results.measure(f"stochastic rounding, {name}", partial(rounding, device, kind))
     results.measure("tests marked gpu", lambda: tests(results.left()))
     _compare_all(results, compiled, ["float32"] if options.dry_run else list(PRECISIONS), device, shapes)
 
@@ -151,20 +152,36 @@ def compare(kernel: Kernel, precision: Precision, device: str, shapes: Shapes = 
     }
 
 
-def rounding(device: str) -> dict[str, Any]:
-    """Compare bfloat16 parameters rounded stochastically, with states in bfloat16: the same random bits everywhere.
+ROUNDED: dict[str, dict[str, Any]] = {
+    "bfloat16 states": {"state_dtype": torch.bfloat16},
+    "8-bit states": {"state_dtype": "8bit"},
+    "8-bit states and error correction": {"state_dtype": "8bit", "error_correction": True},
+}
+"""Options of optimizers that round at random."""
+
+
+def rounding(device: str, kind: dict[str, Any]) -> dict[str, Any]:
+    """Compare bfloat16 parameters rounded stochastically, with compressed states: the same random bits everywhere.
 
     Arithmetic in another order carries a value over a rounding now and then; other bits would do so to half of them.
     """
-    params = []
+    params: list[list[Parameter]] = []
+    tensors: list[list[Tensor]] = []
     for way in ({"fused": FUSED[device]}, {"foreach": True, "fused": False}):
         params.append([Parameter(_randn(shape, i, torch.bfloat16).to(device)) for i, shape in enumerate(SHAPES)])
-        optimizer = valleys.ALTO(params[-1], lr=0.02, state_dtype=torch.bfloat16, **way)  # type: ignore[arg-type]
+        optimizer = valleys.ALTO(params[-1], lr=0.02, **kind, **way)  # type: ignore[arg-type]
         for i, param in enumerate(params[-1]):
             param.grad = _randn(tuple(param.shape), 1000 + i, torch.bfloat16).to(device)
         optimizer.step()
-    shares = [float((a != b).double().mean()) for a, b in zip(*params, strict=True)]
-    large = [share for share, shape in zip(shares, SHAPES, strict=True) if torch.Size(shape).numel() > 1000]
+        # A correction's unit is a 65,536th of the parameter: other rounding of the arithmetic changes one in twenty.
+        states = [
+            value
+            for param in params[-1]
+            for name, value in sorted(optimizer.state[param].items())
+            if name != "correction"
+        ]
+        tensors.append([param.detach() for param in params[-1]] + [x for x in states if x.numel() > 1000])
+    large = [float((a != b).double().mean()) for a, b in zip(*tensors, strict=True) if a.numel() > 1000]
     spread = {"smallest": min(large), "largest": max(large)}
     return {"differing": max(large), "spread": spread, "tolerance": 0.01, "passed": max(large) <= 0.01, "n": len(large)}
 

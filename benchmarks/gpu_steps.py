@@ -66,6 +66,7 @@ def contenders(device: str, graphed: bool) -> list[Contender]:
     """The base, then its rivals, ours last: an error in one of them could break the CUDA context."""
     fused = FUSED[device]
     adapt: Callable[..., Any] = valleys.adapt
+    layerwise = {"layer_adaptation": True, "fused": fused}
     ways: list[tuple[str, str, Callable[..., Optimizer], dict[str, Any]]] = [
         (BASE, "torch", AdamW, {"fused": True}),
         ("AdamW foreach", "torch", AdamW, {"foreach": True}),
@@ -73,8 +74,12 @@ def contenders(device: str, graphed: bool) -> list[Contender]:
         ("ALTO foreach", "valleys", valleys.ALTO, {"layer_adaptation": True, "foreach": True, "fused": False}),
         ("adapt(AdamW foreach)", "valleys", lambda *a, **o: adapt(AdamW(*a, **o)), {"foreach": True}),
         ("EAdamW fused", "valleys", valleys.EAdamW, {"fused": True}),
-        (f"Lamb {fused}", "valleys", valleys.Lamb, {"layer_adaptation": True, "fused": fused}),
-        (f"ALTO {fused}", "valleys", valleys.ALTO, {"layer_adaptation": True, "fused": fused}),
+        (f"Lamb {fused}", "valleys", valleys.Lamb, layerwise),
+        (f"ALTO {fused}", "valleys", valleys.ALTO, layerwise),
+        *(
+            (f"ALTO {fused}, {states} states", "valleys", valleys.ALTO, {**layerwise, "state_dtype": dtype})
+            for states, dtype in (("bfloat16", torch.bfloat16), ("8-bit", "8bit"))
+        ),
     ]
     rows = []
     for name, package, cls, options in ways:
@@ -146,7 +151,7 @@ def moved(optimizer: Optimizer, layerwise: bool) -> int:
     moments = buffers = 0
     for entry in optimizer.state_dict()["state"].values():
         for name, value in entry.items():
-            if name in ("exp_avg", "exp_avg_sq"):
+            if name.removesuffix("_code").removesuffix("_scale") in ("exp_avg", "exp_avg_sq"):
                 moments += value.nbytes
             elif isinstance(value, Tensor) and value.dim() > 0:  # others are counts, and keys of random bits
                 buffers += value.nbytes

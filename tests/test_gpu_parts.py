@@ -124,7 +124,7 @@ def test_bytes_of_a_step_are_those_of_the_algorithm(name: str, dtype: torch.dtyp
 
 def test_a_graph_has_only_what_keeps_its_steps_on_the_device() -> None:
     rows = {row.name: row for row in load("gpu_steps").contenders("cuda", graphed=True)}
-    assert len(rows) == 7
+    assert len(rows) == 9
     assert "timm Lamb" not in rows
     for row in rows.values():
         assert row.build.args[1]["capturable"] is True

@@ -35,7 +35,6 @@ MAKERS: dict[str, Any] = {
     "ALTO": lambda params: valleys.ALTO(params, lr=0.01, state_dtype="8bit"),
     "ALTO, nearest": lambda params: valleys.ALTO(params, lr=0.01, state_dtype="8bit", stochastic_rounding=False),
     "Lamb, foreach": lambda params: valleys.Lamb(params, lr=0.01, state_dtype="8bit", foreach=True),
-    "ALTO, corrected": lambda params: valleys.ALTO(params, lr=0.01, state_dtype="8bit", error_correction=True),
     "EAdamW": lambda params: valleys.EAdamW(params, lr=0.01, alpha=-30.0, state_dtype="8bit"),
 }
 
@@ -102,6 +101,29 @@ def test_what_shards_cannot_have_stays_in_float32() -> None:
     for has_codes, error in spawn(what_shards_cannot_have, 2):
         assert not has_codes
         assert error < 0.2
+
+
+def corrected_shards() -> tuple[bool, bool]:
+    """Without a ratio, which adds up in another order: whether parameters and corrections are those of the whole."""
+    mesh = init_device_mesh("cpu", (2,))
+    whole = nn.Parameter(values(0, (31, 300), 0).to(torch.bfloat16))
+    shard = nn.Parameter(distribute_tensor(whole.detach(), mesh, [Shard(0)]))
+    pair = [
+        valleys.ALTO([param], lr=1e-4, layer_adaptation=False, state_dtype="8bit", error_correction=True)
+        for param in (whole, shard)
+    ]
+    for step in range(1, 4):
+        whole.grad = values(0, (31, 300), step).to(torch.bfloat16)
+        shard.grad = distribute_tensor(whole.grad, mesh, [Shard(0)])
+        for optimizer in pair:
+            optimizer.step()
+    corrections = pair[0].state[whole]["correction"], whole_value(pair[1].state[shard]["correction"])
+    return torch.equal(whole, whole_value(shard.detach())), torch.equal(*corrections)
+
+
+def test_shards_have_the_corrections_of_the_whole() -> None:
+    for alike in spawn(corrected_shards, 2):
+        assert alike == (True, True)
 
 
 def test_shards_have_the_codes_of_the_whole() -> None:
