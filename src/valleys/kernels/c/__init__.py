@@ -169,12 +169,17 @@ def _check(failed: int) -> None:
         raise MemoryError("no memory for the block sums of a step; no parameter was changed")
 
 
+def variant_of(needs: Needs) -> Variant:
+    """Return the variant of the sources that updates such tensors."""
+    source, state = ("quantized.c", "int8_t") if needs.is_quantized else ("update.c", _TYPES[needs.state])
+    types = _TYPES[needs.param], _TYPES[needs.grad], state
+    return Variant(source, *types, needs.random, needs.explores, needs.corrects)
+
+
 @functools.cache
 def _library(needs: Needs) -> ctypes.CDLL | SimpleNamespace:
     """Return the kernels for such tensors: the wheel's, else from the disk or compiled now; raises ``CompileError``."""
-    source, state = ("quantized.c", "int8_t") if needs.is_quantized else ("update.c", _TYPES[needs.state])
-    types = _TYPES[needs.param], _TYPES[needs.grad], state
-    variant = Variant(source, *types, needs.random, needs.explores, needs.corrects)
+    variant = variant_of(needs)
     library: ctypes.CDLL | SimpleNamespace | None = prebuilt.load(variant)
     if library is None:
         library = compiler.load(_FOLDER / variant.source, [*variant.flags, NATIVE, "-shared"], variant.symbols)
