@@ -85,7 +85,7 @@ def entries(
 
 def copied(tensors: Tensors) -> Tensors:
     columns: Any = [None if column is None else [x.clone() for x in column] for column in tensors[:6]]
-    return Tensors._make([*columns, list(tensors.keys), list(tensors.starts)])
+    return Tensors._make([*columns, list(tensors.keys), list(tensors.starts), None])
 
 
 def embedded(x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -235,7 +235,7 @@ def cut(whole: Tensors, places: Sequence[Any], starts: Sequence[int]) -> Tensors
     """One tensor's parts as entries, views of it."""
     columns: Any = [None if column is None else [column[0][place] for place in places] for column in whole[:5]]
     count = len(places)
-    return Tensors._make([*columns, whole.steps * count, whole.keys * count, list(starts)])
+    return Tensors._make([*columns, whole.steps * count, whole.keys * count, list(starts), None])
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_the_halves_make_the_step(dtype: torch.dtype) -> None:
             torch._foreach_copy_(columns[-1], [x.square() if role == 4 else x for x in values])
             memories += memory
         steps, numbers = [torch.ones((), device="cuda") for _ in shapes], list(range(len(shapes)))
-        return Tensors._make([*columns, steps, numbers, [5 + 2**32 * i for i in numbers]]), memories  # type: ignore[list-item]
+        return Tensors._make([*columns, steps, numbers, [5 + 2**32 * i for i in numbers], None]), memories  # type: ignore[list-item]
 
     (once, _), (twice, _), (gapped, memories) = entries(0), entries(0), entries(3)
     for warm in (True, False):

@@ -70,7 +70,7 @@ def test_parts_add_up_and_round_like_the_whole() -> None:
     whole, together = (run(start([(4 * BLOCK + 9,)], torch.bfloat16), rule, 1) for _ in range(2))
     begins = [0, 1, BLOCK, 3 * BLOCK + 5]
     columns: Any = [list(column[0].tensor_split(begins[1:])) for column in together[:5] if column]
-    parts = Tensors._make([*columns, together.steps * 4, together.keys * 4, begins])
+    parts = Tensors._make([*columns, together.steps * 4, together.keys * 4, begins, None])
     sums, expected = backend.measure_(parts, rule), backend.measure_(whole, rule)
     torch.testing.assert_close(sums.sum(1, keepdim=True), expected, rtol=1e-6, atol=0)
     factors = step_lengths(expected, rule)

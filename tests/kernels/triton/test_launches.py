@@ -104,7 +104,7 @@ def test_rows_beyond_32_bits(kernels: ModuleType) -> None:
     tl = triton.language
     factors = torch.tensor([0.5], dtype=torch.float64)
     types = tl.float32, tl.float32, tl.float32
-    kernels.alto_second[(1,)](table, numbers, factors, table, 1, *types, True, False, None, False, False, BLOCK)
+    kernels.alto_second[(1,)](table, numbers, factors, table, 1, *types, True, False, None, False, False, False, BLOCK)
     assert torch.equal(p, expected)
 
 
