@@ -62,6 +62,21 @@ def _values(
 
 
 @triton.jit
+def _store_state(
+    codes: tl.tensor,
+    scales: tl.tensor,
+    places: tl.tensor,
+    inside: tl.tensor,
+    of_scale: tl.tensor,
+    present: tl.tensor,
+    code: tl.tensor,
+    scale: tl.tensor,
+) -> None:
+    _store(codes, places, inside, code)
+    _store(scales, of_scale, present, scale)
+
+
+@triton.jit
 def _scales(x: tl.tensor, CODES: tl.constexpr) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Each block's scale, what its values are multiplied by, and the values, zeros where one is not finite."""
     # Integers: the largest of floats would pass over NaN.
@@ -153,22 +168,19 @@ def quantized_first(
         for_m = g + tl.load(numbers + 1) * difference
         for_v = g + tl.load(numbers + 2) * difference
         code, scale = _signed_codes((s + tl.load(numbers + 3) * difference).to(tl.float32), bits << 1, RANDOM)
-        _store(record + 4, places, inside, code.to(tl.int8))
-        _store(record + 12, of_scale, present, scale)
+        _store_state(record + 4, record + 12, places, inside, of_scale, present, code.to(tl.int8), scale)
     m = _values(record + 5, record + 13, places, inside, of_scale, present, tl.int8, WIDE)
     m = m * tl.abs(m)
     m = (m + tl.load(numbers + 4) * (for_m - m)).to(tl.float32)
     code, scale = _root_codes(tl.sqrt_rn(tl.abs(m)), bits >> 9, 127.0, RANDOM)
     code = tl.where(m < 0, -code, code)
-    _store(record + 5, places, inside, code.to(tl.int8))
-    _store(record + 13, of_scale, present, scale)
+    _store_state(record + 5, record + 13, places, inside, of_scale, present, code.to(tl.int8), scale)
     m = code.to(WIDE) * scale.to(WIDE)[:, None]
     root = _values(record + 6, record + 14, places, inside, of_scale, present, tl.uint8, WIDE)
     v = (tl.load(numbers + 5) * (root * root) + tl.load(numbers + 6) * for_v * for_v).to(tl.float32)
     root, scale = _root_codes(tl.sqrt_rn(v), bits << 11, 255.0, RANDOM)
     root = tl.where(root < 1, 1.0, root)
-    _store(record + 6, places, inside, root.to(tl.uint8))
-    _store(record + 14, of_scale, present, scale)
+    _store_state(record + 6, record + 14, places, inside, of_scale, present, root.to(tl.uint8), scale)
     r = direction(p, m * tl.abs(m), root.to(WIDE) * scale.to(WIDE)[:, None], load_step(record, STEP).to(WIDE), numbers)
     if MEASURE:
         r = tl.where(inside, r, 0.0)
@@ -250,6 +262,5 @@ def quantized_explore(
     difference = g - s
     bits = _bits(first, load_key(record + 5, KEYS_ON_DEVICE))
     code, scale = _signed_codes((s + tl.load(numbers + 1) * difference).to(tl.float32), bits << 1, RANDOM)
-    _store(record + 3, places, inside, code.to(tl.int8))
-    _store(record + 7, of_scale, present, scale)
+    _store_state(record + 3, record + 7, places, inside, of_scale, present, code.to(tl.int8), scale)
     _store(record + 4, places, inside, narrow(g + tl.load(numbers) * difference, mix(bits), G, False))
