@@ -79,7 +79,7 @@ def test_what_is_no_number_stays_none(backend: dict[str, Any]) -> None:
     assert param.isfinite().sum() == param.numel() - 44
 
 
-@pytest.mark.parametrize("backend", [{"foreach": True}, {"fused": "c"}], ids=str)
+@pytest.mark.parametrize("backend", [{"foreach": True}, {"foreach": True, "capturable": True}, {"fused": "c"}], ids=str)
 def test_a_skipped_step_leaves_the_codes(backend: dict[str, Any]) -> None:
     params = parameters()
     optimizer = valleys.ALTO(params, skip_nonfinite=True, state_dtype="8bit", **backend)

@@ -195,9 +195,12 @@ def test_layers_inside_a_parameter(options: dict[str, Any]) -> None:
     torch.testing.assert_close(master(pair[0], whole), joined, rtol=1e-5, atol=1e-7)
 
 
-def test_a_resumed_run_is_the_same_and_a_skipped_step_keeps_the_correction() -> None:
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_resumed_run_is_the_same_and_a_skipped_step_keeps_the_correction(capturable: bool) -> None:
+    """Capturable, the kernel itself keeps it, as the host does not look."""
     params = parameters(torch.bfloat16)
     optimizer = valleys.ALTO(params, lr=1e-3, error_correction=True, skip_nonfinite=True, foreach=True)
+    optimizer.param_groups[0]["capturable"] = capturable
     train(optimizer, params, range(5))
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
