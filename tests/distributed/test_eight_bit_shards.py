@@ -94,6 +94,14 @@ def what_shards_cannot_have() -> tuple[bool, float]:
     for each in optimizers:
         each.step()
     error = (whole_value(shard.detach()) - whole.detach()).norm() / (whole.detach() - before).norm()
+    # A whole checkpoint is cut into the shards' codes and scales.
+    first = nn.Parameter(distribute_tensor(whole.detach(), mesh, [Shard(0)]))
+    rows = valleys.ALTO([first], state_dtype="8bit")
+    rows.load_state_dict(optimizers[0].state_dict())
+    for name, value in optimizers[0].state[whole].items():
+        assert torch.equal(whole_value(rows.state[first][name]), value), name
+    first.grad = distribute_tensor(whole.grad, mesh, [Shard(0)])
+    rows.step()
     return "exp_avg_code" in optimizer.state[wide], error.item()
 
 

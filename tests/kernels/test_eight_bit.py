@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -148,6 +149,28 @@ def test_a_step_is_the_references(backend: Any, random: bool, explores: bool) ->
             p.copy_(theta)
     assert wrong <= max(1, 1e-4 * elements)
     assert far <= wrong  # nowhere else
+
+
+def test_parts_of_a_matrix_are_left_alone_but_for_themselves(backend: Any) -> None:
+    """Every second row and the middle blocks, as a layer inside a parameter lies; the same as tensors of their own."""
+    rows, columns, blocks = slice(1, None, 2), slice(256, 640), slice(1, 3)
+    grads, params = randn(4, 1024, seed=1), randn(4, 1024, seed=2)
+    states = [zero((4, 1024), role) for role in STATES]
+    parts = [replace(x, codes=x.codes[rows, columns], scales=x.scales[rows, blocks]) for x in states]
+    own = [zero((2, 384), role) for role in STATES]
+    alone, before = params[rows, columns].clone(), params.clone()
+    backend.alto_(tensors([alone], [grads[rows, columns].contiguous()], [[x] for x in own], 1), RULE)
+    backend.alto_(tensors([params[rows, columns]], [grads[rows, columns]], [[x] for x in parts], 1), RULE)
+    torch.testing.assert_close(params[rows, columns], alone, rtol=1e-5, atol=1e-8)  # norms may add up in another order
+    for x, y, whole in zip(parts, own, states, strict=True):
+        assert torch.equal(x.codes, y.codes)
+        assert torch.equal(x.scales, y.scales)
+        x.codes.zero_()
+        x.scales.zero_()
+        assert not whole.codes.any()
+        assert not whole.scales.any()
+    params[rows, columns] = before[rows, columns]
+    assert torch.equal(params, before)
 
 
 @pytest.mark.parametrize("random", [False, True])
