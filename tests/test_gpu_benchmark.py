@@ -95,13 +95,13 @@ def test_the_dry_run_walks_through_everything(environment: dict[str, str], tmp_p
     assert {part["status"] for part in read["run"]["parts"].values()} == {"finished"}
     kernels = read["kernels"]["measurements"]
     tests, _ = kernels.pop("tests marked gpu"), kernels.pop("ALTO compiled, float32")
-    assert len(kernels) == 4 * 10 + 1
+    assert len(kernels) == 4 * 10 + 3
     assert all(entry["passed"] and entry["n"] and entry["spread"] for entry in kernels.values())
     # One file imports what is blocked.
     assert (tests["tests_failed"], tests["files_failed"], tests["passed"]) == (0, 1, None)
     assert tests["tests_skipped"] >= 10
     steps = read["steps"]["measurements"]
-    assert len(steps) == 2 * 8
+    assert len(steps) == 2 * 10
     assert steps["tiny, float32, eager, timm Lamb"]["error"] == "ModuleNotFoundError: No module named 'timm'"
     for name, entry in steps.items():
         if "error" not in entry:
