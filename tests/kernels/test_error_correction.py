@@ -234,6 +234,12 @@ def test_a_correction_that_does_not_fit_is_refused(change: Any) -> None:
     assert torch.equal(before, param)
 
 
+def test_a_backend_without_it_is_refused_at_once() -> None:
+    with pytest.raises(RuntimeError, match=r"fused='compiled'.*torch\.compile"):
+        valleys.ALTO(parameters(torch.bfloat16), fused="compiled", error_correction=True)
+    valleys.ALTO(parameters(torch.float32)[:1], fused="c", error_correction=True)
+
+
 def test_differentiable_steps_are_refused() -> None:
     with pytest.raises(RuntimeError, match="error_correction"):
         valleys.ALTO(parameters(torch.bfloat16), differentiable=True, error_correction=True)

@@ -27,6 +27,7 @@ from valleys._engine.options import (
     check_sharded,
     has_codes,
     is_adapted,
+    is_corrected,
     kernel_dtype,
     rounds_stochastically,
     rule_of,
@@ -95,7 +96,8 @@ class Layerwise(Optimizer):
             group["betas"] = _plain(group["betas"])
             if group["fused"]:
                 present = [param for param in group["params"] if not is_uninitialized(param)]
-                require_fused([(local(param), kernel_dtype(param, group)) for param in present], group["fused"])
+                needs = [(local(param), kernel_dtype(param, group), is_corrected(param, group)) for param in present]
+                require_fused(needs, group["fused"])
         except (TypeError, ValueError, RuntimeError):
             self.param_groups.pop()
             raise
@@ -320,7 +322,7 @@ class Layerwise(Optimizer):
         # A checkpoint may be older than the option.
         if rounds_stochastically(param, group):
             state[ROUNDING_STEP] = count_tensor(state.get(ROUNDING_STEP, state["step"]), device)
-        if not group["error_correction"] or param.dtype != torch.bfloat16:
+        if not is_corrected(param, group):
             state.pop(CORRECTION, None)
         elif CORRECTION not in state:
             state[CORRECTION] = torch.zeros_like(param, dtype=torch.int8, requires_grad=False)

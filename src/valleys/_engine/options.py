@@ -43,6 +43,11 @@ def rounds_stochastically(param: Tensor, group: dict[str, Any]) -> bool:
     return group["stochastic_rounding"] and (narrow or has_codes(param, group))
 
 
+def is_corrected(param: Tensor, group: dict[str, Any]) -> bool:
+    """Return True for a bfloat16 parameter with 8 bits more."""
+    return group["error_correction"] and param.dtype == torch.bfloat16  # type: ignore[no-any-return]
+
+
 def has_codes(param: Tensor, group: dict[str, Any]) -> bool:
     """Return True for a parameter whose states are in 8 bits."""
     return is_quantized(param, group["state_dtype"], group["blocks"])

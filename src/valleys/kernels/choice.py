@@ -86,13 +86,16 @@ def best(tensors: Sequence[Tensor], needs: Needs) -> Backend | None:
     return fused_backend(name, tensors[0].device, needs)[0]
 
 
-def require_fused(params: Sequence[tuple[Tensor, torch.dtype]], fused: bool | str) -> None:
-    """Raise what the first step would raise about ``fused``, before any work; with each parameter its states' dtype."""
-    for param, state in params:
+def require_fused(params: Sequence[tuple[Tensor, torch.dtype, bool]], fused: bool | str) -> None:
+    """Raise what the first step would raise about ``fused``, before any work.
+
+    With each parameter come its states' dtype and whether it has a correction.
+    """
+    for param, state, corrects in params:
         if param.device.type != "meta":
             # A complex tensor comes to a kernel as pairs of real numbers.
             dtype, state = param.dtype.to_real(), state.to_real()
-            select([param], Needs(dtype, dtype, state), None, fused)
+            select([param], Needs(dtype, dtype, state, corrects=corrects), None, fused)
 
 
 @functools.cache
