@@ -103,11 +103,6 @@ typedef struct { double param, update; int moving; } Sums;
 
 typedef struct { WIDE correct2, root_correct3; uint32_t key; double factor; } Scalars;
 
-/* The update from the moments as they are stored, so that both passes get the same; root is that of v. */
-static inline WIDE update(WIDE m, WIDE root, WIDE p, const Scalars *k, WIDE eps, WIDE decay) {
-  return m * k->correct2 / (root * k->root_correct3 + eps) + decay * p;
-}
-
 /* lr times the layer's ratio; see valleys.reference.trust_ratio. */
 static double step_length(const Options *o, Sums layer) {
   double w = sqrt(layer.param), r = sqrt(layer.update), phi = w + o->norm_eps;

@@ -15,6 +15,11 @@ typedef struct {
 } Tensor;
 _Static_assert(sizeof(Tensor) == 12 * sizeof(int64_t), "a field is not 64 bits wide");
 
+/* The update from the moments as they are stored, so that both passes get the same; root is that of v. */
+static inline WIDE update(WIDE m, WIDE root, WIDE p, const Scalars *k, WIDE eps, WIDE decay) {
+  return m * k->correct2 / (root * k->root_correct3 + eps) + decay * p;
+}
+
 /* Where an element lies; end comes back no further than the end of its row. */
 static inline int64_t place(const Tensor *t, int64_t element, int64_t *end) {
   const int64_t row = element / t->length, after = (row + 1) * t->length;
