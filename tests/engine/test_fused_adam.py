@@ -75,13 +75,75 @@ def test_joint_equals_the_plain_optimizer_fed_by_e(name: str, alpha: float, beta
             torch.testing.assert_close(one[index][key].double(), other[index][key].double(), rtol=1e-11, atol=1e-12)
 
 
+def matrices(dtype: torch.dtype) -> list[torch.nn.Parameter]:
+    """Blocks that end with a row and before, more than one chunk of a kernel, and what stays exact in 8 bits."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(70, 64), (9, 1000), (3, 5, 4096), (5,), (2, 3)]
+    return [torch.nn.Parameter(torch.randn(s, dtype=dtype, generator=generator)) for s in shapes]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("state_dtype", ["8bit", torch.bfloat16, torch.float32])
+def test_a_rounded_buffer_is_that_of_two_passes(dtype: torch.dtype, state_dtype: Any, made: list[bool]) -> None:
+    """E's codes and bits are the same; the moments and parameters differ from torch's by rounding."""
+    params, twins = matrices(dtype), matrices(dtype)
+    options: dict[str, Any] = {"state_dtype": state_dtype, "seed": 7}
+    joint = valleys.adapt(ADAMW(params, lr=0.02, weight_decay=0.1, fused=True), -5.0, 0.9, **options)
+    apart = valleys.adapt(ADAMW(twins, lr=0.02, weight_decay=0.1, foreach=False), -5.0, 0.9, **options)
+    for step in range(6):
+        feed(params, step)
+        feed(twins, step)
+        joint.step()
+        apart.step()
+    assert made == [True, False] * 6
+    near = {"rtol": 1e-11, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-5, "atol": 2e-6}
+    for a, b in zip(params, twins, strict=True):
+        torch.testing.assert_close(a.detach(), b.detach(), **near)
+        one, other = joint.state[a], apart.state[b]
+        assert one.keys() == other.keys()
+        assert ("explore_exp_avg_code" in one) == (state_dtype == "8bit" and a.numel() > 4096)
+        for key in one:
+            if key.startswith("explore"):
+                assert torch.equal(one[key], other[key]), key
+            else:
+                torch.testing.assert_close(one[key], other[key], check_dtype=False, **near)
+
+
+@pytest.mark.parametrize("state_dtype", ["8bit", torch.bfloat16])
+def test_one_thread_and_several_make_the_same_step(state_dtype: Any) -> None:
+    results = []
+    for threads in (1, 3):
+        params, before = matrices(torch.float32), torch.get_num_threads()
+        optimizer = valleys.EAdamW(params, lr=0.02, fused=True, state_dtype=state_dtype)
+        torch.set_num_threads(threads)
+        try:
+            for step in range(2):
+                feed(params, step)
+                optimizer.step()
+        finally:
+            torch.set_num_threads(before)
+        results.append(params)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_rounded_buffer_of_other_strides_takes_two_passes(made: list[bool]) -> None:
+    params = matrices(torch.float32)
+    params[0] = torch.nn.Parameter(params[0].detach().t())
+    optimizer = valleys.EAdamW(params, fused=True, state_dtype="8bit")
+    feed(params, 1)
+    optimizer.step()
+    assert made == [False]
+
+
 APART: dict[str, Any] = {
     "not fused": lambda p: valleys.adapt(ADAMW(p)),
     "L2 decay": lambda p: valleys.adapt(ADAM(p, fused=True, weight_decay=0.1)),
     "maximize": lambda p: valleys.adapt(ADAMW(p, fused=True, maximize=True)),  # the base turns E's gradient
     "amsgrad": lambda p: valleys.adapt(ADAMW(p, fused=True, amsgrad=True)),
     "inplace": lambda p: valleys.adapt(ADAMW(p, fused=True), inplace=True),
-    "bfloat16 buffer": lambda p: valleys.adapt(ADAMW(p, fused=True), state_dtype=torch.bfloat16),
+    "bfloat16 buffer, gradients not to be copied": lambda p: valleys.adapt(
+        ADAMW(p, fused=True), state_dtype=torch.bfloat16, inplace=True
+    ),
     "alpha 0 in a group": lambda p: valleys.adapt(
         ADAMW([{"params": p[:2]}, {"params": p[2:], "explore_alpha": 0.0}], fused=True)
     ),

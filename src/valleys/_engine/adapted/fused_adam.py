@@ -6,19 +6,37 @@ state stays the base's own, made by the base.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from valleys._engine.adapted.explore_buffer import Memory, check_explore_group, new_memory
+from valleys._engine.adapted.explore_buffer import (
+    Entry,
+    Memory,
+    buffer_of,
+    check_explore_group,
+    entries_of,
+    keys_of,
+    new_memory,
+)
+from valleys._engine.eight_bit import matrix
 from valleys._engine.kernel_inputs import Row, buckets
 from valleys._engine.state import BUFFER, step_tensor
 from valleys._engine.tensor_checks import check_tensors
-from valleys.kernels import Needs, Rule
+from valleys.kernels import Needs, Rule, Tensors
 from valleys.kernels.choice import best
 
 _DTYPES = (torch.float32, torch.float64)
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class _Work(NamedTuple):
+    """A group's parameters: those whose buffer the kernel takes beside the moments, and those with a rounded one."""
+
+    group: dict[str, Any]
+    rows: list[Row]
+    rounded: list[tuple[Entry, Row]]
 
 
 @torch.no_grad()
@@ -26,7 +44,7 @@ def step_jointly(optimizer: Any, memory: Memory) -> bool:
     """Make the whole step of an adapted Adam or AdamW, ``memory`` (E's states) included; False if one pass cannot."""
     if not _suits(optimizer):
         return False
-    work = []
+    groups = []
     for group in optimizer.param_groups:
         params = [param for param in group["params"] if param.grad is not None]
         if any(p.dtype not in _DTYPES or p.grad.dtype != p.dtype or p.grad.requires_grad for p in params):
@@ -35,12 +53,14 @@ def step_jointly(optimizer: Any, memory: Memory) -> bool:
             return False
         check_explore_group(group)
         if params:
-            work.append((group, params))
+            groups.append((group, params))
     # All checks before the first change.
-    steps = [(group, _rows(optimizer, memory, group)) for group, _ in work]
-    for (group, params), (_, rows) in zip(work, steps, strict=True):
+    steps = _works(optimizer, memory, [group for group, _ in groups])
+    if steps is None:
+        return False
+    for (_, params), work in zip(groups, steps, strict=True):
         torch._foreach_add_([optimizer.state[param]["step"] for param in params], 1)
-        _step_group(group, rows)
+        _step_group(work, memory)
         torch.autograd.graph.increment_version(params)
     return True
 
@@ -54,7 +74,6 @@ def _suits(optimizer: Any) -> bool:
     return all(
         group["fused"]
         and group["explore_alpha"] != 0  # at 0 the base itself must step
-        and "explore_state_dtype" not in group
         and not (group["amsgrad"] or group["differentiable"] or group["maximize"])
         and (group["weight_decay"] == 0 or group.get("decoupled_weight_decay", decoupled))
         and not any(isinstance(beta, Tensor) for beta in group["betas"])
@@ -62,29 +81,96 @@ def _suits(optimizer: Any) -> bool:
     )
 
 
-def _rows(optimizer: Any, memory: Memory, group: dict[str, Any]) -> list[Row]:
-    """The group's parameters with their states, which are made or, where they lie in memory otherwise, rearranged."""
-    optimizer._init_group(group, [], [], [], [], [], [])
-    names = (BUFFER, "exp_avg", "exp_avg_sq")
-    rows = []
-    for index, param in enumerate(group["params"]):
-        if param.grad is None:
-            continue
-        if memory.get(param, {}).get(BUFFER) is None:
-            memory[param] = new_memory(param, group)
-        own = optimizer.state[param]
-        state = {**own, **memory[param]}
-        ordinary = check_tensors(optimizer, group, index, state, names)
-        state["step"] = own["step"] = step_tensor(own["step"], own["step"].device)
-        rows.append(Row.of(param, state, names, param.dtype, salt=0, ordinary=ordinary))
-        memory[param][BUFFER] = state[BUFFER]
-        own.update(exp_avg=state["exp_avg"], exp_avg_sq=state["exp_avg_sq"])
-    return rows
+def _works(optimizer: Any, memory: Memory, groups: list[dict[str, Any]]) -> list[_Work] | None:
+    """What there is to do; None if a rounded buffer is not one that the kernels take."""
+    entries = {}
+    if any("explore_state_dtype" in group for group in groups):
+        entries = {entry.param: entry for entry in entries_of(optimizer, memory)}
+    works = []
+    for group in groups:
+        optimizer._init_group(group, [], [], [], [], [], [])
+        work = _Work(group, [], [])
+        for index, param in enumerate(group["params"]):
+            entry = entries.get(param)
+            if param.grad is None:
+                continue
+            if entry is None or (entry.dtype == param.dtype and not entry.rounds):
+                work.rows.append(_row(optimizer, memory, group, index))
+            elif not _takes(entry):
+                return None
+            else:
+                row = _rounded_row(optimizer, memory, entry, index)
+                if row is None:
+                    return None
+                work.rounded.append((entry, row))
+        works.append(work)
+    return works
 
 
-def _step_group(group: dict[str, Any], rows: list[Row]) -> None:
+def _takes(entry: Entry) -> bool:
+    """Return True where kernels that hand a rounded buffer's gradients on are there for such a parameter."""
+    dtype = entry.param.dtype
+    needs = Needs(dtype, dtype, entry.dtype, random=entry.rounds), Needs(dtype, dtype, dtype, explores=False)
+    return all(hasattr(best([entry.param], need), "explored_alto_") for need in needs)
+
+
+def _row(optimizer: Any, memory: Memory, group: dict[str, Any], index: int) -> Row:
+    """A parameter with its states, which are made or, where they lie in memory otherwise, rearranged."""
+    param, names = group["params"][index], (BUFFER, *_MOMENTS)
+    if memory.get(param, {}).get(BUFFER) is None:
+        memory[param] = new_memory(param, group)
+    own = optimizer.state[param]
+    state = {**own, **memory[param]}
+    ordinary = check_tensors(optimizer, group, index, state, names)
+    state["step"] = own["step"] = step_tensor(own["step"], own["step"].device)
+    row = Row.of(param, state, names, param.dtype, salt=0, ordinary=ordinary)
+    memory[param][BUFFER] = state[BUFFER]
+    own.update(exp_avg=state["exp_avg"], exp_avg_sq=state["exp_avg_sq"])
+    return row
+
+
+def _rounded_row(optimizer: Any, memory: Memory, entry: Entry, index: int) -> Row | None:
+    """A parameter with its moments alone; None unless all its tensors are contiguous and of no class of their own."""
+    param, own = entry.param, optimizer.state[entry.param]
+    buffer = buffer_of(entry, memory)
+    state = {**own, **memory[param]}
+    if not check_tensors(optimizer, entry.group, index, state, (BUFFER, *_MOMENTS)):
+        return None
+    if not all(x.is_contiguous() for x in (param, *[x for x in [buffer] if isinstance(x, Tensor)])):
+        return None
+    own["step"] = step_tensor(own["step"], own["step"].device)
+    return Row.of(param, own, _MOMENTS, param.dtype, salt=0, ordinary=True)
+
+
+def _step_group(work: _Work, memory: Memory) -> None:
+    for bucket in buckets(work.rows, _rule(work.group), {"foreach": None, "fused": None}, explores=True):
+        bucket.backend.alto_(bucket.tensors, bucket.rule)
+    for row in work.rows:
+        row.write_back()
+    alike: dict[Any, list[tuple[Entry, Row]]] = {}
+    for entry, row in work.rounded:
+        if row.param.numel():
+            alike.setdefault((entry.dtype, row.param.dtype, row.step.dtype), []).append((entry, row))
+    for pairs in alike.values():
+        _step_rounded(pairs, _rule(work.group), memory)
+
+
+def _step_rounded(pairs: list[tuple[Entry, Row]], rule: Rule, memory: Memory) -> None:
+    entries, rows = [entry for entry, _ in pairs], [row for _, row in pairs]
+    columns = zip(*[(row.param, row.grad, *row.states, row.step) for row in rows], strict=True)
+    params, grads, exp_avgs, exp_avg_sqs, steps = map(list, columns)
+    if entries[0].dtype == torch.int8:
+        grads = [matrix(grad) for grad in grads]
+    numbers = [0] * len(rows)
+    tensors = Tensors(params, grads, None, exp_avgs, exp_avg_sqs, steps, numbers, numbers)
+    buffers = [buffer_of(entry, memory) for entry in entries]
+    backend: Any = best(params[:1], Needs(params[0].dtype, params[0].dtype, params[0].dtype, explores=False))
+    backend.explored_alto_(tensors, rule, buffers, keys_of(entries, memory) if entries[0].rounds else None)
+
+
+def _rule(group: dict[str, Any]) -> Rule:
     beta2, beta3 = group["betas"]
-    rule = Rule(
+    return Rule(
         lr=group["lr"],
         alpha=group["explore_alpha"],
         beta1=group["explore_beta"],
@@ -101,10 +187,6 @@ def _step_group(group: dict[str, Any], rows: list[Row]) -> None:
         accelerate_second_moment=True,
         maximize=False,
         # torch's fused kernels keep the count on the device.
-        capturable=rows[0].step.device.type != "cpu",
+        capturable=group["params"][0].device.type != "cpu",
         stochastic_rounding=False,
     )
-    for bucket in buckets(rows, rule, {"foreach": None, "fused": None}, explores=True):
-        bucket.backend.alto_(bucket.tensors, bucket.rule)
-    for row in rows:
-        row.write_back()

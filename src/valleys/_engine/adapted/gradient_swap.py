@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from valleys import reference
-from valleys._engine.adapted.explore_buffer import Memory, check_explore_group, new_memory
-from valleys._engine.checkpoint.base_states import SHAPED
-from valleys._engine.dtensor import aligned, local, placements, random_place
-from valleys._engine.eight_bit import convert, is_quantized, is_stored, matrix, quantized
+from valleys._engine.adapted.explore_buffer import Entry, Memory, buffer_of, entries_of, keys_of
+from valleys._engine.dtensor import aligned, local, placements
+from valleys._engine.eight_bit import matrix
 from valleys._engine.kernel_inputs import real
-from valleys._engine.state import BUFFER, CPU, EXPLORE_STEP, count_tensor, state_dtype
-from valleys._engine.tensor_checks import check_tensors
+from valleys._engine.state import BUFFER
 from valleys.kernels import Needs
 from valleys.kernels.choice import select
 from valleys.kernels.layout import layout, materialized, ordered, put_back
 from valleys.kernels.quantization import Quantized
-from valleys.kernels.rounding import keys, salt, signed
-
-
-class _Entry(NamedTuple):
-    param: Tensor
-    grad: Tensor
-    group: dict[str, Any]
-    dtype: torch.dtype  # of the buffer, int8 if it is in 8 bits
-    salt: int  # of the random bits that round it
-
-    @property
-    def alpha(self) -> float:
-        return self.group["explore_alpha"]  # type: ignore[no-any-return]
-
-    @property
-    def beta(self) -> float:
-        return self.group["explore_beta"]  # type: ignore[no-any-return]
-
-    @property
-    def rounds(self) -> bool:
-        return self.dtype == torch.int8 or self.group.get("explore_state_dtype") == torch.bfloat16
 
 
 @contextmanager
@@ -53,7 +29,7 @@ def adapted_gradients(optimizer: Any, memory: Memory) -> Iterator[list[Tensor]]:
     ``memory``, E's states, is updated. Yields the parameters whose gradients were adapted; none if E is off everywhere
     and nothing was changed.
     """
-    entries = list(_entries(optimizer, memory))
+    entries = list(entries_of(optimizer, memory))
     active = [entry for entry in entries if entry.alpha != 0 or entry.param in memory]
     if not active:
         yield []
@@ -77,32 +53,9 @@ def adapted_gradients(optimizer: Any, memory: Memory) -> Iterator[list[Tensor]]:
                 entry.param.grad = entry.grad
 
 
-def _entries(optimizer: Any, memory: Memory) -> Iterator[_Entry]:
-    """Yield what is to be adapted, checked."""
-    numbers, shaped = itertools.count(), (BUFFER, *SHAPED.get(type(optimizer).adapted_from, ()))
-    for group in optimizer.param_groups:
-        dtype = group.get("explore_state_dtype")
-        check_explore_group(group)
-        for index, param in enumerate(group["params"]):
-            number = next(numbers)
-            if param.grad is None:
-                continue
-            if param.grad.layout != torch.strided:
-                raise RuntimeError(
-                    f"{type(optimizer).__name__}: a parameter of shape {tuple(param.shape)} has a sparse gradient, "
-                    "which E would make dense; build its layer with sparse=False, or leave it to an optimizer without E"
-                )
-            states = {**optimizer.state.get(param, {}), **memory.get(param, {})}
-            names = [name for name in shaped if states.get(name) is not None or is_stored(states, name)]
-            check_tensors(optimizer, group, index, states, names)
-            bits = salt(group["explore_seed"], number) if dtype is not None else 0
-            of_buffer = torch.int8 if is_quantized(param, dtype) else state_dtype(param, dtype)
-            yield _Entry(param, param.grad, group, of_buffer, bits)
-
-
-def _buckets(entries: list[_Entry], memory: Memory) -> list[list[_Entry]]:
+def _buckets(entries: list[Entry], memory: Memory) -> list[list[Entry]]:
     """Entries that one multi-tensor call can take, in first-come order."""
-    buckets: dict[Any, list[_Entry]] = {}
+    buckets: dict[Any, list[Entry]] = {}
     for entry in entries:
         off = entry.alpha == 0 and entry.param not in memory
         key = (
@@ -121,7 +74,7 @@ def _buckets(entries: list[_Entry], memory: Memory) -> list[list[_Entry]]:
 
 
 def _adapt_bucket(
-    bucket: list[_Entry],
+    bucket: list[Entry],
     memory: Memory,
     scale: Tensor | None,
     found_inf: Tensor | None,
@@ -136,7 +89,7 @@ def _adapt_bucket(
     if alpha == 0 and bucket[0].param not in memory:
         adapted = grads
     else:
-        old = [_buffer(entry, memory) for entry in bucket]
+        old = [buffer_of(entry, memory) for entry in bucket]
         if graph or differentiable:
             _refuse_codes(bucket)
             adapted, new = _differentiable(grads, old, alpha, beta)
@@ -144,7 +97,7 @@ def _adapt_bucket(
         else:
             # A skipped step must not overwrite the buffer it started from.
             new = old if found_inf is None else [buffer.clone() for buffer in old]
-            bits = _keys(bucket, memory) if bucket[0].rounds else None
+            bits = keys_of(bucket, memory) if bucket[0].rounds else None
             adapted = _explore(grads, new, alpha, beta, bits, inplace or scale is not None)
         if alpha == 0:
             adapted = grads
@@ -165,21 +118,6 @@ def _adapt_bucket(
             entry.param.grad = grad
 
 
-def _buffer(entry: _Entry, memory: Memory) -> Any:
-    """E's buffer of a parameter, in the form it is to have: a tensor, or ``Quantized`` in 8 bits."""
-    states = memory.setdefault(entry.param, {})
-    if states.get(BUFFER) is None and not is_stored(states, BUFFER):
-        states.update(new_memory(entry.param, entry.group))
-    in_codes = entry.dtype == torch.int8
-    convert(entry.param, states, [BUFFER], in_codes)  # a checkpoint, or the model, had another form
-    if in_codes:
-        return quantized(states, BUFFER)
-    if states[BUFFER].dtype != entry.dtype:
-        states[BUFFER] = states[BUFFER].to(entry.dtype)
-    states[BUFFER] = materialized(states[BUFFER])
-    return states[BUFFER]
-
-
 def _where(skip: Tensor, before: Any, after: Any) -> Any:
     if isinstance(before, Tensor):
         return torch.where(skip, before, after)
@@ -187,33 +125,12 @@ def _where(skip: Tensor, before: Any, after: Any) -> Any:
     return replace(before, codes=codes, scales=scales)
 
 
-def _refuse_codes(bucket: list[_Entry]) -> None:
+def _refuse_codes(bucket: list[Entry]) -> None:
     if bucket[0].dtype == torch.int8:
         raise RuntimeError(
             "state_dtype='8bit' excludes differentiable=True and backward(create_graph=True): autograd cannot follow "
             "the rounding; leave state_dtype unset"
         )
-
-
-def _keys(bucket: list[_Entry], memory: Memory) -> list[int] | list[Tensor]:
-    """Keys of the random bits of this step, which is counted."""
-    salts, starts, counts = [], [], []
-    for entry in bucket:
-        device = entry.param.device if entry.group.get("capturable") else CPU
-        count = count_tensor(memory[entry.param].get(EXPLORE_STEP, 0), device)
-        memory[entry.param][EXPLORE_STEP] = count
-        shard = local(entry.param)
-        order = None if entry.dtype == torch.int8 else layout(shard)
-        bits, start = random_place(entry.param, entry.salt, order or range(shard.dim()))
-        salts.append(bits)
-        starts.append(start)
-        counts.append(count)
-    result: list[Any] = [
-        key + signed(start) if isinstance(key, Tensor) else (int(key) + start) % 2**32  # type: ignore[call-overload]
-        for key, start in zip(keys(salts, counts), starts, strict=True)
-    ]
-    torch._foreach_add_(counts, 1)
-    return result
 
 
 def _differentiable(

@@ -83,11 +83,40 @@ def explore_(
     keys: list[int] | list[Tensor] | None = None,
 ) -> None:
     """E in one pass; see :func:`valleys.kernels.foreach.explore_`."""
+    _explore("explore", grads, buffers, outs, alpha, beta, keys)
+
+
+def explored_alto_(tensors: Tensors, rule: Rule, buffers: list[Any], keys: list[int] | None) -> None:
+    """A step without layer ratio whose gradients are E's, in one pass over memory.
+
+    Args:
+        tensors: contiguous, without E's buffers; beside ``Quantized`` the gradients are matrices with its rows.
+        rule: its ``alpha`` and ``beta1`` are E's; nothing is rounded stochastically but the buffers.
+        buffers: E's, in another dtype than the parameters or ``Quantized``.
+        keys: of the random bits that round the buffers; None if none do.
+    """
+    items, options = _arguments(tensors, rule, None)
+    part = ctypes.cast(_updating(tensors, rule).alto_part, _pointer)
+    update = part, _first(items), ctypes.byref(options)
+    _explore("explore_into", tensors.grads, buffers, tensors.grads, rule.alpha, rule.beta1, keys, *update)
+
+
+def _explore(
+    function: str,
+    grads: list[Tensor],
+    buffers: list[Any],
+    outs: list[Tensor],
+    alpha: float,
+    beta: float,
+    keys: list[int] | list[Tensor] | None,
+    *update: Any,
+) -> None:
     library = _library(Needs(grads[0].dtype, grads[0].dtype, buffers[0].dtype, random=keys is not None))
     numbers = [int(key) for key in keys or [0] * len(grads)]
     items = _items(_extents(grads, buffers), [grads, *_memory([buffers]), outs], numbers)
     c, forget = _double(alpha * (1 - beta)), _double(1 - beta)
-    _check(library.explore(_first(items), _int64(len(grads)), c, forget, _int32(_threads(grads))))
+    count, threads = _int64(len(grads)), _int32(_threads(grads))
+    _check(getattr(library, function)(_first(items), count, c, forget, threads, *update))
 
 
 def square_sum(tensors: list[Tensor]) -> Tensor:
@@ -106,18 +135,25 @@ def square_sum(tensors: list[Tensor]) -> Tensor:
 
 
 def _call(function: str, tensors: Tensors, rule: Rule, clip: Tensor | None, *doubles: Tensor) -> None:
+    items, options = _arguments(tensors, rule, clip)
+    pointers = [_pointer(x.data_ptr()) for x in doubles]
+    count = _int64(len(tensors.params))
+    _check(getattr(_updating(tensors, rule), function)(_first(items), count, ctypes.byref(options), *pointers))
+
+
+def _updating(tensors: Tensors, rule: Rule) -> ctypes.CDLL | SimpleNamespace:
     dtypes = tensors.params[0].dtype, tensors.grads[0].dtype, tensors.exp_avgs[0].dtype
     corrects = tensors.corrections is not None
-    library = _library(Needs(*dtypes, rule.stochastic_rounding, tensors.explore is not None, corrects=corrects))
+    return _library(Needs(*dtypes, rule.stochastic_rounding, tensors.explore is not None, corrects=corrects))
+
+
+def _arguments(tensors: Tensors, rule: Rule, clip: Tensor | None) -> tuple[array[int], _Options]:
     extents = _extents(tensors.params, tensors.exp_avgs)
     states = _memory([tensors.explore or tensors.exp_avgs, tensors.exp_avgs, tensors.exp_avg_sqs])
     # Without corrections the kernels do not read what they get in their place.
     columns = [tensors.params, tensors.grads, *states, tensors.corrections or tensors.params, tensors.steps]
     items = _items(extents, columns, tensors.keys, tensors.starts)
-    options = _options(rule, clip, tensors.steps[0].dtype == torch.float64, _threads(tensors.params))
-    pointers = [_pointer(x.data_ptr()) for x in doubles]
-    count = _int64(len(tensors.params))
-    _check(getattr(library, function)(_first(items), count, ctypes.byref(options), *pointers))
+    return items, _options(rule, clip, tensors.steps[0].dtype == torch.float64, _threads(tensors.params))
 
 
 def _items(extents: Iterable[tuple[int, ...]], columns: list[list[Tensor]], *numbers: Any) -> array[int]:

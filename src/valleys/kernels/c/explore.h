@@ -1,25 +1,57 @@
-/* E for all tensors, from a source's own Explored and explore_block. */
+/* E for all tensors, from a source's own Explored, explore_block and element. */
 
-typedef struct { const Explored *tensors; const Block *blocks; int64_t count; double c, forget; } Exploration;
+/* Another library's update of elements begin to end of a tensor, with these gradients. */
+typedef void (*Update)(const void *tensors, int64_t tensor, int64_t begin, int64_t end, const G *grads, const void *o);
+
+typedef struct {
+  const Explored *tensors;
+  const Block *blocks;
+  int64_t count;
+  double c, forget;
+  Update update;
+  const void *updated, *o;
+} Exploration;
 
 static void explore_share(void *work, Thread thread) {
   const Exploration *w = work;
   int64_t begin, end;
+  G grads[BLOCK * UNIT];
   share(w->count, thread, &begin, &end);
   for (int64_t b = begin; b < end; b++) {
     const Block *block = w->blocks + b;
-    explore_block(w->tensors + block->tensor, block->begin, block->end, (WIDE)w->c, (WIDE)w->forget);
+    const Explored *t = w->tensors + block->tensor;
+    if (!w->update) {
+      explore_block(t, block->begin, block->end, (WIDE)w->c, (WIDE)w->forget, t->out, 0);
+      continue;
+    }
+    const int64_t first = element(t, block->begin), after = element(t, block->end);
+    explore_block(t, block->begin, block->end, (WIDE)w->c, (WIDE)w->forget, grads, first);
+    w->update(w->updated, block->tensor, first, after, grads, w->o);
   }
 }
 
 /* 1 if there is no memory, and nothing was changed. */
-int explore(const Explored *tensors, int64_t count, double c, double forget, int32_t threads) {
+static int explore_all(const Explored *tensors, Exploration work, int32_t threads) {
   int64_t *starts;
-  Block *blocks = cut(&tensors->size, sizeof *tensors, count, &starts);
+  Block *blocks = cut(&tensors->size, sizeof *tensors, work.count, &starts);
   if (!blocks) return 1;
-  Exploration work = {tensors, blocks, starts[count], c, forget};
+  work.tensors = tensors;
+  work.blocks = blocks;
+  work.count = starts[work.count];
   parallel(explore_share, &work, threads);
   free(blocks);
   free(starts);
   return 0;
+}
+
+/* E's gradients into out. */
+int explore(const Explored *tensors, int64_t count, double c, double forget, int32_t threads) {
+  return explore_all(tensors, (Exploration){.count = count, .c = c, .forget = forget}, threads);
+}
+
+/* E's gradients, block by block, into the update of other tensors with the same elements: out is not used. */
+int explore_into(const Explored *tensors, int64_t count, double c, double forget, int32_t threads, Update update,
+                 const void *updated, const void *o) {
+  Exploration work = {.count = count, .c = c, .forget = forget, .update = update, .updated = updated, .o = o};
+  return explore_all(tensors, work, threads);
 }

@@ -237,12 +237,17 @@ typedef struct {
 } Explored;
 _Static_assert(sizeof(Explored) == 10 * sizeof(int64_t), "a field is not 64 bits wide");
 
-static void explore_one(const Explored *t, int64_t block, WIDE c, WIDE forget) {
+static inline Place place_of(const Explored *t, int64_t block) {
   const Tensor shape = {.length = t->length, .stride = t->stride, .per_row = t->per_row, .scale_stride = t->scale_stride};
-  const Place at = place(&shape, block);
+  return place(&shape, block);
+}
+
+/* The first element of a block, or all there are after the last. */
+static inline int64_t element(const Explored *t, int64_t block) { return place_of(t, block).element; }
+
+static void explore_one(const Explored *t, Place at, WIDE c, WIDE forget, G *out) {
   /* out may be grad: no restrict, but the elements are independent. */
   const G *grad = t->grad + at.at;
-  G *out = t->out + at.at;
   int8_t *buffer = t->buffer + at.at;
   const WIDE old = t->scale[at.scale];
   float s[UNIT];
@@ -263,8 +268,12 @@ static void explore_one(const Explored *t, int64_t block, WIDE c, WIDE forget) {
     buffer[i] = (int8_t)pattern_of(signed_code(s[i] * to_s, noise_of_s(BITS(i, word))));
 }
 
-static void explore_block(const Explored *t, int64_t begin, int64_t end, WIDE c, WIDE forget) {
-  for (int64_t block = begin; block < end; block++) explore_one(t, block, c, forget);
+/* Blocks begin to end; the first of out is element number first. */
+static void explore_block(const Explored *t, int64_t begin, int64_t end, WIDE c, WIDE forget, G *out, int64_t first) {
+  for (int64_t block = begin; block < end; block++) {
+    const Place at = place_of(t, block);
+    explore_one(t, at, c, forget, out + (at.at - first));
+  }
 }
 
 #include "explore.h"

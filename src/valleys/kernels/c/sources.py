@@ -31,9 +31,9 @@ class Source(NamedTuple):
     symbols: tuple[str, ...]
 
 
-_SYMBOLS = ("use_runtime", "alto", "alto_first", "alto_second", "explore")
+_SYMBOLS = ("use_runtime", "alto", "alto_first", "alto_second", "explore", "explore_into")
 SOURCES = {
-    "update.c": Source((), (*_SYMBOLS, "square_sum")),
+    "update.c": Source((), (*_SYMBOLS, "alto_part", "square_sum")),
     # A fused multiply-add would round some codes otherwise than the other backends.
     "quantized.c": Source(("-ffp-contract=off",), _SYMBOLS),
 }

@@ -93,6 +93,20 @@ static void second_pass(const Tensor *t, int64_t begin, int64_t end, const Optio
 
 #include "steps.h"
 
+/* A step without layer ratio of elements begin to end of a tensor, with other gradients than its own. */
+void alto_part(const Tensor *tensors, int64_t tensor, int64_t begin, int64_t end, const G *grads, const Options *o) {
+  Tensor t = tensors[tensor];
+  t.param += begin;
+  t.exp_avg += begin;
+  t.exp_avg_sq += begin;
+  t.start += begin;
+  t.grad = grads;
+  const Scalars k = scalars(&t, o);
+  Sums sums;
+  first_pass(&t, 0, end - begin, o, &k, &sums);
+  second_pass(&t, 0, end - begin, o, &k);
+}
+
 /* E alone: out = g + c (g - s), s = beta s + (1 - beta) g. Contiguous tensors. */
 typedef struct {
   int64_t size, length, gap;
@@ -102,11 +116,16 @@ typedef struct {
   int64_t key;
 } Explored;
 
-static void explore_block(const Explored *t, int64_t begin, int64_t end, WIDE c, WIDE forget) {
+static inline int64_t element(const Explored *t, int64_t i) {
+  (void)t;
+  return i;
+}
+
+/* Elements begin to end; the first of out is number first. */
+static void explore_block(const Explored *t, int64_t begin, int64_t end, WIDE c, WIDE forget, G *out, int64_t first) {
   /* out may be grad: no restrict, but the elements are independent. */
   const G *grad = t->grad;
   S *buffer = t->buffer;
-  G *out = t->out;
   const uint32_t key = (uint32_t)t->key;
 #pragma omp simd
   for (int64_t i = begin; i < end; i++) {
@@ -114,7 +133,7 @@ static void explore_block(const Explored *t, int64_t begin, int64_t end, WIDE c,
     STORE(S, buffer[i], s + forget * difference, mix((uint32_t)i + key) >> 16);
     WIDE adapted = g + c * difference;
     /* Gradients are always rounded to nearest. */
-    CAT(store_, G)(out + i, adapted, to_nearest((float)adapted));
+    CAT(store_, G)(out + (i - first), adapted, to_nearest((float)adapted));
   }
 }
 
