@@ -96,7 +96,7 @@ def test_a_rounded_buffer_is_that_of_two_passes(dtype: torch.dtype, state_dtype:
         joint.step()
         apart.step()
     assert made == [True, False] * 6
-    near = {"rtol": 1e-11, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-5, "atol": 2e-6}
+    near: dict[str, Any] = {"rtol": 1e-11, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-5, "atol": 2e-6}
     for a, b in zip(params, twins, strict=True):
         torch.testing.assert_close(a.detach(), b.detach(), **near)
         one, other = joint.state[a], apart.state[b]

@@ -144,8 +144,10 @@ def is_stored(state: Any, name: str) -> bool:
 
 def quantized(state: Any, name: str) -> Quantized:
     """This rank's part of a state as a matrix."""
-    codes = local(state[name + CODE])
-    return Quantized(matrix(codes), local(state[name + SCALE]), _role(name))
+    codes, scales = state[name + CODE], state[name + SCALE]
+    if type(codes) is not Tensor:
+        codes, scales = local(codes), local(scales)
+    return Quantized(matrix(codes), scales, _role(name))
 
 
 def _role(name: str) -> str:

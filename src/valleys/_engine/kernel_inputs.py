@@ -49,7 +49,7 @@ class Row(NamedTuple):
         A state whose dtype is not ``dtype``, or whose strides are no longer the parameter's, is replaced in ``state``.
         """
         if dtype == torch.int8:
-            return cls._of_codes(param, state, names, salt)
+            return cls._of_codes(param, state, names, salt, ordinary)
         if is_sharded(param):
             return cls._of_shard(param, state, names, dtype, salt)
         assert param.grad is not None
@@ -68,9 +68,13 @@ class Row(NamedTuple):
         return row
 
     @classmethod
-    def _of_codes(cls, param: Any, state: dict[str, Any], names: Sequence[str], salt: int) -> Row:
+    def _of_codes(cls, param: Any, state: dict[str, Any], names: Sequence[str], salt: int, ordinary: bool) -> Row:
         """A row of states in 8 bits, whose blocks lie in the order of the dimensions, whatever order memory has."""
-        value, step, count = local(param), state["step"], state.get(ROUNDING_STEP)
+        step, count = state["step"], state.get(ROUNDING_STEP)
+        # The usual case at once: this runs for every tensor at every step.
+        if ordinary and param.is_contiguous() and param.grad.is_contiguous():
+            return cls(param, None, param, param.grad, [quantized(state, name) for name in names], step, count, salt)
+        value = local(param)
         target, order = materialized(value.detach()), tuple(range(value.dim()))
         grad = materialized(local(aligned(param.grad, param)))
         states = [quantized(state, name) for name in names]

@@ -68,7 +68,15 @@ class Entry(NamedTuple):
     grad: Tensor
     group: dict[str, Any]
     dtype: torch.dtype  # of the buffer, int8 if it is in 8 bits
-    salt: int  # of the random bits that round it
+    number: int  # among all parameters
+
+    @classmethod
+    def of(cls, param: Tensor, group: dict[str, Any], number: int) -> Entry:
+        """The entry of a parameter that has a gradient."""
+        wanted = group.get("explore_state_dtype")
+        dtype = torch.int8 if is_quantized(param, wanted) else state_dtype(param, wanted)
+        assert param.grad is not None
+        return cls(param, param.grad, group, dtype, number)
 
     @property
     def alpha(self) -> float:
@@ -90,7 +98,6 @@ def entries_of(optimizer: Any, memory: Memory) -> Iterator[Entry]:
     """Yield the parameters that have gradients, checked."""
     numbers, shaped = itertools.count(), (BUFFER, *SHAPED.get(type(optimizer).adapted_from, ()))
     for group in optimizer.param_groups:
-        dtype = group.get("explore_state_dtype")
         check_explore_group(group)
         for index, param in enumerate(group["params"]):
             number = next(numbers)
@@ -104,9 +111,7 @@ def entries_of(optimizer: Any, memory: Memory) -> Iterator[Entry]:
             states = {**optimizer.state.get(param, {}), **memory.get(param, {})}
             names = [name for name in shaped if states.get(name) is not None or is_stored(states, name)]
             check_tensors(optimizer, group, index, states, names)
-            bits = salt(group["explore_seed"], number) if dtype is not None else 0
-            of_buffer = torch.int8 if is_quantized(param, dtype) else state_dtype(param, dtype)
-            yield Entry(param, param.grad, group, of_buffer, bits)
+            yield Entry.of(param, group, number)
 
 
 def buffer_of(entry: Entry, memory: Memory) -> Any:
@@ -133,7 +138,8 @@ def keys_of(bucket: list[Entry], memory: Memory) -> list[int] | list[Tensor]:
         memory[entry.param][EXPLORE_STEP] = count
         shard = local(entry.param)
         order = None if entry.dtype == torch.int8 else layout(shard)
-        bits, start = random_place(entry.param, entry.salt, order or range(shard.dim()))
+        own = salt(entry.group["explore_seed"], entry.number)
+        bits, start = random_place(entry.param, own, order or range(shard.dim()))
         salts.append(bits)
         starts.append(start)
         counts.append(count)

@@ -6,17 +6,18 @@ state stays the base's own, made by the base.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from valleys._engine.adapted.explore_buffer import (
+    STORED,
     Entry,
     Memory,
     buffer_of,
     check_explore_group,
-    entries_of,
     keys_of,
     new_memory,
 )
@@ -31,12 +32,21 @@ _DTYPES = (torch.float32, torch.float64)
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+class _Rounded(NamedTuple):
+    """A parameter whose buffer is rounded: the kernels take it beside the others."""
+
+    entry: Entry
+    row: Row
+    buffer: Any
+
+
 class _Work(NamedTuple):
-    """A group's parameters: those whose buffer the kernel takes beside the moments, and those with a rounded one."""
+    """A group's parameters that have gradients."""
 
     group: dict[str, Any]
+    params: list[Tensor]
     rows: list[Row]
-    rounded: list[tuple[Entry, Row]]
+    rounded: list[_Rounded]
 
 
 @torch.no_grad()
@@ -44,7 +54,7 @@ def step_jointly(optimizer: Any, memory: Memory) -> bool:
     """Make the whole step of an adapted Adam or AdamW, ``memory`` (E's states) included; False if one pass cannot."""
     if not _suits(optimizer):
         return False
-    groups = []
+    works = []
     for group in optimizer.param_groups:
         params = [param for param in group["params"] if param.grad is not None]
         if any(p.dtype not in _DTYPES or p.grad.dtype != p.dtype or p.grad.requires_grad for p in params):
@@ -52,16 +62,15 @@ def step_jointly(optimizer: Any, memory: Memory) -> bool:
         if any(p.grad.layout != torch.strided or best([p], Needs(p.dtype, p.dtype, p.dtype)) is None for p in params):
             return False
         check_explore_group(group)
-        if params:
-            groups.append((group, params))
+        works.append(_Work(group, params, [], []))
     # All checks before the first change.
-    steps = _works(optimizer, memory, [group for group, _ in groups])
-    if steps is None:
+    if not _gather(optimizer, memory, works):
         return False
-    for (_, params), work in zip(groups, steps, strict=True):
-        torch._foreach_add_([optimizer.state[param]["step"] for param in params], 1)
-        _step_group(work, memory)
-        torch.autograd.graph.increment_version(params)
+    for work in works:
+        if work.params:
+            torch._foreach_add_([optimizer.state[param]["step"] for param in work.params], 1)
+            _step_group(work, memory)
+            torch.autograd.graph.increment_version(work.params)
     return True
 
 
@@ -81,30 +90,28 @@ def _suits(optimizer: Any) -> bool:
     )
 
 
-def _works(optimizer: Any, memory: Memory, groups: list[dict[str, Any]]) -> list[_Work] | None:
-    """What there is to do; None if a rounded buffer is not one that the kernels take."""
-    entries = {}
-    if any("explore_state_dtype" in group for group in groups):
-        entries = {entry.param: entry for entry in entries_of(optimizer, memory)}
-    works = []
-    for group in groups:
+def _gather(optimizer: Any, memory: Memory, works: list[_Work]) -> bool:
+    """Fill in the rows; False if a rounded buffer is not one that the kernels take."""
+    numbers, taken = itertools.count(), {}
+    for group, _, rows, rounded in works:
         optimizer._init_group(group, [], [], [], [], [], [])
-        work = _Work(group, [], [])
+        rounds = "explore_state_dtype" in group
         for index, param in enumerate(group["params"]):
-            entry = entries.get(param)
+            number = next(numbers)
             if param.grad is None:
                 continue
+            entry = Entry.of(param, group, number) if rounds else None
             if entry is None or (entry.dtype == param.dtype and not entry.rounds):
-                work.rows.append(_row(optimizer, memory, group, index))
-            elif not _takes(entry):
-                return None
-            else:
-                row = _rounded_row(optimizer, memory, entry, index)
-                if row is None:
-                    return None
-                work.rounded.append((entry, row))
-        works.append(work)
-    return works
+                rows.append(_row(optimizer, memory, group, index))
+                continue
+            kind = param.device, param.dtype, entry.dtype
+            if kind not in taken:
+                taken[kind] = _takes(entry)
+            item = _rounded(optimizer, memory, entry, index) if taken[kind] else None
+            if item is None:
+                return False
+            rounded.append(item)
+    return True
 
 
 def _takes(entry: Entry) -> bool:
@@ -129,43 +136,45 @@ def _row(optimizer: Any, memory: Memory, group: dict[str, Any], index: int) -> R
     return row
 
 
-def _rounded_row(optimizer: Any, memory: Memory, entry: Entry, index: int) -> Row | None:
-    """A parameter with its moments alone; None unless all its tensors are contiguous and of no class of their own."""
+def _rounded(optimizer: Any, memory: Memory, entry: Entry, index: int) -> _Rounded | None:
+    """A parameter with its moments and its buffer; None unless all are contiguous and of no class of their own."""
     param, own = entry.param, optimizer.state[entry.param]
-    buffer = buffer_of(entry, memory)
-    state = {**own, **memory[param]}
-    if not check_tensors(optimizer, entry.group, index, state, (BUFFER, *_MOMENTS)):
+    if memory.get(param, {}).keys().isdisjoint(STORED[:2]):
+        memory[param] = new_memory(param, entry.group)
+    if not check_tensors(optimizer, entry.group, index, {**own, **memory[param]}, (BUFFER, *_MOMENTS)):
         return None
-    if not all(x.is_contiguous() for x in (param, *[x for x in [buffer] if isinstance(x, Tensor)])):
+    buffer = buffer_of(entry, memory)  # in the form it is to have
+    if not param.is_contiguous() or (isinstance(buffer, Tensor) and not buffer.is_contiguous()):
         return None
     own["step"] = step_tensor(own["step"], own["step"].device)
-    return Row.of(param, own, _MOMENTS, param.dtype, salt=0, ordinary=True)
+    return _Rounded(entry, Row.of(param, own, _MOMENTS, param.dtype, salt=0, ordinary=True), buffer)
 
 
 def _step_group(work: _Work, memory: Memory) -> None:
-    for bucket in buckets(work.rows, _rule(work.group), {"foreach": None, "fused": None}, explores=True):
+    rule = _rule(work.group)
+    for bucket in buckets(work.rows, rule, {"foreach": None, "fused": None}, explores=True):
         bucket.backend.alto_(bucket.tensors, bucket.rule)
     for row in work.rows:
         row.write_back()
-    alike: dict[Any, list[tuple[Entry, Row]]] = {}
-    for entry, row in work.rounded:
-        if row.param.numel():
-            alike.setdefault((entry.dtype, row.param.dtype, row.step.dtype), []).append((entry, row))
-    for pairs in alike.values():
-        _step_rounded(pairs, _rule(work.group), memory)
+    alike: dict[Any, list[_Rounded]] = {}
+    for item in work.rounded:
+        alike.setdefault((item.entry.dtype, item.row.param.dtype, item.row.step.dtype), []).append(item)
+    for items in alike.values():
+        _step_rounded(items, rule, memory)
 
 
-def _step_rounded(pairs: list[tuple[Entry, Row]], rule: Rule, memory: Memory) -> None:
-    entries, rows = [entry for entry, _ in pairs], [row for _, row in pairs]
+def _step_rounded(items: list[_Rounded], rule: Rule, memory: Memory) -> None:
+    entries, rows, buffers = map(list, zip(*items, strict=True))
     columns = zip(*[(row.param, row.grad, *row.states, row.step) for row in rows], strict=True)
     params, grads, exp_avgs, exp_avg_sqs, steps = map(list, columns)
     if entries[0].dtype == torch.int8:
         grads = [matrix(grad) for grad in grads]
     numbers = [0] * len(rows)
     tensors = Tensors(params, grads, None, exp_avgs, exp_avg_sqs, steps, numbers, numbers)
-    buffers = [buffer_of(entry, memory) for entry in entries]
-    backend: Any = best(params[:1], Needs(params[0].dtype, params[0].dtype, params[0].dtype, explores=False))
-    backend.explored_alto_(tensors, rule, buffers, keys_of(entries, memory) if entries[0].rounds else None)
+    keys = keys_of(entries, memory) if entries[0].rounds else None
+    dtype = params[0].dtype
+    backend: Any = best(params[:1], Needs(dtype, dtype, dtype, explores=False))
+    backend.explored_alto_(tensors, rule, buffers, keys)
 
 
 def _rule(group: dict[str, Any]) -> Rule:

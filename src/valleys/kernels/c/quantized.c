@@ -224,6 +224,13 @@ static void second_pass(const Tensor *t, int64_t begin, int64_t end, const Optio
   }
 }
 
+/* Without the layer's norms: the block is still in the cache. */
+static void only_pass(const Tensor *t, int64_t begin, int64_t end, const Options *o, const Scalars *k) {
+  Sums sums;
+  first_pass(t, begin, end, o, k, &sums);
+  second_pass(t, begin, end, o, k);
+}
+
 #include "steps.h"
 
 /* E alone: out = g + c (g - s), s = beta s + (1 - beta) g. */

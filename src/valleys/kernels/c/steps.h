@@ -1,4 +1,4 @@
-/* One step for all tensors, and its two halves, from a source's own Tensor, first_pass and second_pass.
+/* One step for all tensors, and its two halves, from a source's own Tensor, first_pass, second_pass and only_pass.
 
    Tensors are worked on in batches that fit into the caches; each thread walks its blocks forwards in the first pass and
    backwards in the second, so that it finds in its cache what it used last. */
@@ -54,9 +54,10 @@ static void forwards(const Work *w, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; b++) {
     const Block *block = w->blocks + b;
     const Tensor *t = w->tensors + block->tensor;
-    first_pass(t, block->begin, block->end, w->o, w->k + block->tensor, w->sums + b);
-    /* Without the layer's norms there is nothing to wait for, and the block is still in the cache. */
-    if (!w->o->layer_adaptation) second_pass(t, block->begin, block->end, w->o, w->k + block->tensor);
+    const Scalars *k = w->k + block->tensor;
+    if (w->o->layer_adaptation) first_pass(t, block->begin, block->end, w->o, k, w->sums + b);
+    /* Without the layer's norms there is nothing to wait for. */
+    else only_pass(t, block->begin, block->end, w->o, k);
   }
 }
 

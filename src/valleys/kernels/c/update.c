@@ -27,19 +27,21 @@ static inline int64_t place(const Tensor *t, int64_t element, int64_t *end) {
   return element + row * t->gap;
 }
 
-static void first_pass(const Tensor *t, int64_t begin, int64_t end, const Options *o, const Scalars *k, Sums *sums) {
+/* The states' step; with moves, which is a constant, the parameters' too, else the sums. */
+static inline __attribute__((always_inline)) void pass(const Tensor *t, int64_t begin, int64_t end, const Options *o,
+                                                       const Scalars *k, Sums *sums, int moves) {
   const WIDE scale = (WIDE)o->scale, c_m = (WIDE)o->c_m, c_v = (WIDE)o->c_v, forget1 = (WIDE)(1 - o->beta1);
   const WIDE forget2 = (WIDE)(1 - o->beta2), beta3 = (WIDE)o->beta3, forget3 = (WIDE)(1 - o->beta3);
-  const WIDE eps = (WIDE)o->eps, decay = (WIDE)o->weight_decay;
+  const WIDE eps = (WIDE)o->eps, decay = (WIDE)o->weight_decay, factor = (WIDE)k->factor;
   const Scalars factors = *k;
   Sums result = {0, 0, 0};
   for (int64_t run = begin, after = end; run < end; run = after, after = end) {
     const int64_t at = place(t, run, &after), count = after - run;
-    const P *restrict param = t->param + at;
+    P *restrict param = t->param + at;
     const G *restrict grad = t->grad + at;
     S *restrict explore = t->explore + at;
     S *restrict exp_avg = t->exp_avg + at, *restrict exp_avg_sq = t->exp_avg_sq + at;
-    const int8_t *restrict correction = t->correction + at;
+    int8_t *restrict correction = t->correction + at;
     (void)correction;
     const uint32_t key = k->key + (uint32_t)run;
     WIDE pp = 0, rr = 0;
@@ -62,6 +64,7 @@ static void first_pass(const Tensor *t, int64_t begin, int64_t end, const Option
       STORE(S, exp_avg_sq[i], beta3 * v + forget3 * for_v * for_v, h1 >> 16);
       WIDE p = LOAD_PARAM(i);
       WIDE r = update(LOAD(S, exp_avg[i]), SQRT(LOAD(S, exp_avg_sq[i])), p, &factors, eps, decay);
+      if (moves) STORE_PARAM(i, p - factor * r, h0 & 0xFFFFu);
       pp += p * p;
       rr += r * r;
     }
@@ -69,7 +72,15 @@ static void first_pass(const Tensor *t, int64_t begin, int64_t end, const Option
     result.update += (double)rr;
     result.moving |= moving;
   }
-  *sums = result;
+  if (!moves) *sums = result;
+}
+
+static void first_pass(const Tensor *t, int64_t begin, int64_t end, const Options *o, const Scalars *k, Sums *sums) {
+  pass(t, begin, end, o, k, sums, 0);
+}
+
+static void only_pass(const Tensor *t, int64_t begin, int64_t end, const Options *o, const Scalars *k) {
+  pass(t, begin, end, o, k, NULL, 1);
 }
 
 static void second_pass(const Tensor *t, int64_t begin, int64_t end, const Options *o, const Scalars *k) {
@@ -102,9 +113,7 @@ void alto_part(const Tensor *tensors, int64_t tensor, int64_t begin, int64_t end
   t.start += begin;
   t.grad = grads;
   const Scalars k = scalars(&t, o);
-  Sums sums;
-  first_pass(&t, 0, end - begin, o, &k, &sums);
-  second_pass(&t, 0, end - begin, o, &k);
+  only_pass(&t, 0, end - begin, o, &k);
 }
 
 /* E alone: out = g + c (g - s), s = beta s + (1 - beta) g. Contiguous tensors. */
