@@ -96,9 +96,15 @@ def explored_alto_(tensors: Tensors, rule: Rule, buffers: list[Any], keys: list[
         keys: of the random bits that round the buffers; None if none do.
     """
     items, options = _arguments(tensors, rule, None)
-    part = ctypes.cast(_updating(tensors, rule).alto_part, _pointer)
-    update = part, _first(items), ctypes.byref(options)
-    _explore("explore_into", tensors.grads, buffers, tensors.grads, rule.alpha, rule.beta1, keys, *update)
+    library = _updating(tensors, rule)
+    library.alto_begin.restype = _pointer
+    work = _pointer(library.alto_begin(_first(items), _int64(len(tensors.params)), ctypes.byref(options)))
+    _check(work.value is None)
+    try:
+        part = ctypes.cast(library.alto_part, _pointer)
+        _explore("explore_into", tensors.grads, buffers, tensors.grads, rule.alpha, rule.beta1, keys, part, work)
+    finally:
+        library.alto_end(work)
 
 
 def _explore(
@@ -200,7 +206,7 @@ def _threads(tensors: list[Tensor]) -> int:
     return torch.get_num_threads() if sum(x.numel() for x in tensors) >= ALONE else 1
 
 
-def _check(failed: int) -> None:
+def _check(failed: int | bool) -> None:
     if failed:
         raise MemoryError("no memory for the block sums of a step; no parameter was changed")
 

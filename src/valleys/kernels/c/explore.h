@@ -1,7 +1,10 @@
 /* E for all tensors, from a source's own Explored, explore_block and element. */
 
-/* Another library's update of elements begin to end of a tensor, with these gradients. */
-typedef void (*Update)(const void *tensors, int64_t tensor, int64_t begin, int64_t end, const G *grads, const void *o);
+/* Another library's update of elements begin to end of a tensor, with these gradients; see alto_part. */
+typedef void (*Update)(const void *work, int64_t tensor, int64_t begin, int64_t end, const G *grads);
+
+/* Elements whose gradients are handed on together: so few that memory serves both loops' tensors at the same time. */
+#define CHUNK (512 / UNIT)
 
 typedef struct {
   const Explored *tensors;
@@ -9,13 +12,13 @@ typedef struct {
   int64_t count;
   double c, forget;
   Update update;
-  const void *updated, *o;
+  const void *updated;
 } Exploration;
 
 static void explore_share(void *work, Thread thread) {
   const Exploration *w = work;
   int64_t begin, end;
-  G grads[BLOCK * UNIT];
+  G grads[CHUNK * UNIT];
   share(w->count, thread, &begin, &end);
   for (int64_t b = begin; b < end; b++) {
     const Block *block = w->blocks + b;
@@ -24,9 +27,12 @@ static void explore_share(void *work, Thread thread) {
       explore_block(t, block->begin, block->end, (WIDE)w->c, (WIDE)w->forget, t->out, 0);
       continue;
     }
-    const int64_t first = element(t, block->begin), after = element(t, block->end);
-    explore_block(t, block->begin, block->end, (WIDE)w->c, (WIDE)w->forget, grads, first);
-    w->update(w->updated, block->tensor, first, after, grads, w->o);
+    for (int64_t at = block->begin, next; at < block->end; at = next) {
+      next = at + CHUNK < block->end ? at + CHUNK : block->end;
+      const int64_t first = element(t, at), after = element(t, next);
+      explore_block(t, at, next, (WIDE)w->c, (WIDE)w->forget, grads, first);
+      w->update(w->updated, block->tensor, first, after, grads);
+    }
   }
 }
 
@@ -51,7 +57,7 @@ int explore(const Explored *tensors, int64_t count, double c, double forget, int
 
 /* E's gradients, block by block, into the update of other tensors with the same elements: out is not used. */
 int explore_into(const Explored *tensors, int64_t count, double c, double forget, int32_t threads, Update update,
-                 const void *updated, const void *o) {
-  Exploration work = {.count = count, .c = c, .forget = forget, .update = update, .updated = updated, .o = o};
+                 const void *updated) {
+  Exploration work = {.count = count, .c = c, .forget = forget, .update = update, .updated = updated};
   return explore_all(tensors, work, threads);
 }

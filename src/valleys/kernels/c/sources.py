@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
 _SYMBOLS = ("use_runtime", "alto", "alto_first", "alto_second", "explore", "explore_into")
 SOURCES = {
-    "update.c": Source((), (*_SYMBOLS, "alto_part", "square_sum")),
+    "update.c": Source((), (*_SYMBOLS, "alto_begin", "alto_part", "alto_end", "square_sum")),
     # A fused multiply-add would round some codes otherwise than the other backends.
     "quantized.c": Source(("-ffp-contract=off",), _SYMBOLS),
 }

@@ -104,16 +104,31 @@ static void second_pass(const Tensor *t, int64_t begin, int64_t end, const Optio
 
 #include "steps.h"
 
-/* A step without layer ratio of elements begin to end of a tensor, with other gradients than its own. */
-void alto_part(const Tensor *tensors, int64_t tensor, int64_t begin, int64_t end, const G *grads, const Options *o) {
-  Tensor t = tensors[tensor];
+/* A step without layer ratio in parts: what they need, NULL if there is no memory; one part; the end. */
+Work *alto_begin(const Tensor *tensors, int64_t count, const Options *o) {
+  Work *w = malloc(sizeof *w);
+  if (w && prepare(w, tensors, count, o)) {
+    free(w);
+    return NULL;
+  }
+  return w;
+}
+
+/* Elements begin to end of a contiguous tensor, with other gradients than its own. */
+void alto_part(const Work *w, int64_t tensor, int64_t begin, int64_t end, const G *grads) {
+  Tensor t = w->tensors[tensor];
   t.param += begin;
   t.exp_avg += begin;
   t.exp_avg_sq += begin;
-  t.start += begin;
   t.grad = grads;
-  const Scalars k = scalars(&t, o);
-  only_pass(&t, 0, end - begin, o, &k);
+  Scalars k = w->k[tensor];
+  k.key += (uint32_t)begin;
+  only_pass(&t, 0, end - begin, w->o, &k);
+}
+
+void alto_end(Work *w) {
+  release(w);
+  free(w);
 }
 
 /* E alone: out = g + c (g - s), s = beta s + (1 - beta) g. Contiguous tensors. */
