@@ -54,6 +54,12 @@ def groups(dtype: torch.dtype, large: bool, blocks: bool) -> list[dict[str, Any]
     return result
 
 
+def contiguous() -> list[torch.nn.Parameter]:
+    """Parameters whose rounded buffers one pass takes: chunks and rows that end together, and not."""
+    shapes = [(5,), (3, 5), (70, 64), (9, 1000), (2, 4096), (3, 5, 1365), (9001,), (1, 8193)]
+    return [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+
+
 def run(optimizer: torch.optim.Optimizer, steps: int = 2) -> int:
     params = [param for group in optimizer.param_groups for param in group["params"]]
     for step in range(steps):
@@ -79,6 +85,8 @@ def all_steps() -> int:
             steps += run(valleys.adapt(sgd, state_dtype=state, inplace=inplace))
         if dtype in (torch.float64, torch.float32) and state is None:
             steps += run(valleys.EAdamW(groups(dtype, large=True, blocks=False), lr=1e-3, fused=True))
+        if dtype == torch.float32 and state is not None:
+            steps += run(valleys.EAdamW(contiguous(), lr=1e-3, state_dtype=state, fused=True))
     return steps
 
 

@@ -73,8 +73,8 @@ class Entry(NamedTuple):
     @classmethod
     def of(cls, param: Tensor, group: dict[str, Any], number: int) -> Entry:
         """The entry of a parameter that has a gradient."""
-        wanted = group.get("explore_state_dtype")
-        dtype = torch.int8 if is_quantized(param, wanted) else state_dtype(param, wanted)
+        form = group.get("explore_state_dtype")
+        dtype = torch.int8 if is_quantized(param, form) else state_dtype(param, form)
         assert param.grad is not None
         return cls(param, param.grad, group, dtype, number)
 
@@ -90,7 +90,7 @@ class Entry(NamedTuple):
 
     @property
     def rounds(self) -> bool:
-        """Whether the buffer is rounded stochastically."""
+        """True where the buffer is rounded stochastically."""
         return self.dtype == torch.int8 or self.group.get("explore_state_dtype") == torch.bfloat16
 
 

@@ -92,7 +92,7 @@ def _suits(optimizer: Any) -> bool:
 
 def _gather(optimizer: Any, memory: Memory, works: list[_Work]) -> bool:
     """Fill in the rows; False if a rounded buffer is not one that the kernels take."""
-    numbers, taken = itertools.count(), {}
+    numbers, fits = itertools.count(), {}
     for group, _, rows, rounded in works:
         optimizer._init_group(group, [], [], [], [], [], [])
         rounds = "explore_state_dtype" in group
@@ -105,9 +105,9 @@ def _gather(optimizer: Any, memory: Memory, works: list[_Work]) -> bool:
                 rows.append(_row(optimizer, memory, group, index))
                 continue
             kind = param.device, param.dtype, entry.dtype
-            if kind not in taken:
-                taken[kind] = _takes(entry)
-            item = _rounded(optimizer, memory, entry, index) if taken[kind] else None
+            if kind not in fits:
+                fits[kind] = _takes(entry)
+            item = _rounded(optimizer, memory, entry, index) if fits[kind] else None
             if item is None:
                 return False
             rounded.append(item)

@@ -114,16 +114,14 @@ Work *alto_begin(const Tensor *tensors, int64_t count, const Options *o) {
   return w;
 }
 
-/* Elements begin to end of a contiguous tensor, with other gradients than its own. */
+/* Elements begin to end of a contiguous tensor, with other gradients than its own, rounded to nearest. */
 void alto_part(const Work *w, int64_t tensor, int64_t begin, int64_t end, const G *grads) {
   Tensor t = w->tensors[tensor];
   t.param += begin;
   t.exp_avg += begin;
   t.exp_avg_sq += begin;
   t.grad = grads;
-  Scalars k = w->k[tensor];
-  k.key += (uint32_t)begin;
-  only_pass(&t, 0, end - begin, w->o, &k);
+  only_pass(&t, 0, end - begin, w->o, w->k + tensor);
 }
 
 void alto_end(Work *w) {
