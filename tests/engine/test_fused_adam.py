@@ -126,6 +126,26 @@ def test_one_thread_and_several_make_the_same_step(state_dtype: Any) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("after", [None, torch.bfloat16, "8bit"])
+@pytest.mark.parametrize("before", ["8bit", torch.bfloat16, torch.float32])
+def test_the_form_of_the_buffer_may_change(before: Any, after: Any, made: list[bool]) -> None:
+    """What E remembers is kept: one pass and two take it over alike."""
+    params, twins = matrices(torch.float32), matrices(torch.float32)
+    joint = valleys.adapt(ADAMW(params, lr=0.02, fused=True), -5.0, 0.9, state_dtype=before)
+    apart = valleys.adapt(ADAMW(twins, lr=0.02, foreach=False), -5.0, 0.9, state_dtype=before)
+    for step in range(4):
+        for optimizer, values in ((joint, params), (apart, twins)):
+            optimizer.param_groups[0]["explore_state_dtype"] = before if step < 2 else after
+            feed(values, step)
+            optimizer.step()
+    assert made == [True, False] * 4
+    for a, b in zip(params, twins, strict=True):
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=2e-5, atol=2e-6)
+        stored = [{k: v for k, v in x.items() if k.startswith("explore")} for x in (joint.state[a], apart.state[b])]
+        assert stored[0].keys() == stored[1].keys()
+        assert all(torch.equal(v, stored[1][k]) or v.is_floating_point() for k, v in stored[0].items())
+
+
 def test_a_rounded_buffer_of_other_strides_takes_two_passes(made: list[bool]) -> None:
     params = matrices(torch.float32)
     params[0] = torch.nn.Parameter(params[0].detach().t())

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from valleys._engine.adapted.explore_buffer import (
-    STORED,
     Entry,
     Memory,
     buffer_of,
@@ -21,7 +20,7 @@ from valleys._engine.adapted.explore_buffer import (
     keys_of,
     new_memory,
 )
-from valleys._engine.eight_bit import matrix
+from valleys._engine.eight_bit import convert, matrix
 from valleys._engine.kernel_inputs import Row, buckets
 from valleys._engine.state import BUFFER, step_tensor
 from valleys._engine.tensor_checks import check_tensors
@@ -124,8 +123,9 @@ def _takes(entry: Entry) -> bool:
 def _row(optimizer: Any, memory: Memory, group: dict[str, Any], index: int) -> Row:
     """A parameter with its states, which are made or, where they lie in memory otherwise, rearranged."""
     param, names = group["params"][index], (BUFFER, *_MOMENTS)
-    if memory.get(param, {}).get(BUFFER) is None:
+    if param not in memory:
         memory[param] = new_memory(param, group)
+    convert(param, memory[param], [BUFFER], False)  # the group's state_dtype may have changed
     own = optimizer.state[param]
     state = {**own, **memory[param]}
     ordinary = check_tensors(optimizer, group, index, state, names)
@@ -139,7 +139,7 @@ def _row(optimizer: Any, memory: Memory, group: dict[str, Any], index: int) -> R
 def _rounded(optimizer: Any, memory: Memory, entry: Entry, index: int) -> _Rounded | None:
     """A parameter with its moments and its buffer; None unless all are contiguous and of no class of their own."""
     param, own = entry.param, optimizer.state[entry.param]
-    if memory.get(param, {}).keys().isdisjoint(STORED[:2]):
+    if param not in memory:
         memory[param] = new_memory(param, entry.group)
     if not check_tensors(optimizer, entry.group, index, {**own, **memory[param]}, (BUFFER, *_MOMENTS)):
         return None
