@@ -1,7 +1,11 @@
 /* One step for all tensors, and its two halves, from a source's own Tensor, first_pass, second_pass and only_pass.
 
    Tensors are worked on in batches that fit into the caches; each thread walks its blocks forwards in the first pass and
-   backwards in the second, so that it finds in its cache what it used last. */
+   backwards in the second, so that it finds in its cache what it used last. Backwards are the runs, not the blocks within
+   one: memory is fetched ahead of ascending addresses alone. */
+
+/* Blocks of a run. */
+#define RUN 16
 
 /* The same function by the name that it has in every glibc for the machine, where the linker would take 2.29's. */
 #if defined(__GLIBC__) && defined(__x86_64__)
@@ -62,9 +66,12 @@ static void forwards(const Work *w, int64_t begin, int64_t end) {
 }
 
 static void backwards(const Work *w, int64_t begin, int64_t end) {
-  for (int64_t b = end - 1; b >= begin; b--) {
-    const Block *block = w->blocks + b;
-    second_pass(w->tensors + block->tensor, block->begin, block->end, w->o, w->k + block->tensor);
+  for (int64_t last = end, first; last > begin; last = first) {
+    first = last - RUN > begin ? last - RUN : begin;
+    for (int64_t b = first; b < last; b++) {
+      const Block *block = w->blocks + b;
+      second_pass(w->tensors + block->tensor, block->begin, block->end, w->o, w->k + block->tensor);
+    }
   }
 }
 
