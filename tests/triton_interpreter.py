@@ -62,13 +62,14 @@ def _look_up_builtins_once(context: pytest.MonkeyPatch) -> None:
 
     names: dict[Any, list[str]] = {}
 
-    def members(package: Any) -> list[tuple[str, Any]]:
+    def builtins(package: Any) -> list[tuple[str, Any]]:
         # The first look comes before the interpreter puts functions of its own in their places.
         if package not in names:
             names[package] = [name for name, member in inspect.getmembers(package) if is_builtin(member)]
-        return [(name, getattr(package, name)) for name in names[package]]
+        members = [(name, getattr(package, name)) for name in names[package]]
+        return members if members and is_builtin(members[0][1]) else []  # else all are in their places
 
-    context.setattr(interpreter, "inspect", SimpleNamespace(**{**vars(inspect), "getmembers": members}))
+    context.setattr(interpreter, "inspect", SimpleNamespace(**{**vars(inspect), "getmembers": builtins}))
 
 
 def _copy() -> ModuleType:
