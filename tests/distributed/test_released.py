@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import pytest
@@ -150,7 +150,7 @@ def train(case: Case, release: bool) -> Outcome:
         outcome.moved.append([])
         spread.model.zero_grad()
         # Counting takes more time than the step.
-        counting = counted() if case.spread is sharded else nullcontext(Counter())
+        counting: AbstractContextManager[Counter[str]] = counted() if case.spread is sharded else nullcontext(Counter())
         with counting as collectives, sizes_of_all_reduces() as sizes:
             backward(case, spread, step)
             outcome.after.append(gradients())
