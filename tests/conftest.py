@@ -1,6 +1,7 @@
 """Fixtures and settings of every test."""
 
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -69,9 +70,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     JAX starts threads, and a process that has them must not fork, as some tests do.
     """
+    patterns = {mark: re.compile("|".join(map(re.escape, names))) for mark, names in MARKS.items()}
     for item in items:
-        for mark, names in MARKS.items():
-            if any(name in item.nodeid for name in names):
+        for mark, pattern in patterns.items():
+            if pattern.search(item.nodeid):
                 item.add_marker(mark)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (any(part in item.nodeid for part in _JAX), item.path not in slow))

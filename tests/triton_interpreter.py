@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy
 import pytest
@@ -40,6 +42,7 @@ def interpreted() -> Iterator[ModuleType]:
                 if isinstance(value, triton.JITFunction):
                     context.setattr(library, name, triton.jit(value.fn))
         module = _copy()
+        _look_up_builtins_once(context)
         context.delenv("TRITON_INTERPRET")
         context.setattr(backend, "_kernel_module", lambda: module)
         context.setattr(backend, "BLOCK", BLOCK)
@@ -50,6 +53,23 @@ def interpreted() -> Iterator[ModuleType]:
         with numpy.errstate(all="ignore"):
             yield module
     choice.fused_backend.cache_clear()
+
+
+def _look_up_builtins_once(context: pytest.MonkeyPatch) -> None:
+    """The interpreter searches triton.language for them at every call of every function, for half of its time."""
+    from triton.language.core import is_builtin
+    from triton.runtime import interpreter
+
+    names: dict[Any, list[str]] = {}
+
+    def builtins(package: Any) -> list[tuple[str, Any]]:
+        # The first look comes before the interpreter puts functions of its own in their places.
+        if package not in names:
+            names[package] = [name for name, member in inspect.getmembers(package) if is_builtin(member)]
+        members = [(name, getattr(package, name)) for name in names[package]]
+        return members if members and is_builtin(members[0][1]) else []  # else all are in their places
+
+    context.setattr(interpreter, "inspect", SimpleNamespace(**{**vars(inspect), "getmembers": builtins}))
 
 
 def _copy() -> ModuleType:

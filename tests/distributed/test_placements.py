@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from valleys.blocks import interleaved, sections, stacked
 # Dimensions that no world divides, tensors of one element and of none.
 SHAPES = [(7, 3), (1, 3), (3,), (7, 1), (5, 7, 2), (0, 3), (64, 130), (), (6, 12), (6, 12)]
 BLOCKS = {8: sections([5, 3, 4], dim=1), 9: (stacked(3), interleaved([1, 2], dim=1))}
+MESHES: list[tuple[int, ...]] = [(1,), (2,), (4,), (2, 2)]
+EAGER = [name for name in BACKENDS if name != "compiled"]
 ZERO, SOMETIMES, PLAIN = 3, 4, 1
 STEPS = 8
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
@@ -132,15 +135,25 @@ def run(
     return [p.full_tensor() if isinstance(p, DTensor) else p.detach() for p in params], calls
 
 
-def several(mesh_shapes: list[tuple[int, ...]], dtypes: list[torch.dtype], each: list[dict[str, Any]]) -> Any:
-    results = {}
-    for mesh_shape, dtype, backend, (number, options) in itertools.product(
-        mesh_shapes, dtypes, BACKENDS, enumerate(each)
-    ):
-        if backend == "compiled" and (mesh_shape != (2,) or dtype == torch.float32 or number):
-            continue  # compiling takes its time
-        results[mesh_shape, dtype, backend, number] = run(mesh_shape, backend, dtype, options)
-    return results
+def cases(mesh_shapes: list[tuple[int, ...]], options: int) -> Iterator[tuple[tuple[int, ...], torch.dtype, str, int]]:
+    """A mesh, a dtype, a backend and the number of the options: every two of them together, over all worlds."""
+    for mesh_shape, (column, backend) in itertools.product(mesh_shapes, enumerate(EAGER)):
+        row = MESHES.index(mesh_shape)
+        yield mesh_shape, list(TOLERANCE)[(row + column) % 2], backend, (row + column) % options
+    if (2,) in mesh_shapes:  # once, since compiling takes its time
+        yield (2,), torch.float64, "compiled", 0
+
+
+def several(mesh_shapes: list[tuple[int, ...]], each: list[dict[str, Any]]) -> Any:
+    return {case: run(case[0], case[2], case[1], each[case[3]]) for case in cases(mesh_shapes, len(each))}
+
+
+def test_every_two_of_meshes_dtypes_backends_and_options_meet() -> None:
+    eager = [case for case in cases(MESHES, 3) if case[2] in EAGER]
+    values = MESHES, list(TOLERANCE), EAGER, range(3)
+    for one, other in itertools.combinations(range(4), 2):
+        pairs = set(itertools.product(values[one], values[other]))
+        assert {(case[one], case[other]) for case in eager} == pairs
 
 
 @pytest.mark.parametrize(
@@ -157,7 +170,8 @@ def test_every_placement_equals_the_reference(mesh_shapes: list[tuple[int, ...]]
         starts[dtype], grads = problem(dtype, STEPS)
         groups = valleys.ALTO(grouped(starts[dtype]), lr=0.05, **options).param_groups
         wholes[dtype, number] = expected(starts[dtype], grads, groups)
-    for results in spawn(several, ranks, mesh_shapes, list(TOLERANCE), each, seconds=200):
+    for results in spawn(several, ranks, mesh_shapes, each, seconds=200):
+        assert results.keys() == set(cases(mesh_shapes, len(each)))
         for (mesh_shape, dtype, backend, number), (params, calls) in results.items():
             shift = largest_error(params[:1], starts[dtype][:1])
             assert shift > 0.1, f"the parameters hardly moved ({shift})"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD
@@ -188,7 +188,7 @@ def test_a_stream_has_a_length_items_and_workers(changes: dict[str, Any]) -> Non
         Stream(**{"dataset": [], **changes})
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     numbers=st.lists(
         st.floats(-1e300, 1e300)
@@ -198,6 +198,9 @@ def test_a_stream_has_a_length_items_and_workers(changes: dict[str, Any]) -> Non
     ),
     maximize=st.booleans(),
 )
+@example(numbers=[1e217, -1e217, LARGEST], maximize=True)
+@example(numbers=[-LARGEST, LARGEST, 1e150], maximize=False)
+@example(numbers=[math.inf, math.nan, 1e-300], maximize=True)
 def test_no_finite_metric_costs_the_report(
     numbers: list[float], maximize: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -14,7 +14,11 @@ from valleys.lab.store.job import Job, Key
 from valleys.lab.store.rank_store import RankStore
 
 _PATIENCE = 5.0
-"""Seconds between two looks at what other workers have finished."""
+"""Seconds between two looks at what other workers have finished, where there is nothing else to do."""
+
+_AGE = 1.0
+"""Seconds that may pass before a worker sees what others have finished: a look takes some milliseconds for each study,
+and a comparison of many optimizers has many."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Work:
         be run as soon as its own tuning in the same round is finished; a round comes before the next. The fresh seeds
         of a round in which every trial diverged count as finished.
         """
-        tuned = {spec.name: store.finished(spec.name, "tuning") for spec in self.specs}
-        final = {spec.name: store.finished(spec.name, "final") for spec in self.specs}
+        tuned = {spec.name: store.finished(spec.name, "tuning", _AGE) for spec in self.specs}
+        final = {spec.name: store.finished(spec.name, "final", _AGE) for spec in self.specs}
         missing: list[Job] = []
         waiting = 0  # runs that depend on the missing ones
         for round_ in range(self.rounds):
@@ -87,6 +91,9 @@ def work(
                 break
             job = store.claim(jobs)
             if job is None:
+                jobs, finished = plan.status(store)  # which others may have finished within the last second
+                if not jobs:
+                    break
                 bar("waiting for other workers", finished)
                 time.sleep(_PATIENCE)
                 continue

@@ -44,7 +44,7 @@ task = Task(
 )
 compare(task, out=sys.argv[1], optimizers=["adamw"], batch_size=10, rounds=1, trials=2, progress=False)
 """
-"""Three runs of 320 steps; in the first a file appears soon before step 100."""
+"""Three runs of 320 steps; a file appears soon before the 100th step of a process."""
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -62,30 +62,28 @@ def results(folder: Path) -> list[Any]:
     ]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    child = start(folder)
-    assert child.wait(120) == 0
-    return results(folder)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_costs_nothing(number: int, undisturbed: list[Any], tmp_path: Path) -> None:
-    child = start(tmp_path)
-    while not (tmp_path / "under-way").exists():
-        assert child.poll() is None
-        time.sleep(0.01)
-    child.send_signal(number)
-    assert child.wait(60) == 143
-    states = _states(tmp_path / "comparison.db")
-    assert (states["RUNNING"], states["COMPLETE"], states["FAIL"]) == (0, 0, 1)
-    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
-    assert checkpoint.suffix == ".pt"
-    again = start(tmp_path)
+def test_signals_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that two of them interrupt one after the other; the one in peace is made here, where all is imported."""
+    folder = tmp_path / "interrupted"
+    for count, number in enumerate((signal.SIGTERM, signal.SIGUSR1), 1):
+        child = start(folder)
+        while not (folder / "under-way").exists():
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(number)
+        assert child.wait(60) == 143
+        states = _states(folder / "comparison.db")
+        assert (states["RUNNING"], states["COMPLETE"], states["FAIL"]) == (0, 0, count)
+        (checkpoint,) = (folder / "checkpoints").iterdir()
+        assert checkpoint.suffix == ".pt"
+        (folder / "under-way").unlink()
+    again = start(folder)
     assert again.wait(120) == 0
-    assert results(tmp_path) == undisturbed
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert list((folder / "checkpoints").iterdir()) == []
+    undisturbed = tmp_path / "undisturbed"
+    monkeypatch.setattr("sys.argv", ["script", str(undisturbed)])
+    exec(SCRIPT, {"__name__": "script"})
+    assert results(folder) == results(undisturbed)
 
 
 def _states(database: Path) -> Counter[str]:

@@ -32,7 +32,7 @@ class Finished:
         record = lab_fakes.record(validation=float(job.key.point))
         self.runs.setdefault((job.optimizer, job.phase), {})[job.key] = record
 
-    def finished(self, optimizer: str, phase: str) -> dict[Key, Record]:
+    def finished(self, optimizer: str, phase: str, age: float) -> dict[Key, Record]:
         return self.runs.get((optimizer, phase), {})
 
 

@@ -82,4 +82,5 @@ def test_curvlinops_agrees(name: str, reduction: str) -> None:
         reference = operator(whole.model, nn.CrossEntropyLoss(reduction=reduction), list(whole.parameters), data)
         vector = torch.randn(whole.numel, dtype=torch.float64)
         torch.testing.assert_close(Curvature(whole, kind) @ vector, reference @ vector, rtol=1e-11, atol=1e-12)
-        same(numbers(reference), numbers(whole, kind=kind))
+        if (kind == "ggn") == (name == "conv"):  # with theirs it takes five times as long
+            same(numbers(reference), numbers(whole, kind=kind))

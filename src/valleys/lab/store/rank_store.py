@@ -62,9 +62,9 @@ class RankStore(AbstractContextManager["RankStore"]):
         else:
             yield
 
-    def finished(self, optimizer: str, phase: Phase) -> Mapping[Key, Record]:
+    def finished(self, optimizer: str, phase: Phase, age: float = 0.0) -> Mapping[Key, Record]:
         """``Store.finished`` on rank 0."""
-        return self._ranks.decide(lambda: self._stores[0].finished(optimizer, phase))
+        return self._ranks.decide(lambda: self._stores[0].finished(optimizer, phase, age))
 
     def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:
         """``Store.results`` on rank 0."""

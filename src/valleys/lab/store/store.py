@@ -70,6 +70,7 @@ class Store(AbstractContextManager["Store"]):
             sweep(directory)
         self._studies: dict[str, optuna.Study] = {}
         self._records: dict[str, dict[Key, Record]] = {}
+        self._read: dict[str, float] = {}  # when each study was last read, in seconds of the monotonic clock
         self._claimed: dict[Job, int] = {}
         self._mark, self._marked = f"session:{uuid.uuid4()}", False
         self._maximize = False
@@ -184,6 +185,8 @@ class Store(AbstractContextManager["Store"]):
                     self._give_up_on_the_dead(study)
                 self._next_look = time.monotonic() + self.heartbeat
                 claimed = next((job for job in jobs if self._take(job)), None)
+            if claimed is None:
+                self._read.clear()  # others have all of them: what they have finished is to be read again
             return claimed
 
     def complete(self, job: Job, record: Record) -> bool:
@@ -195,7 +198,10 @@ class Store(AbstractContextManager["Store"]):
         with self._exclusive, suppress(UpdateFinishedTrialError):
             self._check_unchanged()
             self._storage.set_trial_user_attr(trial, "record", record.to_json())
-            return self._storage.set_trial_state_values(trial, TrialState.COMPLETE, [self._value(record)])
+            complete = self._storage.set_trial_state_values(trial, TrialState.COMPLETE, [self._value(record)])
+            if complete:
+                self._records.setdefault(self._of(job).study_name, {})[job.key] = record
+            return complete
         return False
 
     def abandon(self, job: Job) -> None:
@@ -212,16 +218,21 @@ class Store(AbstractContextManager["Store"]):
             self.abandon(job)
             raise
 
-    def finished(self, optimizer: str, phase: Phase) -> Mapping[Key, Record]:
-        """Return the records of an optimizer's finished runs, in the order of their keys."""
+    def finished(self, optimizer: str, phase: Phase, age: float = 0.0) -> Mapping[Key, Record]:
+        """Return the records of an optimizer's finished runs, in the order of their keys.
+
+        This worker's are there at once, those of others after ``age`` seconds at most.
+        """
         from optuna.trial import TrialState
 
         study = self._study(f"{self.name}/{optimizer}/{phase}")
         records = self._records.setdefault(study.study_name, {})
-        for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-            key = _key(trial)
-            if key not in records:
-                records[key] = Record.from_json(trial.user_attrs["record"])
+        if time.monotonic() - self._read.get(study.study_name, -math.inf) >= age:
+            self._read[study.study_name] = time.monotonic()
+            for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+                key = _key(trial)
+                if key not in records:
+                    records[key] = Record.from_json(trial.user_attrs["record"])
         return dict(sorted(records.items()))
 
     def results(self, spaces: Mapping[str, Mapping[str, Range]]) -> Results:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -23,6 +24,9 @@ from valleys.lab.report.html.reading import indices, labels, same_task, unit
 from valleys.lab.report.schema import load
 from valleys.lab.report.table import Table
 from valleys.palette import COLORS
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 __all__ = ["merge", "render", "write"]
 
@@ -53,7 +57,6 @@ def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> 
     Raises:
         ValueError: without a document.
     """
-    from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
     if not documents:
@@ -61,10 +64,8 @@ def render(documents: Sequence[Mapping[str, Any]], title: str | None = None) -> 
     names = labels(documents)
     index = indices(documents)
     style, script, library = _text("style.css"), _text("page.js"), get_plotlyjs()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(swatch=swatch, unit=unit, json=_json, cost=tables.COST)
     profile, ranks = across.profile(documents, index), across.ranked(documents, index)
-    return environment.from_string(_text("template.html.j2")).render(
+    return _template().render(
         title=title or (names[0] if len(documents) == 1 else f"{len(documents)} comparisons"),
         # The files' own texts, which a template would escape.
         style=Markup(style),  # noqa: S704
@@ -125,6 +126,16 @@ def merge(folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
     except OSError as error:
         raise LabError(f"cannot write {out}: {error.strerror or error}") from error
     return out
+
+
+@functools.cache
+def _template() -> Template:
+    """Return the page's template, which takes longer to compile than to fill."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals.update(swatch=swatch, unit=unit, json=_json, cost=tables.COST)
+    return environment.from_string(_text("template.html.j2"))
 
 
 def _section(number: int, document: Mapping[str, Any], label: str, index: dict[str, int]) -> Section:
