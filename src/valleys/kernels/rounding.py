@@ -16,6 +16,7 @@ Source: the mixer is C. Wellons' lowbias32 (hash-prospector, public domain); the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,6 +44,7 @@ def mix(x: int) -> int:
     return x ^ x >> 16
 
 
+@functools.lru_cache(maxsize=1 << 16)  # once for each tensor, not at each step
 def salt(seed: int, index: int) -> int:
     """The salt of an optimizer's ``index``-th tensor."""
     return mix(mix(seed) + _GOLDEN * (index + 1))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from valleys._engine.checkpoint.base_states import SHAPED
 from valleys._engine.checkpoint.checks import Kind
-from valleys._engine.dtensor import local, random_place
+from valleys._engine.dtensor import is_sharded, local, random_place
 from valleys._engine.eight_bit import EIGHT_BIT, convert, is_quantized, is_stored, quantized
 from valleys._engine.options import check_precision
 from valleys._engine.state import BUFFER, CPU, EXPLORE_STEP, count_tensor, new_state, state_dtype, stored_names
@@ -136,10 +136,11 @@ def keys_of(bucket: list[Entry], memory: Memory) -> list[int] | list[Tensor]:
         device = entry.param.device if entry.group.get("capturable") else CPU
         count = count_tensor(memory[entry.param].get(EXPLORE_STEP, 0), device)
         memory[entry.param][EXPLORE_STEP] = count
-        shard = local(entry.param)
-        order = None if entry.dtype == torch.int8 else layout(shard)
-        own = salt(entry.group["explore_seed"], entry.number)
-        bits, start = random_place(entry.param, own, order or range(shard.dim()))
+        bits, start = salt(entry.group["explore_seed"], entry.number), 0
+        if is_sharded(entry.param):
+            shard = local(entry.param)
+            order = None if entry.dtype == torch.int8 else layout(shard)
+            bits, start = random_place(entry.param, bits, order or range(shard.dim()))
         salts.append(bits)
         starts.append(start)
         counts.append(count)
