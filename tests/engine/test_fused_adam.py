@@ -129,7 +129,7 @@ def test_one_thread_and_several_make_the_same_step(state_dtype: Any) -> None:
 @pytest.mark.parametrize("after", [None, torch.bfloat16, "8bit"])
 @pytest.mark.parametrize("before", ["8bit", torch.bfloat16, torch.float32])
 def test_the_form_of_the_buffer_may_change(before: Any, after: Any, made: list[bool]) -> None:
-    """What E remembers is kept: one pass and two take it over alike."""
+    """E keeps its memory: one pass and two take it over alike."""
     params, twins = matrices(torch.float32), matrices(torch.float32)
     joint = valleys.adapt(ADAMW(params, lr=0.02, fused=True), -5.0, 0.9, state_dtype=before)
     apart = valleys.adapt(ADAMW(twins, lr=0.02, foreach=False), -5.0, 0.9, state_dtype=before)
