@@ -86,6 +86,20 @@ def test_other_workers_are_looked_after_once_in_a_while_and_where_no_run_is_left
         assert len(looks) == 5
 
 
+def test_runs_of_others_are_seen_at_once_or_after_the_age_that_is_given(tmp_path: Path) -> None:
+    with opened(tmp_path) as one, opened(tmp_path) as other:
+        assert not one.finished("sgd", "tuning")
+        run(other, 0, record)
+        assert not one.finished("sgd", "tuning", age=3600)
+        assert list(one.finished("sgd", "tuning")) == [job(0).key]
+        run(other, 1, record)
+        assert one.claim([job(1)]) is None
+        assert list(one.finished("sgd", "tuning", age=3600)) == [job(0).key, job(1).key]  # as all were taken
+        assert one.claim([job(2)]) == job(2)
+        assert one.complete(job(2), record())
+        assert job(2).key in one.finished("sgd", "tuning", age=3600)  # its own
+
+
 def test_a_finished_run_comes_back_unchanged_and_is_not_repeated(tmp_path: Path) -> None:
     original = record(curve=[Evaluation(1, 0.1, 0.1 + 0.2, 1 / 3)], hyperparameters={"lr": 0.1})
     with opened(tmp_path) as store:
