@@ -27,7 +27,7 @@ MODULES = 13  # of a folder, beside __init__.py
 PARAMETERS = 8  # of a function of the lab, without self
 EQUAL_LINES = 10
 PUBLIC_NAMES = 383
-SOURCE_LINES = 35685
+SOURCE_LINES = 35680
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 IMPORTS = (ast.Import, ast.ImportFrom)

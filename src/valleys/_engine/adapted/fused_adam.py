@@ -12,14 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from valleys._engine.adapted.explore_buffer import (
-    Entry,
-    Memory,
-    buffer_of,
-    check_explore_group,
-    keys_of,
-    new_memory,
-)
+from valleys._engine.adapted.explore_buffer import Entry, Memory, buffer_of, check_explore_group, keys_of, new_memory
 from valleys._engine.eight_bit import convert, matrix
 from valleys._engine.kernel_inputs import Row, buckets
 from valleys._engine.state import BUFFER, step_tensor
@@ -60,6 +53,8 @@ def step_jointly(optimizer: Any, memory: Memory) -> bool:
             return False
         if any(p.grad.layout != torch.strided or best([p], Needs(p.dtype, p.dtype, p.dtype)) is None for p in params):
             return False
+        if "explore_state_dtype" in group and any(p.device.type != "cpu" for p in params):
+            return False  # before anything is gathered: the other devices' kernels take no rounded buffer
         check_explore_group(group)
         works.append(_Work(group, params, [], []))
     # All checks before the first change.
