@@ -47,9 +47,27 @@ def test_pages_quote_the_sentence_of_the_headline(page: str) -> None:
     text = " ".join((ROOT / page).read_text().split())
     assert f'"{json.loads((folder / "fortieth/attribution.json").read_text())["sentence"]}."' in text
     if page.startswith("docs"):
-        arms = [line for line in (folder / "README.md").read_text().splitlines() if line.startswith("| from ")]
-        assert len(arms) == 4
+        starts = ("| from ", "| ALTO - ", "| without a - ")
+        arms = [line for line in (folder / "README.md").read_text().splitlines() if line.startswith(starts)]
+        assert len(arms) == 4 + 5
         assert all(line in (ROOT / page).read_text() for line in arms)
+
+
+def test_the_readme_quotes_the_tenth() -> None:
+    document = json.loads((ROOT / "benchmarks/results/headline/tenth/reproduce.json").read_text())
+    differences = {(order["first"], order["second"]): order["ours"] for order in document["orders"]}
+    text = " ".join((ROOT / "README.md").read_text().split())
+    for second, name, form in (
+        ("LAMB", "LAMB", "95 % interval {}, which excludes +5.27"),
+        ("without a", "ALTO without E", "{}"),
+    ):
+        ours = differences["ALTO", second]
+        low, high = ours["mean"] - ours["half_width"], ours["mean"] + ours["half_width"]
+        assert f"ALTO - {name} is {ours['mean']:.2f}" in text
+        assert f"({form.format(f'{low:+.2f} to {high:+.2f}')})" in text
+        assert high < 5.27 or second != "LAMB"
+    assert "On a tenth, where all arms leave them out, 3 seeds" in text
+    assert document["seeds"] == 3
 
 
 def test_the_arms_of_the_headline_are_the_papers(load: Any) -> None:
