@@ -1,5 +1,6 @@
 """Fixtures and settings of every test."""
 
+import gc
 import os
 import re
 import shutil
@@ -77,3 +78,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(mark)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (any(part in item.nodeid for part in _JAX), item.path not in slow))
+
+
+def _shorten_collections() -> None:
+    """Leave what there is out of every later garbage collection: modules and caches, far more than a test makes."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    _shorten_collections()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is not None and nextitem.path != item.path:
+        _shorten_collections()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # for what is to be destroyed when the process ends

@@ -59,7 +59,7 @@ def available(name: str) -> Iterator[Build]:
     pytest.importorskip("triton", reason="triton is not installed")
     from triton_interpreter import interpreted
 
-    with interpreted():
+    with interpreted(block=1024):
         yield PUBLIC[name]
 
 

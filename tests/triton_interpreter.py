@@ -28,8 +28,11 @@ BLOCK = 64
 
 
 @contextlib.contextmanager
-def interpreted() -> Iterator[ModuleType]:
-    """The kernels as the interpreter runs them, in small blocks, in place of the compiled ones."""
+def interpreted(block: int = BLOCK) -> Iterator[ModuleType]:
+    """The kernels as the interpreter runs them, in small blocks, in place of the compiled ones.
+
+    Each block takes as long whatever its size: where blocks are not what is tested, take larger ones.
+    """
     import triton
 
     with contextlib.suppress(ImportError):
@@ -45,7 +48,7 @@ def interpreted() -> Iterator[ModuleType]:
         _look_up_builtins_once(context)
         context.delenv("TRITON_INTERPRET")
         context.setattr(backend, "_kernel_module", lambda: module)
-        context.setattr(backend, "BLOCK", BLOCK)
+        context.setattr(backend, "BLOCK", block)
         context.setattr(backend, "QUANTIZED_BLOCK", 512)
         context.setattr(backend, "CHUNK", 4)
         choice.fused_backend.cache_clear()

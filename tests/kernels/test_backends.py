@@ -68,21 +68,20 @@ def test_foreach_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest_error(params, expected) < 1e-12
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+OTHERS: dict[str, Any] = {
+    "alpha": 0.5,
+    "beta": 0.01,
+    "betas": (0.9, 0.99),
+    "weight_decay": 0.0,
+    "maximize": True,
+    "trust_clip": (0.5, 0.7),
+}
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {
-            "alpha": 0.5,
-            "beta": 0.01,
-            "betas": (0.9, 0.99),
-            "weight_decay": 0.0,
-            "maximize": True,
-            "trust_clip": (0.5, 0.7),
-        },
-    ],
-    ids=["defaults", "others"],
+    ("dtype", "options"),
+    [(torch.float64, {}), (torch.bfloat16, {}), (torch.float32, OTHERS), (torch.float16, OTHERS)],
+    ids=["float64", "bfloat16", "float32, others", "float16, others"],
 )
 def test_compiled_equals_foreach(dtype: torch.dtype, options: dict[str, Any]) -> None:
     """Compare flags that make graphs of their own; the rest of foreach is compared with the reference in test_alto."""

@@ -328,7 +328,7 @@ def test_the_halves_make_the_step(
         tensors.params[2].zero_()
         tensors.grads[4][4096] = float("nan")
         tensors.grads[7][17] = float("inf")
-    clip = torch.tensor(0.3)
+    clip = None if dtypes is HALF else torch.tensor(0.3)  # as above: no further graph that takes seconds to compile
     backend.alto_(once, rule, clip)
     backend.apply_(twice, rule, step_lengths(backend.measure_(twice, rule, clip), rule))
     assert same_bits(states(twice), states(once))
