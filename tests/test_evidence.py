@@ -61,9 +61,9 @@ def test_the_readme_quotes_the_tenth() -> None:
         ("LAMB", "LAMB", "95 % interval {}, which excludes +5.27"),
         ("without a", "ALTO without E", "{}"),
     ):
-        ours = differences["ALTO", second]
-        low, high = ours["mean"] - ours["half_width"], ours["mean"] + ours["half_width"]
-        assert f"ALTO - {name} is {ours['mean']:.2f}" in text
+        difference = differences["ALTO", second]
+        low, high = difference["mean"] - difference["half_width"], difference["mean"] + difference["half_width"]
+        assert f"ALTO - {name} is {difference['mean']:.2f}" in text
         assert f"({form.format(f'{low:+.2f} to {high:+.2f}')})" in text
         assert high < 5.27 or second != "LAMB"
     assert "On a tenth, where all arms leave them out, 3 seeds" in text
