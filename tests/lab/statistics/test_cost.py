@@ -87,6 +87,7 @@ def test_step_times_are_paired_by_unit() -> None:
     [
         (300, 200, "alto's state is 1.5 times as large as lamb's"),
         (200, 200, "alto's state is as large as lamb's"),
+        (38_508, 38_512, "alto's state is as large as lamb's"),
         (0, 2_500_000, "alto keeps no state, lamb 2.5 MB"),
         (2_500_000, 0, "lamb keeps no state, alto 2.5 MB"),
         (0, 0, ""),
@@ -113,6 +114,7 @@ def test_the_state_in_words(alto: int | None, lamb: int | None, said: str) -> No
         ([50, 70, 60], [60, 60, 60], "alto reaches the target in as many steps (sooner in 1 of 3 rounds)"),
         ([50, 50, 50], [50, 50, 50], "alto reaches the target in as many steps (at the same step in all 3 rounds)"),
         ([50, 50, 70], [50, 50, 50], "alto reaches the target in as many steps (later in 1 of 3 rounds)"),
+        ([501, 501, 501], [500, 500, 500], "alto reaches the target in about as many steps (later in 3 of 3 rounds)"),
         (
             [NEVER, NEVER, 50],
             [50, 50, 50],

@@ -52,11 +52,9 @@ def _state(first: str, second: str, a: Outcome, b: Outcome, continued: bool) -> 
     if not (a.state_bytes and b.state_bytes):
         stateless, other = (second, first) if a.state_bytes else (first, second)
         return f"{stateless} keeps no state, {other} {(a.state_bytes or b.state_bytes) / 1e6:.3g} MB"
-    ratio = a.state_bytes / b.state_bytes
-    times = "" if ratio == 1 else f"{ratio:.3g} times "
-    return f"{'its' if continued else first + chr(39) + 's'} state is {times}as large" + f" as {second}'s" * (
-        not continued
-    )
+    times = f"{a.state_bytes / b.state_bytes:.3g} times ".removeprefix("1 times ")
+    state, other = ("its state", "") if continued else (f"{first}'s state", f" as {second}'s")
+    return f"{state} is {times}as large{other}"
 
 
 def _target(verdict: Verdict, subject: str) -> str:
@@ -81,7 +79,9 @@ def _target(verdict: Verdict, subject: str) -> str:
 def _times(times: TimeComparison, what: str) -> str:
     assert times.ratio is not None
     text = f"{times.ratio:.2f}" if 0.1 <= times.ratio < 10 else f"{times.ratio:.2g}"
-    return f"{times.bound} {text} times the {what}".strip() if times.ratio != 1 else f"as many {what}"
+    if text == "1.00" and not times.bound:
+        return "about " * (times.ratio != 1) + f"as many {what}"
+    return f"{times.bound} {text} times the {what}".strip()
 
 
 def step_times(records: Mapping[str, Mapping[int, Record]]) -> dict[str, dict[int, float]]:
