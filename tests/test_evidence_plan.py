@@ -78,6 +78,31 @@ def test_fresh_rounds_alone_confirm(load: Any) -> None:
     assert report.confirmations(early, ["alto:lamb"], PLAN_OF_TWO) == {}
 
 
+@pytest.mark.parametrize("maximize", [True, False])
+def test_each_pair_is_drawn_on_the_side_of_the_better(
+    load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, maximize: bool
+) -> None:
+    """Right is better: a larger difference of accuracies, a smaller ratio of losses on a reversed axis."""
+    report = load("evidence.report")
+    plan = {**PLAN_OF_TWO, "problems": {"one": {}, "two": {}}, "comparisons": {"rule": {"pairs": ["alto:lamb"]}}}
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    better, worse = ([91.0, 92.1, 93.0], [90.0, 91.0, 92.0])[:: 1 if maximize else -1]
+    numbers = numbers_of({"alto": [*better], "lamb": [*worse]})
+    numbers["configuration"] |= {"maximize": maximize, "scale": "linear" if maximize else "log"}
+    (tmp_path / "one-rule").mkdir()
+    (tmp_path / "one-rule" / "numbers.json").write_text(json.dumps(numbers))
+    drawn: list[Any] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: drawn.append(figure))
+    report.draw(plan, tmp_path / "pairs.png")
+    (axes,) = drawn[0].axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["one: alto against lamb"]
+    interval, point, none = (axes.transData.transform((line.get_xdata()[0], 0))[0] for line in axes.lines)
+    assert none < interval < point if maximize else none < point < interval
+    (tmp_path / "one-rule" / "numbers.json").unlink()
+    report.draw(plan, tmp_path / "pairs.png")
+    assert len(drawn) == 1, "there is nothing to draw"
+
+
 def test_kept_runs_go_on_to_the_same_report(load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run, report = load("evidence.run"), load("evidence.report")
     settings: dict[str, Any] = {"batch_size": 8, "epochs": 2, "trials": 2, "rounds": 2, "device": "cpu"}

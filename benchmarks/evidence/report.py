@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from valleys.lab.statistics.intervals import mean_interval
 from valleys.lab.statistics.outcome import Metric, Outcome, Verdict
 from valleys.lab.statistics.verdicts import judge
 
-__all__ = ["RESULTS", "confirmations", "numbers", "overview", "planned"]
+__all__ = ["RESULTS", "confirmations", "draw", "numbers", "overview", "planned"]
 
 RESULTS = Path(__file__).parents[1] / "results" / "evidence"
 
@@ -24,7 +24,7 @@ def numbers(document: Mapping[str, Any]) -> dict[str, Any]:
         document: the comparison's.
 
     Returns:
-        Configuration, environment, seconds and count of the runs and, by optimizer and round, the test metric of the
+        Configuration, environment, seconds, count and updates of the runs and, by optimizer and round, the test metric of the
         run on the fresh seed (None: diverged or missing) and the selected hyperparameters.
     """
     rounds = [entry for entry in document["rounds"] if entry["complete"]]
@@ -35,6 +35,7 @@ def numbers(document: Mapping[str, Any]) -> dict[str, Any]:
         "configuration": document["configuration"],
         "environment": document["environments"][-1],
         "runs": len(runs),
+        "updates": max(run["steps"] for run in runs),
         "seconds": sum(run["curve"][-1]["seconds"] for run in runs if run["curve"]),
         "timed": sum(bool(run["curve"]) for run in runs),
         "test": {name: [final[name]["test"] if name in final else None for final in finals] for name in names},
@@ -82,6 +83,8 @@ def overview(plan: Mapping[str, Any]) -> str:
         "`tuned`: E's mixing share c and memory tuned, too, 16 trials. Intervals of one comparison hold together at "
         "95 %. Made by `OMP_NUM_THREADS=1 python benchmarks/evidence/run.py --data FOLDER`.",
     ]
+    if any(_documents(kind, plan) for kind in plan["comparisons"]):
+        lines += ["", "![of each pair the difference in the test metric, with its interval](pairs.png)"]
     for kind, comparison in plan["comparisons"].items():
         documents = _documents(kind, plan)
         lines += ["", f"## {kind.capitalize()}", ""]
@@ -92,6 +95,42 @@ def overview(plan: Mapping[str, Any]) -> str:
             lines += [""] * bool(missing) + _pairs(documents, comparison["pairs"], plan)
             lines += ["", *_tests(documents, comparison, plan), "", *_cost(documents)]
     return "\n".join(lines) + "\n"
+
+
+def draw(plan: Mapping[str, Any], path: Path) -> None:
+    """Draw the interval of every planned pair of the finished comparisons; right of the line the first is better."""
+    from matplotlib.figure import Figure
+
+    titles = {"linear": "points of test accuracy", "log": "ratio of the test losses (the axis is reversed)"}
+    panels = {scale: rows for scale in titles if (rows := list(_intervals(plan, scale)))}
+    if not panels:
+        return
+    counts = [len(rows) for rows in panels.values()]
+    figure = Figure(figsize=(8, 1 + 0.24 * sum(counts)), layout="constrained")
+    grid = figure.subplots(len(panels), height_ratios=[count + 1 for count in counts], squeeze=False)
+    for axes, (scale, rows) in zip(grid[:, 0], panels.items(), strict=True):
+        for place, (_, verdict) in enumerate(rows):
+            colour = "#9a9a9a" if verdict.first == "nadam" else "#4269d0"
+            axes.plot([verdict.low, verdict.high], [place, place], color=colour, linewidth=2)
+            axes.plot([verdict.difference], [place], "o", color=colour, markersize=5)
+        axes.set(yticks=range(len(rows)), yticklabels=[label for label, _ in rows], xlabel=titles[scale])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.axvline(0 if scale == "linear" else 1, color="black", linewidth=0.8)
+        if scale == "log":
+            axes.set_xscale("log")
+            axes.invert_xaxis()
+            for axis_format in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+                axis_format("{x:g}")
+    figure.savefig(path, dpi=110)
+
+
+def _intervals(plan: Mapping[str, Any], scale: str) -> Iterator[tuple[str, Verdict]]:
+    """Yield a label and the verdict of each planned pair that has an interval on that scale."""
+    for kind, comparison in plan["comparisons"].items():
+        for name, document in _documents(kind, plan).items():
+            for verdict in planned(document, comparison["pairs"], plan):
+                if verdict.scale == scale and verdict.low is not None:
+                    yield f"{name}: {verdict.first} against {verdict.second}", verdict
 
 
 def _documents(kind: str, plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from evidence.problems import PROBLEMS
-from evidence.report import RESULTS, numbers, overview
+from evidence.report import RESULTS, draw, numbers, overview
 from finished_runs import PICTURE, copy_runs, hide
 from valleys.lab import ComparisonConfig, compare
 
@@ -92,6 +92,7 @@ def keep(out: Path, hidden: dict[str, str]) -> None:
         text = (out / "report.md").read_text(encoding="utf-8").replace(PICTURE, "")
         (folder / "report.md").write_text(hide(text, hidden), encoding="utf-8")
     (RESULTS / "README.md").write_text(overview(PLAN), encoding="utf-8")
+    draw(PLAN, RESULTS / "pairs.png")
 
 
 if __name__ == "__main__":
