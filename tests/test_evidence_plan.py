@@ -78,6 +78,30 @@ def test_fresh_rounds_alone_confirm(load: Any) -> None:
     assert report.confirmations(early, ["alto:lamb"], PLAN_OF_TWO) == {}
 
 
+def test_the_summary_counts_e_s_pairs(load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    report = load("evidence.report")
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    pairs = ["alto:lamb", "eadamw:adamw", "nadam:adamw"]
+    plan = {**PLAN_OF_TWO, "problems": {"one": {}, "two": {}}, "comparisons": {"rule": {"pairs": pairs}}}
+    base: list[float | None] = [80.0, 81.0, 82.0]
+    higher: list[float | None] = [90.0, 91.1, 92.0]
+    near: list[float | None] = [80.5, 80.8, 82.4]
+    tests = {
+        "one": {"lamb": base, "alto": higher, "adamw": higher, "eadamw": base, "nadam": base},
+        "two": {"lamb": base, "alto": near, "adamw": base, "eadamw": base, "nadam": higher},
+    }
+    for name, test in tests.items():
+        (tmp_path / f"{name}-rule").mkdir()
+        (tmp_path / f"{name}-rule" / "numbers.json").write_text(json.dumps(numbers_of(test)))
+    numbers = numbers_of(tests["two"])
+    sizes = [v.detectable for v in report.planned(numbers, pairs, plan) if v.first != "nadam"]
+    assert report.summary("rule", plan) == (
+        "On 2 of 2 problems E was significantly better than its base in 1 of 4 pairs and worse in 1; in the others "
+        f"differences above {min(sizes):.2g} to {max(sizes):.2g} points of test accuracy, depending on the pair, would "
+        "have been detected"
+    )
+
+
 @pytest.mark.parametrize("maximize", [True, False])
 def test_each_pair_is_drawn_on_the_side_of_the_better(
     load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, maximize: bool
@@ -128,3 +152,9 @@ def test_kept_runs_go_on_to_the_same_report(load: Any, monkeypatch: pytest.Monke
     assert lines == [], "all runs were there"
     assert [verdict.sentence for verdict in again.verdicts] == [verdict.sentence for verdict in first.verdicts]
     assert again.selected == first.selected
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/faq.md", "docs/when-e-matters.md"])
+def test_pages_quote_the_summary(load: Any, page: str) -> None:
+    text = " ".join((ROOT / page).read_text().split())
+    assert f'"{load("evidence.report").summary("rule", load("evidence.run").PLAN)}."' in text

@@ -12,7 +12,7 @@ from valleys.lab.statistics.intervals import mean_interval
 from valleys.lab.statistics.outcome import Metric, Outcome, Verdict
 from valleys.lab.statistics.verdicts import judge
 
-__all__ = ["RESULTS", "confirmations", "draw", "numbers", "overview", "planned"]
+__all__ = ["RESULTS", "confirmations", "draw", "numbers", "overview", "planned", "summary"]
 
 RESULTS = Path(__file__).parents[1] / "results" / "evidence"
 
@@ -24,8 +24,8 @@ def numbers(document: Mapping[str, Any]) -> dict[str, Any]:
         document: the comparison's.
 
     Returns:
-        Configuration, environment, seconds, count and updates of the runs and, by optimizer and round, the test metric of the
-        run on the fresh seed (None: diverged or missing) and the selected hyperparameters.
+        Configuration, environment, seconds, count and updates of the runs and, by optimizer and round, the test metric
+        of the run on the fresh seed (None: diverged or missing) and the selected hyperparameters.
     """
     rounds = [entry for entry in document["rounds"] if entry["complete"]]
     runs = [run for entry in rounds for run in entry["runs"]]
@@ -92,9 +92,36 @@ def overview(plan: Mapping[str, Any]) -> str:
         if missing:
             lines += [f"Not finished: {', '.join(missing)}."]
         if documents:
-            lines += [""] * bool(missing) + _pairs(documents, comparison["pairs"], plan)
+            lines += [*[""] * bool(missing), f"**{summary(kind, plan)}.**", ""]
+            lines += _pairs(documents, comparison["pairs"], plan)
             lines += ["", *_tests(documents, comparison, plan), "", *_cost(documents)]
     return "\n".join(lines) + "\n"
+
+
+def summary(kind: str, plan: Mapping[str, Any]) -> str:
+    """Say in how many of the finished pairs E was significantly better or worse, and what would have been detected.
+
+    Args:
+        kind: name of a planned comparison.
+        plan: all of it.
+    """
+    documents = _documents(kind, plan)
+    every = [v for document in documents.values() for v in planned(document, plan["comparisons"][kind]["pairs"], plan)]
+    verdicts = [verdict for verdict in every if verdict.first.startswith(("alto", "eadamw"))]
+    better = sum(verdict.better == verdict.first for verdict in verdicts)
+    worse = sum(verdict.better == verdict.second for verdict in verdicts)
+    limits = []
+    for scale, unit in (("linear", "points of test accuracy"), ("log", "% of the test loss")):
+        sizes = [v.detectable for v in verdicts if v.scale == scale and v.better is None and v.detectable is not None]
+        if sizes:
+            low, high = (100 * (size - 1) if scale == "log" else size for size in (min(sizes), max(sizes)))
+            limits.append(f"{low:.2g} to {high:.2g} {unit}")
+    text = (
+        f"On {len(documents)} of {len(plan['problems'])} problems E was significantly better than its base in {better} "
+        f"of {len(verdicts)} pairs and worse in {worse}"
+    )
+    limit = f"; in the others differences above {' or '.join(limits)}, depending on the pair, would have been detected"
+    return text + limit * bool(limits)
 
 
 def draw(plan: Mapping[str, Any], path: Path) -> None:

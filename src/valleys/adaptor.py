@@ -146,6 +146,8 @@ def _start(
     seed: int,
 ) -> None:
     """Activates a ready-made class; ``alpha`` in a group would be silently ignored there, so it raises."""
+    check_explore(alpha, beta)
+    check_precision(state_dtype, seed)
     for group in optimizer.param_groups:
         for name in ("alpha", "beta"):
             if name in group:
@@ -193,8 +195,6 @@ class ESGD(torch.optim.SGD):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        check_explore(alpha, beta)
-        check_precision(state_dtype, seed)
         super().__init__(params, lr, momentum, **options)
         _start(self, alpha, beta, inplace, state_dtype, seed)
 
@@ -236,8 +236,6 @@ class EAdam(torch.optim.Adam):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        check_explore(alpha, beta)
-        check_precision(state_dtype, seed)
         super().__init__(params, lr, betas, **options)
         _start(self, alpha, beta, inplace, state_dtype, seed)
 
@@ -279,8 +277,6 @@ class EAdamW(torch.optim.AdamW):
         seed: int = 0,
         **options: Any,
     ) -> None:
-        check_explore(alpha, beta)
-        check_precision(state_dtype, seed)
         super().__init__(params, lr, betas, **options)
         _start(self, alpha, beta, inplace, state_dtype, seed)
 

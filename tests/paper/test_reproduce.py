@@ -281,6 +281,11 @@ def test_without_a_gpu_the_paper_s_problems_do_not_start_by_themselves(
         ({"clip": 0.0}, r"clip must be a number above 0, not 0.0"),
         ({"seeds": 0}, r"seeds must be at least 1, not 0"),
         ({"epochs": 0}, r"epochs must be at least 1, not 0"),
+        (
+            {"number": "table-1", "only": None, "seeds": 2, "clip": 1.0},
+            r"table-1 trains nothing, .*: leave out seeds, clip",
+        ),
+        ({"number": "table-6", "only": None, "epochs": 2}, r"table-6 trains nothing, .*: leave out epochs"),
         ({"columns": "Muon"}, r"--columns 'Muon' is no column of table-3; choose from: SGD; Adam;"),
         ({"device": "tpu"}, r"unknown device 'tpu'.*auto, cpu, cuda"),
         ({"number": "table-99"}, r"unknown table or figure 'table-99'"),

@@ -41,8 +41,6 @@ differences point."""
 _FLAT_EXAMPLES = 256  # training examples whose loss has the Hessian of Figure 3
 _LEAST_BATCH = 32  # examples per step of a smaller problem, at least
 
-_NO_GPU = "needs a GPU; --device cpu runs it all the same"
-
 
 @documented
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +108,8 @@ def reproduce(
         The paper's numbers beside ours.
 
     Raises:
-        LabError: an unknown table, row, column, preset or device, seeds or epochs below 1, or a folder that holds other
-            runs.
+        LabError: an unknown table, row, column, preset or device, seeds or epochs below 1, settings of the training
+            where nothing is trained, or a folder that holds other runs.
 
     Example:
         >>> import tempfile
@@ -127,13 +125,15 @@ def reproduce(
     rows = table.rows if config.only is None else numbers.rows(table, config.only)
     columns = table.columns if config.columns is None else numbers.columns(table, config.columns)
     cells = [cell for cell in table.cells if cell.row in rows and cell.column in columns]
-    folder = Path(out)
+    problems, folder = _problems(cells), Path(out)
+    if cells and not problems:
+        _check_unused(config, table.number)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LabError(f"--out {str(folder)!r} cannot be made ({error.strerror}); choose another folder") from error
     ran, reports = {}, []
-    for setting, methods in _problems(cells).items():
+    for setting, methods in problems.items():
         place = folder / _name(setting, config)
         measures = {cell.measure for cell in cells if cell.setting == setting}
         ran[setting] = _run(_Experiment(config, setting, progress), methods, place, measures)
@@ -155,6 +155,13 @@ def reproduce(
     with joined() as ranks:
         ranks.decide(lambda: render.write(result))
     return result
+
+
+def _check_unused(config: ReproductionConfig, number: str) -> None:
+    """Refuse settings of the training where nothing is trained."""
+    names = ("seeds", "epochs", "exclude_norms", "clip", "keep_last_batch")
+    if unused := [name for name in names if getattr(config, name) != getattr(ReproductionConfig, name)]:
+        raise LabError(f"{number} trains nothing, so that this has no effect: leave out {', '.join(unused)}")
 
 
 def _memory(cell: Cell, preset: str) -> Outcome:
@@ -191,9 +198,8 @@ def _name(setting: Setting, config: ReproductionConfig) -> str:
     methods = {
         method for table in numbers.TABLES for cell in table.cells for at, method in cell.runs() if at == setting
     }
-    options: tuple[Any, ...] = (config.exclude_norms, config.clip, config.keep_last_batch)
-    if config.epochs is not None:
-        options += (config.epochs,)
+    length = () if config.epochs is None else (config.epochs,)
+    options = (config.exclude_norms, config.clip, config.keep_last_batch, *length)
     mark = hashlib.sha256(repr((setting, config.preset, options, sorted(map(repr, methods)))).encode()).hexdigest()[:8]
     size = "" if setting.batch_size is None else f"-{setting.batch_size}"
     return f"{setting.task}{size}-{config.preset}-{mark}"
@@ -258,9 +264,8 @@ class _Experiment:
         if isinstance(problem, Loop):
             return f"{name}, {problem.steps(batch_size, problem.epochs):,} steps of batch {batch_size}{cut}"
         assert isinstance(problem, Task)
-        examples = len(problem.train)
-        steps = problem.steps(batch_size, problem.epochs)
-        words = f"{name}, batch {batch_size} of {examples:,} examples, {problem.epochs} epochs, {steps:,} steps"
+        steps = f"{problem.epochs} epochs, {problem.steps(batch_size, problem.epochs):,} steps"
+        words = f"{name}, batch {batch_size} of {len(problem.train):,} examples, {steps}"
         clip = "" if problem.clip is None else f", gradient clipped to {problem.clip:g}"
         clip += ", norms and biases without weight decay and ratio" * self.config.exclude_norms
         remark = f" (set by us: {self.setting.ours})" if self.setting.ours else ""
@@ -272,7 +277,7 @@ def _run(experiment: _Experiment, methods: Sequence[Method], out: Path, measures
     """Compare the methods on one problem, and measure flatness and endpoints where cells want them."""
     config, setting = experiment.config, experiment.setting
     if not experiment.scaled and setting.gpu and config.device == "auto" and not torch.cuda.is_available():
-        return Ran(blank=_NO_GPU)
+        return Ran(blank="needs a GPU; --device cpu runs it all the same")
     try:
         problem = experiment.problem()
         _build_once(problem)
@@ -318,8 +323,7 @@ def _run(experiment: _Experiment, methods: Sequence[Method], out: Path, measures
         ran = _flat(experiment, ran, problem, specs, out)
     walks = {}
     if walked and isinstance(problem, Loop):
-        seeds = {one.name: [record.seed for record in comparison.records[one.name]] for one in specs}
-        walks = {one.name: tuple(walk(problem, one, seed) for seed in seeds[one.name]) for one in specs}
+        walks = {s.name: tuple(walk(problem, s, run.seed) for run in comparison.records[s.name]) for s in specs}
     return replace(ran, records=comparison.records, walks=walks)
 
 
