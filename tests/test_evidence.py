@@ -25,9 +25,9 @@ def test_the_overview_is_made_of_the_committed_reports(load: Any) -> None:
     assert all((comparisons.RESULTS / name / "report.json").exists() for name in comparisons.STUDIES)
 
 
-def test_the_readme_quotes_the_verdicts_of_the_comparisons(load: Any) -> None:
+def test_the_page_on_e_quotes_the_verdicts_of_the_comparisons(load: Any) -> None:
     comparisons = load("comparisons")
-    text = " ".join((ROOT / "README.md").read_text().split())
+    text = " ".join((ROOT / "docs/when-e-matters.md").read_text().split())
     for name in comparisons.STUDIES:
         document = json.loads((comparisons.RESULTS / name / "report.json").read_text())
         assert f'"{document["verdicts"][0]["sentence"]}."' in text

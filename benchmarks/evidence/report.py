@@ -114,8 +114,8 @@ def summary(kind: str, plan: Mapping[str, Any]) -> str:
     for scale, unit in (("linear", "points of test accuracy"), ("log", "% of the test loss")):
         sizes = [v.detectable for v in verdicts if v.scale == scale and v.better is None and v.detectable is not None]
         if sizes:
-            low, high = (100 * (size - 1) if scale == "log" else size for size in (min(sizes), max(sizes)))
-            limits.append(f"{low:.2g} to {high:.2g} {unit}")
+            ends = (100 * (size - 1) if scale == "log" else size for size in (min(sizes), max(sizes)))
+            limits.append(f"{' to '.join(dict.fromkeys(f'{end:.2g}' for end in ends))} {unit}")
     text = (
         f"On {len(documents)} of {len(plan['problems'])} problems E was significantly better than its base in {better} "
         f"of {len(verdicts)} pairs and worse in {worse}"
