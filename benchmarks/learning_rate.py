@@ -164,8 +164,8 @@ def draw(studies: Sequence[Study], path: Path) -> None:
             alpha=0.8,
         )
     updates = np.geomspace(30, 10_000, 2)
-    axes.plot(updates, 0.4 / np.sqrt(updates), color="black", linewidth=1, label="0.4 / sqrt(updates)")
-    axes.fill_between(updates, 0.4 / 3 / np.sqrt(updates), 1.2 / np.sqrt(updates), color="black", alpha=0.07)
+    axes.plot(updates, 0.35 / np.sqrt(updates), color="black", linewidth=1, label="0.35 / sqrt(updates)")
+    axes.fill_between(updates, 0.35 / 4 / np.sqrt(updates), 1.4 / np.sqrt(updates), color="black", alpha=0.07)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
 

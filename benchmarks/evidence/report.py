@@ -111,11 +111,11 @@ def summary(kind: str, plan: Mapping[str, Any]) -> str:
     better = sum(verdict.better == verdict.first for verdict in verdicts)
     worse = sum(verdict.better == verdict.second for verdict in verdicts)
     limits = []
-    for scale, unit in (("linear", "points of test accuracy"), ("log", "% of the test loss")):
+    for scale, words in (("linear", "{} points of test accuracy"), ("log", "a factor of {} of the test loss")):
         sizes = [v.detectable for v in verdicts if v.scale == scale and v.better is None and v.detectable is not None]
         if sizes:
-            ends = (100 * (size - 1) if scale == "log" else size for size in (min(sizes), max(sizes)))
-            limits.append(f"{' to '.join(dict.fromkeys(f'{end:.2g}' for end in ends))} {unit}")
+            ends = dict.fromkeys(f"{size:.{2 + (scale == 'log')}g}" for size in (min(sizes), max(sizes)))
+            limits.append(words.format(" to ".join(ends)))
     text = (
         f"On {len(documents)} of {len(plan['problems'])} problems E was significantly better than its base in {better} "
         f"of {len(verdicts)} pairs and worse in {worse}"

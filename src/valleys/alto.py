@@ -43,7 +43,7 @@ class ALTO(Layerwise):
 
     Args:
         params: parameters, named parameters or parameter groups; :func:`valleys.param_groups` makes good ones.
-        lr: learning rate, >= 0: the relative length of a layer's step. A first value is 0.4 / sqrt(updates), see
+        lr: learning rate, >= 0: the relative length of a layer's step. A first value is 0.35 / sqrt(updates), see
             ``valleys suggest --from``; below 1e-3 a warning comes once. A tensor is allowed. Default: 1e-2.
         betas: decay rates of the first and the second moment, each in [0, 1); the paper's beta2 and beta3. Default:
             (0.9, 0.99).
@@ -225,7 +225,7 @@ def _warn_of_low_rate(rate: float) -> None:
     _reported_rates.append(rate)
     warnings.warn(
         f"lr = {rate:g} is low for ALTO, whose step changes each layer by lr of its own length: a rate tuned for AdamW "
-        "does not carry over. A first one is 0.4 / sqrt(updates), see `valleys suggest --from adamw --lr "
+        "does not carry over. A first one is 0.35 / sqrt(updates), see `valleys suggest --from adamw --lr "
         f"{rate:g} --steps UPDATES --batch-size EXAMPLES`; runs of over 100,000 updates may need so low a rate",
         UserWarning,
         stacklevel=6,

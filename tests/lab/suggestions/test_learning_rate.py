@@ -32,13 +32,13 @@ def test_the_rule_is_that_of_the_comparisons(benchmark: Any) -> None:
     fitted = [benchmark.coefficient(studies, name) for name in benchmark.OURS]
     rule = starting_rate("adamw", 1e-3, 100, 1).lr * 10
     assert fitted[0] <= rule <= fitted[1] or fitted[1] <= rule <= fitted[0]
-    # The range to search holds all the tuned rates but one at its very edge.
+    # The range to search holds all the tuned rates.
     inside = [
         starting_rate("adamw", 1e-3, s.updates, 1).low < s.rates[name] < starting_rate("adamw", 1e-3, s.updates, 1).high
         for s in studies
         for name in benchmark.OURS
     ]
-    assert inside.count(False) <= 1
+    assert all(inside)
     # Neither AdamW's rate nor another exponent predicts the rates better by a tenth, and one rate for all is worse.
     for name in benchmark.OURS:
         medians = {model: np.median(benchmark.errors(studies, name, model)) for model in benchmark.MODELS}
@@ -58,7 +58,7 @@ def test_the_documentation_quotes_the_comparisons_and_the_command(benchmark: Any
         rate = starting_rate("adamw", 3e-4, steps, 1)
         assert f"| {steps:,} | {rate.lr:.2g} | {rate.low:.2g} to {rate.high:.2g} |" in text
     studies = benchmark.studies()
-    assert len(studies) == 12
+    assert len(studies) == 17
     factors = {m: [benchmark.errors(studies, name, m) for name in benchmark.OURS] for m in benchmark.MODELS}
     words = " ".join(text.split())
     rule = factors["C / sqrt(updates)"]
@@ -91,18 +91,18 @@ def test_the_line_to_paste_makes_the_optimizer(base: str, batch_size: int) -> No
     assert isinstance(optimizer, valleys.ALTO)
     assert group["lr"] == pytest.approx(rate.lr, rel=0.05)
     assert {name: group[name] for name in ("alpha", "beta")} == valleys.suggest(batch_size)
-    assert rate.low == rate.lr / 3
-    assert rate.high == rate.lr * 3
+    assert rate.low == rate.lr / 4
+    assert rate.high == rate.lr * 4
 
 
 def test_lamb_keeps_its_rate_and_is_asked_again_where_the_number_of_updates_speaks_against_it() -> None:
     assert starting_rate("lamb", 3e-3, 6400, 4096).lr == 3e-3
-    assert starting_rate("adam", 3e-3, 6400, 4096).lr == starting_rate("adamw", 1e-3, 6400, 4096).lr == 5e-3
+    assert starting_rate("adam", 3e-3, 6400, 4096).lr == starting_rate("adamw", 1e-3, 6400, 4096).lr == 0.35 / 80
     assert "but 0.003" not in str(starting_rate("lamb", 3e-3, 6400, 4096))
-    assert "but 0.005 is 1/8 of the rate that 100 updates usually need, 0.04" in str(
+    assert "but 0.005 is 1/7 of the rate that 100 updates usually need, 0.035" in str(
         starting_rate("lamb", 5e-3, 100, 8)
     )
-    assert "but 0.5 is 12 times the rate" in str(starting_rate("lamb", 0.5, 100, 8))
+    assert "but 0.5 is 14 times the rate" in str(starting_rate("lamb", 0.5, 100, 8))
 
 
 def test_what_is_outside_the_comparisons_is_called_so(benchmark: Any) -> None:
@@ -132,9 +132,9 @@ def test_a_mistake_is_named_with_its_remedy(arguments: Any, text: str) -> None:
 def test_the_command_prints_start_range_and_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["suggest", "--from", "adamw", "--lr", "3e-4", "--steps", "1200", "--batch-size", "8192"]) == 0
     text = capsys.readouterr().out
-    assert "start: lr 0.012; search from 0.0038 to 0.035" in text
-    assert "  optimizer = valleys.ALTO(valleys.param_groups(model), lr=0.012, alpha=-5, beta=0.99)" in text
-    assert "0.0003 would be 1/38 of the start" in text
+    assert "start: lr 0.01; search from 0.0025 to 0.04" in text
+    assert "  optimizer = valleys.ALTO(valleys.param_groups(model), lr=0.01, alpha=-5, beta=0.99)" in text
+    assert "0.0003 would be 1/34 of the start" in text
     for words in ("--from adamw", "--from adamw --lr 1e-3", "--lr 1e-3", "--steps 100"):
         assert run(["suggest", "--batch-size", "8", *words.split()]) == 2
         assert "--from" in capsys.readouterr().err

@@ -13,7 +13,7 @@ __all__ = ["BASES", "StartingRate", "starting_rate"]
 BASES = {"adam": "Adam", "adamw": "AdamW", "lamb": "LAMB"}
 """Optimizers that ALTO replaces, and how they are written."""
 
-_COEFFICIENT, _FACTOR = 0.4, 3.0  # benchmarks/results/learning-rate, which a test compares with them
+_COEFFICIENT, _FACTOR = 0.35, 4.0  # benchmarks/results/learning-rate, which a test compares with them
 _LARGEST = 10**12
 _MEASURED = (40, 7680)  # updates of the shortest and of the longest of those comparisons
 
@@ -85,7 +85,7 @@ class StartingRate:
 def starting_rate(base: str, lr: float, steps: int, batch_size: int) -> StartingRate:
     r"""Give a first learning rate for ALTO in place of another optimizer.
 
-    .. math:: \eta = 0.4 / \sqrt{N}
+    .. math:: \eta = 0.35 / \sqrt{N}
 
     for N updates in place of Adam or AdamW; in place of LAMB its own rate. The tuned rates of LAMB and ALTO in the
     lab's comparisons followed it, and AdamW's tuned rate did not improve the prediction. The exponent is that of You et
@@ -106,7 +106,7 @@ def starting_rate(base: str, lr: float, steps: int, batch_size: int) -> Starting
     Example:
         >>> rate = starting_rate("adamw", 3e-4, steps=1200, batch_size=4096)
         >>> print(rate.line)
-        valleys.ALTO(valleys.param_groups(model), lr=0.012, alpha=-5, beta=0.99)
+        valleys.ALTO(valleys.param_groups(model), lr=0.01, alpha=-5, beta=0.99)
 
     Source:
         Ours: ``benchmarks/results/learning-rate``.
