@@ -125,39 +125,55 @@ def summary(kind: str, plan: Mapping[str, Any]) -> str:
 
 
 def draw(plan: Mapping[str, Any], path: Path) -> None:
-    """Draw the interval of every planned pair of the finished comparisons; right of the line the first is better."""
+    """Draw the interval of every planned pair of the finished comparisons; right of the line the first is better.
+
+    Accuracies share an axis; ratios of losses have one for each problem, as their intervals differ by much.
+    """
     from matplotlib.figure import Figure
 
-    titles = {"linear": "points of test accuracy", "log": "ratio of the test losses (the axis is reversed)"}
-    panels = {scale: rows for scale in titles if (rows := list(_intervals(plan, scale)))}
+    panels: dict[str, list[tuple[str, Verdict]]] = {}
+    for name, verdict in _intervals(plan):
+        loss = f"ratio of the test losses on {name} (the axis is reversed)"
+        title = "points of test accuracy" if verdict.scale == "linear" else loss
+        panels.setdefault(title, []).append((f"{name}: {verdict.first} against {verdict.second}", verdict))
     if not panels:
         return
     counts = [len(rows) for rows in panels.values()]
-    figure = Figure(figsize=(8, 1 + 0.24 * sum(counts)), layout="constrained")
+    figure = Figure(figsize=(8, 0.24 * sum(counts) + 0.7 * len(counts)), layout="constrained")
     grid = figure.subplots(len(panels), height_ratios=[count + 1 for count in counts], squeeze=False)
-    for axes, (scale, rows) in zip(grid[:, 0], panels.items(), strict=True):
+    for axes, (title, rows) in zip(grid[:, 0], panels.items(), strict=True):
         for place, (_, verdict) in enumerate(rows):
             colour = "#9a9a9a" if verdict.first == "nadam" else "#4269d0"
             axes.plot([verdict.low, verdict.high], [place, place], color=colour, linewidth=2)
             axes.plot([verdict.difference], [place], "o", color=colour, markersize=5)
-        axes.set(yticks=range(len(rows)), yticklabels=[label for label, _ in rows], xlabel=titles[scale])
+        axes.set(yticks=range(len(rows)), yticklabels=[label for label, _ in rows], xlabel=title)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.axvline(0 if scale == "linear" else 1, color="black", linewidth=0.8)
-        if scale == "log":
-            axes.set_xscale("log")
-            axes.invert_xaxis()
-            for axis_format in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-                axis_format("{x:g}")
+        axes.axvline(0 if rows[0][1].scale == "linear" else 1, color="black", linewidth=0.8)
+        if rows[0][1].scale == "log":
+            _reverse(axes)
     figure.savefig(path, dpi=110)
 
 
-def _intervals(plan: Mapping[str, Any], scale: str) -> Iterator[tuple[str, Verdict]]:
-    """Yield a label and the verdict of each planned pair that has an interval on that scale."""
+def _reverse(axes: Any) -> None:
+    """Make the horizontal axis one of ratios, the smallest, which is the best for a loss, on the right."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    wide = FixedLocator([ratio for ratio in (0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= ratio <= high])
+    axes.xaxis.set_major_locator(wide if high > 2 * low else MaxNLocator(6))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(high, low)
+
+
+def _intervals(plan: Mapping[str, Any]) -> Iterator[tuple[str, Verdict]]:
+    """Yield the problem and the verdict of each planned pair that has an interval."""
     for kind, comparison in plan["comparisons"].items():
         for name, document in _documents(kind, plan).items():
             for verdict in planned(document, comparison["pairs"], plan):
-                if verdict.scale == scale and verdict.low is not None:
-                    yield f"{name}: {verdict.first} against {verdict.second}", verdict
+                if verdict.low is not None:
+                    yield name, verdict
 
 
 def _documents(kind: str, plan: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
