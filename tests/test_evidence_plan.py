@@ -115,16 +115,16 @@ def test_each_pair_is_drawn_on_the_side_of_the_better(
     numbers["configuration"] |= {"maximize": maximize, "scale": "linear" if maximize else "log"}
     (tmp_path / "one-rule").mkdir()
     (tmp_path / "one-rule" / "numbers.json").write_text(json.dumps(numbers))
-    drawn: list[Any] = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: drawn.append(figure))
+    figures: list[Any] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: figures.append(figure))
     report.draw(plan, tmp_path / "pairs.png")
-    (axes,) = drawn[0].axes
+    (axes,) = figures[0].axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["one: alto against lamb"]
     interval, point, none = (axes.transData.transform((line.get_xdata()[0], 0))[0] for line in axes.lines)
     assert none < interval < point if maximize else none < point < interval
     (tmp_path / "one-rule" / "numbers.json").unlink()
     report.draw(plan, tmp_path / "pairs.png")
-    assert len(drawn) == 1, "there is nothing to draw"
+    assert len(figures) == 1, "there is nothing to draw"
 
 
 def test_kept_runs_go_on_to_the_same_report(load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
