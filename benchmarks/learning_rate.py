@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from valleys.lab.suggestions.learning_rate import _COEFFICIENT, _FACTOR
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = RESULTS / "learning-rate" / "README.md"
 OURS = ("lamb", "alto")
@@ -164,8 +166,9 @@ def draw(studies: Sequence[Study], path: Path) -> None:
             alpha=0.8,
         )
     updates = np.geomspace(30, 10_000, 2)
-    axes.plot(updates, 0.35 / np.sqrt(updates), color="black", linewidth=1, label="0.35 / sqrt(updates)")
-    axes.fill_between(updates, 0.35 / 4 / np.sqrt(updates), 1.4 / np.sqrt(updates), color="black", alpha=0.07)
+    rule = _COEFFICIENT / np.sqrt(updates)
+    axes.plot(updates, rule, color="black", linewidth=1, label=f"{_COEFFICIENT:g} / sqrt(updates)")
+    axes.fill_between(updates, rule / _FACTOR, rule * _FACTOR, color="black", alpha=0.07)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=110)
 

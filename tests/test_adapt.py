@@ -346,3 +346,21 @@ def test_without_memory_e_makes_nesterovs_momentum_of_the_heavy_ball(momentum: f
         nesterov.step()
         adapted.step()
         torch.testing.assert_close(*params, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": 1e9}, r"^alpha = 1000000000\.0 and beta = 0\.99 give"),
+        ({"beta": 1.5}, r"^beta must be a number in \[0, 1\), got 1\.5"),
+        ({"state_dtype": torch.int8}, "^state_dtype must be None or out of"),
+        ({"seed": -1}, "^seed "),
+    ],
+)
+@pytest.mark.parametrize("build", [valleys.ESGD, valleys.EAdam, valleys.EAdamW, "adapt"])
+def test_options_of_e_out_of_range_are_named(build: Any, options: dict[str, Any], message: str) -> None:
+    params = [torch.nn.Parameter(torch.ones(2))]
+    base = torch.optim.SGD(params, lr=0.1)
+    with pytest.raises(ValueError, match=message):
+        valleys.adapt(base, **options) if build == "adapt" else build(params, **options)
+    assert type(base) is torch.optim.SGD

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ def test_the_documentation_quotes_the_comparisons_and_the_command(benchmark: Any
     assert f"of {rule[0].max():.2f} and {rule[1].max():.2f} at worst" in words
     assert "off by {} and {} in the median".format(*medians["one rate for all"]) in words
     assert "({} and {})".format(*medians["C / sqrt(updates) and a free exponent of AdamW's tuned rate"]) in words
+
+
+def test_one_rule_stands_wherever_the_first_rate_is_named() -> None:
+    rule = f"{starting_rate('adamw', 1e-3, 100, 1).lr * 10:g} / sqrt(updates)"
+    for place in ("src/valleys/alto.py", "docs/choosing.md", "docs/learning-rate.md"):
+        assert set(re.findall(r"[\d.]+ / sqrt\(updates\)", (ROOT / place).read_text(encoding="utf-8"))) >= {rule}
+    assert (
+        re.findall(r"[\d.]+ / sqrt\(updates\)", (ROOT / "src/valleys/alto.py").read_text(encoding="utf-8"))
+        == [rule] * 2
+    )
 
 
 def test_the_fit_recovers_a_law_that_is_known(benchmark: Any) -> None:
