@@ -44,21 +44,16 @@ class Study:
 
 def studies(results: Path = RESULTS) -> list[Study]:
     """Read all comparisons of LAMB, ALTO and AdamW, the shortest runs first."""
-    comparisons = [_superseded(path) for path in sorted(results.glob("evidence-superseded/*/report.json"))]
+    comparisons = _withdrawn(results / "learning-rate" / "withdrawn.json")
     comparisons += [_rounds(path) for path in sorted(results.glob("comparisons/*/report.json"))]
     comparisons += [_numbers(path) for path in sorted(results.glob("evidence/*-rule/numbers.json"))]
     return sorted(comparisons, key=lambda study: (study.updates, study.name))
 
 
-def _superseded(path: Path) -> Study:
+def _withdrawn(path: Path) -> list[Study]:
+    """Read the rates that a withdrawn comparison tuned, each optimizer by itself: those are still what they were."""
     document = json.loads(path.read_text(encoding="utf-8"))
-    trials = {
-        name: next(t for t in trials if t["point"] == document["chosen_trials"][name])
-        for name, trials in document["trials"].items()
-        if name in (*OURS, "adamw")
-    }
-    rates = {name: trial["hyperparameters"]["lr"] for name, trial in trials.items()}
-    return Study(path.parent.name, trials["lamb"]["steps"], rates)
+    return [Study(f"{name} (withdrawn)", study["updates"], study["rates"]) for name, study in document.items()]
 
 
 def _rounds(path: Path) -> Study:
@@ -119,8 +114,7 @@ def page(studies: Sequence[Study]) -> str:
         "",
         "From the committed comparisons by `python benchmarks/learning_rate.py`; nothing is trained. In each, 8 trials "
         "chose the learning rate by validation, from 0.003 to 0.3 for LAMB and ALTO and from 0.0003 to 0.03 for AdamW. "
-        "The networks are small. Of the confounded comparison of "
-        "`evidence-superseded` only the learning rates are used.",
+        "The networks are small. Of a [withdrawn comparison](../withdrawn.md) only the learning rates are used.",
         "",
         "![tuned rates of LAMB and ALTO fall with the root of the updates, AdamW's do not](rates.png)",
         "",

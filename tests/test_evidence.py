@@ -33,6 +33,19 @@ def test_the_page_on_e_quotes_the_verdicts_of_the_comparisons(load: Any) -> None
         assert f'"{document["verdicts"][0]["sentence"]}."' in text
 
 
+def test_the_page_on_choosing_quotes_what_adamw_s_learning_rate_did() -> None:
+    report = json.loads((ROOT / "benchmarks/results/comparisons/fashion-16384-short/report.json").read_text())
+    runs = [(n, run) for n, entry in enumerate(report["rounds"]) for run in entry["runs"] if run["phase"] == "tuning"]
+    adamw, adapted = (
+        {(n, str(run["hyperparameters"])): run["validation"] for n, run in runs if run["optimizer"] == name}
+        for name in ("adamw", "eadamw")
+    )
+    text = " ".join((ROOT / "docs/choosing.md").read_text().split())
+    assert f"The {len(adamw)} points" in text
+    assert f"from {min(adamw.values()):.1f} % to {max(adamw.values()):.1f} % on Fashion-MNIST" in text
+    assert f"never more than {max(abs(adapted[key] - adamw[key]) for key in adamw):.1f} points away" in text
+
+
 def test_the_page_of_the_headline_is_made_of_the_committed_runs(load: Any) -> None:
     headline = load("headline")
     assert (headline.RESULTS / "README.md").read_text() == headline.overview()
@@ -188,7 +201,7 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "benchmarks/results/README.md",
-    ROOT / "benchmarks/results/evidence-superseded/README.md",
+    ROOT / "benchmarks/results/withdrawn.md",
 ]
 
 
@@ -201,13 +214,8 @@ def test_no_page_repeats_what_was_withdrawn(page: Path) -> None:
     assert not re.search(claim, text, flags=re.IGNORECASE)
 
 
-def test_whoever_finds_the_superseded_runs_is_told_so() -> None:
-    superseded = ROOT / "benchmarks/results/evidence-superseded"
-    assert "confounded" in (superseded / "README.md").read_text()
-    reports = sorted(superseded.glob("*/report.md"))
-    assert len(reports) == 10
-    for report in reports:
-        assert report.read_text().splitlines()[2].startswith("**Superseded**: this comparison was confounded")
+def test_whoever_finds_the_withdrawn_comparison_is_told_so() -> None:
+    assert (ROOT / "benchmarks/results/withdrawn.md").read_text().startswith("# Withdrawn: a confounded comparison\n")
     for page in ("README.md", "docs/index.md", "docs/faq.md", "docs/how-it-works.md", "docs/reproduction.md"):
         text = " ".join((ROOT / page).read_text().split())
         assert "confounded" in text

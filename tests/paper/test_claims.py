@@ -80,7 +80,7 @@ def test_what_was_found_has_a_date_and_what_was_not_run_has_no_figure(claim: Cla
     assert not (claim.figure or claim.source) or claim.date
     assert claim.claim.endswith(".")
     assert claim.reason.endswith(".")
-    assert "results/evidence-superseded" not in f"{claim.command} {claim.source}", "withdrawn"
+    assert "results/withdrawn" not in f"{claim.command} {claim.source}", "withdrawn"
 
 
 @pytest.mark.parametrize("claim", [claim for claim in CLAIMS if claim.source], ids=lambda claim: claim.name)
