@@ -8,8 +8,9 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-__all__ = ["PICTURE", "copy_runs", "finished", "hide", "keep", "restore"]
+__all__ = ["PICTURE", "copy_runs", "finished", "hide", "keep", "records", "restore"]
 
 PICTURE = "![validation metric against steps](curves.png)\n\n"
 
@@ -81,13 +82,17 @@ def copy_runs(database: Path, target: Path, hidden: Mapping[str, str], *, curves
         copy.execute("VACUUM")
 
 
-def finished(database: Path) -> dict[str, dict[int, float | None]]:
-    """Return the test metric of every finished final run by optimizer and seed; None where it diverged."""
+def records(database: Path) -> list[dict[str, Any]]:
+    """Return the records of all finished runs, in the order in which the runs began."""
     query = "SELECT value_json FROM trial_user_attributes WHERE key = 'record' ORDER BY trial_id"
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        records = [json.loads(text) for (text,) in connection.execute(query)]
+        return [json.loads(text) for (text,) in connection.execute(query)]
+
+
+def finished(database: Path) -> dict[str, dict[int, float | None]]:
+    """Return the test metric of every finished final run by optimizer and seed; None where it diverged."""
     tests: dict[str, dict[int, float | None]] = {}
-    for record in records:
+    for record in records(database):
         if record["seed"] % 10_000 >= 5_000:  # a fresh seed, not a trial's
             tests.setdefault(record["optimizer"], {})[record["seed"]] = record["test"]
     return tests
