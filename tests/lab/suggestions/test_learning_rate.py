@@ -59,7 +59,7 @@ def test_the_documentation_quotes_the_comparisons_and_the_command(benchmark: Any
         rate = starting_rate("adamw", 3e-4, steps, 1)
         assert f"| {steps:,} | {rate.lr:.2g} | {rate.low:.2g} to {rate.high:.2g} |" in text
     studies = benchmark.studies()
-    assert len(studies) == 18
+    assert len(studies) == 19
     factors = {m: [benchmark.errors(studies, name, m) for name in benchmark.OURS] for m in benchmark.MODELS}
     words = " ".join(text.split())
     rule = factors["C / sqrt(updates)"]
