@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -17,13 +18,14 @@ from valleys.lab.optimizers.spec import OptimizerSpec, Plan
 from valleys.lab.optimizers.table import entries
 from valleys.lab.record import Record
 
-DIGITS = tasks.load("digits")
+digits = cache(partial(tasks.load, "digits"))
+"""Loaded by the first test that trains on it: scikit-learn takes seconds to import."""
 
 
 def ended(spec: OptimizerSpec, values: Mapping[str, float], **options: Any) -> tuple[Record, list[Tensor]]:
     models: list[nn.Module] = []
     settings = {"batch_size": 128, "epochs": 2, "seed": 5, "test": True, **options}
-    record = lab_fakes.train_really(DIGITS, spec, values, keep=models.append, **settings)
+    record = lab_fakes.train_really(digits(), spec, values, keep=models.append, **settings)
     curve = [replace(evaluation, seconds=0.0) for evaluation in record.curve]
     times: dict[str, Any] = {"seconds_to_target": None, "step_seconds": 0.0, "optimizer_seconds": 0.0, "ended": None}
     same = replace(record, curve=curve, optimizer="", hyperparameters={}, state_bytes=0, **times)

@@ -6,7 +6,6 @@ import itertools
 from typing import Any
 
 import pytest
-import pytorch_optimizer
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -138,6 +137,8 @@ def test_the_python_line_makes_the_same_optimizer(name: str, batch_size: int) ->
     assert set(modules(line)) <= {"valleys", "valleys.lab.optimizers.muon", "torch.optim", "pytorch_optimizer"}
 
     def of_the_line(model: Any) -> Any:
+        import pytorch_optimizer
+
         names = {"torch": torch, "valleys": valleys, "pytorch_optimizer": pytorch_optimizer, "model": model}
         return eval(line, names)
 
