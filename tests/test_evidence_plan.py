@@ -102,6 +102,23 @@ def test_the_summary_counts_e_s_pairs(load: Any, monkeypatch: pytest.MonkeyPatch
     )
 
 
+def test_the_summary_says_what_fresh_rounds_confirm(load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    report = load("evidence.report")
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    plan = {**PLAN_OF_TWO, "problems": {"one": {}, "two": {}}, "comparisons": {"tuned": {"pairs": ["alto:lamb"]}}}
+    base: list[float | None] = [80.0, 81.0, 82.0]
+    higher: list[float | None] = [90.0, 91.1, 92.0]
+    near: list[float | None] = [80.5, 80.8, 82.4]
+    for name, fresh in (("one", higher), ("two", near)):
+        (tmp_path / f"{name}-tuned").mkdir()
+        test = {"lamb": base + base, "alto": higher + fresh}
+        (tmp_path / f"{name}-tuned" / "numbers.json").write_text(json.dumps(numbers_of(test)))
+    assert report.summary("tuned", plan) == (
+        "On 2 of 2 problems E was significantly better than its base in 2 of 2 pairs, of which fresh rounds confirm 1, "
+        "and worse in 0"
+    )
+
+
 @pytest.mark.parametrize("maximize", [True, False])
 def test_each_pair_is_drawn_on_the_side_of_the_better(
     load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, maximize: bool
@@ -157,4 +174,5 @@ def test_kept_runs_go_on_to_the_same_report(load: Any, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("page", ["README.md", "docs/faq.md", "docs/when-e-matters.md"])
 def test_pages_quote_the_summary(load: Any, page: str) -> None:
     text = " ".join((ROOT / page).read_text().split())
-    assert f'"{load("evidence.report").summary("rule", load("evidence.run").PLAN)}."' in text
+    for kind in load("evidence.run").PLAN["comparisons"]:
+        assert f'"{load("evidence.report").summary(kind, load("evidence.run").PLAN)}."' in text

@@ -105,23 +105,30 @@ def summary(kind: str, plan: Mapping[str, Any]) -> str:
         kind: name of a planned comparison.
         plan: all of it.
     """
-    documents = _documents(kind, plan)
-    every = [v for document in documents.values() for v in planned(document, plan["comparisons"][kind]["pairs"], plan)]
-    verdicts = [verdict for verdict in every if verdict.first.startswith(("alto", "eadamw"))]
+    documents, pairs = _documents(kind, plan), plan["comparisons"][kind]["pairs"]
+    verdicts = [v for document in documents.values() for v in planned(document, pairs, plan) if _is_e(v)]
+    again = [v for document in documents.values() for v in confirmations(document, pairs, plan).values() if _is_e(v)]
     better = sum(verdict.better == verdict.first for verdict in verdicts)
     worse = sum(verdict.better == verdict.second for verdict in verdicts)
+    confirmed = sum(verdict.better == verdict.first for verdict in again)
     limits = []
     for scale, words in (("linear", "{} points of test accuracy"), ("log", "a factor of {} of the test loss")):
         sizes = [v.detectable for v in verdicts if v.scale == scale and v.better is None and v.detectable is not None]
         if sizes:
             ends = dict.fromkeys(f"{size:.{2 + (scale == 'log')}g}" for size in (min(sizes), max(sizes)))
             limits.append(words.format(" to ".join(ends)))
+    fresh = f", of which fresh rounds confirm {confirmed}," * bool(better and again)
     text = (
         f"On {len(documents)} of {len(plan['problems'])} problems E was significantly better than its base in {better} "
-        f"of {len(verdicts)} pairs and worse in {worse}"
+        f"of {len(verdicts)} pairs{fresh} and worse in {worse}"
     )
     limit = f"; in the others differences above {' or '.join(limits)}, depending on the pair, would have been detected"
     return text + limit * bool(limits)
+
+
+def _is_e(verdict: Verdict) -> bool:
+    """Return True for a pair of an adapted optimizer and its base, False for others that were planned beside them."""
+    return verdict.first.startswith(("alto", "eadamw"))
 
 
 def draw(plan: Mapping[str, Any], path: Path) -> None:
