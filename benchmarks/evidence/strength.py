@@ -31,6 +31,7 @@ __all__ = ["PAGE", "PAIRS", "Effect", "cells", "effects", "page", "suggested"]
 
 PAIRS = {"eadamw-tuned": "adamw", "alto-tuned": "lamb"}
 PAGE = RESULTS / "strength.md"
+SHORT = 10  # steps
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def page(plan: Mapping[str, Any], results: Path = RESULTS) -> str:
         f"would be below zero by luck in {100 - 100 * 0.975**count**2:.0f} % of cases.",
     ]
     for adapted, base in PAIRS.items():
-        lines += ["", f"## {adapted} against {base}"]
+        lines += ["", f"## {adapted} against {base}", "", _choices(adapted, [*plan["problems"]], results)]
         for title in ("made_on", "tested_on"):
             lines += ["", *_table(_read(adapted, strength[title], strength["near"], results), count)]
         problems = _read(adapted, strength["made_on"], strength["near"], results)
@@ -143,6 +144,19 @@ def _read(adapted: str, names: Sequence[str], near: float, results: Path) -> dic
                 database.write_bytes(lzma.decompress((folder / "comparison.db.xz").read_bytes()))
                 problems[name] = effects(records(database), adapted, about, near)
     return problems
+
+
+def _choices(adapted: str, names: Sequence[str], results: Path) -> str:
+    """Say what tuning chose, over all rounds of the finished problems."""
+    paths = [results / f"{name}-tuned" / "numbers.json" for name in names]
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    selected = [values for document in documents for values in document["selected"][adapted] if values]
+    share = 100 * TUNED["memory"].position(SHORT)
+    return (
+        f"Tuning chose c > 0 in {sum(values['c'] > 0 for values in selected)} of {len(selected)} rounds (50 % of the "
+        f"trials have it) and a memory below {SHORT} steps in {sum(values['memory'] < SHORT for values in selected)} "
+        f"({share:.0f} %)."
+    )
 
 
 def _table(problems: Mapping[str, Sequence[Effect]], count: int) -> list[str]:
