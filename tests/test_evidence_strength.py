@@ -52,7 +52,9 @@ def test_a_known_effect_is_found_in_its_cell_whatever_the_base_does(strength: An
     problems = []
     for seed in range(5):
         runs = invented(change, np.random.default_rng(seed), 0.02)
-        runs.append({**runs[0], "seed": 5_000, "validation": 1e9})  # a fresh seed's run is no trial
+        first = next(k for k in range(0, len(runs), 2) if 0.001 < runs[k]["hyperparameters"]["lr"] < 0.01)
+        for run, loss in zip(runs[first : first + 2], (1e9, 1.0), strict=True):  # on a fresh seed: no trials
+            runs.append({**run, "seed": 5_000, "validation": loss})
         pairs = strength.effects(runs, "eadamw-tuned", LOSS, 4)
         assert 35 < len(pairs) < 65  # 60 % of the logarithmic range of the learning rate
         problems.append(strength.cells(pairs, 3))
