@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,13 @@ def test_the_page_is_made_of_the_committed_runs(strength: Any) -> None:
     plan = importlib.import_module("evidence.run").PLAN
     assert sorted(plan["strength"]["made_on"] + plan["strength"]["tested_on"]) == sorted(plan["problems"])
     assert strength.PAGE.read_text(encoding="utf-8") == strength.page(plan)
+
+
+def test_the_page_on_e_quotes_it(strength: Any) -> None:
+    text = " ".join((ROOT / "docs/when-e-matters.md").read_text().split())
+    page = strength.PAGE.read_text(encoding="utf-8")
+    sentence = "No cell's interval lies on E's side: the five problems suggest no rule."
+    assert f'"{sentence}"' in text
+    assert page.count(sentence) == 2
+    counts = re.findall(r"c > 0 in (\d+ of \d+) rounds", page)
+    assert f"on AdamW ({counts[0]} rounds) and in {counts[1]} rounds on LAMB" in text
