@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PICTURE", "copy_runs", "finished", "hide", "keep", "records", "restore"]
+__all__ = ["PICTURE", "copy_runs", "finished", "hide", "is_tuning", "keep", "records", "restore"]
 
 PICTURE = "![validation metric against steps](curves.png)\n\n"
 
@@ -89,10 +89,15 @@ def records(database: Path) -> list[dict[str, Any]]:
         return [json.loads(text) for (text,) in connection.execute(query)]
 
 
+def is_tuning(record: Mapping[str, Any]) -> bool:
+    """Return True for a tuning trial, which its seed tells from a final run on a fresh seed."""
+    return int(record["seed"]) % 10_000 < 5_000
+
+
 def finished(database: Path) -> dict[str, dict[int, float | None]]:
     """Return the test metric of every finished final run by optimizer and seed; None where it diverged."""
     tests: dict[str, dict[int, float | None]] = {}
     for record in records(database):
-        if record["seed"] % 10_000 >= 5_000:  # a fresh seed, not a trial's
+        if not is_tuning(record):
             tests.setdefault(record["optimizer"], {})[record["seed"]] = record["test"]
     return tests

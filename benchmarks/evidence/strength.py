@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from evidence.report import RESULTS
-from finished_runs import records
+from finished_runs import is_tuning, records
 from valleys.lab.optimizers.spaces import TUNED
 from valleys.lab.statistics.intervals import mean_interval
 
@@ -61,7 +61,7 @@ def effects(runs: Sequence[Mapping[str, Any]], adapted: str, about: Mapping[str,
     base = PAIRS[adapted]
     trials: dict[str, dict[int, Mapping[str, Any]]] = {adapted: {}, base: {}}
     for run in runs:
-        if run["optimizer"] in trials and run["seed"] % 10_000 < 5_000:  # a trial's seed, not a fresh one
+        if run["optimizer"] in trials and is_tuning(run):
             trials[run["optimizer"]][run["seed"]] = run
     selected = [math.log(values["lr"]) for values in about["selected"][base] if values]
     centre = statistics.fmean(selected)
