@@ -115,7 +115,8 @@ def run(*arguments: str, before: str = "import sys") -> subprocess.CompletedProc
 
 @pytest.mark.parametrize(
     "before",
-    ["import sys", WITHOUT_TYPER, TORCH_ALONE],
+    # Importing every trainer takes seconds.
+    ["import sys", f"{WITHOUT_TYPER}; from valleys import doctor; doctor.INTEGRATIONS = ()", TORCH_ALONE],
     ids=["with the lab", "without typer", "torch alone"],
 )
 def test_the_command_works_with_and_without_the_lab(before: str) -> None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
-import zipfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,21 +16,11 @@ import pytest
 
 import build_hook
 import valleys
-from valleys.kernels.c.sources import levels_of
+from build_hook import build, files, source_files
 
 ROOT = Path(__file__).parents[1]
 
 _LEFT_OUT = (".ci", ".git/", ".hypothesis", ".mypy_cache", ".venv", "build/", "dist/", "runs/")
-
-
-LEVELS = levels_of(platform.machine())
-
-
-def build(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Call hatchling, for plain wheels unless the variables say otherwise."""
-    command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder), *options]
-    environment = {**os.environ, "VALLEYS_PREBUILT": "0", **variables}
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,33 +31,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return folders
 
 
-@pytest.fixture(scope="module")
-def platform_wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two wheels with compiled kernels: without optimization, which takes most of the time and none of the steps."""
-    if not LEVELS:
-        pytest.skip(f"no wheel serves {platform.machine()}")
-    folders = [tmp_path_factory.mktemp("dist") for _ in range(2)]
-    compiler = folders[0].with_name("fast-cc")
-    compiler.write_text('#!/bin/sh\nexec cc "$@" -O0\n')
-    compiler.chmod(0o755)
-    for folder in folders:
-        build(folder, "-t", "wheel", VALLEYS_PREBUILT="1", CC=str(compiler)).check_returncode()
-    return [wheel for folder in folders for wheel in folder.iterdir()]
-
-
 def test_wheel_and_sdist_are_the_same_bytes_each_time(built: list[Path]) -> None:
     first, second = ({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(f.iterdir())} for f in built)
     assert first == second
     assert sorted(first) == [f"valleys-{valleys.__version__}-py3-none-any.whl", f"valleys-{valleys.__version__}.tar.gz"]
-
-
-def files(wheel: Path) -> set[str]:
-    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-
-
-def source_files() -> set[str]:
-    paths = (ROOT / "src").rglob("*")
-    return {p.relative_to(ROOT / "src").as_posix() for p in paths if p.is_file() and "__pycache__" not in p.parts}
 
 
 def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: list[Path]) -> None:
@@ -87,21 +50,6 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(built: list[Pa
         "lab/report/html/template.html.j2",
     ):
         assert f"valleys/{needed}" in names
-
-
-def test_a_wheel_with_kernels_has_a_library_for_each_level_more_and_its_platform_in_its_name(
-    platform_wheels: list[Path],
-) -> None:
-    first, second = platform_wheels
-    assert first.name == second.name
-    assert first.read_bytes() == second.read_bytes()
-    assert files(first) == source_files() | {f"valleys/kernels/c/prebuilt/{level}.so" for level in LEVELS}
-    system = re.sub(r"[-.]", "_", sysconfig.get_platform()).replace("universal2", platform.machine())
-    assert first.name == f"valleys-{valleys.__version__}-py3-none-{system}.whl"
-    with zipfile.ZipFile(first) as opened:
-        description = opened.read(f"valleys-{valleys.__version__}.dist-info/WHEEL").decode()
-    assert "Root-Is-Purelib: false" in description
-    assert f"Tag: py3-none-{system}" in description
 
 
 def test_an_editable_installation_compiles_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

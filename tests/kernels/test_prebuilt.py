@@ -5,7 +5,9 @@ from __future__ import annotations
 import platform
 import re
 import shlex
+import sysconfig
 import types
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,21 +28,41 @@ LEVELS = sources.levels_of(platform.machine())
 pytestmark = pytest.mark.skipif(not LEVELS, reason=f"no wheel serves {platform.machine()}")
 
 
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a wheel's libraries, compiled with -O1: half the time, loops under ``omp simd`` in vectors too.
+# -O1 takes half the time, and loops under ``omp simd`` are in vectors, too; all other tests of the C kernels compile the
+# same sources at -O3. The second wheel gets the objects of the first, but those of one variant are compiled again.
+COMPILER = f"""#!/bin/sh
+for output; do :; done
+kept={{kept}}/${{{{output##*/}}}}
+case $output in
+  *{sources.PREBUILT[0].suffix}.o) ;;
+  *.o) test -f "$kept" && exec cp "$kept" "$output" ;;
+esac
+{{command}} "$@" -O1 || exit
+case $output in *.o) cp "$output" "$kept" ;; esac
+"""
 
-    At -O3 the same sources are compiled for every other test of the C kernels.
-    """
-    folder = tmp_path_factory.mktemp("prebuilt")
-    fast = folder.with_name("fast-cc")
-    fast.write_text(f'#!/bin/sh\nexec {shlex.join(compiler.command())} "$@" -O1\n')
-    fast.chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CC", str(fast))
-        paths = build_hook.load().compile_libraries(folder)
-    assert [path.stem for path in paths] == list(LEVELS)
-    return folder
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A wheel with compiled kernels, built twice."""
+    folder = tmp_path_factory.mktemp("wheels")
+    script, kept = folder / "cc", folder / "kept"
+    kept.mkdir()
+    script.write_text(COMPILER.format(kept=kept, command=shlex.join(compiler.command())))
+    script.chmod(0o755)
+    for name in ("first", "second"):
+        process = build_hook.build(folder / name, "-t", "wheel", VALLEYS_PREBUILT="1", CC=str(script))
+        assert process.returncode == 0, process.stderr
+    return [wheel for name in ("first", "second") for wheel in (folder / name).iterdir()]
+
+
+@pytest.fixture(scope="module")
+def libraries(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a wheel's libraries."""
+    with zipfile.ZipFile(wheels[0]) as archive:
+        installed = Path(tmp_path_factory.mktemp("installed"))
+        archive.extractall(installed, [name for name in archive.namelist() if "/prebuilt/" in name])
+    return installed / "valleys" / "kernels" / "c" / "prebuilt"
 
 
 @pytest.fixture
@@ -77,6 +99,20 @@ def level(request: pytest.FixtureRequest, wheel: pytest.MonkeyPatch) -> str:
         pytest.skip(f"the processor has no {request.param}")
     wheel.setenv("VALLEYS_ISA", request.param)
     return str(request.param)
+
+
+def test_a_wheel_has_a_library_for_each_level_more_and_its_platform_in_its_name(wheels: list[Path]) -> None:
+    first, second = wheels
+    assert first.name == second.name
+    assert first.read_bytes() == second.read_bytes()
+    expected = {f"valleys/kernels/c/prebuilt/{level}.so" for level in LEVELS}
+    assert build_hook.files(first) == build_hook.source_files() | expected
+    system = re.sub(r"[-.]", "_", sysconfig.get_platform()).replace("universal2", platform.machine())
+    assert first.name == f"valleys-{valleys.__version__}-py3-none-{system}.whl"
+    with zipfile.ZipFile(first) as opened:
+        description = opened.read(f"valleys-{valleys.__version__}.dist-info/WHEEL").decode()
+    assert "Root-Is-Purelib: false" in description
+    assert f"Tag: py3-none-{system}" in description
 
 
 def test_every_level_equals_the_reference(level: str) -> None:
