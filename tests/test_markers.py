@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -12,12 +13,23 @@ from conftest import MARKS
 ROOT = Path(__file__).parents[1]
 
 
+@functools.cache
+def texts() -> dict[str, str]:
+    """Text of every Python file, by its path; of every folder, an empty one."""
+    places = [place for folder in ("tests", "src") for place in (ROOT / folder).rglob("*")]
+    return {
+        place.as_posix(): place.read_text(encoding="utf-8") if place.suffix == ".py" else ""
+        for place in places
+        if place.suffix == ".py" or place.is_dir()
+    }
+
+
 @pytest.mark.parametrize("name", [name for mark, names in MARKS.items() if mark != "database" for name in names])
 def test_a_name_is_that_of_a_test(name: str) -> None:
     path, _, function = name.partition("::")
-    places = [place for folder in ("tests", "src") for place in (ROOT / folder).rglob("*") if path in place.as_posix()]
+    places = [place for place in texts() if path in place]
     assert places or (ROOT / path).is_dir()
-    assert not function or any(f"def {function}" in place.read_text(encoding="utf-8") for place in places)
+    assert not function or any(f"def {function}" in texts()[place] for place in places)
 
 
 def test_no_name_is_listed_twice() -> None:

@@ -28,6 +28,9 @@ SOURCES = ("docs", "examples", "benchmarks/results")
 # Links between the folders of a page, as Sphinx and Furo write them; the query names a version of a style.
 LINK = re.compile(r'<[a-z]+\b[^>]*?\s(href|src)="([^"?]*)(?:\?[^"]*)?"')
 
+# Without the objects in the lists of contents, whose links Sphinx makes itself: a sixth of the time.
+QUICK = ("-D", "toc_object_entries=0")
+
 pytestmark = pytest.mark.timeout(1200)  # the first test builds all pages
 
 
@@ -41,7 +44,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("src", "benchmarks/evidence", "tests"):
         (checkout / name).symlink_to(ROOT / name)
     process = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs", "-d", "build/doctrees", ".", "site"],
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-W",
+            "--keep-going",
+            "-q",
+            *QUICK,
+            "-c",
+            "docs",
+            "-d",
+            "build/doctrees",
+            ".",
+            "site",
+        ],
         cwd=checkout,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *sys.path])},
         capture_output=True,

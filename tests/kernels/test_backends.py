@@ -28,7 +28,8 @@ AWKWARD = [(4095,), (4096,), (4097,), (1,), (3, 5), (2**18 + 1,), (2**19 - 4000,
 @EACH
 @pytest.mark.parametrize("options", [{}, {"layer_adaptation": False}, {"max_grad_norm": 0.5}], ids=str)
 def test_sizes_around_every_boundary(backend: str, options: dict[str, Any]) -> None:
-    params, grads = problem(AWKWARD, torch.float64)
+    # A graph's compilation takes as long for each parameter, and a batch of small ones is the C kernel's.
+    params, grads = problem(AWKWARD[:-19] if backend == "compiled" else AWKWARD, torch.float64)
     optimizer = valleys.ALTO(params, lr=0.02, **{"layer_adaptation": True, **options}, **BACKENDS[backend])
     expected = reference_run(params, grads, optimizer.param_groups[0])
     run(optimizer, params, grads)
@@ -293,10 +294,11 @@ def test_the_compiler_runs_once_per_machine(tmp_path: Path) -> None:
     compiler.write_text(f'#!/bin/sh\necho x >> {log}\nexec cc "$@"\n')
     compiler.chmod(0o755)
     script = textwrap.dedent("""
-        import torch, valleys
-        p = torch.nn.Parameter(torch.ones(3))
-        p.grad = torch.ones(3)
-        valleys.ALTO([p], fused=True).step()
+        import torch
+        from valleys.kernels import c
+        grad, memory = torch.ones(3), torch.zeros(3)
+        c.explore_([grad], [memory], [grad], alpha=1.0, beta=0.5)  # no optimizer, with which torch imports its compiler
+        assert grad.tolist() == [1.5] * 3
     """)
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -318,6 +320,7 @@ def test_the_step_under_torch_compile() -> None:
     (actual, grads), (expected, _) = problem([(4, 3), (5,)], torch.float32), problem([(4, 3), (5,)], torch.float32)
     compiled = valleys.ALTO(actual, lr=torch.tensor(0.02), capturable=True)
     plain = valleys.ALTO(expected, lr=torch.tensor(0.02), capturable=True)
+    torch._dynamo.reset()  # what other tests compiled counts towards the limit of recompilations
     step = torch.compile(compiled.step)
     for grad in grads:
         for a, b, g in zip(actual, expected, grad, strict=True):

@@ -265,17 +265,19 @@ def test_parts_round_like_the_whole(backend: Any) -> None:
     """All three functions: a part's random bits begin where it begins in the whole."""
     rule = RULE._replace(stochastic_rounding=True)
     together, whole, once = (entries([(300_700,)], *HALF) for _ in range(3))
-    parts = cut(together, PARTS, [place.start for place in PARTS])
+    # A graph's compilation takes as long for each part.
+    places = [slice(0, 4097), slice(4097, 300_700)] if name(backend) == "compiled" else PARTS
+    parts = cut(together, places, [place.start for place in places])
     backend.measure_(parts, rule)
     factors = step_lengths(backend.measure_(whole, rule), rule)
     assert_rounded_alike(backend, states(together), states(whole))
-    backend.apply_(parts, rule, factors.expand(len(PARTS)))
+    backend.apply_(parts, rule, factors.expand(len(places)))
     backend.apply_(whole, rule, factors)
     assert_rounded_alike(backend, together.params, whole.params)
     # With a ratio of 1 the parts of alto_ move alike, too.
     one = rule._replace(trust_clip=(1.0, 1.0))
     again = entries([(300_700,)], *HALF)
-    backend.alto_(cut(again, PARTS, [place.start for place in PARTS]), one)
+    backend.alto_(cut(again, places, [place.start for place in places]), one)
     backend.alto_(once, one)
     assert_rounded_alike(backend, [*again.params, *states(again)], [*once.params, *states(once)])
 

@@ -28,8 +28,8 @@ LEVELS = sources.levels_of(platform.machine())
 pytestmark = pytest.mark.skipif(not LEVELS, reason=f"no wheel serves {platform.machine()}")
 
 
-# -O1 takes half the time, and loops under ``omp simd`` are in vectors, too; all other tests of the C kernels compile the
-# same sources at -O3. The second wheel gets the objects of the first, but those of one variant are compiled again.
+# -O1 takes half the time, and loops under ``omp simd`` are in vectors, too; all other tests compile the kernels at -O3.
+# The second wheel gets the objects of the first, but those of one variant are compiled again.
 COMPILER = f"""#!/bin/sh
 for output; do :; done
 kept={{kept}}/${{{{output##*/}}}}

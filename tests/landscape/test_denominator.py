@@ -1,5 +1,6 @@
 """Numbers that do not depend on the cut into batches, of means, sums, ignored targets, class weights; or a refusal."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -82,22 +83,28 @@ def measures(of: Objective) -> dict[str, Tensor]:
     return {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
 
 
+@functools.cache
+def whole(name: str, count: int) -> dict[str, Tensor]:
+    """Of one batch."""
+    return measures(objective(name, [count]))
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("sizes", [[25, 15], [1] * 12, [1, 9, 2], [3, 3, 3, 3, 1]])
 def test_every_instrument_gives_what_it_gives_of_one_batch(name: str, sizes: list[int]) -> None:
-    whole, parts = (measures(objective(name, cut)) for cut in ([sum(sizes)], sizes))
-    for measure, number in whole.items():
+    parts = measures(objective(name, sizes))
+    for measure, number in whole(name, sum(sizes)).items():
         torch.testing.assert_close(parts[measure], number, rtol=1e-9, atol=1e-12, msg=f"{measure}: {parts[measure]}")
 
 
 @settings(max_examples=30, deadline=None)
 @given(name=st.sampled_from(sorted(CASES)), sizes=st.lists(st.integers(1, 9), min_size=2, max_size=6))
 def test_the_hessian_of_any_cut_is_that_of_one_batch_or_the_cut_is_refused(name: str, sizes: list[int]) -> None:
-    whole = Curvature(objective(name, [sum(sizes)])).dense()
-    torch.testing.assert_close(Curvature(objective(name, sizes)).dense(), whole, rtol=1e-9, atol=1e-12)
+    dense = Curvature(objective(name, [sum(sizes)])).dense()
+    torch.testing.assert_close(Curvature(objective(name, sizes)).dense(), dense, rtol=1e-9, atol=1e-12)
     if "denominator" in CASES[name][1]:
         unstated = Curvature(objective(name, sizes, denominator=None, check=False)).dense()
-        if not torch.allclose(unstated, whole, rtol=1e-6, atol=1e-9):  # else they are in the examples' proportion
+        if not torch.allclose(unstated, dense, rtol=1e-6, atol=1e-9):  # else they are in the examples' proportion
             with pytest.raises(ValueError, match=r"(?i)pass denominator"):
                 objective(name, sizes, denominator=None)
 

@@ -161,6 +161,7 @@ def test_steps_of_both_kinds_side_by_side(backend: dict[str, Any]) -> None:
 # --- finite where it should be ----------------------------------------------------------------------------------------
 
 SIZES = [1e-45, 1e-30, 1e-10, 1.0, 1e10, 1e18, 3e19, 1e25, 1e30, 3e38]
+SAFEGUARDS: list[dict[str, Any]] = [{}, {"max_grad_norm": 1.0}, {"skip_nonfinite": True}]
 
 
 def outcome(build: Any, size: float, options: dict[str, Any]) -> list[Tensor]:
@@ -177,12 +178,14 @@ def outcome(build: Any, size: float, options: dict[str, Any]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0}, {"skip_nonfinite": True}], ids=str)
+@pytest.mark.parametrize("options", SAFEGUARDS, ids=str)
 @pytest.mark.parametrize("cls", ["ALTO", "Lamb"])
 def test_backends_agree_on_what_is_finite(cls: str, options: dict[str, Any], size: float) -> None:
     """AdamW survives gradients of 1e30: v overflows to infinity and stays there, and m / sqrt(v) is 0."""
+    # Triton's interpreter is slow: it meets each size with one of the options, another one for each class.
+    turn = (SIZES.index(size) + SAFEGUARDS.index(options) + (cls == "Lamb")) % 3 == 0
     results = {}
-    for name in (*BACKENDS, "triton"):
+    for name in (*BACKENDS, *(["triton"] if turn else [])):
         with available(f"{cls} {name}") as build:
             results[name] = outcome(build, size, options)
     for name, params in results.items():

@@ -99,8 +99,11 @@ def resumes(name: str, dtype: torch.dtype, *, adapted: bool) -> bool:
     model, optimizer = run(name, dtype, alpha=alpha, steps=HALF)
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-    for number in range(HALF, STEPS):
-        run_step(model, optimizer, number, case(name).feed)
+    if dtype == case(name).dtype:
+        model = trained(name, alpha)
+    else:
+        for number in range(HALF, STEPS):
+            run_step(model, optimizer, number, case(name).feed)
 
     saved = load(name, file)
     fresh = model_for(case(name), dtype)
