@@ -32,13 +32,13 @@ pytestmark = pytest.mark.skipif(not LEVELS, reason=f"no wheel serves {platform.m
 # The second wheel gets the objects of the first, but those of one variant are compiled again.
 COMPILER = f"""#!/bin/sh
 for output; do :; done
-kept={{kept}}/${{{{output##*/}}}}
+object={{objects}}/${{{{output##*/}}}}
 case $output in
   *{sources.PREBUILT[0].suffix}.o) ;;
-  *.o) test -f "$kept" && exec cp "$kept" "$output" ;;
+  *.o) test -f "$object" && exec cp "$object" "$output" ;;
 esac
 {{command}} "$@" -O1 || exit
-case $output in *.o) cp "$output" "$kept" ;; esac
+case $output in *.o) cp "$output" "$object" ;; esac
 """
 
 
@@ -46,9 +46,9 @@ case $output in *.o) cp "$output" "$kept" ;; esac
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A wheel with compiled kernels, built twice."""
     folder = tmp_path_factory.mktemp("wheels")
-    script, kept = folder / "cc", folder / "kept"
-    kept.mkdir()
-    script.write_text(COMPILER.format(kept=kept, command=shlex.join(compiler.command())))
+    script, objects = folder / "cc", folder / "objects"
+    objects.mkdir()
+    script.write_text(COMPILER.format(objects=objects, command=shlex.join(compiler.command())))
     script.chmod(0o755)
     for name in ("first", "second"):
         process = build_hook.build(folder / name, "-t", "wheel", VALLEYS_PREBUILT="1", CC=str(script))
