@@ -48,7 +48,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("wheels")
     script, objects = folder / "cc", folder / "objects"
     objects.mkdir()
-    script.write_text(COMPILER.format(objects=objects, command=shlex.join(compiler.command())))
+    script.write_text(COMPILER.format(objects=shlex.quote(str(objects)), command=shlex.join(compiler.command())))
     script.chmod(0o755)
     for name in ("first", "second"):
         process = build_hook.build(folder / name, "-t", "wheel", VALLEYS_PREBUILT="1", CC=str(script))

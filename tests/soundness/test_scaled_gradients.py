@@ -14,6 +14,8 @@ from backends import BACKENDS
 from public_optimizers import available, feed, parameters, snapshot, train
 
 NAMES = [f"{cls} {name}" for cls in ("ALTO", "Lamb") for name in (*BACKENDS, "triton")]
+INTERPRETED = [name for name in NAMES if name.endswith("triton")]
+FAST = [name for name in NAMES if name not in INTERPRETED]
 OPTIONS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "on the device": {"capturable": True},
@@ -109,12 +111,25 @@ def test_torch_leaves_the_unscaling_to_the_step(build: Any) -> None:
     assert build(parameters((3,)))._step_supports_amp_scaling
 
 
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("options", [{}, {"capturable": True}, {"max_grad_norm": 0.5}], ids=str)
+@pytest.mark.parametrize("build", FAST, indirect=True)
+def test_skip_nonfinite_leaves_one_group_as_it_is_and_counts(build: Any, options: dict[str, Any], bad: float) -> None:
+    assert_one_group_is_skipped(build, options, bad)
+
+
 @pytest.mark.parametrize(
     ("options", "bad"),
     [({}, torch.inf), ({"capturable": True}, -torch.inf), ({"max_grad_norm": 0.5}, torch.nan)],
     ids=str,
 )
-def test_skip_nonfinite_leaves_one_group_as_it_is_and_counts(build: Any, options: dict[str, Any], bad: float) -> None:
+@pytest.mark.parametrize("build", INTERPRETED, indirect=True)
+def test_skip_nonfinite_in_triton(build: Any, options: dict[str, Any], bad: float) -> None:
+    """Its interpreter is slow: each number with one of the options."""
+    assert_one_group_is_skipped(build, options, bad)
+
+
+def assert_one_group_is_skipped(build: Any, options: dict[str, Any], bad: float) -> None:
     params, twins = parameters(*SHAPES), parameters(*SHAPES)
     optimizer = build([{"params": params[:1]}, {"params": params[1:]}], skip_nonfinite=True, **options)
     twin = build([{"params": twins[:1]}, {"params": twins[1:]}], skip_nonfinite=True, **options)
